@@ -1,0 +1,4 @@
+//! promptmill: bulk prompts through Azure OpenAI, under its limits, with nothing lost.
+
+pub mod job;
+pub mod outcome;

@@ -1,0 +1,113 @@
+//! What a job ends as: exactly one [`Outcome`], and the tokens it took.
+//!
+//! Knows only [`crate::job`].
+
+use std::fmt;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::job::{BatchId, JobId};
+
+/// The ways a job can end. Every one of them is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    Succeeded,
+    /// The service refused it for good: content filter, context too long, invalid request.
+    Failed,
+    /// All tries are used up; the message is among the dead letters.
+    Dead,
+    Cancelled,
+    /// Its deadline passed before it could be sent.
+    Expired,
+}
+
+impl Ending {
+    pub const ALL: [Self; 5] =
+        [Self::Succeeded, Self::Failed, Self::Dead, Self::Cancelled, Self::Expired];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|ending| ending.as_str() == name)
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The tokens that a response reports. Cached is part of prompt, reasoning is part of completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    pub prompt: u64,
+    pub cached: u64,
+    pub completion: u64,
+    pub reasoning: u64,
+}
+
+impl Usage {
+    pub fn total(self) -> u64 {
+        self.prompt + self.completion
+    }
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt += other.prompt;
+        self.cached += other.cached;
+        self.completion += other.completion;
+        self.reasoning += other.reasoning;
+    }
+}
+
+/// Why a job has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The service's error code where it gave one (`content_filter`), else ours (`timeout`).
+    pub code: String,
+    pub message: String,
+}
+
+/// What a job ended as.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub job_id: JobId,
+    pub batch_id: BatchId,
+    pub custom_id: String,
+    /// The job's place in its batch's input.
+    pub position: u64,
+    /// The job's [`crate::job::Job::digest`].
+    pub digest: u64,
+    pub ending: Ending,
+    /// The HTTP status of the last response, if there was one.
+    pub status_code: Option<u16>,
+    /// The service's own request id, to quote to its support.
+    pub request_id: Option<String>,
+    /// The service's JSON body as it came, of an answer and of an error alike.
+    pub body: Option<Bytes>,
+    pub failure: Option<Failure>,
+    pub usage: Usage,
+    /// HTTP calls that counted as tries; refusals for want of quota do not.
+    pub attempts: u32,
+    /// The deployment that answered last; empty if no call was made.
+    pub deployment: String,
+    pub model: String,
+    /// From sending the last attempt to its last byte.
+    pub latency_ms: u64,
+    pub finished_at: Timestamp,
+    /// The job's `metadata`, a JSON object.
+    pub metadata: Option<Box<str>>,
+}
