@@ -1,0 +1,317 @@
+//! The embedded queue: the `queue` and `dead_letters` tables of the state file.
+//!
+//! A row is handed out by moving its `available_at` to the lock's expiry, so a lock that runs out
+//! needs nobody to notice it: the row is simply available again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{
+    DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Queue, QueueError, Sent, Settlement,
+    SettlementKind,
+};
+use crate::job::{Api, Estimate, Job, JobId};
+use crate::sqlite::{Database, SqliteError, parsed, text};
+
+/// Jobs that another process adds to the file make no sound here; this bounds how late we see them.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The embedded queue; clones share it.
+#[derive(Clone)]
+pub struct LocalQueue {
+    database: Database,
+    lock_duration: Duration,
+    changed: Arc<Notify>,
+}
+
+impl LocalQueue {
+    pub fn new(database: Database, lock_duration: Duration) -> Self {
+        Self { database, lock_duration, changed: Arc::default() }
+    }
+
+    /// Frees all locks. Only for whoever holds the state directory alone: the holders of these
+    /// locks are dead, and waiting for expiry would only cost time.
+    ///
+    /// # Errors
+    /// What the database said.
+    pub async fn release_orphans(&self) -> Result<usize, QueueError> {
+        let sql = "UPDATE queue SET available_at = 0, lock = NULL WHERE lock IS NOT NULL";
+        Ok(self.database.write(|c| c.execute(sql, [])).await?)
+    }
+
+    async fn take(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
+        let now = Timestamp::now();
+        let until = now + self.lock_duration;
+        let nonce = Uuid::new_v4().as_u64_pair().0.cast_signed();
+        let taken = self.database.write(move |c| hand_out(c, max, now, until, nonce)).await?;
+        Ok(taken)
+    }
+
+    /// How long until a row becomes available by itself.
+    async fn next_in(&self) -> Result<Option<Duration>, QueueError> {
+        let sql = "SELECT min(available_at) FROM queue";
+        let at: Option<i64> =
+            self.database.read(|c| c.query_row(sql, [], |row| row.get(0))).await?;
+        Ok(at.map(|at| {
+            let ms = at.saturating_sub(Timestamp::now().as_millisecond());
+            Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+        }))
+    }
+}
+
+#[async_trait]
+impl Queue for LocalQueue {
+    async fn send(&self, jobs: Vec<Job>) -> Result<Sent, QueueError> {
+        if jobs.is_empty() {
+            return Ok(Sent::default());
+        }
+        let total = jobs.len() as u64;
+        let accepted = self.database.write(move |c| insert(c, &jobs)).await?;
+        self.changed.notify_waiters();
+        Ok(Sent { accepted, duplicates: total - accepted })
+    }
+
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            let changed = self.changed.notified();
+            let taken = self.take(max).await?;
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            if !taken.is_empty() || left.is_zero() {
+                return Ok(taken);
+            }
+            let next = self.next_in().await?.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).min(left);
+            // The lower bound keeps clock granularity from turning this into a spin.
+            let _ = tokio::time::timeout(next.max(Duration::from_millis(1)), changed).await;
+        }
+    }
+
+    async fn renew(&self, locks: &[LockToken]) -> Result<Vec<Option<Timestamp>>, QueueError> {
+        let locks = locks.to_vec();
+        let until = Timestamp::now() + self.lock_duration;
+        let renew = move |c: &Connection| {
+            let mut renew = c.prepare_cached(
+                "UPDATE queue SET available_at = ?3 WHERE seq = ?1 AND lock = ?2",
+            )?;
+            let one = |lock: &LockToken| {
+                let (seq, nonce) = row_of(*lock);
+                let renewed = renew.execute(params![seq, nonce, until.as_millisecond()])? == 1;
+                Ok(renewed.then_some(until))
+            };
+            locks.iter().map(one).collect()
+        };
+        Ok(self.database.write(renew).await?)
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), QueueError> {
+        if settlements.is_empty() {
+            return Ok(());
+        }
+        Ok(self.database.write(move |c| settle(c, &settlements)).await?)
+    }
+
+    async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError> {
+        let locks = locks.to_vec();
+        // A delivery that is given back untouched was none: its count goes back too.
+        let free = |c: &Connection| {
+            let mut free = c.prepare_cached(
+                "UPDATE queue SET available_at = 0, lock = NULL, delivery_count = delivery_count - 1
+                 WHERE seq = ?1 AND lock = ?2",
+            )?;
+            for lock in locks {
+                free.execute(row_of(lock))?;
+            }
+            Ok(())
+        };
+        self.database.write(free).await?;
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn depth(&self) -> Result<Depth, QueueError> {
+        let now = Timestamp::now().as_millisecond();
+        let count = move |c: &Connection| {
+            let sql = "SELECT count(*) FILTER (WHERE available_at <= :now),
+                              count(*) FILTER (WHERE available_at > :now AND lock IS NOT NULL),
+                              count(*) FILTER (WHERE available_at > :now AND lock IS NULL),
+                              (SELECT count(*) FROM dead_letters)
+                       FROM queue";
+            c.query_row(sql, named_params! {":now": now}, |row| {
+                Ok(Depth {
+                    active: row.get(0)?,
+                    locked: row.get(1)?,
+                    scheduled: row.get(2)?,
+                    dead_letters: row.get(3)?,
+                })
+            })
+        };
+        Ok(self.database.read(count).await?)
+    }
+
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let list = move |c: &Connection| {
+            let sql = "SELECT job_id, message, reason, description, delivery_count, at
+                       FROM dead_letters ORDER BY seq LIMIT ?1";
+            c.prepare(sql)?.query_map([max], read_dead_letter)?.collect()
+        };
+        Ok(self.database.read(list).await?)
+    }
+}
+
+impl From<SqliteError> for QueueError {
+    fn from(error: SqliteError) -> Self {
+        if error.is_transient() {
+            Self::Unavailable(error.into())
+        } else {
+            Self::Refused(error.into())
+        }
+    }
+}
+
+/// A token names its row and this one hand-out of it.
+fn token(seq: i64, nonce: i64) -> LockToken {
+    LockToken(Uuid::from_u64_pair(seq.cast_unsigned(), nonce.cast_unsigned()))
+}
+
+fn row_of(lock: LockToken) -> (i64, i64) {
+    let (seq, nonce) = lock.0.as_u64_pair();
+    (seq.cast_signed(), nonce.cast_signed())
+}
+
+fn insert(c: &Connection, jobs: &[Job]) -> rusqlite::Result<u64> {
+    let mut insert = c.prepare_cached(
+        "INSERT OR IGNORE INTO queue (job_id, available_at, priority, delivery_count, batch_id,
+             custom_id, position, url, model, prompt_tokens, max_output_tokens, deadline, metadata,
+             body)
+         VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?;
+    let mut accepted = 0;
+    for job in jobs {
+        accepted += insert.execute(params![
+            job.id.as_bytes(),
+            job.not_before.map_or(0, Timestamp::as_millisecond),
+            job.priority,
+            job.batch_id.as_str(),
+            job.custom_id,
+            job.position,
+            job.api.url(),
+            job.model,
+            job.estimate.map(|e| e.prompt),
+            job.estimate.map(|e| e.max_output),
+            job.deadline.map(|at| at.to_string()),
+            job.metadata,
+            text(&job.body)?,
+        ])?;
+    }
+    Ok(accepted as u64)
+}
+
+fn hand_out(
+    c: &Connection,
+    max: usize,
+    now: Timestamp,
+    until: Timestamp,
+    nonce: i64,
+) -> rusqlite::Result<Vec<Delivery>> {
+    let mut take = c.prepare_cached(
+        "UPDATE queue SET available_at = :until, lock = :nonce, delivery_count = delivery_count + 1
+         WHERE seq IN (SELECT seq FROM queue WHERE available_at <= :now
+                       ORDER BY available_at, priority DESC, seq LIMIT :max)
+         RETURNING seq, delivery_count, job_id, batch_id, custom_id, position, url, model,
+                   prompt_tokens, max_output_tokens, deadline, metadata, priority, body",
+    )?;
+    let parameters = named_params! {
+        ":until": until.as_millisecond(), ":nonce": nonce, ":now": now.as_millisecond(), ":max": max,
+    };
+    let mut taken = take
+        .query_map(parameters, |row| {
+            Ok(Delivery {
+                lock: token(row.get(0)?, nonce),
+                locked_until: until,
+                count: row.get(1)?,
+                job: read_job(row)?,
+            })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    // RETURNING promises no order.
+    taken.sort_by_key(|d| (std::cmp::Reverse(d.job.priority), row_of(d.lock).0));
+    Ok(taken)
+}
+
+fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
+    let prompt: Option<u32> = row.get(8)?;
+    let max_output: Option<u32> = row.get(9)?;
+    Ok(Job {
+        id: JobId::from_bytes(row.get(2)?),
+        batch_id: parsed(row, 3, |name| name.parse().ok())?,
+        custom_id: row.get(4)?,
+        position: row.get(5)?,
+        api: parsed(row, 6, Api::from_url)?,
+        model: row.get(7)?,
+        body: row.get::<_, String>(13)?.into(),
+        estimate: prompt
+            .zip(max_output)
+            .map(|(prompt, max_output)| Estimate { prompt, max_output }),
+        deadline: match row.get_ref(10)? {
+            ValueRef::Null => None,
+            _ => Some(parsed(row, 10, |at| at.parse().ok())?),
+        },
+        // What is handed out is past it.
+        not_before: None,
+        priority: row.get(12)?,
+        metadata: row.get(11)?,
+    })
+}
+
+fn settle(c: &Connection, settlements: &[Settlement]) -> rusqlite::Result<()> {
+    let mut remove = c.prepare_cached("DELETE FROM queue WHERE seq = ?1 AND lock = ?2")?;
+    for settlement in settlements {
+        if let SettlementKind::DeadLetter(reason) = settlement.kind() {
+            set_aside(c, settlement.lock(), reason)?;
+        }
+        remove.execute(row_of(settlement.lock()))?;
+    }
+    Ok(())
+}
+
+fn set_aside(c: &Connection, lock: LockToken, reason: &DeadLetterReason) -> rusqlite::Result<()> {
+    let mut find = c.prepare_cached(
+        "SELECT seq, delivery_count, job_id, batch_id, custom_id, position, url, model,
+                prompt_tokens, max_output_tokens, deadline, metadata, priority, body
+         FROM queue WHERE seq = ?1 AND lock = ?2",
+    )?;
+    let held = find.query_row(row_of(lock), |row| Ok((row.get::<_, u32>(1)?, read_job(row)?)));
+    let Some((delivery_count, job)) = held.optional()? else { return Ok(()) };
+    let message =
+        job.to_message().map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+    c.prepare_cached(
+        "INSERT INTO dead_letters (job_id, message, reason, description, delivery_count, at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        job.id.as_bytes(),
+        text(&message)?,
+        reason.reason,
+        reason.description,
+        delivery_count,
+        Timestamp::now().to_string(),
+    ])?;
+    Ok(())
+}
+
+fn read_dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    Ok(DeadLetter {
+        job_id: Some(JobId::from_bytes(row.get(0)?)),
+        message: row.get::<_, String>(1)?.into_bytes(),
+        reason: DeadLetterReason { reason: row.get(2)?, description: row.get(3)? },
+        delivery_count: row.get(4)?,
+        at: parsed(row, 5, |at| at.parse().ok())?,
+    })
+}

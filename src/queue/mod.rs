@@ -1,0 +1,169 @@
+//! Jobs wait: the seam to every queue, and what all of them promise.
+//!
+//! A queue hands a job out under a **peek-lock**: nobody else sees it until the lock expires or the
+//! delivery is settled. Settling is one of three things: *complete* (gone), *abandon* (back in its
+//! place, at once) and *dead-letter* (set aside with a reason). A lock that runs out puts the job
+//! back by itself, with its delivery count raised.
+//!
+//! The order "record first, settle after" is in the types: a delivery can leave the queue only with
+//! the [`Recorded`] proof that the store gives out ([`Delivery::complete`]).
+//!
+//! Backends: [`local`] (SQLite). Nothing outside a backend's file knows which one it is; all pass
+//! the one contract suite in `tests/support/contract_queue.rs`.
+
+pub mod local;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::job::{Job, JobId};
+use crate::store::Recorded;
+
+/// One hand-out's key to its lock; a redelivery gets a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LockToken(pub Uuid);
+
+/// One hand-out of a job under a lock.
+#[derive(Debug)]
+pub struct Delivery {
+    pub job: Job,
+    pub lock: LockToken,
+    pub locked_until: Timestamp,
+    /// How often the job was handed out, this time included. Above 1 it may have an outcome already.
+    pub count: u32,
+}
+
+impl Delivery {
+    /// Turns the delivery into an order to take the job off the queue.
+    ///
+    /// # Panics
+    /// If the proof is another job's: that would lose a job.
+    pub fn complete(self, proof: Recorded) -> Settlement {
+        assert_eq!(self.job.id, proof.job_id(), "a proof completes its own job only");
+        Settlement { lock: self.lock, kind: SettlementKind::Complete }
+    }
+
+    /// Turns the delivery into an order to set the job aside among the dead letters.
+    ///
+    /// # Panics
+    /// If the proof is another job's.
+    pub fn dead_letter(self, proof: Recorded, reason: DeadLetterReason) -> Settlement {
+        assert_eq!(self.job.id, proof.job_id(), "a proof dead-letters its own job only");
+        Settlement { lock: self.lock, kind: SettlementKind::DeadLetter(reason) }
+    }
+}
+
+/// An order to settle one delivery whose outcome is recorded. Made by [`Delivery`] alone.
+#[derive(Debug)]
+pub struct Settlement {
+    lock: LockToken,
+    kind: SettlementKind,
+}
+
+impl Settlement {
+    pub fn lock(&self) -> LockToken {
+        self.lock
+    }
+
+    pub fn kind(&self) -> &SettlementKind {
+        &self.kind
+    }
+}
+
+#[derive(Debug)]
+pub enum SettlementKind {
+    Complete,
+    DeadLetter(DeadLetterReason),
+}
+
+/// Why a job was set aside, in the two fields that Service Bus has for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterReason {
+    /// A short cause to group by, such as `RetriesExhausted`.
+    pub reason: String,
+    pub description: String,
+}
+
+/// What became of a [`Queue::send`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    pub accepted: u64,
+    /// Jobs that the queue already held. Backends that drop duplicates in silence count them as
+    /// accepted.
+    pub duplicates: u64,
+}
+
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Depth {
+    /// Ready to be handed out.
+    pub active: u64,
+    /// Handed out and under lock. 0 where the backend counts these as active.
+    pub locked: u64,
+    /// Not to be handed out before a set time.
+    pub scheduled: u64,
+    pub dead_letters: u64,
+}
+
+impl Depth {
+    /// Messages that still need work.
+    pub fn pending(self) -> u64 {
+        self.active + self.locked + self.scheduled
+    }
+}
+
+/// Why a queue operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Passing trouble: the caller tries again with backoff.
+    #[error("the queue can't be reached: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Trying again can't help: wrong name, no permission, broken file.
+    #[error("the queue refused: {0}")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Where jobs wait. Calls are batch-shaped; an empty batch does nothing.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Adds jobs. A job that is in the queue already, by its id, is not added again.
+    async fn send(&self, jobs: Vec<Job>) -> Result<Sent, QueueError>;
+
+    /// Hands out up to `max` jobs, waiting up to `wait` for the first one.
+    ///
+    /// Messages that are not jobs go to the dead letters with a reason and are never returned. A
+    /// job that is handed out again and again is returned with its count: the worker judges it.
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError>;
+
+    /// Extends locks by the queue's lock duration; in the order asked, the new expiry, or `None`
+    /// where the lock is lost.
+    async fn renew(&self, locks: &[LockToken]) -> Result<Vec<Option<Timestamp>>, QueueError>;
+
+    /// Settles deliveries whose outcomes are recorded. A lock that was lost meanwhile is no error:
+    /// the redelivery will find the outcome.
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), QueueError>;
+
+    /// Gives deliveries back, to be handed out again at once. Whether that raises the delivery
+    /// count is the backend's.
+    async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError>;
+
+    async fn depth(&self) -> Result<Depth, QueueError>;
+
+    /// Lists dead letters, oldest first, without locking them.
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
+}
+
+/// A message that was set aside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// Absent if the message is no job.
+    pub job_id: Option<JobId>,
+    pub message: Vec<u8>,
+    pub reason: DeadLetterReason,
+    pub delivery_count: u32,
+    pub at: Timestamp,
+}

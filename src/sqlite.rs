@@ -1,0 +1,306 @@
+//! A state directory's one SQLite file, shared by the embedded queue and the embedded store.
+//!
+//! One thread owns the only writing connection. It takes every write that is waiting, runs them in
+//! one transaction and answers after the commit, so that the cost of making things durable is
+//! shared by all who wait for it (group commit). Reads have connections of their own: in WAL mode
+//! they never wait for the writer.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OpenFlags, Row};
+use tokio::sync::{mpsc, oneshot};
+
+/// Raised with every change of [`SCHEMA`] that older files do not have.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE queue (
+    seq            INTEGER PRIMARY KEY,
+    job_id         BLOB    NOT NULL UNIQUE,
+    -- Unix ms from when the job may be handed out: 0 at once; while locked, the lock's expiry.
+    available_at   INTEGER NOT NULL,
+    priority       INTEGER NOT NULL,
+    lock           INTEGER,
+    delivery_count INTEGER NOT NULL,
+    batch_id       TEXT    NOT NULL,
+    custom_id      TEXT    NOT NULL,
+    position       INTEGER NOT NULL,
+    url            TEXT    NOT NULL,
+    model          TEXT    NOT NULL,
+    prompt_tokens  INTEGER,
+    max_output_tokens INTEGER,
+    deadline       TEXT,
+    metadata       TEXT,
+    body           TEXT    NOT NULL
+);
+CREATE INDEX queue_in_order ON queue (available_at, priority DESC, seq);
+CREATE TABLE dead_letters (
+    seq            INTEGER PRIMARY KEY,
+    job_id         BLOB    NOT NULL,
+    message        TEXT    NOT NULL,
+    reason         TEXT    NOT NULL,
+    description    TEXT    NOT NULL,
+    delivery_count INTEGER NOT NULL,
+    at             TEXT    NOT NULL
+);
+CREATE TABLE batches (
+    batch_id      TEXT PRIMARY KEY,
+    state         TEXT    NOT NULL,
+    jobs          INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    created_at    TEXT    NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE outcomes (
+    seq               INTEGER PRIMARY KEY,
+    job_id            BLOB    NOT NULL UNIQUE,
+    batch_id          TEXT    NOT NULL,
+    custom_id         TEXT    NOT NULL,
+    position          INTEGER NOT NULL,
+    digest            INTEGER NOT NULL,
+    ending            TEXT    NOT NULL,
+    status_code       INTEGER,
+    request_id        TEXT,
+    error_code        TEXT,
+    error_message     TEXT,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    deployment        TEXT    NOT NULL,
+    model             TEXT    NOT NULL,
+    latency_ms        INTEGER NOT NULL,
+    finished_at       TEXT    NOT NULL,
+    metadata          TEXT,
+    body              TEXT
+);
+CREATE TABLE usage (
+    batch_id          TEXT NOT NULL,
+    deployment        TEXT NOT NULL,
+    model             TEXT NOT NULL,
+    hour              TEXT NOT NULL,
+    ending            TEXT NOT NULL,
+    jobs              INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    PRIMARY KEY (batch_id, deployment, model, hour, ending)
+) WITHOUT ROWID;
+";
+
+/// Writes that may wait before callers do; each is a batch of rows.
+const WAITING_WRITES: usize = 64;
+
+/// Another process may hold the write lock for the length of a big commit, never for longer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why the state file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SqliteError {
+    #[error(
+        "{} is of version {found}, this program reads version {SCHEMA_VERSION}: \
+         finish it with the program that wrote it, or choose another state directory",
+        path.display()
+    )]
+    Version { path: PathBuf, found: i64 },
+    #[error("can't create the state directory {}", path.display())]
+    Directory { path: PathBuf, source: std::io::Error },
+    /// The database itself; full disk, locked for too long, corrupt.
+    #[error("{}: {source}", path.display())]
+    Sqlite { path: PathBuf, source: Arc<rusqlite::Error> },
+    #[error("the database's writer has stopped")]
+    Stopped,
+}
+
+impl SqliteError {
+    /// Whether trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
+        matches!(
+            self,
+            Self::Sqlite { source, .. }
+                if matches!(source.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | DiskFull))
+        )
+    }
+}
+
+type Finish = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
+/// Gets the connection with its transaction open, or why none could be opened.
+type Write = Box<dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> Finish + Send>;
+
+/// A handle to the open file; clones share it. The writer thread ends with the last one.
+#[derive(Clone)]
+pub struct Database {
+    path: Arc<Path>,
+    writes: mpsc::Sender<Write>,
+    idle_readers: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Database {
+    /// Opens `promptmill.db` in the directory, creating both where they are missing.
+    ///
+    /// # Errors
+    /// Says which file can't be used and why.
+    pub fn open(directory: &Path) -> Result<Self, SqliteError> {
+        std::fs::create_dir_all(directory)
+            .map_err(|source| SqliteError::Directory { path: directory.to_owned(), source })?;
+        let path: Arc<Path> = directory.join("promptmill.db").into();
+        let connection = open_writer(&path)?;
+        let (writes, waiting) = mpsc::channel(WAITING_WRITES);
+        std::thread::Builder::new()
+            .name("sqlite-writer".into())
+            .spawn(move || write_until_closed(&connection, waiting))
+            .map_err(|source| SqliteError::Directory { path: path.to_path_buf(), source })?;
+        Ok(Self { path, writes, idle_readers: Arc::default() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs one write; when this returns `Ok`, it is on disk. A write that fails leaves no trace.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, SqliteError> {
+        let (answer, answered) = oneshot::channel();
+        let write: Write = Box::new(move |connection| {
+            let done = connection.and_then(|c| in_savepoint(c, work).map_err(Arc::new));
+            Box::new(move |committed| {
+                let result = committed.and(done);
+                // The caller may have gone away; the write stands all the same.
+                let _ = answer.send(result);
+            })
+        });
+        self.writes.send(write).await.map_err(|_| SqliteError::Stopped)?;
+        answered.await.map_err(|_| SqliteError::Stopped)?.map_err(|e| self.error(e))
+    }
+
+    /// Runs one read on a connection of its own, off the async threads.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, SqliteError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let reader = this.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let reader = match reader {
+                Some(reader) => reader,
+                None => open_reader(&this.path).map_err(|e| this.error(e.into()))?,
+            };
+            let result = work(&reader).map_err(|e| this.error(e.into()));
+            this.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+            result
+        })
+        .await
+        .map_err(|_| SqliteError::Stopped)?
+    }
+
+    fn error(&self, source: Arc<rusqlite::Error>) -> SqliteError {
+        SqliteError::Sqlite { path: self.path.to_path_buf(), source }
+    }
+}
+
+fn open_writer(path: &Path) -> Result<Connection, SqliteError> {
+    let failed =
+        |e: rusqlite::Error| SqliteError::Sqlite { path: path.to_owned(), source: e.into() };
+    let connection = Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    // FULL: an outcome that was reported as recorded survives a power cut, not only a crash.
+    // Small temporary space goes to disk, so that sorting a large export takes no memory.
+    let pragmas =
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -16384;
+                   PRAGMA temp_store = FILE; PRAGMA journal_size_limit = 67108864;";
+    connection.execute_batch(pragmas).map_err(failed)?;
+    let version = migrate(&connection).map_err(failed)?;
+    if version != SCHEMA_VERSION {
+        return Err(SqliteError::Version { path: path.to_owned(), found: version });
+    }
+    Ok(connection)
+}
+
+/// Creates the schema in a new file; says which version the file has.
+fn migrate(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
+    if found == 0 {
+        connection.execute_batch(SCHEMA)?;
+        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    connection.execute_batch("COMMIT")?;
+    Ok(if found == 0 { SCHEMA_VERSION } else { found })
+}
+
+fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.execute_batch("PRAGMA cache_size = -8192; PRAGMA temp_store = FILE;")?;
+    Ok(connection)
+}
+
+fn write_until_closed(connection: &Connection, mut waiting: mpsc::Receiver<Write>) {
+    while let Some(first) = waiting.blocking_recv() {
+        let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(Arc::new);
+        let mut finishes = vec![first(begun.clone().map(|()| connection))];
+        while begun.is_ok()
+            && finishes.len() < WAITING_WRITES
+            && let Ok(next) = waiting.try_recv()
+        {
+            finishes.push(next(Ok(connection)));
+        }
+        let committed = begun.and_then(|()| connection.execute_batch("COMMIT").map_err(Arc::new));
+        if committed.is_err() && !connection.is_autocommit() {
+            // A commit that failed (disk full) leaves the transaction open. If even undoing it
+            // fails, the next BEGIN fails and says so.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        for finish in finishes {
+            finish(committed.clone());
+        }
+    }
+}
+
+fn in_savepoint<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.prepare_cached("SAVEPOINT write")?.execute([])?;
+    let done = work(connection);
+    if done.is_err() {
+        connection.prepare_cached("ROLLBACK TO write")?.execute([])?;
+    }
+    connection.prepare_cached("RELEASE write")?.execute([])?;
+    done
+}
+
+/// A text column in a type of ours; a value that can't be read is the file's fault.
+pub(crate) fn parsed<T>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str()?;
+    parse(text).ok_or_else(|| {
+        let error = format!("'{text}' is not a value of this column").into();
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error)
+    })
+}
+
+/// JSON bytes as the text that SQL tools can read.
+pub(crate) fn text(bytes: &[u8]) -> rusqlite::Result<&str> {
+    simdutf8::basic::from_utf8(bytes)
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+}

@@ -1,0 +1,329 @@
+//! The embedded store: the `outcomes`, `usage` and `batches` tables of the state file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::sync::mpsc;
+
+use super::{Batch, BatchState, Order, Recorded, Store, StoreError, Totals};
+use crate::job::{BatchId, JobId};
+use crate::outcome::{Ending, Failure, Outcome, Usage};
+use crate::sqlite::{Database, SqliteError, parsed, text};
+
+/// Outcomes that cross from the reading thread at a time.
+const CHUNK: usize = 128;
+
+/// The embedded store; clones share it.
+#[derive(Clone)]
+pub struct LocalStore {
+    database: Database,
+}
+
+impl LocalStore {
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError> {
+        if outcomes.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.database.write(move |c| record_all(c, &outcomes)).await?)
+    }
+
+    async fn look_up(
+        &self,
+        _batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        let jobs = jobs.to_vec();
+        let look_up = move |c: &Connection| jobs.iter().map(|job| look_up_one(c, *job)).collect();
+        Ok(self.database.read(look_up).await?)
+    }
+
+    async fn outcomes(
+        &self,
+        batch: &BatchId,
+        order: Order,
+    ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
+        let (send, receive) = mpsc::channel(4);
+        let (database, batch) = (self.database.clone(), batch.clone());
+        tokio::spawn(async move {
+            let failed = send.clone();
+            let read = database.read(move |c| read_in_chunks(c, &batch, order, &send)).await;
+            if let Err(error) = read {
+                // Nobody listening means that the stream was dropped.
+                let _ = failed.send(Err(error.into())).await;
+            }
+        });
+        let chunks = stream::unfold(receive, |mut receive| async {
+            receive.recv().await.map(|chunk| (chunk, receive))
+        });
+        let outcomes = chunks.flat_map(|chunk: Result<Vec<Outcome>, StoreError>| match chunk {
+            Ok(outcomes) => stream::iter(outcomes.into_iter().map(Ok)).left_stream(),
+            Err(error) => stream::once(async { Err(error) }).right_stream(),
+        });
+        Ok(outcomes.boxed())
+    }
+
+    async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+        let batch = batch.clone();
+        Ok(self.database.read(move |c| sum_usage(c, &batch)).await?)
+    }
+
+    async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
+        let batch = batch.clone();
+        let put = move |c: &Connection| {
+            c.execute(
+                "INSERT OR REPLACE INTO batches (batch_id, state, jobs, prompt_tokens, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    batch.id.as_str(),
+                    batch.state.as_str(),
+                    batch.jobs,
+                    batch.prompt_tokens,
+                    batch.created_at.to_string(),
+                ],
+            )
+        };
+        self.database.write(put).await?;
+        Ok(())
+    }
+
+    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
+        let id = id.clone();
+        let find = move |c: &Connection| {
+            let sql = "SELECT batch_id, state, jobs, prompt_tokens, created_at FROM batches
+                       WHERE batch_id = ?1";
+            c.query_row(sql, [id.as_str()], read_batch).optional()
+        };
+        Ok(self.database.read(find).await?)
+    }
+
+    async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
+        let list = |c: &Connection| {
+            let sql = "SELECT batch_id, state, jobs, prompt_tokens, created_at FROM batches
+                       ORDER BY created_at DESC";
+            c.prepare(sql)?.query_map([], read_batch)?.collect()
+        };
+        Ok(self.database.read(list).await?)
+    }
+}
+
+impl From<SqliteError> for StoreError {
+    fn from(error: SqliteError) -> Self {
+        if error.is_transient() {
+            Self::Unavailable(error.into())
+        } else {
+            Self::Refused(error.into())
+        }
+    }
+}
+
+fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Recorded>> {
+    let mut insert = c.prepare_cached(
+        "INSERT OR IGNORE INTO outcomes (job_id, batch_id, custom_id, position, digest, ending,
+             status_code, request_id, error_code, error_message, prompt_tokens, cached_tokens,
+             completion_tokens, reasoning_tokens, attempts, deployment, model, latency_ms,
+             finished_at, metadata, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+                 ?19, ?20, ?21)",
+    )?;
+    let mut usage = UsageRows::new();
+    let mut proofs = Vec::with_capacity(outcomes.len());
+    for o in outcomes {
+        let finished_at = o.finished_at.to_string();
+        let inserted = insert.execute(params![
+            o.job_id.as_bytes(),
+            o.batch_id.as_str(),
+            o.custom_id,
+            o.position,
+            o.digest.cast_signed(),
+            o.ending.as_str(),
+            o.status_code,
+            o.request_id,
+            o.failure.as_ref().map(|f| &f.code),
+            o.failure.as_ref().map(|f| &f.message),
+            o.usage.prompt,
+            o.usage.cached,
+            o.usage.completion,
+            o.usage.reasoning,
+            o.attempts,
+            o.deployment,
+            o.model,
+            o.latency_ms,
+            finished_at,
+            o.metadata,
+            o.body.as_deref().map(text).transpose()?,
+        ])?;
+        if inserted == 0 {
+            let known = look_up_one(c, o.job_id)?;
+            proofs.push(known.ok_or(rusqlite::Error::QueryReturnedNoRows)?);
+            continue;
+        }
+        usage.add(o, &finished_at);
+        let first = Recorded { job_id: o.job_id, ending: o.ending, digest: o.digest, first: true };
+        proofs.push(first);
+    }
+    usage.write(c)?;
+    Ok(proofs)
+}
+
+fn look_up_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>> {
+    c.prepare_cached("SELECT ending, digest FROM outcomes WHERE job_id = ?1")?
+        .query_row([job.as_bytes()], |row| {
+            Ok(Recorded {
+                job_id: job,
+                ending: parsed(row, 0, Ending::from_name)?,
+                digest: row.get::<_, i64>(1)?.cast_unsigned(),
+                first: false,
+            })
+        })
+        .optional()
+}
+
+/// What one transaction adds to the `usage` table, one row a key rather than one an outcome.
+struct UsageRows<'a>(HashMap<(&'a str, &'a str, &'a str, String, Ending), (u64, u64, Usage)>);
+
+impl<'a> UsageRows<'a> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    fn add(&mut self, o: &'a Outcome, finished_at: &str) {
+        // "2026-11-23T16" of an RFC 3339 time.
+        let hour = finished_at[..13].to_owned();
+        let key = (o.batch_id.as_str(), o.deployment.as_str(), o.model.as_str(), hour, o.ending);
+        let (jobs, attempts, usage) = self.0.entry(key).or_default();
+        *jobs += 1;
+        *attempts += u64::from(o.attempts);
+        *usage += o.usage;
+    }
+
+    fn write(self, c: &Connection) -> rusqlite::Result<()> {
+        let mut add = c.prepare_cached(
+            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+             ON CONFLICT DO UPDATE SET
+                 jobs = jobs + excluded.jobs,
+                 attempts = attempts + excluded.attempts,
+                 prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+                 cached_tokens = cached_tokens + excluded.cached_tokens,
+                 completion_tokens = completion_tokens + excluded.completion_tokens,
+                 reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens",
+        )?;
+        for ((batch, deployment, model, hour, ending), (jobs, attempts, u)) in self.0 {
+            add.execute(params![
+                batch,
+                deployment,
+                model,
+                hour,
+                ending.as_str(),
+                jobs,
+                attempts,
+                u.prompt,
+                u.cached,
+                u.completion,
+                u.reasoning
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+fn sum_usage(c: &Connection, batch: &BatchId) -> rusqlite::Result<Totals> {
+    let mut sums = c.prepare_cached(
+        "SELECT ending, sum(jobs), sum(attempts), sum(prompt_tokens), sum(cached_tokens),
+                sum(completion_tokens), sum(reasoning_tokens)
+         FROM usage WHERE batch_id = ?1 GROUP BY ending",
+    )?;
+    let mut totals = Totals::default();
+    let mut rows = sums.query([batch.as_str()])?;
+    while let Some(row) = rows.next()? {
+        totals.endings.insert(parsed(row, 0, Ending::from_name)?, row.get(1)?);
+        totals.attempts += row.get::<_, u64>(2)?;
+        totals.usage += Usage {
+            prompt: row.get(3)?,
+            cached: row.get(4)?,
+            completion: row.get(5)?,
+            reasoning: row.get(6)?,
+        };
+    }
+    Ok(totals)
+}
+
+type Chunks = mpsc::Sender<Result<Vec<Outcome>, StoreError>>;
+
+fn read_in_chunks(
+    c: &Connection,
+    batch: &BatchId,
+    order: Order,
+    send: &Chunks,
+) -> rusqlite::Result<()> {
+    // Ordered: only (position, seq) pairs go through SQLite's sorter, which spills to disk; the
+    // bodies are fetched after it.
+    let sql = match order {
+        Order::AsStored => "SELECT * FROM outcomes WHERE batch_id = ?1 ORDER BY seq",
+        Order::ByPosition => {
+            "SELECT o.* FROM (SELECT seq AS at, position FROM outcomes WHERE batch_id = ?1
+                              ORDER BY position) CROSS JOIN outcomes o ON o.seq = at"
+        }
+    };
+    let mut select = c.prepare_cached(sql)?;
+    let mut rows = select.query([batch.as_str()])?;
+    let mut chunk = Vec::with_capacity(CHUNK);
+    while let Some(row) = rows.next()? {
+        chunk.push(read_outcome(row)?);
+        if chunk.len() == CHUNK && send.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
+            return Ok(());
+        }
+    }
+    let _ = send.blocking_send(Ok(chunk));
+    Ok(())
+}
+
+fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
+    let code: Option<String> = row.get("error_code")?;
+    let message: Option<String> = row.get("error_message")?;
+    Ok(Outcome {
+        job_id: JobId::from_bytes(row.get("job_id")?),
+        batch_id: parsed(row, 2, |name| name.parse().ok())?,
+        custom_id: row.get("custom_id")?,
+        position: row.get("position")?,
+        digest: row.get::<_, i64>("digest")?.cast_unsigned(),
+        ending: parsed(row, 6, Ending::from_name)?,
+        status_code: row.get("status_code")?,
+        request_id: row.get("request_id")?,
+        failure: code.zip(message).map(|(code, message)| Failure { code, message }),
+        usage: Usage {
+            prompt: row.get("prompt_tokens")?,
+            cached: row.get("cached_tokens")?,
+            completion: row.get("completion_tokens")?,
+            reasoning: row.get("reasoning_tokens")?,
+        },
+        attempts: row.get("attempts")?,
+        deployment: row.get("deployment")?,
+        model: row.get("model")?,
+        latency_ms: row.get("latency_ms")?,
+        finished_at: parsed(row, 19, |at| at.parse().ok())?,
+        metadata: row.get("metadata")?,
+        body: row.get::<_, Option<String>>("body")?.map(Into::into),
+    })
+}
+
+fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
+    Ok(Batch {
+        id: parsed(row, 0, |name| name.parse().ok())?,
+        state: parsed(row, 1, BatchState::from_name)?,
+        jobs: row.get(2)?,
+        prompt_tokens: row.get(3)?,
+        created_at: parsed(row, 4, |at: &str| at.parse::<Timestamp>().ok())?,
+    })
+}

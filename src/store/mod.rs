@@ -1,0 +1,167 @@
+//! What is known: the seam to every store of outcomes.
+//!
+//! A store keeps at most one outcome a job, the first that arrives; whoever comes later learns that
+//! there is one. That alone makes redelivery harmless. Only a store can make a [`Recorded`], the
+//! proof without which a delivery can't be completed.
+//!
+//! Backends: [`local`] (SQLite). All pass the one contract suite in
+//! `tests/support/contract_store.rs`.
+
+pub mod local;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::job::{BatchId, JobId};
+use crate::outcome::{Ending, Outcome, Usage};
+
+/// The proof that a job's outcome is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    job_id: JobId,
+    ending: Ending,
+    digest: u64,
+    first: bool,
+}
+
+impl Recorded {
+    pub fn job_id(&self) -> JobId {
+        self.job_id
+    }
+
+    /// How the job ended, by the outcome that is stored.
+    pub fn ending(&self) -> Ending {
+        self.ending
+    }
+
+    /// The [`crate::job::Job::digest`] of the job that was answered.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// False if the job had an outcome before this call.
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+}
+
+/// A batch's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchState {
+    /// Jobs are still being added; an interrupted enqueue stays here until it is run again.
+    Enqueuing,
+    Running,
+    Paused,
+    Cancelled,
+    Done,
+}
+
+impl BatchState {
+    const ALL: [Self; 5] =
+        [Self::Enqueuing, Self::Running, Self::Paused, Self::Cancelled, Self::Done];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enqueuing => "enqueuing",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
+            Self::Done => "done",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// What is known of a batch besides its outcomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    pub id: BatchId,
+    pub state: BatchState,
+    /// Jobs that were validated and enqueued, over all inputs.
+    pub jobs: u64,
+    /// Sum of the jobs' prompt token counts.
+    pub prompt_tokens: u64,
+    pub created_at: Timestamp,
+}
+
+/// What a batch's outcomes come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Totals {
+    /// Outcomes by ending; endings that did not occur are absent.
+    pub endings: BTreeMap<Ending, u64>,
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// HTTP calls that counted as tries.
+    pub attempts: u64,
+}
+
+impl Totals {
+    pub fn of(&self, ending: Ending) -> u64 {
+        self.endings.get(&ending).copied().unwrap_or(0)
+    }
+
+    /// Jobs that have ended.
+    pub fn ended(&self) -> u64 {
+        self.endings.values().sum()
+    }
+}
+
+/// The order in which outcomes are streamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Whatever is cheapest for the store.
+    AsStored,
+    /// By place in the batch's input.
+    ByPosition,
+}
+
+/// Why a store operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Passing trouble: the caller slows down and tries again.
+    #[error("the store can't be reached: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Trying again can't help: wrong name, no permission, broken file.
+    #[error("the store refused: {0}")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Where outcomes are kept. Calls are batch-shaped; an empty batch does nothing.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Records outcomes, each only if its job has none; in the order given, the proof for each.
+    /// When this returns the outcomes are durable, and counted in their batch's totals exactly once.
+    async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError>;
+
+    /// Looks jobs of one batch up, in the order asked.
+    async fn look_up(
+        &self,
+        batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError>;
+
+    /// Streams a batch's outcomes in bounded memory. Outcomes recorded meanwhile may be missing.
+    async fn outcomes(
+        &self,
+        batch: &BatchId,
+        order: Order,
+    ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError>;
+
+    async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError>;
+
+    async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError>;
+
+    /// All batches, newest first.
+    async fn batches(&self) -> Result<Vec<Batch>, StoreError>;
+}
