@@ -12,3 +12,5 @@ pub mod outcome;
 pub mod queue;
 pub mod sqlite;
 pub mod store;
+
+pub mod admission;
