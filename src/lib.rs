@@ -14,3 +14,4 @@ pub mod sqlite;
 pub mod store;
 
 pub mod admission;
+pub mod model;

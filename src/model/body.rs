@@ -1,0 +1,125 @@
+//! The request body as it goes out: the user's own bytes, changed only where they must be.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::job::{Api, Job};
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream_options: Option<&'a RawValue>,
+}
+
+/// Puts the deployment's name into `model`, and asks a chat stream for its usage, without which
+/// nobody could say what it cost.
+pub(super) fn prepare(job: &Job, deployment: &str) -> Bytes {
+    let same_model = job.model == deployment;
+    if same_model && !contains(&job.body, b"\"stream\"") {
+        return job.body.clone();
+    }
+    let Ok(fields) = serde_json::from_slice::<Fields<'_>>(&job.body) else {
+        return job.body.clone();
+    };
+    let mut edits: Vec<(usize, usize, String)> = Vec::new();
+    if !same_model && let Some(model) = fields.model {
+        let name = serde_json::to_string(deployment).unwrap_or_default();
+        edits.push(edit(&job.body, model, name));
+    }
+    let streams = fields.stream.is_some_and(|value| value.get() == "true");
+    if streams && job.api == Api::ChatCompletions {
+        const WITH_USAGE: &str = r#"{"include_usage":true}"#;
+        match (fields.stream_options, fields.stream) {
+            (Some(options), _) => edits.push(edit(&job.body, options, WITH_USAGE.into())),
+            (None, Some(stream)) => {
+                let (start, end, _) = edit(&job.body, stream, String::new());
+                edits.push((start, end, format!(r#"true,"stream_options":{WITH_USAGE}"#)));
+            }
+            (None, None) => {}
+        }
+    }
+    apply(&job.body, edits)
+}
+
+/// Where a raw value stands in the body it was read from.
+fn edit(body: &[u8], value: &RawValue, replacement: String) -> (usize, usize, String) {
+    let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
+    (start, start + value.get().len(), replacement)
+}
+
+fn apply(body: &Bytes, mut edits: Vec<(usize, usize, String)>) -> Bytes {
+    if edits.is_empty() {
+        return body.clone();
+    }
+    edits.sort_unstable_by_key(|(start, ..)| *start);
+    let mut out = Vec::with_capacity(body.len() + 64);
+    let mut done = 0;
+    for (start, end, replacement) in edits {
+        out.extend_from_slice(&body[done..start]);
+        out.extend_from_slice(replacement.as_bytes());
+        done = end;
+    }
+    out.extend_from_slice(&body[done..]);
+    out.into()
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    memchr::memmem::find(haystack, needle).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{BatchId, JobId};
+
+    fn job(api: Api, model: &str, body: &str) -> Job {
+        let batch_id: BatchId = "b".parse().unwrap();
+        Job {
+            id: JobId::new(&batch_id, "c"),
+            batch_id,
+            custom_id: "c".into(),
+            position: 0,
+            api,
+            model: model.into(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            estimate: None,
+            deadline: None,
+            not_before: None,
+            priority: 0,
+            metadata: None,
+        }
+    }
+
+    #[test]
+    fn a_body_that_needs_no_change_is_sent_byte_for_byte() {
+        let job = job(Api::ChatCompletions, "m", r#"{ "model" : "m", "messages":[ ] }"#);
+        assert_eq!(prepare(&job, "m"), job.body);
+    }
+
+    #[test]
+    fn the_deployments_name_replaces_the_models() {
+        let job = job(Api::Responses, "m", r#"{"input":"the \"model\"","model":"m","x":1}"#);
+        assert_eq!(prepare(&job, "d"), r#"{"input":"the \"model\"","model":"d","x":1}"#);
+    }
+
+    #[test]
+    fn a_chat_stream_is_asked_for_its_usage() {
+        let plain = job(Api::ChatCompletions, "m", r#"{"stream": true,"model":"m"}"#);
+        assert_eq!(
+            prepare(&plain, "m"),
+            r#"{"stream": true,"stream_options":{"include_usage":true},"model":"m"}"#
+        );
+        let body = r#"{"model":"m","stream_options":{"include_usage":false},"stream":true}"#;
+        assert_eq!(
+            prepare(&job(Api::ChatCompletions, "m", body), "m"),
+            r#"{"model":"m","stream_options":{"include_usage":true},"stream":true}"#
+        );
+        let off = job(Api::ChatCompletions, "m", r#"{"model":"m","stream":false}"#);
+        assert_eq!(prepare(&off, "m"), off.body);
+    }
+}

@@ -1,0 +1,138 @@
+//! The call: one HTTP request to one OpenAI-shaped endpoint, and what its end means.
+//!
+//! No retry and no waiting here: the worker decides from the [`verdict`]. Azure's deployments path,
+//! Azure's `/openai/v1`, an API Management gateway and any OpenAI-compatible server differ in data
+//! only ([`endpoint`]).
+
+mod body;
+pub mod endpoint;
+mod stream;
+pub mod verdict;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+use crate::job::Job;
+use crate::outcome::Usage;
+use endpoint::Endpoint;
+use verdict::Verdict;
+
+/// Answers longer than this are taken for a fault of the server, so that one of them can't use up
+/// the memory. The largest models answer with well under 4 MB of text.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// The time a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why no client can be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("the HTTP client can't be set up")]
+    Setup(#[source] reqwest::Error),
+}
+
+/// Calls one endpoint; clones share its connections.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    endpoint: Arc<Endpoint>,
+}
+
+/// A 2xx response, read to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    pub status: u16,
+    /// The service's own id of the request.
+    pub request_id: Option<String>,
+    /// One JSON object; a stream's events are put together to what the call without `stream`
+    /// would have returned.
+    pub body: Bytes,
+    pub usage: Usage,
+}
+
+/// What came back before anybody judged it.
+#[derive(Debug)]
+pub(crate) enum Raw {
+    Response {
+        status: u16,
+        headers: HeaderMap,
+        body: Bytes,
+    },
+    /// Nothing was sent: no connection.
+    NoConnection(reqwest::Error),
+    /// Something was sent, and no whole answer came.
+    Broken {
+        status: Option<u16>,
+        error: reqwest::Error,
+    },
+    TooLarge,
+}
+
+impl Client {
+    /// `request_timeout` bounds a whole call, from sending to the last byte.
+    ///
+    /// # Errors
+    /// If TLS can't be set up.
+    pub fn new(endpoint: Endpoint, request_timeout: Duration) -> Result<Self, ClientError> {
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(request_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true)
+            // Gateways drop idle connections after minutes; a connection that we drop first can't
+            // be reset under a request.
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()
+            .map_err(ClientError::Setup)?;
+        Ok(Self { http, endpoint: Arc::new(endpoint) })
+    }
+
+    /// Makes one call and judges how it ended.
+    pub async fn call(&self, job: &Job) -> Verdict {
+        let raw = self.send(job).await;
+        verdict::judge(job.api, raw, SystemTime::now())
+    }
+
+    async fn send(&self, job: &Job) -> Raw {
+        let deployment = self.endpoint.deployment_for(&job.model);
+        let request = self
+            .http
+            .post(self.endpoint.url(job.api, deployment))
+            .headers(self.endpoint.headers().clone())
+            .header("x-ms-client-request-id", job.id.to_string())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(body::prepare(job, deployment));
+        match request.send().await {
+            Ok(response) => read(response).await,
+            Err(error) if error.is_connect() => Raw::NoConnection(error),
+            Err(error) => Raw::Broken { status: None, error },
+        }
+    }
+}
+
+async fn read(mut response: reqwest::Response) -> Raw {
+    let status = response.status().as_u16();
+    let headers = std::mem::take(response.headers_mut());
+    let mut body: Option<bytes::BytesMut> = None;
+    let mut first = Bytes::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if first.is_empty() && body.is_none() => first = chunk,
+            Ok(Some(chunk)) => {
+                let whole = body.get_or_insert_with(|| std::mem::take(&mut first).into());
+                if whole.len() + chunk.len() > LARGEST_ANSWER {
+                    return Raw::TooLarge;
+                }
+                whole.extend_from_slice(&chunk);
+            }
+            Ok(None) => break,
+            Err(error) => return Raw::Broken { status: Some(status), error },
+        }
+    }
+    let body = body.map_or(first, bytes::BytesMut::freeze);
+    Raw::Response { status, headers, body }
+}
