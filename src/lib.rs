@@ -15,3 +15,4 @@ pub mod store;
 
 pub mod admission;
 pub mod model;
+pub mod worker;

@@ -52,6 +52,20 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// One word for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Answered(_) => "answered",
+            Self::Refused(_) => "refused",
+            Self::Throttled { .. } => "throttled",
+            Self::Transient { .. } => "transient",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Misconfigured { .. } => "misconfigured",
+        }
+    }
+}
+
 /// What is known of a call that brought no answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorReply {
@@ -312,17 +326,6 @@ mod tests {
         judge(Api::ChatCompletions, Raw::Response { status, headers, body }, now)
     }
 
-    fn kind(verdict: &Verdict) -> &'static str {
-        match verdict {
-            Verdict::Answered(_) => "answered",
-            Verdict::Refused(_) => "refused",
-            Verdict::Throttled { .. } => "throttled",
-            Verdict::Transient { .. } => "transient",
-            Verdict::Unreachable { .. } => "unreachable",
-            Verdict::Misconfigured { .. } => "misconfigured",
-        }
-    }
-
     #[test]
     fn every_status_has_its_owner() {
         let cases = [
@@ -345,7 +348,7 @@ mod tests {
             (429, r#"{"error":{"code":"insufficient_quota","message":"m"}}"#, "misconfigured"),
         ];
         for (status, body, expected) in cases {
-            assert_eq!(kind(&respond(status, &[], body)), expected, "{status} {body}");
+            assert_eq!(respond(status, &[], body).name(), expected, "{status} {body}");
         }
     }
 
@@ -368,7 +371,7 @@ mod tests {
     #[test]
     fn a_request_larger_than_the_whole_quota_fails_at_once() {
         let verdict = respond(429, &[("retry-after", "86400")], r#"{"error":{"message":"m"}}"#);
-        assert_eq!(kind(&verdict), "refused");
+        assert_eq!(verdict.name(), "refused");
     }
 
     #[test]

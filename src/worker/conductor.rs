@@ -1,0 +1,224 @@
+//! The wheel around admission: jobs come in, calls go out, ends come back, one timer.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::{Caller, Ended, Permit};
+use super::held::Held;
+use super::record::Finished;
+use super::{Halt, Progress, Settings};
+use crate::admission::{Admission, Next, Ticket};
+use crate::outcome::Ending;
+
+/// An endpoint that never answered is given up sooner than one that did: it is likely misspelt.
+const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
+
+pub(super) struct Conductor {
+    pub(super) admission: Admission<Held>,
+    pub(super) caller: Arc<Caller>,
+    pub(super) settings: Settings,
+    pub(super) progress: Arc<Progress>,
+    pub(super) arriving: mpsc::Receiver<Vec<Held>>,
+    pub(super) ended: mpsc::Receiver<Ended>,
+    pub(super) ended_sender: mpsc::Sender<Ended>,
+    calls: JoinSet<()>,
+    /// Jobs that wait for their next try, by when it is due.
+    retries: BinaryHeap<Reverse<Retry>>,
+    next_retry: u64,
+    reached: bool,
+}
+
+struct Retry {
+    due: (Instant, u64),
+    held: Held,
+}
+
+impl Conductor {
+    pub(super) fn new(
+        admission: Admission<Held>,
+        caller: Arc<Caller>,
+        settings: Settings,
+        progress: Arc<Progress>,
+        arriving: mpsc::Receiver<Vec<Held>>,
+    ) -> Self {
+        // Room for the end of every call that can be in flight, so that telling never waits.
+        let calls = caller.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
+        let (ended_sender, ended) = mpsc::channel(calls.max(1));
+        Self {
+            admission,
+            caller,
+            settings,
+            progress,
+            arriving,
+            ended,
+            ended_sender,
+            calls: JoinSet::new(),
+            retries: BinaryHeap::new(),
+            next_retry: 0,
+            reached: false,
+        }
+    }
+
+    /// Runs until there is nothing left to come, or a halt; returns what was not started.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> (Halt, Vec<Held>) {
+        let mut ends = Vec::new();
+        let halt = loop {
+            let wake = self.admit().await;
+            if let Some(halt) = self.should_halt() {
+                break halt;
+            }
+            let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                () = stop.cancelled() => break Halt::Stopped,
+                _ = self.ended.recv_many(&mut ends, 64) => {
+                    ends.drain(..).for_each(|ended| self.hear(ended));
+                }
+                arrived = self.arriving.recv() => match arrived {
+                    Some(jobs) => jobs.into_iter().for_each(|held| self.line_up(held)),
+                    // The puller ends by itself only when everything is settled.
+                    None => break Halt::Drained,
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            while self.calls.try_join_next().is_some() {}
+        };
+        let back = self.wind_down(&halt).await;
+        (halt, back)
+    }
+
+    /// Starts all that may go now; returns when to look again.
+    async fn admit(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        while self.retries.peek().is_some_and(|Reverse(retry)| retry.due.0 <= now) {
+            if let Some(Reverse(retry)) = self.retries.pop() {
+                self.line_up(retry.held);
+            }
+        }
+        let next_retry = self.retries.peek().map(|Reverse(retry)| retry.due.0);
+        loop {
+            let (held, ending, code, message) = match self.admission.next(now) {
+                Next::Wait(at) => {
+                    return [at, next_retry].into_iter().flatten().min();
+                }
+                Next::Go(held, deployment) => {
+                    self.progress.charged.fetch_add(held.charge, Ordering::Relaxed);
+                    let permit = Permit::new(deployment, self.ended_sender.clone());
+                    self.calls.spawn(self.caller.clone().attempt(held, permit));
+                    continue;
+                }
+                Next::Expired(held) => {
+                    let message = "its deadline passed before a deployment had room for it";
+                    (held, Ending::Expired, "deadline_passed", message.to_owned())
+                }
+                Next::NeverFits(held) => {
+                    let message = format!(
+                        "the request may take {} tokens, more than a whole minute's quota: \
+                         lower its max_tokens or raise the quota",
+                        held.charge
+                    );
+                    (held, Ending::Failed, "charge_exceeds_quota", message)
+                }
+                Next::NotServed(held) => {
+                    let model = &held.delivery.job.model;
+                    let message = format!("no deployment serves the model '{model}'");
+                    (held, Ending::Failed, "model_not_served", message)
+                }
+            };
+            let finished = Finished::turned_away(held, ending, code, message);
+            let _ = self.caller.to_record.send(finished).await;
+        }
+    }
+
+    fn line_up(&mut self, held: Held) {
+        let job = &held.delivery.job;
+        let left = |at: Timestamp| {
+            Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+        };
+        let ticket = Ticket {
+            model: job.model.clone(),
+            charge: held.charge,
+            priority: job.priority,
+            deadline: job.deadline.map(|at| Instant::now() + left(at)),
+        };
+        self.admission.offer(&ticket, held);
+    }
+
+    fn hear(&mut self, ended: Ended) {
+        use crate::admission::deployment::Feedback;
+        let now = Instant::now();
+        self.reached |= matches!(ended.feedback, Feedback::Responded | Feedback::Throttled { .. });
+        self.admission.observe(ended.deployment, ended.feedback, now);
+        if let Some((held, due)) = ended.back {
+            if due <= now {
+                self.line_up(held);
+            } else {
+                self.next_retry += 1;
+                self.retries.push(Reverse(Retry { due: (due, self.next_retry), held }));
+            }
+        }
+    }
+
+    fn should_halt(&self) -> Option<Halt> {
+        if let Some(why) = self.admission.all_retired() {
+            return Some(Halt::NoDeployment { why: why.to_owned() });
+        }
+        let patience =
+            if self.reached { self.settings.unreachable_after } else { UNREACHABLE_AT_START };
+        let (outage, why) = self.admission.all_unreachable(Instant::now())?;
+        (outage >= patience).then(|| Halt::Unreachable { why: why.to_owned() })
+    }
+
+    /// Lets the calls in flight finish within the grace time; returns all jobs without an outcome.
+    async fn wind_down(&mut self, halt: &Halt) -> Vec<Held> {
+        let mut back = self.admission.drain();
+        back.extend(self.retries.drain().map(|Reverse(retry)| retry.held));
+        let deadline = Instant::now() + self.settings.shutdown_grace;
+        let mut ends = Vec::new();
+        while self.admission.in_flight() > 0 && !matches!(halt, Halt::Drained) {
+            let heard = self.ended.recv_many(&mut ends, 64);
+            if tokio::time::timeout_at(deadline, heard).await.is_err() {
+                break;
+            }
+            for ended in ends.drain(..) {
+                self.admission.observe(ended.deployment, ended.feedback, Instant::now());
+                back.extend(ended.back.map(|(held, _)| held));
+            }
+        }
+        self.progress.cut_off.store(self.admission.in_flight() as u64, Ordering::Relaxed);
+        self.calls.shutdown().await;
+        self.arriving.close();
+        while let Some(jobs) = self.arriving.recv().await {
+            back.extend(jobs);
+        }
+        back
+    }
+}
+
+impl PartialEq for Retry {
+    fn eq(&self, other: &Self) -> bool {
+        self.due == other.due
+    }
+}
+
+impl Eq for Retry {}
+
+impl PartialOrd for Retry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Retry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.due.cmp(&other.due)
+    }
+}

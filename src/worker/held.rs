@@ -1,0 +1,123 @@
+//! Deliveries in our hands: what is held, until when, and the room that bounds how many.
+//!
+//! A [`Held`] carries its place in the room and its entry in the register of locks, so that both
+//! are given back wherever it ends.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::model::verdict::ErrorReply;
+use crate::queue::{Delivery, LockToken, Queue};
+
+/// How often locks are looked at; Service Bus locks last 5 s at the least.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A delivery that waits, runs or is being recorded.
+pub(super) struct Held {
+    pub(super) delivery: Delivery,
+    /// What the service books for one call of it.
+    pub(super) charge: u64,
+    /// Calls so far that count as tries.
+    pub(super) attempts: u32,
+    pub(super) last_error: Option<ErrorReply>,
+    pub(super) place: Place,
+}
+
+/// Gives the room and the register's entry back when it is dropped.
+pub(super) struct Place {
+    lock: LockToken,
+    locks: Arc<Locks>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Whether somebody else may hold the job by now.
+    pub(super) fn is_lost(&self) -> bool {
+        self.locks.with(|held| held.get(&self.lock).is_none_or(|lock| lock.lost))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.locks.with(|held| held.remove(&self.lock));
+    }
+}
+
+/// The locks of everything we hold.
+#[derive(Default)]
+pub(super) struct Locks(Mutex<HashMap<LockToken, Lock>>);
+
+struct Lock {
+    expires: Instant,
+    /// When this much is left, it is renewed.
+    half_life: Duration,
+    lost: bool,
+}
+
+impl Locks {
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        charge: u64,
+        room: OwnedSemaphorePermit,
+    ) -> Held {
+        let left = until(delivery.locked_until);
+        let lock = Lock { expires: Instant::now() + left, half_life: left / 2, lost: false };
+        self.with(|held| held.insert(delivery.lock, lock));
+        let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
+        Held { delivery, charge, attempts: 0, last_error: None, place }
+    }
+
+    fn due(&self, now: Instant) -> Vec<LockToken> {
+        self.with(|held| {
+            let due =
+                held.iter().filter(|(_, lock)| !lock.lost && lock.expires < now + lock.half_life);
+            due.map(|(token, _)| *token).collect()
+        })
+    }
+
+    fn renewed(&self, token: LockToken, until_at: Option<Timestamp>) {
+        self.with(|held| {
+            let Some(lock) = held.get_mut(&token) else { return };
+            match until_at {
+                Some(at) => lock.expires = Instant::now() + until(at),
+                None => lock.lost = true,
+            }
+        });
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<LockToken, Lock>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+/// Renews every lock at half of its life, for as long as the task runs.
+pub(super) async fn keep_locks(queue: Arc<dyn Queue>, locks: Arc<Locks>) {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let due = locks.due(look.tick().await);
+        if due.is_empty() {
+            continue;
+        }
+        match queue.renew(&due).await {
+            Ok(renewed) => {
+                let lost = renewed.iter().filter(|until| until.is_none()).count();
+                debug!(locks = due.len(), lost, "renewed locks");
+                due.into_iter().zip(renewed).for_each(|(token, at)| locks.renewed(token, at));
+            }
+            // The next look tries again; a lock that expires meanwhile is settled by redelivery.
+            Err(error) => warn!(%error, locks = due.len(), "could not renew locks"),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The pipeline, written once for every queue and store: pull, admit, call, record, settle.
+//!
+//! ```text
+//! puller ──jobs──▶ conductor ──spawns──▶ attempt ──outcome──▶ recorder ──▶ settler
+//!    ▲                  ▲  owns Admission    │
+//!    └── room ──────────┼────────────────────┴── end of call, job to try again
+//!                       └─ keep_locks renews what all of them hold
+//! ```
+//!
+//! Every task has an owner and an end: [`Worker::run`] starts them and joins them, in the order in
+//! which work drains. What is held at any time is bounded by `max_held`, whatever the queue holds.
+
+mod attempt;
+mod conductor;
+mod held;
+mod pull;
+mod record;
+mod retry;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admission::deployment::Limits;
+use crate::admission::{Admission, Member};
+use crate::model::Client;
+use crate::outcome::{Ending, Outcome, Usage};
+use crate::queue::{Queue, QueueError};
+use crate::store::{Recorded, Store, StoreError};
+use held::{Held, Locks};
+
+/// A deployment that calls can go to.
+#[derive(Clone)]
+pub struct Target {
+    /// What outcomes and logs call it.
+    pub name: String,
+    /// The model it serves; `None`: whatever is asked for.
+    pub model: Option<String>,
+    pub limits: Limits,
+    pub client: Client,
+}
+
+/// How the pipeline behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Ends when the queue is empty.
+    pub drain: bool,
+    /// Deliveries held at a time, waiting and in flight together.
+    pub max_held: usize,
+    /// Calls of one job that may end in a passing fault before it is dead.
+    pub max_tries: u32,
+    /// Hand-outs of one job without an outcome before it is dead.
+    pub max_deliveries: u32,
+    /// How long calls in flight may go on after a stop.
+    pub shutdown_grace: Duration,
+    /// How long no deployment may be reachable before the worker gives up.
+    pub unreachable_after: Duration,
+}
+
+/// Why a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Halt {
+    /// The queue is empty and everything is settled.
+    Drained,
+    /// It was asked to.
+    Stopped,
+    /// No deployment will answer as configured.
+    NoDeployment { why: String },
+    /// No deployment could be connected to for too long.
+    Unreachable { why: String },
+}
+
+/// Why a worker failed. Whatever it held is redelivered.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a task of the worker panicked; its message is above")]
+    Panicked,
+}
+
+/// What has happened so far, for whoever watches.
+#[derive(Debug, Default)]
+pub struct Progress {
+    endings: [AtomicU64; Ending::ALL.len()],
+    prompt_tokens: AtomicU64,
+    completion_tokens: AtomicU64,
+    /// Tokens booked for the calls that were started.
+    pub charged: AtomicU64,
+    /// Calls refused for want of quota.
+    pub throttled: AtomicU64,
+    /// Calls that ended in a passing fault.
+    pub faults: AtomicU64,
+    /// Calls still in flight when the grace time was over: these alone may be paid twice.
+    pub cut_off: AtomicU64,
+}
+
+impl Progress {
+    /// Outcomes recorded by this worker.
+    pub fn of(&self, ending: Ending) -> u64 {
+        self.endings[ending as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn ended(&self) -> u64 {
+        Ending::ALL.into_iter().map(|ending| self.of(ending)).sum()
+    }
+
+    /// Tokens of the recorded answers.
+    pub fn tokens(&self) -> u64 {
+        self.prompt_tokens.load(Ordering::Relaxed) + self.completion_tokens.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, outcomes: &[Outcome], proofs: &[Recorded]) {
+        let mut sum = Usage::default();
+        for (outcome, _) in outcomes.iter().zip(proofs).filter(|(_, proof)| proof.is_first()) {
+            self.endings[outcome.ending as usize].fetch_add(1, Ordering::Relaxed);
+            sum += outcome.usage;
+        }
+        self.prompt_tokens.fetch_add(sum.prompt, Ordering::Relaxed);
+        self.completion_tokens.fetch_add(sum.completion, Ordering::Relaxed);
+    }
+}
+
+/// One worker over one queue and one store.
+pub struct Worker {
+    pub queue: Arc<dyn Queue>,
+    pub store: Arc<dyn Store>,
+    pub targets: Vec<Target>,
+    pub settings: Settings,
+    pub progress: Arc<Progress>,
+}
+
+impl Worker {
+    /// Works until the queue is drained (if so set), a stop, or trouble that is no job's fault.
+    ///
+    /// # Errors
+    /// If the queue or the store fails for good; nothing that it held is lost.
+    pub async fn run(self, stop: CancellationToken) -> Result<Halt, WorkerError> {
+        let locks = Arc::<Locks>::default();
+        let (to_admission, arriving) = mpsc::channel(4);
+        let calls = self.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
+        let (to_record, finished) = mpsc::channel(calls.max(64));
+        // Ends the whole pipeline when one of its tasks fails.
+        let ending = stop.child_token();
+
+        let keeping = tokio::spawn(held::keep_locks(self.queue.clone(), locks.clone()));
+        let puller = pull::Puller {
+            queue: self.queue.clone(),
+            store: self.store.clone(),
+            locks,
+            room: Arc::new(Semaphore::new(self.settings.max_held)),
+            settings: self.settings.clone(),
+            to_admission,
+            to_record: to_record.clone(),
+        };
+        let pulling = tokio::spawn(ends(ending.clone(), puller.run(ending.clone())));
+        let recording =
+            record::record_all(self.store, self.queue.clone(), finished, self.progress.clone());
+        let recording = tokio::spawn(ends(ending.clone(), recording));
+
+        let members = self
+            .targets
+            .iter()
+            .map(|target| Member { model: target.model.clone(), limits: target.limits.clone() });
+        let admission = Admission::new(members.collect(), Instant::now());
+        let caller = attempt::Caller {
+            targets: self.targets,
+            max_tries: self.settings.max_tries,
+            to_record,
+            progress: self.progress.clone(),
+        };
+        let conductor = conductor::Conductor::new(
+            admission,
+            Arc::new(caller),
+            self.settings.clone(),
+            self.progress,
+            arriving,
+        );
+        let (halt, back) = conductor.run(&ending).await;
+        ending.cancel();
+        give_back(self.queue.as_ref(), back).await;
+        let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
+        let recorded = recording.await.map_err(|_| WorkerError::Panicked)?;
+        keeping.abort();
+        recorded.and(pulled).map(|()| halt)
+    }
+}
+
+/// Runs a task of the pipeline; if it fails, the others are told to stop.
+async fn ends(
+    others: CancellationToken,
+    task: impl Future<Output = Result<(), WorkerError>>,
+) -> Result<(), WorkerError> {
+    let result = task.await;
+    if result.is_err() {
+        others.cancel();
+    }
+    result
+}
+
+async fn give_back(queue: &dyn Queue, back: Vec<Held>) {
+    if back.is_empty() {
+        return;
+    }
+    let locks: Vec<_> = back.iter().map(|held| held.delivery.lock).collect();
+    match queue.abandon(&locks).await {
+        Ok(()) => info!(jobs = locks.len(), "gave jobs back that were not started"),
+        // Their locks run out by themselves.
+        Err(error) => warn!(%error, jobs = locks.len(), "could not give jobs back"),
+    }
+}

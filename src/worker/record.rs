@@ -1,0 +1,198 @@
+//! Outcomes become durable in groups, and only then is anything settled.
+//!
+//! Two tasks in a row: while one group is being settled the next is being recorded. While the store
+//! is away the first task holds its group and tries again; the bounded channel before it then fills,
+//! calls keep their permits, and no new call starts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::random;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::held::{Held, Place};
+use super::{Progress, WorkerError, retry};
+use crate::model::Reply;
+use crate::model::verdict::ErrorReply;
+use crate::outcome::{Ending, Failure, Outcome, Usage};
+use crate::queue::{DeadLetterReason, Delivery, Queue, QueueError, Settlement};
+use crate::store::{Store, StoreError};
+
+/// Outcomes recorded together at the most.
+const GROUP: usize = 512;
+
+/// Groups between recording and settling.
+const GROUPS_BETWEEN: usize = 2;
+
+/// A job that has ended and is not recorded yet.
+pub(super) struct Finished {
+    delivery: Delivery,
+    place: Place,
+    outcome: Outcome,
+    dead: Option<DeadLetterReason>,
+}
+
+impl Finished {
+    pub(super) fn answered(held: Held, deployment: &str, reply: Reply, latency: Duration) -> Self {
+        let mut finished = Self::ended(held, Ending::Succeeded, None);
+        let outcome = &mut finished.outcome;
+        outcome.status_code = Some(reply.status);
+        outcome.request_id = reply.request_id;
+        outcome.body = Some(reply.body);
+        outcome.usage = reply.usage;
+        outcome.deployment = deployment.into();
+        outcome.latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+        finished
+    }
+
+    pub(super) fn refused(
+        held: Held,
+        deployment: &str,
+        error: ErrorReply,
+        latency: Duration,
+    ) -> Self {
+        let mut finished = Self::ended(held, Ending::Failed, Some(error));
+        finished.outcome.deployment = deployment.into();
+        finished.outcome.latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+        finished
+    }
+
+    /// Ended without a call, by our own judgement.
+    pub(super) fn turned_away(held: Held, ending: Ending, code: &str, message: String) -> Self {
+        let mut finished = Self::ended(held, ending, None);
+        finished.outcome.failure = Some(Failure { code: code.into(), message });
+        finished
+    }
+
+    /// All tries are used up; the last error, if there was one, is the outcome's.
+    pub(super) fn dead(mut held: Held, reason: &str, description: String) -> Self {
+        let last = held.last_error.take();
+        let mut finished = Self::ended(held, Ending::Dead, last);
+        finished.outcome.failure.get_or_insert_with(|| Failure {
+            code: reason.to_owned(),
+            message: description.clone(),
+        });
+        finished.dead = Some(DeadLetterReason { reason: reason.to_owned(), description });
+        finished
+    }
+
+    fn ended(held: Held, ending: Ending, error: Option<ErrorReply>) -> Self {
+        let Held { delivery, attempts, place, .. } = held;
+        let job = &delivery.job;
+        let mut outcome = Outcome {
+            job_id: job.id,
+            batch_id: job.batch_id.clone(),
+            custom_id: job.custom_id.clone(),
+            position: job.position,
+            digest: job.digest(),
+            ending,
+            status_code: None,
+            request_id: None,
+            body: None,
+            failure: None,
+            usage: Usage::default(),
+            attempts,
+            deployment: String::new(),
+            model: job.model.clone(),
+            latency_ms: 0,
+            finished_at: Timestamp::now(),
+            metadata: job.metadata.clone(),
+        };
+        if let Some(error) = error {
+            outcome.status_code = error.status;
+            outcome.request_id = error.request_id;
+            outcome.body = error.body;
+            outcome.failure = Some(error.failure);
+        }
+        Self { delivery, place, outcome, dead: None }
+    }
+}
+
+/// Settlements whose outcomes are durable, with the places that they free.
+struct Group {
+    settlements: Vec<Settlement>,
+    places: Vec<Place>,
+}
+
+/// Records and settles all that comes, until the channel is closed and empty.
+pub(super) async fn record_all(
+    store: Arc<dyn Store>,
+    queue: Arc<dyn Queue>,
+    mut finished: mpsc::Receiver<Finished>,
+    progress: Arc<Progress>,
+) -> Result<(), WorkerError> {
+    let (recorded, to_settle) = mpsc::channel(GROUPS_BETWEEN);
+    let settling = tokio::spawn(settle_all(queue, to_settle));
+    let mut group = Vec::with_capacity(GROUP);
+    while finished.recv_many(&mut group, GROUP).await > 0 {
+        let done = record_group(store.as_ref(), group.drain(..), &progress).await?;
+        if recorded.send(done).await.is_err() {
+            break;
+        }
+    }
+    drop(recorded);
+    settling.await.map_err(|_| WorkerError::Panicked)?
+}
+
+async fn record_group(
+    store: &dyn Store,
+    group: impl Iterator<Item = Finished>,
+    progress: &Progress,
+) -> Result<Group, WorkerError> {
+    let mut outcomes = Vec::new();
+    let mut waiting = Vec::new();
+    for Finished { delivery, place, outcome, dead } in group {
+        outcomes.push(outcome);
+        waiting.push((delivery, place, dead));
+    }
+    let outcomes = Arc::new(outcomes);
+    let proofs = until_reached(|| store.record(outcomes.clone())).await?;
+    progress.count(&outcomes, &proofs);
+    let mut done = Group { settlements: Vec::new(), places: Vec::new() };
+    for ((delivery, place, dead), proof) in waiting.into_iter().zip(proofs) {
+        done.settlements.push(match dead {
+            Some(reason) => delivery.dead_letter(proof, reason),
+            None => delivery.complete(proof),
+        });
+        done.places.push(place);
+    }
+    Ok(done)
+}
+
+async fn settle_all(
+    queue: Arc<dyn Queue>,
+    mut groups: mpsc::Receiver<Group>,
+) -> Result<(), WorkerError> {
+    while let Some(Group { settlements, places }) = groups.recv().await {
+        match queue.settle(settlements).await {
+            Ok(()) => {}
+            // The outcomes are safe. What could not be settled comes again and is looked up.
+            Err(QueueError::Unavailable(error)) => {
+                warn!(%error, jobs = places.len(), "could not settle; redelivery will");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Asks a store again, with backoff, for as long as it is merely out of reach.
+pub(super) async fn until_reached<T, F>(mut ask: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut failures = 0;
+    loop {
+        match ask().await {
+            Err(StoreError::Unavailable(error)) => {
+                failures += 1;
+                let pause = retry::delay(failures, None, random());
+                warn!(%error, ?pause, "the store can't be reached; outcomes are held");
+                tokio::time::sleep(pause).await;
+            }
+            decided => return decided,
+        }
+    }
+}
