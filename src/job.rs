@@ -164,6 +164,9 @@ pub struct Job {
     pub priority: i32,
     /// The user's own JSON object, carried to the outcome.
     pub metadata: Option<Box<str>>,
+    /// The job may have an outcome although it was never handed out under this message: look it up
+    /// before any call.
+    pub look_up: bool,
 }
 
 impl Job {
@@ -192,6 +195,7 @@ impl Job {
             not_before: self.not_before,
             priority: self.priority,
             metadata: metadata.transpose()?,
+            look_up: self.look_up,
         })
     }
 
@@ -218,6 +222,7 @@ impl Job {
             not_before: m.not_before,
             priority: m.priority,
             metadata: m.metadata.map(|raw| raw.get().into()),
+            look_up: m.look_up,
         })
     }
 }
@@ -245,6 +250,8 @@ struct Message<'a> {
     priority: i32,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a RawValue>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    look_up: bool,
 }
 
 #[derive(Deserialize)]
@@ -276,6 +283,7 @@ mod tests {
             not_before: None,
             priority: 2,
             metadata: Some(r#"{"team":"経理"}"#.into()),
+            look_up: true,
         }
     }
 

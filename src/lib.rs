@@ -9,6 +9,8 @@
 
 pub mod job;
 pub mod outcome;
+
+pub mod intake;
 pub mod queue;
 pub mod sqlite;
 pub mod store;

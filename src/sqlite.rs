@@ -34,6 +34,7 @@ CREATE TABLE queue (
     max_output_tokens INTEGER,
     deadline       TEXT,
     metadata       TEXT,
+    look_up        INTEGER NOT NULL,
     body           TEXT    NOT NULL
 );
 CREATE INDEX queue_in_order ON queue (available_at, priority DESC, seq);

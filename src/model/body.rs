@@ -92,6 +92,7 @@ mod tests {
             not_before: None,
             priority: 0,
             metadata: None,
+            look_up: false,
         }
     }
 

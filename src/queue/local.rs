@@ -189,8 +189,8 @@ fn insert(c: &Connection, jobs: &[Job]) -> rusqlite::Result<u64> {
     let mut insert = c.prepare_cached(
         "INSERT OR IGNORE INTO queue (job_id, available_at, priority, delivery_count, batch_id,
              custom_id, position, url, model, prompt_tokens, max_output_tokens, deadline, metadata,
-             body)
-         VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+             look_up, body)
+         VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?;
     let mut accepted = 0;
     for job in jobs {
@@ -207,6 +207,7 @@ fn insert(c: &Connection, jobs: &[Job]) -> rusqlite::Result<u64> {
             job.estimate.map(|e| e.max_output),
             job.deadline.map(|at| at.to_string()),
             job.metadata,
+            job.look_up,
             text(&job.body)?,
         ])?;
     }
@@ -225,7 +226,7 @@ fn hand_out(
          WHERE seq IN (SELECT seq FROM queue WHERE available_at <= :now
                        ORDER BY available_at, priority DESC, seq LIMIT :max)
          RETURNING seq, delivery_count, job_id, batch_id, custom_id, position, url, model,
-                   prompt_tokens, max_output_tokens, deadline, metadata, priority, body",
+                   prompt_tokens, max_output_tokens, deadline, metadata, priority, look_up, body",
     )?;
     let parameters = named_params! {
         ":until": until.as_millisecond(), ":nonce": nonce, ":now": now.as_millisecond(), ":max": max,
@@ -255,7 +256,7 @@ fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
         position: row.get(5)?,
         api: parsed(row, 6, Api::from_url)?,
         model: row.get(7)?,
-        body: row.get::<_, String>(13)?.into(),
+        body: row.get::<_, String>(14)?.into(),
         estimate: prompt
             .zip(max_output)
             .map(|(prompt, max_output)| Estimate { prompt, max_output }),
@@ -267,6 +268,7 @@ fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
         not_before: None,
         priority: row.get(12)?,
         metadata: row.get(11)?,
+        look_up: row.get(13)?,
     })
 }
 
@@ -284,7 +286,7 @@ fn settle(c: &Connection, settlements: &[Settlement]) -> rusqlite::Result<()> {
 fn set_aside(c: &Connection, lock: LockToken, reason: &DeadLetterReason) -> rusqlite::Result<()> {
     let mut find = c.prepare_cached(
         "SELECT seq, delivery_count, job_id, batch_id, custom_id, position, url, model,
-                prompt_tokens, max_output_tokens, deadline, metadata, priority, body
+                prompt_tokens, max_output_tokens, deadline, metadata, priority, look_up, body
          FROM queue WHERE seq = ?1 AND lock = ?2",
     )?;
     let held = find.query_row(row_of(lock), |row| Ok((row.get::<_, u32>(1)?, read_job(row)?)));

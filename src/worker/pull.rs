@@ -96,7 +96,7 @@ impl Puller {
         };
         let held: Vec<Held> = deliveries.into_iter().map(hold).collect();
         let (again, mut fresh): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|held| held.delivery.count > 1);
+            held.into_iter().partition(|held| held.delivery.count > 1 || held.delivery.job.look_up);
         for held in self.settle_known(again).await? {
             if held.delivery.count >= self.settings.max_deliveries {
                 self.give_up(held).await;

@@ -1,0 +1,178 @@
+//! The second pass: jobs stream to the queue, and those that are known already stay out.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::Checked;
+use super::batch_file::{Reading, read_line};
+use super::source::{Lines, Source, SourceError};
+use crate::job::{BatchId, Job};
+use crate::queue::{Queue, QueueError};
+use crate::store::{Batch, BatchState, Store, StoreError};
+
+/// Jobs that go to the queue in one call.
+const CHUNK: usize = 500;
+
+/// Chunks that are read ahead while one is being sent.
+const READ_AHEAD: usize = 2;
+
+/// Why jobs could not be enqueued. Those that were stay; running it again adds the rest.
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "custom_id '{custom_id}' of batch '{batch}' has its outcome already, for another body: \
+         choose another --batch, or another custom_id"
+    )]
+    Changed { batch: BatchId, custom_id: String },
+    #[error(
+        "the input changed while it was read: it was checked with {checked} jobs and now has {now}"
+    )]
+    InputChanged { checked: u64, now: u64 },
+    #[error("the task that reads the input panicked; its message is above")]
+    Panicked,
+}
+
+/// What an enqueue came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Enqueued {
+    /// Jobs of the input.
+    pub jobs: u64,
+    /// Jobs that were in the queue already.
+    pub waiting: u64,
+    /// Jobs that have their outcome already.
+    pub known: u64,
+    pub prompt_tokens: u64,
+}
+
+/// Sends the input's jobs to the queue under the batch's name. `sent` hears of the progress.
+///
+/// # Errors
+/// If the input, the queue or the store fails; see [`EnqueueError`].
+pub async fn enqueue(
+    sources: &[Source],
+    reading: &Reading,
+    checked: &Checked,
+    batch: &BatchId,
+    (queue, store): (&dyn Queue, &dyn Store),
+    sent: impl Fn(u64),
+) -> Result<Enqueued, EnqueueError> {
+    let before = store.batch(batch).await?;
+    let mut document = before.clone().unwrap_or(Batch {
+        id: batch.clone(),
+        state: BatchState::Enqueuing,
+        jobs: 0,
+        prompt_tokens: 0,
+        created_at: Timestamp::now(),
+    });
+    document.state = BatchState::Enqueuing;
+    store.put_batch(&document).await?;
+
+    let (send, mut chunks) = mpsc::channel(READ_AHEAD);
+    let input = Input {
+        sources: sources.to_vec(),
+        reading: reading.clone(),
+        repeated: checked.repeated.clone().into(),
+        batch: batch.clone(),
+    };
+    let reader = tokio::task::spawn_blocking(move || input.read(&send));
+    let mut total = Enqueued::default();
+    while let Some(mut jobs) = chunks.recv().await {
+        total.jobs += jobs.len() as u64;
+        let tokens = jobs.iter().filter_map(|job| job.estimate).map(|e| u64::from(e.prompt));
+        total.prompt_tokens += tokens.sum::<u64>();
+        if before.is_some() {
+            let all = jobs.len();
+            jobs = without_known(jobs, batch, store).await?;
+            total.known += (all - jobs.len()) as u64;
+        }
+        total.waiting += queue.send(jobs).await?.duplicates;
+        sent(total.jobs);
+    }
+    reader.await.map_err(|_| EnqueueError::Panicked)??;
+    if total.jobs != checked.jobs {
+        return Err(EnqueueError::InputChanged { checked: checked.jobs, now: total.jobs });
+    }
+    // Several inputs may share a batch: what was known or waiting is counted already, unless the
+    // earlier enqueue never came to its end.
+    let counted = document.jobs.max(total.known + total.waiting);
+    document.jobs = counted + total.jobs - total.known - total.waiting;
+    document.prompt_tokens = document.prompt_tokens.max(total.prompt_tokens);
+    document.state = BatchState::Running;
+    store.put_batch(&document).await?;
+    Ok(total)
+}
+
+/// Leaves out the jobs with an outcome. The others are marked: the batch may be worked on at this
+/// moment, so whoever receives one of them looks it up once more.
+async fn without_known(
+    jobs: Vec<Job>,
+    batch: &BatchId,
+    store: &dyn Store,
+) -> Result<Vec<Job>, EnqueueError> {
+    let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
+    let known = store.look_up(batch, &ids).await?;
+    let mut unknown = Vec::new();
+    for (mut job, known) in jobs.into_iter().zip(known) {
+        match known {
+            Some(proof) if proof.digest() != job.digest() => {
+                return Err(EnqueueError::Changed {
+                    batch: batch.clone(),
+                    custom_id: job.custom_id,
+                });
+            }
+            Some(_) => {}
+            None => {
+                job.look_up = true;
+                unknown.push(job);
+            }
+        }
+    }
+    Ok(unknown)
+}
+
+/// What the reading thread needs.
+struct Input {
+    sources: Vec<Source>,
+    reading: Reading,
+    repeated: Arc<[u64]>,
+    batch: BatchId,
+}
+
+impl Input {
+    fn read(self, send: &mpsc::Sender<Vec<Job>>) -> Result<(), SourceError> {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut ordinal = 0;
+        for source in &self.sources {
+            let mut lines = Lines::open(source)?;
+            while let Some(line) = lines.next()? {
+                let position = ordinal;
+                ordinal += 1;
+                let text = line.checked(self.reading.max_line_bytes);
+                // Faults were reported by the first pass.
+                let Ok(job) = text.and_then(|text| read_line(text, &self.reading)) else {
+                    continue;
+                };
+                if self.repeated.binary_search(&position).is_ok() {
+                    continue;
+                }
+                chunk.push(job.into_job(&self.batch, position));
+                if chunk.len() == CHUNK && send.blocking_send(std::mem::take(&mut chunk)).is_err() {
+                    // Sending failed; the sender tells why.
+                    return Ok(());
+                }
+            }
+        }
+        if !chunk.is_empty() {
+            let _ = send.blocking_send(chunk);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! What can be wrong with a line, and the mend for each.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use serde_json::json;
+
+/// A line that is no job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub file: String,
+    /// From 1; 0 for what is wrong with the file as a whole.
+    pub line: u64,
+    pub what: LineFault,
+}
+
+/// The faults; each text says the mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LineFault {
+    #[error("the file is empty; write one JSON object a line")]
+    EmptyFile,
+    #[error("not UTF-8 from byte {at} on; save the file as UTF-8")]
+    NotUtf8 { at: usize },
+    #[error("the line has {} MiB, more than the limit of {} MiB; split the prompt, or raise --max-line-mib", bytes >> 20, limit >> 20)]
+    TooLong { bytes: usize, limit: usize },
+    #[error("invalid JSON ({0}); each line must be one whole JSON object")]
+    Json(String),
+    #[error("'{field}' is missing; {mend}")]
+    Missing { field: &'static str, mend: &'static str },
+    #[error("'{field}' must be {expected}")]
+    Wrong { field: &'static str, expected: &'static str },
+    #[error(
+        "the url '{0}' is not served; use /v1/chat/completions, /v1/responses or /v1/embeddings"
+    )]
+    Url(String),
+    #[error(
+        "the body names no model; add \"model\" to it, or give --model for all lines without one"
+    )]
+    NoModel,
+    #[error("no deployment serves the model '{model}'; use one of: {}", known.join(", "))]
+    UnknownModel { model: String, known: Vec<String> },
+    #[error(
+        "the custom_id is used already in {first_file}, line {first_line}; give each line its own"
+    )]
+    DuplicateCustomId { first_file: String, first_line: u64 },
+}
+
+impl LineFault {
+    /// A word for programs that read the error file.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::EmptyFile => "empty_file",
+            Self::NotUtf8 { .. } => "invalid_utf8",
+            Self::TooLong { .. } => "line_too_long",
+            Self::Json(_) => "invalid_json_line",
+            Self::Missing { .. } => "missing_field",
+            Self::Wrong { .. } => "invalid_field",
+            Self::Url(_) => "invalid_url",
+            Self::NoModel => "missing_model",
+            Self::UnknownModel { .. } => "unknown_model",
+            Self::DuplicateCustomId { .. } => "duplicate_custom_id",
+        }
+    }
+}
+
+impl Fault {
+    /// Writes the fault as a line of an error file.
+    pub(super) fn write_line(&self, out: &mut dyn Write) -> io::Result<()> {
+        let error =
+            json!({"code": self.what.code(), "message": self.to_string(), "line": self.line});
+        let line = json!({"id": null, "custom_id": null, "response": null, "error": error});
+        writeln!(out, "{line}")
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.what),
+            line => write!(f, "{}, line {line}: {}", self.file, self.what),
+        }
+    }
+}

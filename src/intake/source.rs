@@ -1,0 +1,148 @@
+//! Where lines come from: files, plain or compressed by their name, and spooled standard input.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use super::LineFault;
+
+const BUFFER: usize = 256 * 1024;
+
+/// One input, readable more than once.
+#[derive(Debug, Clone)]
+pub enum Source {
+    File(PathBuf),
+    /// Standard input, copied to a file.
+    Spooled(std::sync::Arc<tempfile::NamedTempFile>),
+}
+
+/// Why an input can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("can't read {name}")]
+    Read { name: String, source: io::Error },
+    #[error("{name} is UTF-16; save it as UTF-8")]
+    Utf16 { name: String },
+}
+
+impl Source {
+    /// `-` is standard input, which is read here to its end.
+    ///
+    /// # Errors
+    /// If the file is not there or standard input can't be spooled to `scratch`.
+    pub fn open(argument: &Path, scratch: &Path) -> Result<Self, SourceError> {
+        if argument.as_os_str() == "-" {
+            let failed = |source| SourceError::Read { name: "standard input".into(), source };
+            let mut spool = tempfile::NamedTempFile::new_in(scratch).map_err(failed)?;
+            io::copy(&mut io::stdin().lock(), &mut spool).map_err(failed)?;
+            return Ok(Self::Spooled(spool.into()));
+        }
+        let source = Self::File(argument.to_owned());
+        source.reader().map(|_| source)
+    }
+
+    /// The name without folder and endings, to name a batch by.
+    pub(super) fn stem(&self) -> String {
+        let Self::File(path) = self else { return "stdin".into() };
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.split('.').find(|part| !part.is_empty()).unwrap_or("batch").to_owned()
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Spooled(spool) => spool.path(),
+        }
+    }
+
+    fn reader(&self) -> Result<Box<dyn BufRead + Send>, SourceError> {
+        let path = self.path();
+        let failed = |source| SourceError::Read { name: self.to_string(), source };
+        let file = File::open(path).map_err(failed)?;
+        // Opening a folder works on Linux; reading from it is what fails.
+        if file.metadata().map_err(failed)?.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        let reader: Box<dyn Read + Send> = match path.extension().and_then(|e| e.to_str()) {
+            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+            Some("zst") => Box::new(zstd::Decoder::new(file).map_err(failed)?),
+            _ => Box::new(file),
+        };
+        Ok(Box::new(BufReader::with_capacity(BUFFER, reader)))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Spooled(_) => f.write_str("standard input"),
+        }
+    }
+}
+
+/// The lines of a source that are not blank, one at a time, with their numbers.
+pub(super) struct Lines {
+    name: String,
+    reader: Box<dyn BufRead + Send>,
+    line: Vec<u8>,
+    number: u64,
+    had_bom: bool,
+}
+
+/// One line without its end.
+pub(super) struct Line<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) number: u64,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn checked(&self, limit: usize) -> Result<&'a str, LineFault> {
+        if self.bytes.len() > limit {
+            return Err(LineFault::TooLong { bytes: self.bytes.len(), limit });
+        }
+        simdutf8::compat::from_utf8(self.bytes)
+            .map_err(|e| LineFault::NotUtf8 { at: e.valid_up_to() + 1 })
+    }
+}
+
+impl Lines {
+    pub(super) fn open(source: &Source) -> Result<Self, SourceError> {
+        let mut reader = source.reader()?;
+        let name = source.to_string();
+        let start =
+            reader.fill_buf().map_err(|e| SourceError::Read { name: name.clone(), source: e })?;
+        if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
+            return Err(SourceError::Utf16 { name });
+        }
+        let had_bom = start.starts_with(&[0xef, 0xbb, 0xbf]);
+        if had_bom {
+            reader.consume(3);
+        }
+        Ok(Self { name, reader, line: Vec::new(), number: 0, had_bom })
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<Line<'_>>, SourceError> {
+        loop {
+            self.line.clear();
+            let read = self.reader.read_until(b'\n', &mut self.line);
+            let read =
+                read.map_err(|source| SourceError::Read { name: self.name.clone(), source })?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if !self.line.trim_ascii().is_empty() {
+                let bytes = self.line.trim_ascii();
+                return Ok(Some(Line { bytes, number: self.number }));
+            }
+        }
+    }
+
+    /// What is odd and harmless about the source.
+    pub(super) fn notes(&self) -> Option<String> {
+        let name = &self.name;
+        self.had_bom.then(|| format!("{name} begins with a byte order mark, which was skipped"))
+    }
+}
