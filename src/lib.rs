@@ -13,8 +13,12 @@ pub mod outcome;
 pub mod intake;
 pub mod queue;
 pub mod sqlite;
+pub mod state;
 pub mod store;
 
 pub mod admission;
 pub mod model;
+pub mod report;
+
+pub mod config;
 pub mod worker;

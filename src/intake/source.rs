@@ -43,7 +43,7 @@ impl Source {
     }
 
     /// The name without folder and endings, to name a batch by.
-    pub(super) fn stem(&self) -> String {
+    pub fn stem(&self) -> String {
         let Self::File(path) = self else { return "stdin".into() };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         name.split('.').find(|part| !part.is_empty()).unwrap_or("batch").to_owned()

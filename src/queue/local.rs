@@ -10,14 +10,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{
     DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Queue, QueueError, Sent, Settlement,
     SettlementKind,
 };
-use crate::job::{Api, Estimate, Job, JobId};
+use crate::job::{Api, BatchId, Estimate, Job, JobId};
 use crate::sqlite::{Database, SqliteError, parsed, text};
 
 /// Jobs that another process adds to the file make no sound here; this bounds how late we see them.
@@ -28,12 +29,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 pub struct LocalQueue {
     database: Database,
     lock_duration: Duration,
+    /// The one batch to hand out and count; `None`: all.
+    only: Option<BatchId>,
     changed: Arc<Notify>,
 }
 
 impl LocalQueue {
     pub fn new(database: Database, lock_duration: Duration) -> Self {
-        Self { database, lock_duration, changed: Arc::default() }
+        Self { database, lock_duration, only: None, changed: Arc::default() }
+    }
+
+    /// The same queue, of which only one batch is handed out and counted.
+    pub fn only(self, batch: BatchId) -> Self {
+        Self { only: Some(batch), ..self }
     }
 
     /// Frees all locks. Only for whoever holds the state directory alone: the holders of these
@@ -46,19 +54,41 @@ impl LocalQueue {
         Ok(self.database.write(|c| c.execute(sql, [])).await?)
     }
 
+    /// Hands out what is there. Runs to its end also if the caller is gone by then, and gives back
+    /// what nobody took: a lock that nobody knows of would hide its job until it expires.
     async fn take(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
-        let now = Timestamp::now();
-        let until = now + self.lock_duration;
-        let nonce = Uuid::new_v4().as_u64_pair().0.cast_signed();
-        let taken = self.database.write(move |c| hand_out(c, max, now, until, nonce)).await?;
-        Ok(taken)
+        let (answer, answered) = oneshot::channel();
+        let this = self.clone();
+        tokio::spawn(async move {
+            let now = Timestamp::now();
+            let hand_out = HandOut {
+                max,
+                now,
+                until: now + this.lock_duration,
+                nonce: Uuid::new_v4().as_u64_pair().0.cast_signed(),
+                only: this.only.clone(),
+            };
+            let taken = this.database.write(move |c| hand_out.run(c)).await;
+            if let Err(Ok(untaken)) = answer.send(taken) {
+                let locks: Vec<_> = untaken.iter().map(|delivery| delivery.lock).collect();
+                if let Err(error) = this.abandon(&locks).await {
+                    warn!(%error, "could not give jobs back; their locks will expire");
+                }
+            }
+        });
+        Ok(answered.await.unwrap_or(Err(SqliteError::Stopped))?)
     }
 
     /// How long until a row becomes available by itself.
     async fn next_in(&self) -> Result<Option<Duration>, QueueError> {
-        let sql = "SELECT min(available_at) FROM queue";
-        let at: Option<i64> =
-            self.database.read(|c| c.query_row(sql, [], |row| row.get(0))).await?;
+        let only = self.only.clone();
+        let read = move |c: &Connection| {
+            let sql = "SELECT available_at FROM queue WHERE ?1 IS NULL OR batch_id = ?1
+                       ORDER BY available_at LIMIT 1";
+            let only = only.as_ref().map(BatchId::as_str);
+            c.prepare_cached(sql)?.query_row([only], |row| row.get(0)).optional()
+        };
+        let at: Option<i64> = self.database.read(read).await?;
         Ok(at.map(|at| {
             let ms = at.saturating_sub(Timestamp::now().as_millisecond());
             Duration::from_millis(u64::try_from(ms).unwrap_or(0))
@@ -137,13 +167,15 @@ impl Queue for LocalQueue {
 
     async fn depth(&self) -> Result<Depth, QueueError> {
         let now = Timestamp::now().as_millisecond();
+        let only = self.only.clone();
         let count = move |c: &Connection| {
+            let only = only.as_ref().map(BatchId::as_str);
             let sql = "SELECT count(*) FILTER (WHERE available_at <= :now),
                               count(*) FILTER (WHERE available_at > :now AND lock IS NOT NULL),
                               count(*) FILTER (WHERE available_at > :now AND lock IS NULL),
                               (SELECT count(*) FROM dead_letters)
-                       FROM queue";
-            c.query_row(sql, named_params! {":now": now}, |row| {
+                       FROM queue WHERE :only IS NULL OR batch_id = :only";
+            c.query_row(sql, named_params! {":now": now, ":only": only}, |row| {
                 Ok(Depth {
                     active: row.get(0)?,
                     locked: row.get(1)?,
@@ -214,36 +246,46 @@ fn insert(c: &Connection, jobs: &[Job]) -> rusqlite::Result<u64> {
     Ok(accepted as u64)
 }
 
-fn hand_out(
-    c: &Connection,
+/// One hand-out of some jobs.
+struct HandOut {
     max: usize,
     now: Timestamp,
     until: Timestamp,
     nonce: i64,
-) -> rusqlite::Result<Vec<Delivery>> {
-    let mut take = c.prepare_cached(
+    only: Option<BatchId>,
+}
+
+impl HandOut {
+    fn run(&self, c: &Connection) -> rusqlite::Result<Vec<Delivery>> {
+        let mut take = c.prepare_cached(
         "UPDATE queue SET available_at = :until, lock = :nonce, delivery_count = delivery_count + 1
-         WHERE seq IN (SELECT seq FROM queue WHERE available_at <= :now
+         WHERE seq IN (SELECT seq FROM queue
+                       WHERE available_at <= :now AND (:only IS NULL OR batch_id = :only)
                        ORDER BY available_at, priority DESC, seq LIMIT :max)
          RETURNING seq, delivery_count, job_id, batch_id, custom_id, position, url, model,
                    prompt_tokens, max_output_tokens, deadline, metadata, priority, look_up, body",
     )?;
-    let parameters = named_params! {
-        ":until": until.as_millisecond(), ":nonce": nonce, ":now": now.as_millisecond(), ":max": max,
-    };
-    let mut taken = take
-        .query_map(parameters, |row| {
-            Ok(Delivery {
-                lock: token(row.get(0)?, nonce),
-                locked_until: until,
-                count: row.get(1)?,
-                job: read_job(row)?,
-            })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    // RETURNING promises no order.
-    taken.sort_by_key(|d| (std::cmp::Reverse(d.job.priority), row_of(d.lock).0));
-    Ok(taken)
+        let parameters = named_params! {
+            ":until": self.until.as_millisecond(),
+            ":nonce": self.nonce,
+            ":now": self.now.as_millisecond(),
+            ":max": self.max,
+            ":only": self.only.as_ref().map(BatchId::as_str),
+        };
+        let mut taken = take
+            .query_map(parameters, |row| {
+                Ok(Delivery {
+                    lock: token(row.get(0)?, self.nonce),
+                    locked_until: self.until,
+                    count: row.get(1)?,
+                    job: read_job(row)?,
+                })
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        // RETURNING promises no order.
+        taken.sort_by_key(|d| (std::cmp::Reverse(d.job.priority), row_of(d.lock).0));
+        Ok(taken)
+    }
 }
 
 fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {

@@ -1,0 +1,132 @@
+//! The doors: arguments in, library called, text out. Only here is anything printed.
+
+mod interrupt;
+mod progress;
+mod run;
+mod simulate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing::error;
+
+use crate::config::Config;
+
+/// Puts bulk prompts through Azure OpenAI under its limits: nothing lost, nothing paid twice.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// The configuration file [default: promptmill.toml, where there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What is logged to stderr, such as debug or promptmill=trace
+    #[arg(long, global = true, env = "PROMPTMILL_LOG", default_value = "warn", value_name = "FILTER")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Simulate(simulate::Args),
+}
+
+/// How a command ended, for scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    AllDone = 0,
+    /// Some jobs failed, are dead, or could not be read; the summary says how many.
+    SomeFailed = 1,
+    /// Wrong usage or configuration: trying again unchanged can't help.
+    Usage = 2,
+    /// A service or file was out of reach.
+    Unreachable = 3,
+    Interrupted = 130,
+}
+
+/// Runs one command and says how it ended.
+pub fn main(cli: Cli) -> ExitCode {
+    start_logging(&cli.log);
+    let exit = Config::load(cli.config.as_deref(), std::env::vars())
+        .map_err(|error| Failure { error: error.into(), exit: Exit::Usage })
+        .and_then(|config| {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| Failure::unreachable(anyhow::Error::new(e)))?;
+            match cli.command {
+                Command::Run(args) => runtime.block_on(run::run(args, config)),
+                Command::Simulate(args) => runtime.block_on(simulate::run(args)),
+            }
+        })
+        .unwrap_or_else(|failure| {
+            say(&format!("error: {}", chain(&failure.error)));
+            failure.exit
+        });
+    ExitCode::from(exit as u8)
+}
+
+/// An error on its way to the edge, with the exit code that it means.
+#[derive(Debug)]
+struct Failure {
+    error: anyhow::Error,
+    exit: Exit,
+}
+
+impl Failure {
+    fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self { error: error.into(), exit: Exit::Usage }
+    }
+
+    fn unreachable(error: impl Into<anyhow::Error>) -> Self {
+        Self { error: error.into(), exit: Exit::Unreachable }
+    }
+}
+
+/// An error and its causes in one line, none of them twice.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+fn start_logging(filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(progress::stderr_beside_bar)
+        .init();
+}
+
+/// Talk goes to stderr.
+#[expect(clippy::print_stderr, reason = "the command line talks here and nowhere else")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Data goes to stdout. A reader that went away (`| head`) is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    if let Err(error) = writeln!(std::io::stdout(), "{text}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        error!(%error, "could not write to standard output");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

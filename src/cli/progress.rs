@@ -1,0 +1,156 @@
+//! What a person sees while jobs run: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use tokio::time::Instant;
+
+use super::say;
+use crate::outcome::Ending;
+use crate::worker::Progress;
+
+/// Redraws of the bar.
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// Lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// The rate is that of the last minute or so: what the ETA goes by.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// A writer for log lines that does not tear the bar.
+pub(super) fn stderr_beside_bar() -> impl Write {
+    struct Beside;
+    impl Write for Beside {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            BARS.suspend(|| io::stderr().write(bytes))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            io::stderr().flush()
+        }
+    }
+    Beside
+}
+
+/// Shows a batch's progress until dropped.
+pub(super) struct Shown {
+    task: tokio::task::JoinHandle<()>,
+    bar: Option<ProgressBar>,
+}
+
+impl Shown {
+    /// `ended_before` of the batch's `jobs` were done by earlier runs.
+    pub(super) fn start(progress: Arc<Progress>, jobs: u64, ended_before: u64, tpm: Option<u64>) -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30.cyan/blue} {pos}/{len} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            BARS.add(ProgressBar::new(jobs).with_style(style))
+        });
+        let shown = bar.clone();
+        let task = tokio::spawn(async move {
+            let mut rate = Rate::default();
+            let every = if shown.is_some() { REDRAW } else { LINE_EVERY };
+            let mut tick = tokio::time::interval(every);
+            tick.tick().await;
+            loop {
+                let now = tick.tick().await;
+                rate.note(now, progress.ended(), progress.tokens());
+                let line = line(&progress, &rate, jobs, ended_before, tpm);
+                match &shown {
+                    Some(bar) => {
+                        bar.set_position(ended_before + progress.ended());
+                        bar.set_message(line);
+                    }
+                    None => say(&format!("{}/{jobs} {line}", ended_before + progress.ended())),
+                }
+            }
+        });
+        Self { task, bar }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(p: &Progress, rate: &Rate, jobs: u64, ended_before: u64, tpm: Option<u64>) -> String {
+    let (jobs_s, tokens_min) = rate.get();
+    let left = jobs.saturating_sub(ended_before + p.ended());
+    let quota = tpm.map_or_else(String::new, |tpm| format!("/{}", HumanCount(tpm)));
+    let eta = if jobs_s > 0.0 { clock(left as f64 / jobs_s) } else { "?".into() };
+    format!(
+        "failed {} dead {} | {jobs_s:.1} jobs/s {}{quota} tokens/min | 429s {} faults {} | ETA {eta}",
+        p.of(Ending::Failed),
+        p.of(Ending::Dead),
+        HumanCount(tokens_min as u64),
+        p.throttled.load(std::sync::atomic::Ordering::Relaxed),
+        p.faults.load(std::sync::atomic::Ordering::Relaxed),
+    )
+}
+
+/// Seconds as people read a duration.
+pub(super) fn clock(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s:02}s"),
+        (h, m, _) => format!("{h}h{m:02}m"),
+    }
+}
+
+/// Jobs and tokens over the last [`RATE_WINDOW`].
+#[derive(Default)]
+struct Rate {
+    notes: std::collections::VecDeque<(Instant, u64, u64)>,
+}
+
+impl Rate {
+    fn note(&mut self, now: Instant, jobs: u64, tokens: u64) {
+        self.notes.push_back((now, jobs, tokens));
+        while self.notes.len() > 2 && now - self.notes[0].0 > RATE_WINDOW {
+            self.notes.pop_front();
+        }
+    }
+
+    /// Jobs a second and tokens a minute.
+    fn get(&self) -> (f64, f64) {
+        let (Some(first), Some(last)) = (self.notes.front(), self.notes.back()) else {
+            return (0.0, 0.0);
+        };
+        let seconds = (last.0 - first.0).as_secs_f64();
+        if seconds <= 0.0 {
+            return (0.0, 0.0);
+        }
+        ((last.1 - first.1) as f64 / seconds, (last.2 - first.2) as f64 / seconds * 60.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        assert_eq!([clock(9.4), clock(61.0), clock(7_260.0)], ["9s", "1m01s", "2h01m"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_forgets_what_is_older_than_its_window() {
+        let start = Instant::now();
+        let mut rate = Rate::default();
+        rate.note(start, 0, 0);
+        rate.note(start + Duration::from_secs(100), 1_000, 0);
+        rate.note(start + Duration::from_secs(110), 1_050, 600);
+        let (jobs_s, tokens_min) = rate.get();
+        assert!((jobs_s - 5.0).abs() < 1e-9 && (tokens_min - 3_600.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,445 @@
+//! `promptmill run`: a file of prompts in, one outcome a prompt out, all in this process.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use clap::ValueHint;
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::progress::{Shown, clock};
+use super::{Exit, Failure, interrupt, print, say};
+use crate::config::{Config, Deployment};
+use crate::intake::{self, Checked, EnqueueError, Reading, Source};
+use crate::job::BatchId;
+use crate::outcome::Ending;
+use crate::queue::local::LocalQueue;
+use crate::report::results::{self, Paths, Written};
+use crate::simulator::{self, Simulator};
+use crate::sqlite::Database;
+use crate::state::StateDir;
+use crate::store::local::LocalStore;
+use crate::store::{BatchState, Order, Store, Totals};
+use crate::worker::{Halt, Progress, Worker, WorkerError};
+
+/// Put files of prompts through a deployment, here and now; run again to resume
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Batch files (JSONL, also .gz and .zst); - is standard input
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    inputs: Vec<PathBuf>,
+    /// Answers go here [default: NAME.results.jsonl]; - is standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// All that has no answer goes here [default: NAME.errors.jsonl]
+    #[arg(long, value_name = "FILE")]
+    errors: Option<PathBuf>,
+    /// Where the queue and the outcomes are kept [default: .promptmill]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Answer from the built-in Azure OpenAI simulator: no key, no network, no cost
+    #[arg(long, conflicts_with = "endpoint")]
+    simulate: bool,
+    /// Azure OpenAI, an API Management gateway, or any OpenAI-compatible server
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// Use Azure's deployments path with this API version
+    #[arg(long, value_name = "VERSION", requires = "endpoint")]
+    api_version: Option<String>,
+    /// The deployment's name, where it is not the jobs' model
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    deployment: Option<String>,
+    /// The variable that holds the API key [default: AZURE_OPENAI_API_KEY, then OPENAI_API_KEY]
+    #[arg(long, value_name = "VARIABLE", requires = "endpoint")]
+    api_key_env: Option<String>,
+    /// The file that holds the API key
+    #[arg(long, value_name = "FILE", requires = "endpoint", conflicts_with = "api_key_env")]
+    api_key_file: Option<PathBuf>,
+    /// The header that carries the key, such as Ocp-Apim-Subscription-Key for API Management
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    api_key_header: Option<String>,
+    /// The batch's name [default: from the input's name and content]
+    #[arg(long, value_name = "NAME")]
+    batch: Option<BatchId>,
+    /// The deployment's quota of tokens a minute
+    #[arg(long, value_name = "N")]
+    tpm: Option<u64>,
+    /// The deployment's quota of requests a minute
+    #[arg(long, value_name = "N")]
+    rpm: Option<u64>,
+    /// Calls in flight at a time [default: 64]
+    #[arg(long, value_name = "N")]
+    concurrency: Option<usize>,
+    /// The model of lines that name none
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Go on without the lines that are no jobs; they go to the error file
+    #[arg(long)]
+    skip_invalid: bool,
+    /// The longest line that is read [default: 16]
+    #[arg(long, value_name = "MIB")]
+    max_line_mib: Option<usize>,
+    /// Write the results in the order of the input
+    #[arg(long)]
+    ordered: bool,
+    /// Print the summary as JSON on standard output
+    #[arg(long)]
+    json: bool,
+    /// Show no progress and no summary
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
+    let config = with_flags(config, &args)?;
+    let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
+    let state = StateDir::hold(&config.state.dir).map_err(Failure::usage)?;
+    let input = Input::read(&args, config.reading(), state.path()).await?;
+    if input.checked.faults > 0 && !args.skip_invalid {
+        input.report_faults();
+        return Ok(Exit::Usage);
+    }
+    input.checked.notes.iter().for_each(|note| say(&format!("note: {note}")));
+    if input.checked.jobs == 0 {
+        let message = "no line of the input is a job: nothing to do";
+        return Err(Failure::usage(anyhow::anyhow!(message)));
+    }
+    let _simulator;
+    let config = if args.simulate {
+        let (simulator, config) = simulated(config).await?;
+        _simulator = simulator;
+        config
+    } else {
+        config
+    };
+    let batch = args.batch.clone().unwrap_or_else(|| input.checked.batch_name(&input.sources));
+    let mut job = Run::open(&config, &args, input, batch).await?;
+    job.enqueue().await?;
+    let (halt, seconds) = job.work(&config, stop).await?;
+    job.finish(halt, seconds).await
+}
+
+/// Flags are the last layer of the configuration.
+fn with_flags(mut config: Config, args: &Args) -> Result<Config, Failure> {
+    if let Some(dir) = &args.state {
+        config.state.dir.clone_from(dir);
+    }
+    config.input.model = args.model.clone().or(config.input.model);
+    config.input.max_line_mib = args.max_line_mib.unwrap_or(config.input.max_line_mib).max(1);
+    if args.endpoint.is_some() || args.simulate {
+        config.deployments = vec![Deployment {
+            endpoint: args.endpoint.clone().unwrap_or_default(),
+            name: args.simulate.then(|| "simulator".into()),
+            api_version: args.api_version.clone(),
+            deployment: args.deployment.clone(),
+            key_env: args.api_key_env.clone(),
+            key_file: args.api_key_file.clone(),
+            key_header: args.api_key_header.clone(),
+            ..Deployment::default()
+        }];
+    }
+    let limits = [args.tpm.is_some(), args.rpm.is_some(), args.concurrency.is_some()];
+    match config.deployments.as_mut_slice() {
+        [] => Err(Failure::usage(anyhow::anyhow!(
+            "no endpoint to send the prompts to: give --endpoint URL, \
+             or --simulate to try it without one"
+        ))),
+        [one] => {
+            one.tpm = args.tpm.or(one.tpm);
+            one.rpm = args.rpm.or(one.rpm);
+            one.concurrency = args.concurrency.or(one.concurrency);
+            let zero = [one.tpm, one.rpm, one.concurrency.map(|c| c as u64)].contains(&Some(0));
+            if zero {
+                let message = "--tpm, --rpm and --concurrency must be at least 1";
+                return Err(Failure::usage(anyhow::anyhow!(message)));
+            }
+            Ok(config)
+        }
+        _ if limits.contains(&true) => Err(Failure::usage(anyhow::anyhow!(
+            "--tpm, --rpm and --concurrency are for one deployment; \
+             the configuration has several: set theirs in [[deployments]]"
+        ))),
+        _ => Ok(config),
+    }
+}
+
+/// Starts the simulator with the quota that the deployment was given.
+async fn simulated(mut config: Config) -> Result<(Simulator, Config), Failure> {
+    let one = &mut config.deployments[0];
+    let settings = simulator::Settings {
+        tpm: one.tpm,
+        rpm: one.rpm,
+        ledger_samples: false,
+        ..simulator::Settings::default()
+    };
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let simulator = simulator::start(address, settings).await.map_err(Failure::unreachable)?;
+    one.endpoint = format!("http://{}/openai/v1", simulator.addr());
+    Ok((simulator, config))
+}
+
+struct Input {
+    sources: Vec<Source>,
+    reading: Reading,
+    checked: Checked,
+}
+
+impl Input {
+    async fn read(args: &Args, reading: Reading, scratch: &Path) -> Result<Self, Failure> {
+        let (paths, scratch) = (args.inputs.clone(), scratch.to_owned());
+        let reading_ = reading.clone();
+        let check = tokio::task::spawn_blocking(move || {
+            let sources: Vec<_> = paths
+                .iter()
+                .map(|path| Source::open(path, &scratch).map_err(Failure::usage))
+                .collect::<Result<_, _>>()?;
+            let checked = intake::check(&sources, &reading_, scratch).map_err(Failure::usage)?;
+            Ok((sources, checked))
+        });
+        let (sources, checked) = check.await.map_err(Failure::unreachable)??;
+        Ok(Self { sources, reading, checked })
+    }
+
+    fn report_faults(&self) {
+        for fault in &self.checked.shown {
+            say(&fault.to_string());
+        }
+        let more = self.checked.faults - self.checked.shown.len() as u64;
+        if more > 0 {
+            say(&format!("… and {more} more"));
+        }
+        say(&format!(
+            "error: {} of {} lines are no jobs; nothing was enqueued. \
+             Mend them, or go on without them with --skip-invalid",
+            self.checked.faults,
+            self.checked.faults + self.checked.jobs
+        ));
+    }
+}
+
+/// One batch on its way through this process.
+struct Run {
+    batch: BatchId,
+    input: Input,
+    queue: LocalQueue,
+    store: LocalStore,
+    paths: Paths,
+    order: Order,
+    json: bool,
+    quiet: bool,
+    progress: Arc<Progress>,
+    before: Totals,
+}
+
+impl Run {
+    async fn open(
+        config: &Config,
+        args: &Args,
+        input: Input,
+        batch: BatchId,
+    ) -> Result<Self, Failure> {
+        let database = Database::open(&config.state.dir).map_err(Failure::usage)?;
+        let queue = LocalQueue::new(database.clone(), config.lock_duration()).only(batch.clone());
+        // The directory is ours alone: whoever held these jobs is dead.
+        queue.release_orphans().await.map_err(Failure::unreachable)?;
+        let stem = args.batch.as_ref().map_or_else(|| input.sources[0].stem(), ToString::to_string);
+        let file = |ending: &str| PathBuf::from(format!("{stem}.{ending}.jsonl"));
+        let paths = Paths {
+            out: args.out.clone().unwrap_or_else(|| file("results")),
+            errors: args.errors.clone().unwrap_or_else(|| file("errors")),
+        };
+        let store = LocalStore::new(database);
+        let before = store.totals(&batch).await.map_err(Failure::unreachable)?;
+        Ok(Self {
+            batch,
+            input,
+            queue,
+            store,
+            paths,
+            order: if args.ordered { Order::ByPosition } else { Order::AsStored },
+            json: args.json,
+            quiet: args.quiet,
+            progress: Arc::default(),
+            before,
+        })
+    }
+
+    async fn enqueue(&self) -> Result<(), Failure> {
+        let Input { sources, reading, checked } = &self.input;
+        let to = (&self.queue as _, &self.store as _);
+        let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
+        let enqueued = enqueued.map_err(|error| match error {
+            EnqueueError::Changed { .. } | EnqueueError::InputChanged { .. } => Failure::usage(error),
+            error => Failure::unreachable(error),
+        })?;
+        if !self.quiet {
+            let tokens = enqueued.prompt_tokens;
+            let known = match enqueued.known {
+                0 => String::new(),
+                known => format!(", {known} of them done before"),
+            };
+            say(&format!(
+                "batch {}: {} jobs{known}, {tokens} prompt tokens",
+                self.batch, enqueued.jobs
+            ));
+        }
+        Ok(())
+    }
+
+    async fn work(
+        &self,
+        config: &Config,
+        stop: CancellationToken,
+    ) -> Result<(Halt, f64), Failure> {
+        let targets = config.targets().map_err(Failure::usage)?;
+        let tpm = targets.iter().map(|target| target.limits.tpm).sum();
+        let shown = (!self.quiet).then(|| {
+            let jobs = self.input.checked.jobs;
+            Shown::start(self.progress.clone(), jobs, self.before.ended(), tpm)
+        });
+        let worker = Worker {
+            queue: Arc::new(self.queue.clone()),
+            store: Arc::new(self.store.clone()),
+            targets,
+            settings: config.worker(true),
+            progress: self.progress.clone(),
+        };
+        let began = Instant::now();
+        let halt = worker.run(stop).await;
+        drop(shown);
+        let halt = halt.map_err(|error| match error {
+            WorkerError::Panicked => Failure { error: error.into(), exit: Exit::Unreachable },
+            error => Failure::unreachable(error),
+        })?;
+        Ok((halt, began.elapsed().as_secs_f64()))
+    }
+
+    async fn finish(&mut self, halt: Halt, seconds: f64) -> Result<Exit, Failure> {
+        let totals = self.store.totals(&self.batch).await.map_err(Failure::unreachable)?;
+        let left = self.input.checked.jobs.saturating_sub(totals.ended());
+        let again = format!("{left} jobs are left; nothing is lost: run the same command again");
+        match halt {
+            Halt::Drained => {}
+            Halt::Stopped => {
+                let cut_off = self.progress.cut_off.load(Ordering::Relaxed);
+                if cut_off > 0 {
+                    say(&format!(
+                        "{cut_off} calls did not end within the grace time and may be paid again"
+                    ));
+                }
+                say(&format!("interrupted: {again}"));
+                return Ok(Exit::Interrupted);
+            }
+            Halt::NoDeployment { why } => {
+                say(&format!("error: no deployment answers: {why}"));
+                say(&format!("{again} when that is mended"));
+                return Ok(Exit::Usage);
+            }
+            Halt::Unreachable { why } => {
+                say(&format!("error: no endpoint can be reached: {why}"));
+                say(&again);
+                return Ok(Exit::Unreachable);
+            }
+        }
+        let written = self.write_results().await?;
+        self.close_batch(&totals).await?;
+        let summary = Summary::new(self, &totals, written, seconds);
+        if self.json {
+            let text = serde_json::to_string(&summary).map_err(Failure::unreachable)?;
+            print(&text);
+        }
+        if !self.quiet {
+            summary.say();
+        }
+        let all_succeeded = totals.of(Ending::Succeeded) == totals.ended();
+        Ok(if all_succeeded && summary.skipped_lines == 0 { Exit::AllDone } else { Exit::SomeFailed })
+    }
+
+    async fn write_results(&mut self) -> Result<Written, Failure> {
+        let checked = &mut self.input.checked;
+        let faults = |file: &mut dyn io::Write| checked.write_faults(file);
+        results::write(&self.store, &self.batch, self.order, &self.paths, faults)
+            .await
+            .map_err(Failure::unreachable)
+    }
+
+    async fn close_batch(&self, totals: &Totals) -> Result<(), Failure> {
+        let batch = self.store.batch(&self.batch).await.map_err(Failure::unreachable)?;
+        if let Some(mut batch) = batch.filter(|batch| totals.ended() >= batch.jobs) {
+            batch.state = BatchState::Done;
+            self.store.put_batch(&batch).await.map_err(Failure::unreachable)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a run came to. Totals are the batch's, over all its runs; rates are this run's.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    batch: &'a BatchId,
+    jobs: u64,
+    #[serde(flatten)]
+    totals: &'a Totals,
+    skipped_lines: u64,
+    throttled: u64,
+    faults: u64,
+    seconds: f64,
+    jobs_per_second: f64,
+    tokens_per_minute: f64,
+    results: &'a Path,
+    errors: &'a Path,
+    written: Written,
+}
+
+impl<'a> Summary<'a> {
+    fn new(run: &'a Run, totals: &'a Totals, written: Written, seconds: f64) -> Self {
+        let per_second = |n: u64| n as f64 / seconds.max(1e-3);
+        Self {
+            batch: &run.batch,
+            jobs: run.input.checked.jobs,
+            totals,
+            skipped_lines: run.input.checked.faults,
+            throttled: run.progress.throttled.load(Ordering::Relaxed),
+            faults: run.progress.faults.load(Ordering::Relaxed),
+            seconds,
+            jobs_per_second: per_second(run.progress.ended()),
+            tokens_per_minute: per_second(run.progress.tokens()) * 60.0,
+            results: &run.paths.out,
+            errors: &run.paths.errors,
+            written,
+        }
+    }
+
+    fn say(&self) {
+        let usage = self.totals.usage;
+        let endings: Vec<_> =
+            self.totals.endings.iter().map(|(ending, n)| format!("{n} {ending}")).collect();
+        say(&format!(
+            "done: {} in {} ({:.1} jobs/s, {:.0} tokens/min)",
+            endings.join(", "),
+            clock(self.seconds),
+            self.jobs_per_second,
+            self.tokens_per_minute
+        ));
+        say(&format!(
+            "tokens: {} prompt ({} cached), {} completion ({} reasoning); \
+             {} calls, {} passing faults, {} refused for quota (429)",
+            usage.prompt,
+            usage.cached,
+            usage.completion,
+            usage.reasoning,
+            self.totals.attempts,
+            self.faults,
+            self.throttled
+        ));
+        if self.skipped_lines > 0 {
+            say(&format!("skipped: {} lines that are no jobs", self.skipped_lines));
+        }
+        say(&format!("answers: {} ({} lines)", self.results.display(), self.written.results));
+        let errors = self.written.errors + self.skipped_lines;
+        say(&format!("errors:  {} ({errors} lines)", self.errors.display()));
+    }
+}

@@ -1,0 +1,347 @@
+//! The one configuration: defaults, a TOML file, the environment, then flags.
+//!
+//! Every key of the file can be set by a variable `PROMPTMILL__SECTION__KEY`. Keys that nobody reads
+//! are errors, so that a misspelt setting is found at start and not by its missing effect.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::admission::deployment::Limits;
+use crate::intake::Reading;
+use crate::model::endpoint::{Endpoint, EndpointError, Given};
+use crate::model::{Client, ClientError};
+use crate::worker::{self, Target};
+
+/// The file that is read where none is named.
+pub const DEFAULT_FILE: &str = "promptmill.toml";
+
+const ENV_PREFIX: &str = "PROMPTMILL__";
+
+/// The variables that a key is looked for in where none is named.
+const USUAL_KEY_VARIABLES: [&str; 2] = ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"];
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub state: State,
+    pub input: Input,
+    pub worker: Worker,
+    pub deployments: Vec<Deployment>,
+}
+
+/// The embedded queue and store.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    pub dir: PathBuf,
+    /// How long a job is hidden from others while it is worked on; renewed at half.
+    pub lock_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Input {
+    /// The model of lines that name none.
+    pub model: Option<String>,
+    pub max_line_mib: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worker {
+    pub max_tries: u32,
+    pub max_deliveries: u32,
+    pub shutdown_grace_seconds: u64,
+    pub request_timeout_seconds: u64,
+    pub unreachable_after_seconds: u64,
+}
+
+/// One deployment of a model.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deployment {
+    /// What outcomes, logs and reports call it; the deployment's or the host's name if absent.
+    pub name: Option<String>,
+    pub endpoint: String,
+    pub api_version: Option<String>,
+    /// Its name at the service, where that differs from the model.
+    pub deployment: Option<String>,
+    /// The model it serves; absent: whatever is asked for.
+    pub model: Option<String>,
+    pub tpm: Option<u64>,
+    pub rpm: Option<u64>,
+    pub concurrency: Option<usize>,
+    pub key_env: Option<String>,
+    pub key_file: Option<PathBuf>,
+    pub key_header: Option<String>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        // A minute, as Service Bus has it: long enough that renewing costs nothing.
+        Self { dir: ".promptmill".into(), lock_seconds: 60 }
+    }
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        // Room for a prompt with a picture; the service refuses larger ones in its own words.
+        Self { model: None, max_line_mib: 16 }
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            // With full jitter up to a minute, eight tries last through outages of some minutes.
+            max_tries: 8,
+            // The default of Service Bus queues.
+            max_deliveries: 10,
+            // Below the 30 s that container platforms give after SIGTERM.
+            shutdown_grace_seconds: 25,
+            // Long answers of reasoning models take minutes.
+            request_timeout_seconds: 600,
+            unreachable_after_seconds: 300,
+        }
+    }
+}
+
+/// Calls in flight at a time for one deployment, where nothing was said.
+pub const DEFAULT_CONCURRENCY: usize = 64;
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("can't read the configuration file {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{} is not TOML", path.display())]
+    Toml { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{key}: {problem} (from {origin})")]
+    Key { key: String, problem: String, origin: String },
+    #[error("{key} must be at least 1")]
+    Zero { key: String },
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the variable {0} is not set; it should hold the API key")]
+    NoKeyVariable(String),
+    #[error("can't read the API key from {}", path.display())]
+    KeyFile { path: PathBuf, source: std::io::Error },
+}
+
+impl Config {
+    /// Reads the file (a missing default file is none) and lays the environment over it.
+    ///
+    /// # Errors
+    /// Names the key, the fault and where the value came from.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let mut origin = path.display().to_string();
+        let mut table = match std::fs::read_to_string(path) {
+            Ok(text) => text.parse::<toml::Table>().map_err(|source| ConfigError::Toml {
+                path: path.to_owned(),
+                source: source.into(),
+            })?,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                toml::Table::new()
+            }
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        let mut variables: Vec<_> =
+            environment.filter(|(k, _)| k.starts_with(ENV_PREFIX)).collect();
+        variables.sort();
+        for (variable, value) in variables {
+            origin = format!("{origin}, {variable}");
+            let keys = variable[ENV_PREFIX.len()..].to_ascii_lowercase();
+            lay_over(&mut table, &keys.split("__").collect::<Vec<_>>(), &value);
+        }
+        let config: Self = serde_path_to_error::deserialize(table).map_err(|error| {
+            let problem = error.inner().message().to_owned();
+            ConfigError::Key { key: error.path().to_string(), problem, origin: origin.clone() }
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let counts = [
+            ("state.lock_seconds", self.state.lock_seconds),
+            ("input.max_line_mib", self.input.max_line_mib as u64),
+            ("worker.max_tries", self.worker.max_tries.into()),
+            ("worker.max_deliveries", self.worker.max_deliveries.into()),
+            ("worker.request_timeout_seconds", self.worker.request_timeout_seconds),
+        ];
+        let deployments = self.deployments.iter().enumerate().flat_map(|(n, d)| {
+            let limits =
+                [("tpm", d.tpm), ("rpm", d.rpm), ("concurrency", d.concurrency.map(|c| c as u64))];
+            limits.map(|(key, value)| (format!("deployments.{n}.{key}"), value.unwrap_or(1)))
+        });
+        let counts = counts.map(|(key, value)| (key.to_owned(), value));
+        match counts.into_iter().chain(deployments).find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(ConfigError::Zero { key }),
+            None => Ok(()),
+        }
+    }
+
+    /// How input lines are read.
+    pub fn reading(&self) -> Reading {
+        let models: Option<Vec<_>> = self.deployments.iter().map(|d| d.model.clone()).collect();
+        Reading {
+            default_model: self.input.model.clone(),
+            models: models.filter(|models| !models.is_empty()),
+            max_line_bytes: self.input.max_line_mib << 20,
+        }
+    }
+
+    pub fn lock_duration(&self) -> Duration {
+        Duration::from_secs(self.state.lock_seconds)
+    }
+
+    /// The pipeline's settings.
+    pub fn worker(&self, drain: bool) -> worker::Settings {
+        let calls: usize =
+            self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum();
+        worker::Settings {
+            drain,
+            // One job waits for every call in flight, so that none of them ever waits for the queue.
+            max_held: (2 * calls).max(16),
+            max_tries: self.worker.max_tries,
+            max_deliveries: self.worker.max_deliveries,
+            shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
+            unreachable_after: Duration::from_secs(self.worker.unreachable_after_seconds),
+        }
+    }
+
+    /// The deployments, ready to be called.
+    ///
+    /// # Errors
+    /// If an endpoint or its key can't be used.
+    pub fn targets(&self) -> Result<Vec<Target>, ConfigError> {
+        self.deployments.iter().map(|deployment| self.target(deployment)).collect()
+    }
+
+    fn target(&self, d: &Deployment) -> Result<Target, ConfigError> {
+        let endpoint = Endpoint::new(Given {
+            url: d.endpoint.clone(),
+            api_version: d.api_version.clone(),
+            deployment: d.deployment.clone(),
+            key: d.key()?,
+            key_header: d.key_header.clone(),
+        })?;
+        let host = endpoint.base().host_str().unwrap_or_default().to_owned();
+        let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
+        Ok(Target {
+            name: d.name.clone().or_else(|| d.deployment.clone()).unwrap_or(host),
+            model: d.model.clone(),
+            limits: Limits {
+                tpm: d.tpm,
+                rpm: d.rpm,
+                concurrency: d.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
+            },
+            client: Client::new(endpoint, timeout)?,
+        })
+    }
+}
+
+impl Deployment {
+    fn key(&self) -> Result<Option<SecretString>, ConfigError> {
+        if let Some(path) = &self.key_file {
+            let key = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::KeyFile { path: path.clone(), source })?;
+            return Ok(Some(key.trim().to_owned().into()));
+        }
+        if let Some(variable) = &self.key_env {
+            let key = std::env::var(variable)
+                .map_err(|_| ConfigError::NoKeyVariable(variable.clone()))?;
+            return Ok(Some(key.into()));
+        }
+        Ok(USUAL_KEY_VARIABLES.iter().find_map(|name| std::env::var(name).ok()).map(Into::into))
+    }
+}
+
+/// Sets one key from the environment; what reads as a TOML number or truth value becomes one.
+fn lay_over(table: &mut toml::Table, keys: &[&str], value: &str) {
+    let scalar = || {
+        let parsed = format!("v = {value}").parse::<toml::Table>().ok();
+        let parsed = parsed.and_then(|mut t| t.remove("v"));
+        parsed.filter(|v| !v.is_str()).unwrap_or_else(|| value.into())
+    };
+    match keys {
+        [] => {}
+        [last] => {
+            table.insert((*last).to_owned(), scalar());
+        }
+        // A number after a name is a place in a list.
+        [list, index, rest @ ..] if let Ok(index) = index.parse::<usize>() => {
+            let entry = table.entry(*list).or_insert_with(|| toml::Value::Array(Vec::new()));
+            if let toml::Value::Array(items) = entry {
+                let empty = || toml::Value::Table(toml::Table::new());
+                items.resize_with(items.len().max(index.min(999) + 1), empty);
+                if let Some(toml::Value::Table(item)) = items.get_mut(index) {
+                    lay_over(item, rest, value);
+                }
+            }
+        }
+        [section, rest @ ..] => {
+            let entry =
+                table.entry(*section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let toml::Value::Table(inner) = entry {
+                lay_over(inner, rest, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::load(Some(file.path()), env)
+    }
+
+    #[test]
+    fn the_environment_lies_over_the_file() {
+        let file = "[worker]\nmax_tries = 3\n[[deployments]]\nendpoint = \"http://a\"\ntpm = 5\n";
+        let env = [
+            ("PROMPTMILL__WORKER__MAX_DELIVERIES", "4"),
+            ("PROMPTMILL__DEPLOYMENTS__0__TPM", "6"),
+            ("PROMPTMILL__STATE__DIR", "/tmp/x"),
+            ("OTHER", "1"),
+        ];
+        let config = load(file, &env).unwrap();
+        assert_eq!((config.worker.max_tries, config.worker.max_deliveries), (3, 4));
+        assert_eq!(config.deployments[0].tpm, Some(6));
+        assert_eq!(config.state.dir, Path::new("/tmp/x"));
+    }
+
+    #[test]
+    fn a_wrong_key_is_named() {
+        let said = load("[worker]\nmax_trys = 3\n", &[]).unwrap_err().to_string();
+        assert!(said.contains("worker") && said.contains("max_trys"), "{said}");
+        let said = load("[worker]\nmax_tries = \"x\"\n", &[]).unwrap_err().to_string();
+        assert!(said.starts_with("worker.max_tries: invalid type"), "{said}");
+        let said = load("", &[("PROMPTMILL__WORKER__MAX_TRIES", "0")]).unwrap_err().to_string();
+        assert_eq!(said, "worker.max_tries must be at least 1");
+    }
+
+    #[test]
+    fn models_are_known_only_if_every_deployment_says_its_own() {
+        let one = "[[deployments]]\nendpoint = \"http://a\"\nmodel = \"m\"\n";
+        let any = "[[deployments]]\nendpoint = \"http://b\"\n";
+        assert_eq!(load(one, &[]).unwrap().reading().models, Some(vec!["m".to_owned()]));
+        assert_eq!(load(&format!("{one}{any}"), &[]).unwrap().reading().models, None);
+        assert_eq!(load("", &[]).unwrap().reading().models, None);
+    }
+}

@@ -1,0 +1,3 @@
+//! What people ask: results, and what it all came to.
+
+pub mod results;

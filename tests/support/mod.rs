@@ -1,0 +1,5 @@
+//! What several test files share.
+#![allow(dead_code, reason = "every test binary uses its own part of this")]
+
+pub mod contract_queue;
+pub mod jobs;
