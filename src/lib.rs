@@ -20,5 +20,8 @@ pub mod admission;
 pub mod model;
 pub mod report;
 
+pub mod simulator;
+
+pub mod cli;
 pub mod config;
 pub mod worker;

@@ -91,6 +91,11 @@ impl Client {
         Ok(Self { http, endpoint: Arc::new(endpoint) })
     }
 
+    /// The endpoint's URL, without a key.
+    pub fn base(&self) -> &url::Url {
+        self.endpoint.base()
+    }
+
     /// Makes one call and judges how it ended.
     pub async fn call(&self, job: &Job) -> Verdict {
         let raw = self.send(job).await;

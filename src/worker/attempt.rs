@@ -102,9 +102,11 @@ impl Caller {
                 permit.end(Feedback::Throttled { until }, Some((held, Instant::now())));
             }
             Verdict::Unreachable { why } => {
+                let why = format!("{}: {why}", target.client.base());
                 permit.end(Feedback::Unreachable { why }, Some((held, Instant::now())));
             }
             Verdict::Misconfigured { why } => {
+                let why = format!("{} says {why}", target.client.base());
                 permit.end(Feedback::Misconfigured { why }, Some((held, Instant::now())));
             }
         }

@@ -1,0 +1,111 @@
+//! `promptmill simulate`: the Azure OpenAI simulator as a server of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Exit, Failure, interrupt, print};
+use crate::simulator::{self, Faults, Latency, Settings};
+
+/// Serve an Azure OpenAI simulator: quotas, latency, faults, and a ledger at /ledger
+#[derive(Debug, clap::Args)]
+#[command(after_help = "It answers on /openai/deployments/NAME/…, /openai/v1/… and /v1/….\n\
+    GET /ledger says what was admitted, refused and billed; GET /ledger?prompts=true by prompt.")]
+pub(super) struct Args {
+    /// Port on 127.0.0.1; 0 picks a free one, which is printed
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Tokens a minute of each deployment
+    #[arg(long, value_name = "N")]
+    tpm: Option<u64>,
+    /// Requests a minute of each deployment
+    #[arg(long, value_name = "N")]
+    rpm: Option<u64>,
+    /// The simulator's minute, in seconds; the rate stays what --tpm says
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    window: f64,
+    /// The slice in which requests are judged, in seconds: 1 or 10 at the real service
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    request_slice: f64,
+    /// Milliseconds to the first token
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    latency_ms: f64,
+    /// Milliseconds for each token of the answer
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    token_ms: f64,
+    /// How widely latencies spread: sigma of a lognormal distribution
+    #[arg(long, value_name = "SIGMA", default_value_t = 0.0)]
+    spread: f64,
+    /// Share of calls that end in a fault, spread over 500, 503, 408, resets and cut bodies
+    #[arg(long, value_name = "0..1", default_value_t = 0.0)]
+    faults: f64,
+    /// Share of calls that are never answered
+    #[arg(long, value_name = "0..1", default_value_t = 0.0)]
+    hangs: f64,
+    /// Longest usual answer, in tokens
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    typical_output: u32,
+    /// What the service's charge is multiplied with, against the documented estimate
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    charge_factor: f64,
+    /// The only deployments there are; all names, if none is given
+    #[arg(long, value_name = "NAME")]
+    deployment: Vec<String>,
+    /// The variable that holds the key which callers must bring
+    #[arg(long, value_name = "VARIABLE")]
+    api_key_env: Option<String>,
+    /// Decides answers, latencies and faults
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Keep no texts in the ledger, only hashes: for millions of prompts
+    #[arg(long)]
+    no_samples: bool,
+}
+
+pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+    let port = args.port;
+    let settings = settings(args)?;
+    settings.check().map_err(Failure::usage)?;
+    let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let simulator = simulator::start(address, settings).await.map_err(|error| {
+        Failure::unreachable(anyhow::Error::new(error).context(format!("can't serve on {address}")))
+    })?;
+    print(&format!("http://{}", simulator.addr()));
+    stop.cancelled().await;
+    simulator.shutdown().await;
+    Ok(Exit::AllDone)
+}
+
+fn settings(args: Args) -> Result<Settings, Failure> {
+    let seconds = |name: &str, s: f64| {
+        Duration::try_from_secs_f64(s)
+            .map_err(|_| Failure::usage(anyhow::anyhow!("--{name} must be a number of seconds")))
+    };
+    let api_key = match args.api_key_env {
+        None => None,
+        Some(name) => {
+            let key = std::env::var(&name);
+            let missing = |_| Failure::usage(anyhow::anyhow!("the variable {name} is not set"));
+            Some(key.map_err(missing)?.into())
+        }
+    };
+    Ok(Settings {
+        seed: args.seed,
+        tpm: args.tpm,
+        rpm: args.rpm,
+        window: seconds("window", args.window)?,
+        request_slice: seconds("request-slice", args.request_slice)?,
+        latency: Latency {
+            base_ms: args.latency_ms,
+            per_token_ms: args.token_ms,
+            sigma: args.spread,
+        },
+        faults: Faults { rate_hang: args.hangs, ..Faults::spread(args.faults) },
+        api_key,
+        deployments: args.deployment,
+        typical_output: args.typical_output,
+        charge_factor: args.charge_factor,
+        ledger_samples: !args.no_samples,
+        ..Settings::default()
+    })
+}
