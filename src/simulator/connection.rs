@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -68,8 +68,9 @@ async fn serve(tcp: TcpStream, service: Arc<Service>) {
             }
         }
     });
+    // No timer, so no time-out for idle callers, and none to set and clear for each request.
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).pipeline_flush(true);
+    http.pipeline_flush(true);
     // An error is a caller that went away, or the end that a fault wanted.
     let _ = http.serve_connection(TokioIo::new(wire), answer).await;
 }

@@ -20,6 +20,9 @@ pub const DEFAULT_MAX_OUTPUT: u32 = 4_096;
 /// Numbers in an embedding when the request does not say, as in `text-embedding-3-small`.
 pub const DEFAULT_DIMENSIONS: u32 = 1_536;
 
+/// Longer answers than any model gives. It bounds what a simulated answer takes in memory.
+const MOST_OUTPUT: u32 = 1_000_000;
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
@@ -40,7 +43,8 @@ pub struct Settings {
     pub api_key: Option<SecretString>,
     /// The deployments there are; empty means that any name is one.
     pub deployments: Vec<String>,
-    /// Prompt and output tokens that fit a request together.
+    /// Prompt and output tokens that fit a chat or Responses request together. Embeddings are not
+    /// measured by it.
     pub max_context: u32,
     /// Answers are 1 to this many tokens long (or what the request allows, if that is less);
     /// reasoning models add as much again for their thoughts.
@@ -97,8 +101,10 @@ pub enum BadSettings {
     Latency,
     #[error("charge_factor is {0}: it must be above 0 and finite")]
     ChargeFactor(f64),
-    #[error("typical_output and max_context must be at least 1")]
-    NoTokens,
+    #[error("typical_output is {0}: it must be from 1 to {MOST_OUTPUT} tokens")]
+    TypicalOutput(u32),
+    #[error("max_context must be at least 1")]
+    NoContext,
     #[error("'{0}' is no deployment name: use 1 to 64 letters, digits, '-', '_' or '.'")]
     DeploymentName(String),
     #[error("region '{0}' does not fit a header: use visible ASCII")]
@@ -124,8 +130,11 @@ impl Settings {
         if !(self.charge_factor.is_finite() && self.charge_factor > 0.0) {
             return Err(BadSettings::ChargeFactor(self.charge_factor));
         }
-        if self.typical_output == 0 || self.max_context == 0 {
-            return Err(BadSettings::NoTokens);
+        if !(1..=MOST_OUTPUT).contains(&self.typical_output) {
+            return Err(BadSettings::TypicalOutput(self.typical_output));
+        }
+        if self.max_context == 0 {
+            return Err(BadSettings::NoContext);
         }
         if let Some(name) = self.deployments.iter().find(|name| !is_deployment_name(name)) {
             return Err(BadSettings::DeploymentName(name.clone()));
@@ -168,7 +177,8 @@ mod tests {
             (Settings { faults, ..d() }, BadSettings::FaultRates),
             (Settings { latency, ..d() }, BadSettings::Latency),
             (Settings { charge_factor: 0.0, ..d() }, BadSettings::ChargeFactor(0.0)),
-            (Settings { typical_output: 0, ..d() }, BadSettings::NoTokens),
+            (Settings { typical_output: 0, ..d() }, BadSettings::TypicalOutput(0)),
+            (Settings { max_context: 0, ..d() }, BadSettings::NoContext),
             (Settings { deployments: vec![bad.clone()], ..d() }, BadSettings::DeploymentName(bad)),
             (Settings { region: "é".to_owned(), ..d() }, BadSettings::Region("é".to_owned())),
         ];
