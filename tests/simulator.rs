@@ -163,6 +163,42 @@ async fn a_quota_changes_while_it_runs() {
 }
 
 #[tokio::test]
+async fn each_deployment_has_its_own_quota() {
+    let host = start(Settings { tpm: Some(30), ..Settings::default() }).await;
+    for (name, status) in [("one", 200), ("two", 200), ("one", 429)] {
+        let path = CLASSIC.replace("gpt-4o", name);
+        let response = host.post(&path, &chat("hello")).await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn responses_can_bring_rate_headers_without_meaning() {
+    let odd_rate_headers = true;
+    let host = start(Settings { tpm: Some(1_000), odd_rate_headers, ..Settings::default() }).await;
+    let input = json!({"model": "gpt-4o", "input": "hello", "max_output_tokens": 20});
+    let response = host.post("/openai/v1/responses", &input).await.unwrap();
+    assert_eq!(header(&response, "x-ratelimit-remaining-tokens"), Some("-1"));
+    assert_eq!(header(&response, "x-ratelimit-reset-tokens"), Some("0"));
+    let response = host.post(CLASSIC, &chat("hello")).await.unwrap();
+    assert_eq!(header(&response, "x-ratelimit-remaining-tokens"), Some("944"), "28 + 28 booked");
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_pays_all_the_same() {
+    let latency = Latency { base_ms: 60_000.0, ..Latency::default() };
+    let host = start(Settings { latency, ..Settings::default() }).await;
+    let call = host.client.post(host.url(CLASSIC)).body(chat("hello").to_string());
+    let call = tokio::spawn(call.send());
+    while host.ledger().requests == 0 {
+        tokio::task::yield_now().await;
+    }
+    call.abort();
+    let ledger = host.ledger();
+    assert_eq!((ledger.answered, ledger.billed.requests), (0, 1));
+}
+
+#[tokio::test]
 async fn a_chat_stream_ends_with_usage_and_done() {
     let host = start(Settings::default()).await;
     let mut body = chat("hello");

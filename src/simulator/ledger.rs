@@ -13,8 +13,9 @@ use serde::Serialize;
 use super::faults::{Fault, FaultCounts};
 use super::quota::Window;
 
-/// More shards than cores, so that two requests seldom meet in one.
-const SHARDS: usize = 64;
+/// So many that two requests seldom meet in one, and that one of them is small enough to be listed
+/// in a single piece when there are a million prompts.
+const SHARDS: usize = 1_024;
 
 /// Characters of a prompt that are kept for people to know it by.
 const SAMPLE_CHARS: usize = 80;

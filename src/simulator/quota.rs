@@ -7,8 +7,9 @@
 //! The rules, after the published quota pages:
 //! - Tokens: each admitted request books its charge on arrival, and the counter starts again at
 //!   zero with each window. A refused request books no tokens.
-//! - Requests: the rate is judged in slices of 1 or 10 s. Every call that gets this far takes its
-//!   place in the slice, refused ones too, so hammering a full deployment keeps it full.
+//! - Requests: the rate is judged in slices of 1 or 10 s. A call takes its place in the slice before
+//!   its tokens are looked at and does not get it back, so that calls refused for tokens count
+//!   against the requests too. Calls that find the slice full change nothing: it is full already.
 //! - A request whose charge is above a whole window can never pass: it is told to come back in a
 //!   day, as the service does.
 
@@ -73,8 +74,8 @@ pub struct Quota {
     window: Duration,
     slice: Duration,
     open: Window,
-    /// Calls that reached the quota in the open window, whatever became of them.
-    arrived: u64,
+    /// Places in slices that were taken in the open window.
+    taken: u64,
     slice_index: u64,
     slice_used: u64,
     closed: VecDeque<Window>,
@@ -89,7 +90,7 @@ impl Quota {
             window,
             slice,
             open,
-            arrived: 0,
+            taken: 0,
             slice_index: 0,
             slice_used: 0,
             closed: VecDeque::new(),
@@ -100,8 +101,10 @@ impl Quota {
     pub fn admit(&mut self, now: Duration, charge: u64) -> Verdict {
         self.roll(now);
         let verdict = self.judge(now, charge);
-        self.slice_used += 1;
-        self.arrived += 1;
+        if !matches!(verdict, Verdict::RequestsFull { .. }) {
+            self.slice_used += 1;
+            self.taken += 1;
+        }
         match verdict {
             Verdict::Admitted => {
                 self.open.charged += charge;
@@ -125,7 +128,7 @@ impl Quota {
         Standing {
             limits: self.limits,
             remaining_tokens: self.open.quota.map(|q| q.saturating_sub(self.open.charged)),
-            remaining_requests: self.limits.rpm.map(|r| minute(r).saturating_sub(self.arrived)),
+            remaining_requests: self.limits.rpm.map(|r| minute(r).saturating_sub(self.taken)),
             reset_tokens: until_next(now, self.window),
             reset_requests: until_next(now, self.slice),
         }
@@ -170,8 +173,7 @@ impl Quota {
         if rpm == 0 {
             return NEVER_RETRY_AFTER;
         }
-        // Below one request per slice, most slices are empty; the last request of the rate so far
-        // tells the first slice of the next one.
+        // At less than one request per slice, some slices take none at all.
         let mut index = self.slice_index + 1;
         while self.slice_allowance(rpm, index) == 0 {
             index += 1;
@@ -197,7 +199,7 @@ impl Quota {
                 }
                 self.closed.push_back(over);
             }
-            self.arrived = 0;
+            self.taken = 0;
         }
     }
 }
@@ -309,7 +311,7 @@ mod tests {
         assert_eq!(quota.admit(Duration::ZERO, 11), never);
         assert_eq!(quota.admit(Duration::ZERO, 11), never);
         assert!(matches!(quota.admit(Duration::ZERO, 1), Verdict::RequestsFull { .. }));
-        assert_eq!(quota.standing(Duration::ZERO).remaining_requests, Some(117));
+        assert_eq!(quota.standing(Duration::ZERO).remaining_requests, Some(118));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What is asked: the bodies of the three APIs, read without copying them.
 //!
 //! Every request becomes one [`Ask`]: its texts, what it allows as output, and the hash that makes
-//! it a distinct prompt in the ledger. Parsing is the simulator's largest cost, so it borrows from
-//! the body. Neighbours: `wire` has the shapes as JSON, `refusal` words what is wrong with a request,
-//! `service` does the rest.
+//! it a distinct prompt in the ledger. Texts are borrowed from the body, so that a request costs
+//! little more than counting its tokens. Neighbours: `wire` has the shapes as JSON, `refusal` words
+//! what is wrong with a request, `service` does the rest.
 
 use std::borrow::Cow;
 
