@@ -427,7 +427,8 @@ async fn bad_settings_are_named_before_anything_starts() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PROMPTMILL_OPENAI_PYTHON, a Python with the package openai"]
 async fn the_openai_sdk_understands_it() {
-    let python = std::env::var("PROMPTMILL_OPENAI_PYTHON").unwrap();
+    let python = std::env::var("PROMPTMILL_OPENAI_PYTHON")
+        .expect("PROMPTMILL_OPENAI_PYTHON names a Python that has the package openai");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/openai_sdk.py");
     let api_key = Some("peer-key".into());
     let open = Settings { api_key: api_key.clone(), ..Settings::default() };
