@@ -69,8 +69,8 @@ async fn serve(tcp: TcpStream, service: Arc<Service>) {
         }
     });
     // No timer, so no time-out for idle callers, and none to set and clear for each request.
-    let mut http = http1::Builder::new();
-    http.pipeline_flush(true);
+    // Nor `pipeline_flush`: it would take in a whole listing of prompts before it writes any.
+    let http = http1::Builder::new();
     // An error is a caller that went away, or the end that a fault wanted.
     let _ = http.serve_connection(TokioIo::new(wire), answer).await;
 }
