@@ -6,22 +6,30 @@
 //! intake -> queue -> worker (pull -> admission -> model -> record -> settle) -> report
 //!                                                        store
 //! ```
+//!
+//! `docs/architecture.md` has the picture, the invariants and one job walked through.
 
 pub mod job;
 pub mod outcome;
 
 pub mod intake;
+
 pub mod queue;
-pub mod sqlite;
-pub mod state;
-pub mod store;
+
+pub mod worker;
 
 pub mod admission;
+
 pub mod model;
+
+pub mod store;
+
 pub mod report;
+
+pub mod sqlite;
+pub mod state;
 
 pub mod simulator;
 
 pub mod cli;
 pub mod config;
-pub mod worker;

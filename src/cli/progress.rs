@@ -44,7 +44,12 @@ pub(super) struct Shown {
 
 impl Shown {
     /// `ended_before` of the batch's `jobs` were done by earlier runs.
-    pub(super) fn start(progress: Arc<Progress>, jobs: u64, ended_before: u64, tpm: Option<u64>) -> Self {
+    pub(super) fn start(
+        progress: Arc<Progress>,
+        jobs: u64,
+        ended_before: u64,
+        tpm: Option<u64>,
+    ) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30.cyan/blue} {pos}/{len} {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -272,7 +272,9 @@ impl Run {
         let to = (&self.queue as _, &self.store as _);
         let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
         let enqueued = enqueued.map_err(|error| match error {
-            EnqueueError::Changed { .. } | EnqueueError::InputChanged { .. } => Failure::usage(error),
+            EnqueueError::Changed { .. } | EnqueueError::InputChanged { .. } => {
+                Failure::usage(error)
+            }
             error => Failure::unreachable(error),
         })?;
         if !self.quiet {
@@ -289,11 +291,7 @@ impl Run {
         Ok(())
     }
 
-    async fn work(
-        &self,
-        config: &Config,
-        stop: CancellationToken,
-    ) -> Result<(Halt, f64), Failure> {
+    async fn work(&self, config: &Config, stop: CancellationToken) -> Result<(Halt, f64), Failure> {
         let targets = config.targets().map_err(Failure::usage)?;
         let tpm = targets.iter().map(|target| target.limits.tpm).sum();
         let shown = (!self.quiet).then(|| {
@@ -355,7 +353,11 @@ impl Run {
             summary.say();
         }
         let all_succeeded = totals.of(Ending::Succeeded) == totals.ended();
-        Ok(if all_succeeded && summary.skipped_lines == 0 { Exit::AllDone } else { Exit::SomeFailed })
+        Ok(if all_succeeded && summary.skipped_lines == 0 {
+            Exit::AllDone
+        } else {
+            Exit::SomeFailed
+        })
     }
 
     async fn write_results(&mut self) -> Result<Written, Failure> {

@@ -1,0 +1,339 @@
+//! The service's own accounting of one deployment: tokens per window, requests per slice.
+//!
+//! Pure: time comes in as the span since the simulator started, so the tests need no clock. It
+//! shares nothing with `admission/` on purpose: that side guesses what this side decides.
+//! `service` asks it once per request; `ledger` reads the windows it closed.
+//!
+//! The rules, after the published quota pages:
+//! - Tokens: each admitted request books its charge on arrival, and the counter starts again at
+//!   zero with each window. A refused request books no tokens.
+//! - Requests: the rate is judged in slices of 1 or 10 s. A call takes its place in the slice before
+//!   its tokens are looked at and does not get it back, so that calls refused for tokens count
+//!   against the requests too. Calls that find the slice full change nothing: it is full already.
+//! - A request whose charge is above a whole window can never pass: it is told to come back in a
+//!   day, as the service does.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What the service answers to a request that is larger than its whole quota.
+pub const NEVER_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+
+/// Closed windows that are kept for the ledger; the oldest goes first.
+const WINDOWS_KEPT: usize = 1_000;
+
+const MINUTE_MS: u128 = 60_000;
+
+/// The limits of a deployment; `None` is unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub tpm: Option<u64>,
+    pub rpm: Option<u64>,
+}
+
+/// What was booked in one window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Window {
+    /// Windows since the simulator started, the first being 0.
+    pub index: u64,
+    /// Tokens that may be booked in this window; absent when unlimited.
+    pub quota: Option<u64>,
+    /// Tokens that were booked.
+    pub charged: u64,
+    /// Requests that were admitted.
+    pub admitted: u64,
+    /// Requests that were refused, for tokens or for requests.
+    pub refused: u64,
+}
+
+/// Whether a request may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Admitted,
+    TokensFull { retry_after: Duration },
+    RequestsFull { retry_after: Duration },
+}
+
+/// What the rate-limit headers tell after a request was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub limits: Limits,
+    /// What can still be booked before the window ends; present when there is a limit.
+    pub remaining_tokens: Option<u64>,
+    pub remaining_requests: Option<u64>,
+    pub reset_tokens: Duration,
+    pub reset_requests: Duration,
+}
+
+/// The counters of one deployment.
+#[derive(Debug)]
+pub struct Quota {
+    limits: Limits,
+    window: Duration,
+    slice: Duration,
+    open: Window,
+    /// Places in slices that were taken in the open window.
+    taken: u64,
+    slice_index: u64,
+    slice_used: u64,
+    closed: VecDeque<Window>,
+}
+
+impl Quota {
+    pub fn new(limits: Limits, window: Duration, slice: Duration) -> Self {
+        let quota = limits.tpm.map(|tpm| per_span(tpm, window));
+        let open = Window { index: 0, quota, charged: 0, admitted: 0, refused: 0 };
+        Self {
+            limits,
+            window,
+            slice,
+            open,
+            taken: 0,
+            slice_index: 0,
+            slice_used: 0,
+            closed: VecDeque::new(),
+        }
+    }
+
+    /// Judges one request and books what it costs.
+    pub fn admit(&mut self, now: Duration, charge: u64) -> Verdict {
+        self.roll(now);
+        let verdict = self.judge(now, charge);
+        if !matches!(verdict, Verdict::RequestsFull { .. }) {
+            self.slice_used += 1;
+            self.taken += 1;
+        }
+        match verdict {
+            Verdict::Admitted => {
+                self.open.charged += charge;
+                self.open.admitted += 1;
+            }
+            Verdict::TokensFull { .. } | Verdict::RequestsFull { .. } => self.open.refused += 1,
+        }
+        verdict
+    }
+
+    /// Changes the limits from this moment on; what is booked stays booked.
+    pub fn set_limits(&mut self, now: Duration, limits: Limits) {
+        self.roll(now);
+        self.limits = limits;
+        self.open.quota = limits.tpm.map(|tpm| per_span(tpm, self.window));
+    }
+
+    pub fn standing(&mut self, now: Duration) -> Standing {
+        self.roll(now);
+        let minute = |rpm| per_span(rpm, self.window);
+        Standing {
+            limits: self.limits,
+            remaining_tokens: self.open.quota.map(|q| q.saturating_sub(self.open.charged)),
+            remaining_requests: self.limits.rpm.map(|r| minute(r).saturating_sub(self.taken)),
+            reset_tokens: until_next(now, self.window),
+            reset_requests: until_next(now, self.slice),
+        }
+    }
+
+    /// The windows so far in which anything was asked, the open one last.
+    pub fn windows(&self) -> impl Iterator<Item = &Window> {
+        self.closed.iter().chain(Some(&self.open)).filter(|w| w.admitted + w.refused > 0)
+    }
+
+    pub fn forget_windows(&mut self) {
+        self.closed.clear();
+    }
+
+    fn judge(&self, now: Duration, charge: u64) -> Verdict {
+        if let Some(rpm) = self.limits.rpm
+            && self.slice_used >= self.slice_allowance(rpm, self.slice_index)
+        {
+            return Verdict::RequestsFull { retry_after: self.next_free_slice(now, rpm) };
+        }
+        match self.open.quota {
+            Some(quota) if charge > quota => Verdict::TokensFull { retry_after: NEVER_RETRY_AFTER },
+            Some(quota) if self.open.charged + charge > quota => {
+                Verdict::TokensFull { retry_after: until_next(now, self.window) }
+            }
+            _ => Verdict::Admitted,
+        }
+    }
+
+    /// Requests that slice number `index` may take: whole numbers whose sum follows the rate, so
+    /// that 90 RPM are 2, 1, 2, 1 … in slices of a second and not 2 each.
+    fn slice_allowance(&self, rpm: u64, index: u64) -> u64 {
+        let until = |slices: u64| {
+            let span_ms = self.slice.as_millis() * u128::from(slices);
+            (u128::from(rpm) * span_ms).div_ceil(MINUTE_MS) as u64
+        };
+        until(index + 1) - until(index)
+    }
+
+    /// How long until a slice begins that takes any request at all.
+    fn next_free_slice(&self, now: Duration, rpm: u64) -> Duration {
+        if rpm == 0 {
+            return NEVER_RETRY_AFTER;
+        }
+        // At less than one request per slice, some slices take none at all.
+        let mut index = self.slice_index + 1;
+        while self.slice_allowance(rpm, index) == 0 {
+            index += 1;
+        }
+        span_times(self.slice, index).saturating_sub(now)
+    }
+
+    /// Closes what is over.
+    fn roll(&mut self, now: Duration) {
+        let slice_index = whole_spans(now, self.slice);
+        if slice_index != self.slice_index {
+            self.slice_index = slice_index;
+            self.slice_used = 0;
+        }
+        let index = whole_spans(now, self.window);
+        if index != self.open.index {
+            let quota = self.limits.tpm.map(|tpm| per_span(tpm, self.window));
+            let fresh = Window { index, quota, charged: 0, admitted: 0, refused: 0 };
+            let over = std::mem::replace(&mut self.open, fresh);
+            if over.admitted + over.refused > 0 {
+                if self.closed.len() == WINDOWS_KEPT {
+                    self.closed.pop_front();
+                }
+                self.closed.push_back(over);
+            }
+            self.taken = 0;
+        }
+    }
+}
+
+/// What a rate per minute allows in `span`.
+fn per_span(per_minute: u64, span: Duration) -> u64 {
+    (u128::from(per_minute) * span.as_millis() / MINUTE_MS) as u64
+}
+
+fn whole_spans(now: Duration, span: Duration) -> u64 {
+    (now.as_nanos() / span.as_nanos()) as u64
+}
+
+fn span_times(span: Duration, count: u64) -> Duration {
+    Duration::from_nanos_u128(span.as_nanos() * u128::from(count))
+}
+
+fn until_next(now: Duration, span: Duration) -> Duration {
+    span_times(span, whole_spans(now, span) + 1) - now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn quota(tpm: Option<u64>, rpm: Option<u64>) -> Quota {
+        Quota::new(Limits { tpm, rpm }, MINUTE, SECOND)
+    }
+
+    #[test]
+    fn tokens_are_booked_until_the_window_is_full_and_come_back_with_the_next() {
+        let mut quota = quota(Some(1_000), None);
+        let at = Duration::from_secs(15);
+        assert_eq!(quota.admit(at, 600), Verdict::Admitted);
+        let retry_after = Duration::from_secs(45);
+        assert_eq!(quota.admit(at, 401), Verdict::TokensFull { retry_after });
+        assert_eq!(quota.admit(at, 400), Verdict::Admitted, "the refused call booked no tokens");
+        assert_eq!(quota.standing(at).remaining_tokens, Some(0));
+        assert_eq!(quota.admit(MINUTE, 1_000), Verdict::Admitted);
+    }
+
+    #[test]
+    fn a_short_window_keeps_the_rate() {
+        let window = Duration::from_secs(6);
+        let limits = Limits { tpm: Some(60_000), rpm: None };
+        let mut quota = Quota::new(limits, window, SECOND);
+        assert_eq!(quota.admit(Duration::ZERO, 6_000), Verdict::Admitted);
+        assert_eq!(
+            quota.admit(Duration::ZERO, 1),
+            Verdict::TokensFull { retry_after: window },
+            "a tenth of a minute has a tenth of the tokens"
+        );
+    }
+
+    #[test]
+    fn a_request_larger_than_the_window_is_sent_away_for_a_day() {
+        let mut quota = quota(Some(1_000), None);
+        let never = Verdict::TokensFull { retry_after: NEVER_RETRY_AFTER };
+        assert_eq!(quota.admit(Duration::ZERO, 1_001), never);
+    }
+
+    #[test]
+    fn requests_are_judged_in_slices() {
+        let mut quota = quota(None, Some(600));
+        let at = Duration::from_millis(2_250);
+        for _ in 0..10 {
+            assert_eq!(quota.admit(at, 1), Verdict::Admitted);
+        }
+        let retry_after = Duration::from_millis(750);
+        assert_eq!(quota.admit(at, 1), Verdict::RequestsFull { retry_after });
+        assert_eq!(quota.admit(at + retry_after, 1), Verdict::Admitted);
+    }
+
+    #[test]
+    fn ten_second_slices_allow_ten_seconds_of_requests_at_once() {
+        let limits = Limits { tpm: None, rpm: Some(60) };
+        let mut quota = Quota::new(limits, MINUTE, Duration::from_secs(10));
+        let admitted = (0..20).filter(|_| quota.admit(SECOND, 1) == Verdict::Admitted).count();
+        assert_eq!(admitted, 10);
+    }
+
+    #[test]
+    fn slow_rates_are_kept_over_many_slices() {
+        for rpm in [1, 7, 30, 90, 601] {
+            let mut quota = quota(None, Some(rpm));
+            let asked = (0..60_000).step_by(50);
+            let admitted =
+                asked.filter(|ms| quota.admit(Duration::from_millis(*ms), 1) == Verdict::Admitted);
+            assert_eq!(admitted.count() as u64, rpm, "{rpm} RPM over a minute");
+        }
+    }
+
+    #[test]
+    fn a_call_refused_for_requests_learns_when_the_next_slot_is() {
+        let mut quota = quota(None, Some(6));
+        assert_eq!(quota.admit(Duration::ZERO, 1), Verdict::Admitted);
+        let retry_after = Duration::from_secs(10);
+        assert_eq!(quota.admit(Duration::ZERO, 1), Verdict::RequestsFull { retry_after });
+        assert_eq!(quota.admit(retry_after, 1), Verdict::Admitted);
+    }
+
+    #[test]
+    fn calls_refused_for_tokens_use_up_request_slots() {
+        let mut quota = quota(Some(10), Some(120));
+        let never = Verdict::TokensFull { retry_after: NEVER_RETRY_AFTER };
+        assert_eq!(quota.admit(Duration::ZERO, 11), never);
+        assert_eq!(quota.admit(Duration::ZERO, 11), never);
+        assert!(matches!(quota.admit(Duration::ZERO, 1), Verdict::RequestsFull { .. }));
+        assert_eq!(quota.standing(Duration::ZERO).remaining_requests, Some(118));
+    }
+
+    #[test]
+    fn limits_change_at_once_and_bookings_stay() {
+        let mut quota = quota(Some(1_000), None);
+        assert_eq!(quota.admit(Duration::ZERO, 900), Verdict::Admitted);
+        quota.set_limits(SECOND, Limits { tpm: Some(500), rpm: None });
+        assert!(matches!(quota.admit(SECOND, 1), Verdict::TokensFull { .. }));
+        quota.set_limits(SECOND, Limits { tpm: None, rpm: None });
+        assert_eq!(quota.admit(SECOND, 1_000_000), Verdict::Admitted);
+    }
+
+    #[test]
+    fn the_ledger_sees_windows_with_traffic_only_and_not_for_ever() {
+        let mut quota = quota(Some(100), None);
+        for minute in (0..4_000).step_by(2) {
+            quota.admit(MINUTE * minute, 60);
+            quota.admit(MINUTE * minute, 60);
+        }
+        let windows: Vec<_> = quota.windows().cloned().collect();
+        assert_eq!(windows.len(), WINDOWS_KEPT + 1, "the open one is extra");
+        let last = Window { index: 3_998, quota: Some(100), charged: 60, admitted: 1, refused: 1 };
+        assert_eq!(windows.last(), Some(&last));
+    }
+}
