@@ -110,6 +110,9 @@ impl Default for Worker {
     }
 }
 
+/// Jobs that wait or are being recorded, beside those in flight.
+const HELD_BESIDE_CALLS: usize = 1024;
+
 /// Calls in flight at a time for one deployment, where nothing was said.
 pub const DEFAULT_CONCURRENCY: usize = 64;
 
@@ -211,8 +214,9 @@ impl Config {
             self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum();
         worker::Settings {
             drain,
-            // One job waits for every call in flight, so that none of them ever waits for the queue.
-            max_held: (2 * calls).max(16),
+            // Besides those in flight: enough that the store is written in large groups, and that no
+            // call ever waits for the queue.
+            max_held: 2 * calls + HELD_BESIDE_CALLS,
             max_tries: self.worker.max_tries,
             max_deliveries: self.worker.max_deliveries,
             shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),

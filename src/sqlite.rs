@@ -19,7 +19,7 @@ const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = "
 CREATE TABLE queue (
     seq            INTEGER PRIMARY KEY,
-    job_id         BLOB    NOT NULL UNIQUE,
+    job_id         BLOB    NOT NULL,
     -- Unix ms from when the job may be handed out: 0 at once; while locked, the lock's expiry.
     available_at   INTEGER NOT NULL,
     priority       INTEGER NOT NULL,
@@ -35,7 +35,9 @@ CREATE TABLE queue (
     deadline       TEXT,
     metadata       TEXT,
     look_up        INTEGER NOT NULL,
-    body           TEXT    NOT NULL
+    body           TEXT    NOT NULL,
+    -- The same as UNIQUE (job_id), in an order in which neighbours of the input share pages.
+    UNIQUE (batch_id, custom_id)
 );
 CREATE INDEX queue_in_order ON queue (available_at, priority DESC, seq);
 CREATE TABLE dead_letters (
@@ -131,8 +133,12 @@ impl SqliteError {
 }
 
 type Finish = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
-/// Gets the connection with its transaction open, or why none could be opened.
-type Write = Box<dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> Finish + Send>;
+/// Gets the connection with its transaction open, or why none could be opened; says how to finish,
+/// and why it failed, if it did.
+type Write = Box<
+    dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> (Finish, Option<Arc<rusqlite::Error>>)
+        + Send,
+>;
 
 /// A handle to the open file; clones share it. The writer thread ends with the last one.
 #[derive(Clone)]
@@ -164,7 +170,9 @@ impl Database {
         &self.path
     }
 
-    /// Runs one write; when this returns `Ok`, it is on disk. A write that fails leaves no trace.
+    /// Runs one write; when this returns `Ok`, it is on disk. A write that fails leaves no trace,
+    /// and neither do those that share its transaction: they fail with it. (Undoing one alone would
+    /// take a savepoint, which copies every page that is touched.)
     ///
     /// # Errors
     /// What SQLite said.
@@ -174,12 +182,13 @@ impl Database {
     ) -> Result<T, SqliteError> {
         let (answer, answered) = oneshot::channel();
         let write: Write = Box::new(move |connection| {
-            let done = connection.and_then(|c| in_savepoint(c, work).map_err(Arc::new));
-            Box::new(move |committed| {
-                let result = committed.and(done);
+            let done = connection.and_then(|c| work(c).map_err(Arc::new));
+            let failed = done.as_ref().err().cloned();
+            let finish: Finish = Box::new(move |committed| {
                 // The caller may have gone away; the write stands all the same.
-                let _ = answer.send(result);
-            })
+                let _ = answer.send(committed.and(done));
+            });
+            (finish, failed)
         });
         self.writes.send(write).await.map_err(|_| SqliteError::Stopped)?;
         answered.await.map_err(|_| SqliteError::Stopped)?.map_err(|e| self.error(e))
@@ -248,43 +257,36 @@ fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.execute_batch("PRAGMA cache_size = -8192; PRAGMA temp_store = FILE;")?;
+    // Sorting a large export spills to disk, not into memory.
+    connection.execute_batch("PRAGMA cache_size = -4096; PRAGMA temp_store = FILE;")?;
     Ok(connection)
 }
 
 fn write_until_closed(connection: &Connection, mut waiting: mpsc::Receiver<Write>) {
     while let Some(first) = waiting.blocking_recv() {
         let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(Arc::new);
-        let mut finishes = vec![first(begun.clone().map(|()| connection))];
-        while begun.is_ok()
+        let (finish, mut failed) = first(begun.map(|()| connection));
+        let mut finishes = vec![finish];
+        while failed.is_none()
             && finishes.len() < WAITING_WRITES
             && let Ok(next) = waiting.try_recv()
         {
-            finishes.push(next(Ok(connection)));
+            let (finish, failure) = next(Ok(connection));
+            finishes.push(finish);
+            failed = failure;
         }
-        let committed = begun.and_then(|()| connection.execute_batch("COMMIT").map_err(Arc::new));
+        let committed = match failed {
+            None => connection.execute_batch("COMMIT").map_err(Arc::new),
+            Some(error) => Err(error),
+        };
         if committed.is_err() && !connection.is_autocommit() {
-            // A commit that failed (disk full) leaves the transaction open. If even undoing it
-            // fails, the next BEGIN fails and says so.
+            // If even undoing it fails, the next BEGIN fails and says so.
             let _ = connection.execute_batch("ROLLBACK");
         }
         for finish in finishes {
             finish(committed.clone());
         }
     }
-}
-
-fn in_savepoint<T>(
-    connection: &Connection,
-    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
-    connection.prepare_cached("SAVEPOINT write")?.execute([])?;
-    let done = work(connection);
-    if done.is_err() {
-        connection.prepare_cached("ROLLBACK TO write")?.execute([])?;
-    }
-    connection.prepare_cached("RELEASE write")?.execute([])?;
-    done
 }
 
 /// A text column in a type of ours; a value that can't be read is the file's fault.

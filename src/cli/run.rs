@@ -306,9 +306,10 @@ impl Run {
             progress: self.progress.clone(),
         };
         let began = Instant::now();
-        let halt = worker.run(stop).await;
+        // On the runtime's own threads, so that its tasks wake each other without crossing threads.
+        let halt = tokio::spawn(worker.run(stop)).await;
         drop(shown);
-        let halt = halt.map_err(|error| match error {
+        let halt = halt.unwrap_or(Err(WorkerError::Panicked)).map_err(|error| match error {
             WorkerError::Panicked => Failure { error: error.into(), exit: Exit::Unreachable },
             error => Failure::unreachable(error),
         })?;

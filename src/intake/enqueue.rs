@@ -13,10 +13,13 @@ use crate::queue::{Queue, QueueError};
 use crate::store::{Batch, BatchState, Store, StoreError};
 
 /// Jobs that go to the queue in one call.
-const CHUNK: usize = 500;
+const CHUNK: usize = 2_000;
+
+/// Bytes of bodies that go in one call; the memory that reading ahead may take is a few times this.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// Chunks that are read ahead while one is being sent.
-const READ_AHEAD: usize = 2;
+const READ_AHEAD: usize = 1;
 
 /// Why jobs could not be enqueued. Those that were stay; running it again adds the rest.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +151,8 @@ struct Input {
 
 impl Input {
     fn read(self, send: &mpsc::Sender<Vec<Job>>) -> Result<(), SourceError> {
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
         let mut ordinal = 0;
         for source in &self.sources {
             let mut lines = Lines::open(source)?;
@@ -163,8 +167,14 @@ impl Input {
                 if self.repeated.binary_search(&position).is_ok() {
                     continue;
                 }
-                chunk.push(job.into_job(&self.batch, position));
-                if chunk.len() == CHUNK && send.blocking_send(std::mem::take(&mut chunk)).is_err() {
+                let job = job.into_job(&self.batch, position);
+                bytes += job.body.len();
+                chunk.push(job);
+                if chunk.len() < CHUNK && bytes < CHUNK_BYTES {
+                    continue;
+                }
+                bytes = 0;
+                if send.blocking_send(std::mem::take(&mut chunk)).is_err() {
                     // Sending failed; the sender tells why.
                     return Ok(());
                 }

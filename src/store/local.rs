@@ -290,31 +290,31 @@ fn read_in_chunks(
 }
 
 fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
-    let code: Option<String> = row.get("error_code")?;
-    let message: Option<String> = row.get("error_message")?;
+    let code: Option<String> = row.get(9)?;
+    let message: Option<String> = row.get(10)?;
     Ok(Outcome {
-        job_id: JobId::from_bytes(row.get("job_id")?),
+        job_id: JobId::from_bytes(row.get(1)?),
         batch_id: parsed(row, 2, |name| name.parse().ok())?,
-        custom_id: row.get("custom_id")?,
-        position: row.get("position")?,
-        digest: row.get::<_, i64>("digest")?.cast_unsigned(),
+        custom_id: row.get(3)?,
+        position: row.get(4)?,
+        digest: row.get::<_, i64>(5)?.cast_unsigned(),
         ending: parsed(row, 6, Ending::from_name)?,
-        status_code: row.get("status_code")?,
-        request_id: row.get("request_id")?,
+        status_code: row.get(7)?,
+        request_id: row.get(8)?,
         failure: code.zip(message).map(|(code, message)| Failure { code, message }),
         usage: Usage {
-            prompt: row.get("prompt_tokens")?,
-            cached: row.get("cached_tokens")?,
-            completion: row.get("completion_tokens")?,
-            reasoning: row.get("reasoning_tokens")?,
+            prompt: row.get(11)?,
+            cached: row.get(12)?,
+            completion: row.get(13)?,
+            reasoning: row.get(14)?,
         },
-        attempts: row.get("attempts")?,
-        deployment: row.get("deployment")?,
-        model: row.get("model")?,
-        latency_ms: row.get("latency_ms")?,
+        attempts: row.get(15)?,
+        deployment: row.get(16)?,
+        model: row.get(17)?,
+        latency_ms: row.get(18)?,
         finished_at: parsed(row, 19, |at| at.parse().ok())?,
-        metadata: row.get("metadata")?,
-        body: row.get::<_, Option<String>>("body")?.map(Into::into),
+        metadata: row.get(20)?,
+        body: row.get::<_, Option<String>>(21)?.map(Into::into),
     })
 }
 
