@@ -37,12 +37,7 @@ pub struct TokenRules {
 
 impl TokenRules {
     /// When the token ends, if it is good for `audience` now.
-    pub fn verify(
-        &self,
-        token: &str,
-        audience: &str,
-        now: Millis,
-    ) -> Result<Millis, TokenError> {
+    pub fn verify(&self, token: &str, audience: &str, now: Millis) -> Result<Millis, TokenError> {
         if !self.check {
             return Ok(Millis::MAX);
         }

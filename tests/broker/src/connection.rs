@@ -217,9 +217,10 @@ impl Connection {
             Order::Drop => {}
             Order::Detach { path, condition } => {
                 let error = frames::error(condition, "Detached because a test asked for it.");
-                self.detach_where(&error, |address| {
-                    matches!(address, Address::Entity { path: own, .. } if own == path)
-                });
+                self.detach_where(
+                    &error,
+                    |address| matches!(address, Address::Entity { path: own, .. } if own == path),
+                );
             }
             Order::ExpireTokens => {
                 self.tokens.forget_all();

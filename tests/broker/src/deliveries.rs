@@ -35,8 +35,13 @@ impl Connection {
             let handles: Vec<u32> = session.links.keys().copied().collect();
             for handle in handles {
                 let peer_max_frame = self.peer_max_frame;
-                self.changed |=
-                    pump_link(session, handle, &mut namespace, now, (&mut self.out, peer_max_frame));
+                self.changed |= pump_link(
+                    session,
+                    handle,
+                    &mut namespace,
+                    now,
+                    (&mut self.out, peer_max_frame),
+                );
             }
         }
     }

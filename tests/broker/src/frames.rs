@@ -5,9 +5,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fe2o3_amqp_types::definitions::Error as AmqpError;
-use fe2o3_amqp_types::performatives::{
-    Attach, Begin, Close, Detach, End, Flow, Open, Transfer,
-};
+use fe2o3_amqp_types::performatives::{Attach, Begin, Close, Detach, End, Flow, Open, Transfer};
 use serde::Serialize;
 use serde_amqp::Value;
 

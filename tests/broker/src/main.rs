@@ -77,10 +77,8 @@ impl Arguments {
         for (topic, name) in &self.subscriptions {
             match topics.iter_mut().find(|known| known.name == *topic) {
                 Some(known) => known.subscriptions.push(queue(name)),
-                None => topics.push(TopicSettings {
-                    name: topic.clone(),
-                    subscriptions: vec![queue(name)],
-                }),
+                None => topics
+                    .push(TopicSettings { name: topic.clone(), subscriptions: vec![queue(name)] }),
             }
         }
         Settings {

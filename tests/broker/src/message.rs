@@ -147,8 +147,7 @@ impl Message {
         );
         let annotations = self.stamped(stamp);
         let application = self.application.as_deref().unwrap_or_default();
-        let parts: [&[u8]; 5] =
-            [&header, &annotations, &self.properties, application, &self.body];
+        let parts: [&[u8]; 5] = [&header, &annotations, &self.properties, application, &self.body];
         let mut out = BytesMut::with_capacity(parts.iter().map(|part| part.len()).sum());
         for part in parts {
             out.extend_from_slice(part);

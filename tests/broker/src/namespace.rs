@@ -17,8 +17,14 @@ pub struct TopicSettings {
 pub enum Address {
     /// The node that takes tokens.
     Cbs,
-    Entity { path: String, side: Side },
-    Management { path: String, side: Side },
+    Entity {
+        path: String,
+        side: Side,
+    },
+    Management {
+        path: String,
+        side: Side,
+    },
 }
 
 impl Address {
@@ -87,7 +93,8 @@ impl Namespace {
                 .iter()
                 .map(|subscription| {
                     let path = format!("{}/Subscriptions/{}", topic.name, subscription.name);
-                    namespace.add(&path, QueueSettings { name: path.clone(), ..subscription.clone() })
+                    namespace
+                        .add(&path, QueueSettings { name: path.clone(), ..subscription.clone() })
                 })
                 .collect();
             namespace.topics.insert(topic.name.to_lowercase(), paths);

@@ -72,11 +72,7 @@ impl Reply {
         Self { status: 200, description: "OK".to_owned(), condition: None, body: Value::Map(body) }
     }
 
-    pub fn failure(
-        status: i32,
-        condition: &'static str,
-        description: impl Into<String>,
-    ) -> Self {
+    pub fn failure(status: i32, condition: &'static str, description: impl Into<String>) -> Self {
         let body = Value::Map(Map::new());
         Self { status, description: description.into(), condition: Some(condition), body }
     }

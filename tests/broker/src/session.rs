@@ -63,6 +63,8 @@ pub struct Partial {
     pub delivery: u32,
     pub format: u32,
     pub settled: bool,
+    /// What has come, kept or not.
+    pub size: u64,
     pub body: BytesMut,
 }
 

@@ -14,7 +14,9 @@ use crate::message::{Message, Stamp, State};
 
 /// The lock of a delivery is gone: expired, settled already, or never there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("The lock supplied is invalid. Either the lock expired, or the message has already been removed.")]
+#[error(
+    "The lock supplied is invalid. Either the lock expired, or the message has already been removed."
+)]
 pub struct LockLost;
 
 #[derive(Debug)]

@@ -17,6 +17,27 @@ use crate::request::{Reply, Request};
 use crate::session::{Link, Partial};
 use crate::wire::{Malformed, Map};
 
+/// Why a message is not taken.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(
+        "The received message (delivery-id:{delivery}, size:{size} bytes) exceeds the limit \
+         ({limit} bytes) currently allowed on the link."
+    )]
+    TooLarge { delivery: u32, size: u64, limit: u64 },
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+impl Refused {
+    fn condition(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "amqp:link:message-size-exceeded",
+            Self::Malformed(_) => "amqp:decode-error",
+        }
+    }
+}
+
 impl Connection {
     pub(crate) fn transfer(&mut self, channel: u16, transfer: &Transfer, payload: &Bytes) {
         let limit = self.shared.max_message_size;
@@ -32,21 +53,14 @@ impl Connection {
             delivery: transfer.delivery_id.unwrap_or_default(),
             format: transfer.message_format.unwrap_or_default(),
             settled: false,
+            size: 0,
             body: BytesMut::new(),
         });
         partial.settled |= transfer.settled.unwrap_or(false);
-        partial.body.extend_from_slice(payload);
-        if partial.body.len() as u64 > limit {
-            let text = format!(
-                "The received message (delivery-id:{}, size:{} bytes) exceeds the limit ({limit} \
-                 bytes) currently allowed on the link.",
-                partial.delivery,
-                partial.body.len(),
-            );
-            session.forget(handle);
-            let error = frames::error("amqp:link:message-size-exceeded", text);
-            frames::write(&mut self.out, channel, &frames::detach(handle, Some(error)), &[]);
-            return;
+        partial.size += payload.len() as u64;
+        // What is too large is counted and not kept: it is refused at its last transfer.
+        if partial.size <= limit {
+            partial.body.extend_from_slice(payload);
         }
         if transfer.more && !transfer.aborted {
             inlet.partial = Some(partial);
@@ -61,7 +75,12 @@ impl Connection {
 
     fn receive(&mut self, channel: u16, address: &Address, partial: Partial) {
         let body = partial.body.freeze();
+        let limit = self.shared.max_message_size;
         let result = match address {
+            _ if partial.size > limit => {
+                let (delivery, size) = (partial.delivery, partial.size);
+                Err(Refused::TooLarge { delivery, size, limit })
+            }
             Address::Entity { path, .. } => self.publish(path, partial.format, &body),
             Address::Cbs => self.put_token(channel, &body).map(|()| true),
             Address::Management { path, side } => {
@@ -72,8 +91,8 @@ impl Connection {
         let state = match result {
             Ok(true) => DeliveryState::Accepted(Accepted {}),
             Ok(false) => return,
-            Err(malformed) => DeliveryState::Rejected(Rejected {
-                error: Some(frames::error("amqp:decode-error", malformed.to_string())),
+            Err(refused) => DeliveryState::Rejected(Rejected {
+                error: Some(frames::error(refused.condition(), refused.to_string())),
             }),
         };
         if !partial.settled {
@@ -90,7 +109,7 @@ impl Connection {
     }
 
     /// Sends a message or a batch on to its entity; false where the confirmation is to be lost.
-    fn publish(&mut self, path: &str, format: u32, body: &Bytes) -> Result<bool, Malformed> {
+    fn publish(&mut self, path: &str, format: u32, body: &Bytes) -> Result<bool, Refused> {
         let messages = message::unpack(format, body)?;
         let loss = self.shared.faults().sends.next();
         if loss == Some(Loss::Order) {
@@ -104,7 +123,7 @@ impl Connection {
         Ok(loss.is_none())
     }
 
-    fn put_token(&mut self, channel: u16, body: &Bytes) -> Result<(), Malformed> {
+    fn put_token(&mut self, channel: u16, body: &Bytes) -> Result<(), Refused> {
         let request = Request::parse(body)?;
         let now = self.shared.clock.now();
         let audience = request.text("name").unwrap_or_default();
@@ -129,7 +148,7 @@ impl Connection {
         path: &str,
         side: Side,
         body: &Bytes,
-    ) -> Result<(), Malformed> {
+    ) -> Result<(), Refused> {
         let request = Request::parse(body)?;
         let settles = management::settles(&request);
         let (loss, delay) = {
