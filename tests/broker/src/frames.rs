@@ -4,7 +4,7 @@
 //! everything else goes through the typed performatives.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use fe2o3_amqp_types::definitions::Error as AmqpError;
+use fe2o3_amqp_types::definitions::{Error as AmqpError, ErrorCondition, Fields};
 use fe2o3_amqp_types::performatives::{Attach, Begin, Close, Detach, End, Flow, Open, Transfer};
 use serde::Serialize;
 use serde_amqp::Value;
@@ -203,12 +203,13 @@ pub fn payload_room(peer_max_frame: u32) -> usize {
     (peer_max_frame.min(MAX_FRAME) as usize).saturating_sub(TRANSFER_OVERHEAD).max(1)
 }
 
+/// An error, with an empty info: an SDK reads all three fields without looking.
 pub fn error(condition: &str, description: impl Into<String>) -> AmqpError {
     // The typed conditions serialise to the same symbol, so none needs to be told apart here.
     AmqpError::new(
-        fe2o3_amqp_types::definitions::ErrorCondition::Custom(condition.into()),
+        ErrorCondition::Custom(condition.into()),
         Some(description.into()),
-        None,
+        Some(Fields::new()),
     )
 }
 
