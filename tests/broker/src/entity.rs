@@ -319,3 +319,154 @@ pub fn dead_letter_properties(
         .filter_map(|(name, text)| Some((name.to_owned(), Value::String(text?.to_owned()))))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::encoded;
+
+    const NOW: Millis = 1_000_000;
+    const LOCK: Duration = Duration::from_secs(30);
+    const LOCK_MS: Millis = 30_000;
+
+    fn queue(change: impl FnOnce(&mut QueueSettings)) -> Queue {
+        let mut settings =
+            QueueSettings { lock: LOCK, max_delivery_count: 2, ..QueueSettings::new("jobs") };
+        change(&mut settings);
+        Queue::new(settings)
+    }
+
+    fn message(id: &str) -> Message {
+        Message::parse(&encoded(Some(id), b"body")).unwrap()
+    }
+
+    fn id_of(delivery: &Delivery) -> String {
+        Message::parse(&delivery.encoded).unwrap().message_id
+    }
+
+    #[test]
+    fn a_locked_message_is_nobody_elses() {
+        let mut queue = queue(|_| ());
+        queue.send(message("a"), NOW);
+        let delivery = queue.receive(Side::Main, NOW).unwrap();
+        assert_eq!(queue.receive(Side::Main, NOW), None);
+        queue.settle(Side::Main, delivery.token, Settlement::Complete, NOW).unwrap();
+        let again = queue.settle(Side::Main, delivery.token, Settlement::Complete, NOW);
+        assert_eq!(again, Err(LockLost));
+        assert_eq!(queue.counts(NOW), Counts { completed: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn an_expired_lock_costs_a_delivery_and_its_token() {
+        let mut queue = queue(|_| ());
+        queue.send(message("a"), NOW);
+        let first = queue.receive(Side::Main, NOW).unwrap();
+        assert_eq!(queue.next_event(), Some(NOW + LOCK_MS));
+        let end = queue.renew(Side::Main, first.token, NOW + 1_000).unwrap();
+        assert_eq!(queue.receive(Side::Main, end - 1), None);
+        let second = queue.receive(Side::Main, end).unwrap();
+        assert_ne!(second.token, first.token);
+        let late = queue.settle(Side::Main, first.token, Settlement::Complete, end);
+        assert_eq!(late, Err(LockLost));
+        assert_eq!(queue.renew(Side::Main, first.token, end), Err(LockLost));
+    }
+
+    #[test]
+    fn used_up_deliveries_end_among_the_dead_letters() {
+        let mut queue = queue(|_| ());
+        queue.send(message("a"), NOW);
+        for _ in 0..2 {
+            let token = queue.receive(Side::Main, NOW).unwrap().token;
+            queue.settle(Side::Main, token, Settlement::Abandon(Vec::new()), NOW).unwrap();
+        }
+        assert_eq!(queue.receive(Side::Main, NOW), None);
+        assert_eq!(queue.counts(NOW).dead_letter, 1);
+        // A dead letter may be abandoned for ever.
+        for _ in 0..5 {
+            let token = queue.receive(Side::DeadLetter, NOW).unwrap().token;
+            queue.settle(Side::DeadLetter, token, Settlement::Abandon(Vec::new()), NOW).unwrap();
+        }
+        assert_eq!(queue.counts(NOW).dead_letter, 1);
+    }
+
+    #[test]
+    fn a_released_message_comes_again_at_its_place() {
+        let mut queue = queue(|_| ());
+        for id in ["a", "b"] {
+            queue.send(message(id), NOW);
+        }
+        for _ in 0..5 {
+            let first = queue.receive(Side::Main, NOW).unwrap();
+            assert_eq!(id_of(&first), "a");
+            queue.settle(Side::Main, first.token, Settlement::Release, NOW).unwrap();
+        }
+        assert_eq!(queue.counts(NOW).dead_letter, 0);
+    }
+
+    #[test]
+    fn scheduled_messages_wait_and_can_be_taken_back() {
+        let mut queue = queue(|_| ());
+        let later = |id| {
+            let mut message = message(id);
+            message.scheduled_for = Some(NOW + 500);
+            message
+        };
+        let kept = queue.send(later("kept"), NOW);
+        let dropped = queue.send(later("dropped"), NOW);
+        assert!(queue.cancel_scheduled(dropped, NOW));
+        assert!(!queue.cancel_scheduled(dropped, NOW));
+        assert_eq!(queue.receive(Side::Main, NOW + 499), None);
+        assert_eq!(queue.receive(Side::Main, NOW + 500).unwrap().sequence, kept);
+        assert!(!queue.cancel_scheduled(kept, NOW + 500));
+    }
+
+    #[test]
+    fn a_known_message_id_is_dropped_within_the_window_only() {
+        let mut queue = queue(|settings| settings.duplicate_window = Some(LOCK));
+        for at in [NOW, NOW + LOCK_MS - 1, NOW + LOCK_MS] {
+            queue.send(message("a"), at);
+        }
+        let counts = queue.counts(NOW + LOCK_MS);
+        assert_eq!((counts.active, counts.duplicates), (2, 1));
+    }
+
+    #[test]
+    fn messages_expire_while_they_wait_but_not_under_a_lock() {
+        let mut queue = queue(|settings| settings.time_to_live = Some(Duration::from_secs(10)));
+        queue.send(message("held"), NOW);
+        let mut short = message("short");
+        short.time_to_live = Some(1_000);
+        queue.send(short, NOW);
+        let held = queue.receive(Side::Main, NOW).unwrap();
+        let counts = queue.counts(NOW + 1_000);
+        assert_eq!((counts.active, counts.locked, counts.dead_letter), (0, 1, 1));
+        let over = NOW + 20_000;
+        queue.settle(Side::Main, held.token, Settlement::Abandon(Vec::new()), over).unwrap();
+        assert_eq!(queue.counts(over).dead_letter, 2);
+    }
+
+    #[test]
+    fn a_deferred_message_comes_by_its_number_alone() {
+        let mut queue = queue(|_| ());
+        let sequence = queue.send(message("a"), NOW);
+        let token = queue.receive(Side::Main, NOW).unwrap().token;
+        queue.settle(Side::Main, token, Settlement::Defer(Vec::new()), NOW).unwrap();
+        assert_eq!(queue.receive(Side::Main, NOW), None);
+        let again = queue.receive_deferred(Side::Main, sequence, false, NOW).unwrap();
+        assert_eq!(queue.receive_deferred(Side::Main, sequence, false, NOW), None);
+        queue.settle(Side::Main, again.token, Settlement::Complete, NOW).unwrap();
+        assert_eq!(queue.receive_deferred(Side::Main, sequence, true, NOW), None);
+    }
+
+    #[test]
+    fn all_locks_can_end_at_once() {
+        let mut queue = queue(|_| ());
+        for id in ["a", "b"] {
+            queue.send(message(id), NOW);
+            queue.receive(Side::Main, NOW).unwrap();
+        }
+        queue.expire_locks(NOW + 1);
+        let counts = queue.counts(NOW + 1);
+        assert_eq!((counts.active, counts.locked), (2, 0));
+    }
+}
