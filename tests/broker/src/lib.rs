@@ -10,6 +10,8 @@
 
 mod cbs;
 mod connection;
+#[cfg(test)]
+mod connection_tests;
 mod deliveries;
 mod entity;
 mod faults;
@@ -38,6 +40,7 @@ pub use entity::{Counts, QueueSettings};
 pub use faults::Loss;
 pub use namespace::TopicSettings;
 
+use entity::Queue;
 use faults::Order;
 use shared::Shared;
 
@@ -139,11 +142,22 @@ impl Broker {
         )
     }
 
-    /// How many messages are where in a queue, or in a subscription by its path; `None` where there
-    /// is none of this name.
-    pub fn counts(&self, queue: &str) -> Option<Counts> {
+    /// How many messages are where in a queue, or in a subscription by its path.
+    ///
+    /// # Panics
+    ///
+    /// Like everything here that takes a name, where there is no entity of this name: a misspelt
+    /// one would let a test pass for the wrong reason.
+    pub fn counts(&self, queue: &str) -> Counts {
         let now = self.shared.clock.now();
-        Some(self.shared.namespace().queue(&namespace::entity_path(queue))?.counts(now))
+        self.with_queue(queue, |queue| queue.counts(now))
+    }
+
+    fn with_queue<T>(&self, name: &str, act: impl FnOnce(&mut Queue) -> T) -> T {
+        match self.shared.namespace().queue(&namespace::entity_path(name)) {
+            Some(queue) => act(queue),
+            None => panic!("the broker was set up without a queue '{name}'"),
+        }
     }
 
     /// Breaks every connection off now.
@@ -165,6 +179,8 @@ impl Broker {
     /// `com.microsoft:server-busy` or `amqp:link:stolen`.
     pub fn detach_links(&self, queue: &str, condition: &str) {
         let path = namespace::entity_path(queue);
+        let known = self.shared.namespace().accepts_sends(&path);
+        assert!(known, "the broker was set up without a queue or topic '{queue}'");
         self.shared.order(Order::Detach { path, condition: condition.to_owned() });
     }
 
@@ -186,9 +202,7 @@ impl Broker {
     /// Ends all locks of a queue now, each a failed delivery.
     pub fn expire_locks(&self, queue: &str) {
         let now = self.shared.clock.now();
-        if let Some(queue) = self.shared.namespace().queue(&namespace::entity_path(queue)) {
-            queue.expire_locks(now);
-        }
+        self.with_queue(queue, |queue| queue.expire_locks(now));
         self.shared.wake_all();
     }
 
