@@ -86,6 +86,11 @@ impl Inlet {
     pub fn new(address: Address) -> Self {
         Self { address, credit: 0, delivery_count: 0, partial: None }
     }
+
+    /// Whether the client may begin a message now.
+    pub fn has_credit(&self) -> bool {
+        self.credit > 0
+    }
 }
 
 impl Outlet {

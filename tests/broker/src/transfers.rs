@@ -49,6 +49,12 @@ impl Connection {
         let Some(Link::In(inlet)) = session.links.get_mut(&handle) else {
             return;
         };
+        if inlet.partial.is_none() && !inlet.has_credit() {
+            session.forget(handle);
+            let error = frames::error("amqp:link:transfer-limit-exceeded", "No credit is left.");
+            frames::write(&mut self.out, channel, &frames::detach(handle, Some(error)), &[]);
+            return;
+        }
         let mut partial = inlet.partial.take().unwrap_or_else(|| Partial {
             delivery: transfer.delivery_id.unwrap_or_default(),
             format: transfer.message_format.unwrap_or_default(),

@@ -7,6 +7,8 @@ use fe2o3_amqp::types::messaging::{Message, Modified, Outcome, Properties};
 use fe2o3_amqp::types::primitives::Value;
 use fe2o3_amqp::{Connection, Delivery, Receiver, Sender, Session};
 use service_bus_broker::{Broker, Loss, QueueSettings, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -20,8 +22,11 @@ async fn broker(change: impl FnOnce(&mut Settings)) -> Broker {
         ..Settings::default()
     };
     change(&mut settings);
-    service_bus_broker::start("127.0.0.1:0", settings).await.unwrap()
+    service_bus_broker::start("127.0.0.1:0", settings).await.expect("a free port")
 }
+
+/// The silence in milliseconds after which the client gives the broker up.
+const CLIENT_PATIENCE: u32 = 500;
 
 /// One connection with a sender and a receiver on `jobs`. Dropping the handles ends it.
 struct Client {
@@ -33,7 +38,11 @@ struct Client {
 
 async fn connect(broker: &Broker) -> Result<Client, Box<dyn std::error::Error>> {
     let url = format!("amqp://{}", broker.addr());
-    let mut connection = Connection::open("faults", url.as_str()).await?;
+    let mut connection = Connection::builder()
+        .container_id("faults")
+        .idle_time_out(CLIENT_PATIENCE)
+        .open(url.as_str())
+        .await?;
     let mut session = Session::begin(&mut connection).await?;
     let sender = Sender::attach(&mut session, "to-jobs", "jobs").await?;
     let mut receiver = Receiver::builder()
@@ -47,12 +56,12 @@ async fn connect(broker: &Broker) -> Result<Client, Box<dyn std::error::Error>> 
 }
 
 async fn send(client: &mut Client, text: &str) {
-    let outcome = client.sender.send(text.to_owned()).await.unwrap();
+    let outcome = client.sender.send(text.to_owned()).await.expect("an answer");
     assert!(matches!(outcome, Outcome::Accepted(_)));
 }
 
 async fn receive(client: &mut Client) -> Delivery<Value> {
-    timeout(SOON, client.receiver.recv()).await.expect("a message in time").unwrap()
+    timeout(SOON, client.receiver.recv()).await.expect("a message in time").expect("a link")
 }
 
 /// Waits until the counts are as they should be: settlements are not confirmed to this client.
@@ -201,6 +210,19 @@ async fn abandoning_and_dead_lettering_change_the_counts() {
         client.receiver.modify(&delivery, abandon).await.unwrap();
     }
     until(&broker, |counts| counts.dead_letter == 1).await;
+}
+
+#[tokio::test]
+async fn quiet_connections_live_by_heartbeats_and_dead_ones_end() {
+    let broker = broker(|settings| settings.idle_timeout = BRIEF).await;
+    let mut client = connect(&broker).await.unwrap();
+    let mut dead = TcpStream::connect(broker.addr()).await.unwrap();
+    dead.write_all(b"AMQP\x00\x01\x00\x00").await.unwrap();
+    let mut said = Vec::new();
+    timeout(SOON, dead.read_to_end(&mut said)).await.expect("the silent one is dropped").unwrap();
+    assert_eq!(said, b"AMQP\x00\x01\x00\x00");
+    sleep(Duration::from_millis(u64::from(CLIENT_PATIENCE) * 2)).await;
+    send(&mut client, "still here").await;
 }
 
 /// Twenty thousand messages in and out: the broker must not be what a benchmark measures.
