@@ -42,9 +42,17 @@ pub async fn serve(
         _ = orders.recv() => false,
         shaken = handshake(&mut stream, &mut input) => shaken?,
     };
-    if !shaken {
-        return Ok(());
-    }
+    if shaken { converse(stream, input, shared, orders, stop).await } else { Ok(()) }
+}
+
+/// Frames in, frames out, and whatever comes between them.
+async fn converse(
+    mut stream: TcpStream,
+    mut input: BytesMut,
+    shared: Arc<Shared>,
+    mut orders: broadcast::Receiver<Order>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let idle_limit = shared.idle_timeout * 2;
     let mut changes = shared.changes.subscribe();
     let mut connection = Connection::new(Arc::clone(&shared));

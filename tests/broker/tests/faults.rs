@@ -214,7 +214,7 @@ async fn abandoning_and_dead_lettering_change_the_counts() {
 
 #[tokio::test]
 async fn quiet_connections_live_by_heartbeats_and_dead_ones_end() {
-    let broker = broker(|settings| settings.idle_timeout = BRIEF).await;
+    let broker = broker(|settings| settings.idle_timeout = Duration::from_millis(500)).await;
     let mut client = connect(&broker).await.unwrap();
     let mut dead = TcpStream::connect(broker.addr()).await.unwrap();
     dead.write_all(b"AMQP\x00\x01\x00\x00").await.unwrap();
