@@ -1,5 +1,6 @@
 //! A Service Bus broker in this process, and queues on it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use promptmill::queue::service_bus::{ServiceBusQueue, Settings};
@@ -28,4 +29,10 @@ pub fn settings(broker: &Broker) -> Settings {
 
 pub fn queue(broker: &Broker) -> ServiceBusQueue {
     ServiceBusQueue::new(&settings(broker), None).unwrap()
+}
+
+/// The settings of a queue behind a relay.
+pub fn settings_through(broker: &Broker, addr: SocketAddr) -> Settings {
+    let string = broker.connection_string().replace(&broker.addr().to_string(), &addr.to_string());
+    Settings::new(string, JOBS)
 }

@@ -5,3 +5,4 @@
 pub mod broker;
 pub mod contract_queue;
 pub mod jobs;
+pub mod relay;

@@ -50,8 +50,10 @@ impl Credential {
     async fn token(&self, audience: &str) -> Result<Token, Fault> {
         match self {
             Self::Sas { key, lifetime } => {
-                let ends = Timestamp::now() + *lifetime;
-                let text = key.sign(audience, ends.as_second());
+                // A signature ends with a whole second.
+                let ends = (Timestamp::now() + *lifetime).as_second();
+                let text = key.sign(audience, ends);
+                let ends = Timestamp::from_second(ends).map_err(Fault::passing)?;
                 Ok(Token { kind: "servicebus.windows.net:sastoken", text, ends })
             }
             Self::Entra(credential) => {

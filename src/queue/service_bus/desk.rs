@@ -136,6 +136,11 @@ impl<M, R> Desk<M, R> {
         }
     }
 
+    /// All messages, wanted or not, for the end.
+    pub(super) fn clear(&mut self) -> Vec<M> {
+        self.messages.drain(..).collect()
+    }
+
     fn unwanted_at(&self) -> Option<Instant> {
         let idle = self.waiting.is_empty() && !self.messages.is_empty();
         idle.then(|| self.last_message.max(self.last_answer) + KEEP)

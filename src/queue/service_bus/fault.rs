@@ -36,7 +36,9 @@ pub(super) struct Fault {
 enum Kind {
     /// A lost connection, a busy broker, a move to another node.
     Passing,
-    /// The token ended or never was good; a new one tells which.
+    /// A link that worked was cut off: its token ended. A new connection brings a new one.
+    TokenEnded,
+    /// Refused with a token that was just put.
     Unauthorized,
     Final,
     LockLost,
@@ -87,7 +89,11 @@ impl Fault {
     }
 
     pub(super) fn is_passing(&self) -> bool {
-        self.kind == Kind::Passing
+        matches!(self.kind, Kind::Passing | Kind::TokenEnded)
+    }
+
+    pub(super) fn is_of_token(&self) -> bool {
+        self.kind == Kind::TokenEnded
     }
 
     pub(super) fn is_unauthorized(&self) -> bool {
@@ -114,7 +120,7 @@ impl Error for Fault {
 impl From<Fault> for QueueError {
     fn from(fault: Fault) -> Self {
         match fault.kind {
-            Kind::Passing | Kind::LockLost => Self::Unavailable(Box::new(fault)),
+            Kind::Passing | Kind::TokenEnded | Kind::LockLost => Self::Unavailable(Box::new(fault)),
             Kind::Unauthorized | Kind::Final => Self::Refused(Box::new(fault)),
         }
     }
@@ -160,7 +166,13 @@ impl From<LinkStateError> for Fault {
     fn from(error: LinkStateError) -> Self {
         match error {
             LinkStateError::RemoteDetachedWithError(error)
-            | LinkStateError::RemoteClosedWithError(error) => error.into(),
+            | LinkStateError::RemoteClosedWithError(error) => {
+                let mut fault = Self::from(error);
+                if fault.kind == Kind::Unauthorized {
+                    fault.kind = Kind::TokenEnded;
+                }
+                fault
+            }
             LinkStateError::SessionStopped(reason) => reason.into(),
             _ => Trouble::Detached.into(),
         }

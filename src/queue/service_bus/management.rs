@@ -129,28 +129,32 @@ impl Management {
     }
 
     async fn ask_once(&self, request: Request) -> Result<Value, Fault> {
-        let answer = match self.link().await?.ask(request).await {
+        let (live, link) = self.link().await?;
+        let answer = match link.ask(request).await {
             Ok(reply) => reply.into_body(),
             Err(fault) => Err(fault),
         };
-        if answer.as_ref().is_err_and(|fault| !fault.is_lock_lost()) {
+        if let Some(fault) = answer.as_ref().err().filter(|fault| !fault.is_lock_lost()) {
+            if fault.is_of_token() {
+                live.end();
+            }
             // Whatever it was, a new link is the cleanest try.
             self.link.lock().await.take();
         }
         answer
     }
 
-    async fn link(&self) -> Result<RequestLink, Fault> {
+    async fn link(&self) -> Result<(Arc<Live>, RequestLink), Fault> {
         let mut link = self.link.lock().await;
-        if let Some((_, open)) = link.as_ref().filter(|(live, _)| !live.is_ended()) {
+        if let Some(open) = link.as_ref().filter(|(live, _)| !live.is_ended()) {
             return Ok(open.clone());
         }
         let attach = |live: Arc<Live>| -> BoxFuture<'static, _> {
             let node = self.node.clone();
             Box::pin(async move { RequestLink::attach(&live, &node).await })
         };
-        let (live, open) = self.connector.attach(attach).await?;
-        *link = Some((live, open.clone()));
+        let open = self.connector.attach(attach).await?;
+        *link = Some(open.clone());
         Ok(open)
     }
 }

@@ -1,7 +1,9 @@
 //! The one task that owns the receiving link: takes messages in, gives them out, settles them.
 //!
-//! Credit is exactly what the receives that wait still lack, and is taken back when none waits, so
-//! that nothing is locked that nobody works on. A delivery can be settled only on the link that it
+//! Credit is what the receives that wait still lack. It is never lowered: the library takes a
+//! message that was on its way by then for a breach of the protocol. So when a receive gives up, as
+//! many messages may still come as it asked for; they are kept for the next receive, and given back
+//! unread where none comes (which costs no delivery count). A delivery can be settled only on the link that it
 //! came by; what came by an earlier one is handed back to the caller, who settles it through
 //! `$management`.
 
@@ -151,8 +153,10 @@ impl Inbox {
     }
 }
 
-/// The link's state; both carry on by themselves.
+/// The link's state.
 enum Link {
+    /// Nobody has asked for messages yet, so those who only send need no right to receive.
+    Unused,
     Attaching(AbortOnDropHandle<Result<(Arc<Live>, Receiver), Fault>>),
     Up(Arc<Live>, Box<Receiver>),
 }
@@ -170,6 +174,7 @@ impl Link {
     /// Waits for what comes next; may be dropped at any time without losing anything.
     async fn next(&mut self) -> News {
         match self {
+            Self::Unused => std::future::pending().await,
             Self::Attaching(attaching) => match attaching.await {
                 Ok(Ok((live, receiver))) => News::Attached(live, Box::new(receiver)),
                 Ok(Err(fault)) => News::Lost(fault),
@@ -183,10 +188,8 @@ impl Link {
                 Err(RecvError::MessageDecode(error)) => News::Broken(error.info),
                 Err(error) => {
                     let fault = Fault::from(error);
-                    if fault.is_unauthorized() {
-                        // Its token ended: only a new connection brings a new one.
+                    if fault.is_of_token() {
                         live.end();
-                        return News::Lost(Trouble::ConnectionLost.into());
                     }
                     News::Lost(fault)
                 }
@@ -209,7 +212,7 @@ struct Station {
 
 impl Station {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut link = self.attach(Duration::ZERO);
+        let mut link = Link::Unused;
         loop {
             let look = self.desk.next_look();
             let looked = async {
@@ -221,11 +224,11 @@ impl Station {
             let done = tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Close(closed)) => {
-                        close(link).await;
+                        self.close(link).await;
                         let _ = closed.send(());
                         return;
                     }
-                    Some(order) => self.carry_out(order, &link).await,
+                    Some(order) => self.carry_out(order, &mut link).await,
                     None => return,
                 },
                 news = link.next() => self.take_in(news, &mut link).await,
@@ -287,9 +290,14 @@ impl Station {
         Ok(())
     }
 
-    async fn carry_out(&mut self, order: Order, link: &Link) -> Result<(), Fault> {
+    async fn carry_out(&mut self, order: Order, link: &mut Link) -> Result<(), Fault> {
         match order {
-            Order::Receive(asked) => self.desk.ask(asked),
+            Order::Receive(asked) => {
+                self.desk.ask(asked);
+                if matches!(link, Link::Unused) {
+                    *link = self.attach(Duration::ZERO);
+                }
+            }
             Order::TakeBack(messages) => self.desk.put_back(messages, Instant::now()),
             Order::Settle { locks, verdict, rest } => {
                 let mut infos = Vec::with_capacity(locks.len());
@@ -303,7 +311,7 @@ impl Station {
                 let settled = match link {
                     Link::Up(_, receiver) => dispose(receiver, infos, verdict).await,
                     // Nothing is held then, so nothing is left unsettled here.
-                    Link::Attaching(_) => Ok(()),
+                    Link::Unused | Link::Attaching(_) => Ok(()),
                 };
                 let _ = rest.send(others);
                 settled?;
@@ -330,19 +338,35 @@ impl Station {
             drop(reply.send(given));
         }
         let unwanted = self.desk.unwanted(now);
-        if !unwanted.is_empty() {
-            debug!(messages = unwanted.len(), "giving back what nobody asked for any more");
-            let infos = unwanted.iter().filter_map(|locked| self.held.remove(&locked.lock));
-            release(link, infos.collect()).await?;
-        }
+        self.give_back(unwanted, link).await?;
         let lacking = self.desk.lacking();
         if let Link::Up(_, receiver) = link
-            && lacking != self.credit
+            && lacking > self.credit
         {
             self.credit = lacking;
             set_credit(receiver, lacking).await?;
         }
         Ok(())
+    }
+
+    async fn give_back(&mut self, messages: Vec<Locked>, link: &Link) -> Result<(), Fault> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        debug!(messages = messages.len(), "giving back what nobody asked for any more");
+        let infos = messages.iter().filter_map(|locked| self.held.remove(&locked.lock));
+        release(link, infos.collect()).await
+    }
+
+    async fn close(mut self, link: Link) {
+        let messages = self.desk.clear();
+        let goodbye = async {
+            let given_back = self.give_back(messages, &link).await;
+            if let (Link::Up(_, receiver), Ok(())) = (link, given_back) {
+                let _ = receiver.close().await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_WAIT, goodbye).await;
     }
 
     fn lost(&mut self, fault: Fault, link: &mut Link) {
@@ -401,7 +425,7 @@ async fn dispose(
 async fn release(link: &Link, infos: Vec<DeliveryInfo>) -> Result<(), Fault> {
     match link {
         Link::Up(_, receiver) => Ok(receiver.release_all(infos).await?),
-        Link::Attaching(_) => Ok(()),
+        Link::Unused | Link::Attaching(_) => Ok(()),
     }
 }
 
@@ -413,11 +437,5 @@ fn dead_letter(reason: DeadLetterReason) -> AmqpError {
         condition: ErrorCondition::Custom(Symbol::from(DEAD_LETTER)),
         description: None,
         info: Some(Box::new(info)),
-    }
-}
-
-async fn close(link: Link) {
-    if let Link::Up(_, receiver) = link {
-        let _ = tokio::time::timeout(CLOSE_WAIT, receiver.close()).await;
     }
 }

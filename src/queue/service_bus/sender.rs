@@ -92,7 +92,7 @@ impl Outbox {
         let mut sent = 0;
         let mut confirmed = 0;
         let mut under_way: VecDeque<(usize, Confirmation)> = VecDeque::new();
-        let result = async {
+        let result: Result<(), Fault> = async {
             for batch in batches {
                 sent = batch.end;
                 let confirmation = put(&mut sender, &waiting.encoded[batch]).await?;
@@ -112,7 +112,12 @@ impl Outbox {
         .await;
         match &result {
             Ok(()) => *slot = Some((live, sender)),
-            Err(_) => waiting.keep(confirmed, sent)?,
+            Err(fault) => {
+                if fault.is_of_token() {
+                    live.end();
+                }
+                waiting.keep(confirmed, sent)?;
+            }
         }
         result
     }
