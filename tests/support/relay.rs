@@ -1,4 +1,5 @@
-//! A relay in front of a server: counts connections, and speaks WebSocket to the client on request.
+//! A relay in front of a server: counts connections, and speaks WebSocket or TLS to the client on
+//! request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +13,14 @@ use fe2o3_amqp_ws::tungstenite::http::HeaderValue;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Front {
     Plain,
     WebSocket,
+    Tls(TlsAcceptor),
 }
 
 /// Dropping it breaks every connection off.
@@ -39,9 +42,11 @@ impl Relay {
                 let (client, _) = listener.accept().await.unwrap();
                 count.fetch_add(1, Ordering::SeqCst);
                 let server = TcpStream::connect(to).await.unwrap();
-                tokio::spawn(
-                    stopped.clone().run_until_cancelled_owned(pass(front, client, server)),
-                );
+                tokio::spawn(stopped.clone().run_until_cancelled_owned(pass(
+                    front.clone(),
+                    client,
+                    server,
+                )));
             }
         }));
         Self { addr, accepted, _stop: stop.drop_guard() }
@@ -57,6 +62,12 @@ async fn pass(front: Front, mut client: TcpStream, mut server: TcpStream) {
     match front {
         // However a side ends, the other one notices.
         Front::Plain => drop(copy_bidirectional(&mut client, &mut server).await),
+        Front::Tls(acceptor) => {
+            // A client that does not trust the certificate ends the handshake.
+            if let Ok(mut client) = acceptor.accept(client).await {
+                drop(copy_bidirectional(&mut client, &mut server).await);
+            }
+        }
         Front::WebSocket => pass_frames(accept(client).await, server).await,
     }
 }

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::cbs::Claims;
 use super::fault::{Fault, Trouble};
-use super::request::RequestLink;
+use super::request::{CBS, RequestLink};
 use super::settings::Transport;
 
 /// One try, from the name look-up to the first token.
@@ -42,7 +42,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The pause before try number `failures + 1`: a random part (`random` is in 0..1) of a span that
 /// doubles, never less than a tenth of it, so that a fleet of workers does not come back at once.
@@ -236,7 +236,7 @@ impl Connector {
         let live =
             Live { session: Mutex::new(session), ended: ended.clone(), tasks: self.tasks.clone() };
         self.tasks.spawn(watch(connection, ended));
-        let node = RequestLink::attach(&live, "$cbs").await?;
+        let node = RequestLink::attach(&live, CBS).await?;
         let ends = self.claims.put(&node).await?;
         let claims = self.claims.clone();
         let ended = live.ended.clone();

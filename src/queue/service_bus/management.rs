@@ -19,8 +19,8 @@ use tokio::sync::Mutex;
 
 use super::connection::{Connector, Live, Patience};
 use super::fault::{Fault, Trouble};
+use super::inbound::Verdict;
 use super::message::{self, Received};
-use super::receiver::Verdict;
 use super::request::{Request, RequestLink};
 use crate::queue::LockToken;
 

@@ -1,12 +1,14 @@
 //! A job as an AMQP message and back, and the lock token behind a delivery tag.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use fe2o3_amqp::types::messaging::annotations::OwnedKey;
 use fe2o3_amqp::types::messaging::{
     AmqpValue, Annotations, Body, Data, Header, Message, MessageAnnotations, MessageId, Properties,
 };
 use fe2o3_amqp::types::primitives::{Binary, SimpleValue, Symbol, Value};
 use jiff::Timestamp;
-use std::time::Duration;
 use uuid::Uuid;
 
 use crate::job::{Job, JobId};
@@ -19,6 +21,9 @@ pub(super) const SEQUENCE: &str = "x-opt-sequence-number";
 
 pub(super) const REASON: &str = "DeadLetterReason";
 pub(super) const DESCRIPTION: &str = "DeadLetterErrorDescription";
+
+/// Characters that the service keeps of a reason and of a description.
+const LONGEST_REASON: usize = 4_096;
 
 /// The shortest lock that can be set; assumed where a delivery does not say.
 const SHORTEST_LOCK: Duration = Duration::from_secs(5);
@@ -90,21 +95,28 @@ pub(super) fn bytes_of(message: &Message<Data>) -> Result<Vec<u8>, serde_amqp::E
 }
 
 /// The body's bytes; `Err` says what stands there instead.
-pub(super) fn body_of(body: Body<Value>) -> Result<Vec<u8>, &'static str> {
+pub(super) fn body_of(body: &Body<Value>) -> Result<Cow<'_, [u8]>, &'static str> {
     match body {
-        Body::Data(sections) => {
-            let mut sections = sections.into_iter().map(|data| data.0.into_vec());
-            let mut bytes = sections.next().unwrap_or_default();
-            sections.for_each(|section| bytes.extend(section));
-            Ok(bytes)
-        }
+        Body::Data(sections) => Ok(match sections.as_slice() {
+            [one] => Cow::Borrowed(one.0.as_slice()),
+            many => many.iter().flat_map(|data| data.0.iter().copied()).collect(),
+        }),
         // Some clients send text as an AMQP string.
-        Body::Value(AmqpValue(Value::String(text))) => Ok(text.into_bytes()),
-        Body::Value(AmqpValue(Value::Binary(bytes))) => Ok(bytes.into_vec()),
+        Body::Value(AmqpValue(Value::String(text))) => Ok(Cow::Borrowed(text.as_bytes())),
+        Body::Value(AmqpValue(Value::Binary(bytes))) => Ok(Cow::Borrowed(bytes.as_slice())),
         Body::Value(_) => Err("the body is an AMQP value that is no text"),
         Body::Sequence(_) => Err("the body is an AMQP sequence"),
         Body::Empty => Err("the message has no body"),
     }
+}
+
+/// A dead letter's reason as the service takes it.
+pub(super) fn limited(reason: DeadLetterReason) -> DeadLetterReason {
+    let cut = |text: String| match text.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => text[..end].to_owned(),
+        None => text,
+    };
+    DeadLetterReason { reason: cut(reason.reason), description: cut(reason.description) }
 }
 
 /// How often the message was handed out, this time included: on the wire the count is of failures.
@@ -139,7 +151,7 @@ pub(super) fn dead_letter(message: Received) -> DeadLetter {
     };
     let delivery_count = message.header.as_ref().map_or(0, |header| header.delivery_count);
     let at = time(&message, ENQUEUED).unwrap_or_default();
-    let message = body_of(message.body).unwrap_or_default();
+    let message = body_of(&message.body).map(Cow::into_owned).unwrap_or_default();
     let job_id: Option<JobId> = Job::from_message(&message).ok().map(|job| job.id);
     DeadLetter { job_id, message, reason, delivery_count, at }
 }
@@ -173,5 +185,12 @@ mod tests {
         let token = lock_token(&tag).unwrap();
         assert_eq!(token.0.to_string(), "03020100-0504-0706-0809-0a0b0c0d0e0f");
         assert_eq!(lock_token(&tag[..4]), None);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let long = DeadLetterReason { reason: "短".into(), description: "長".repeat(5_000) };
+        let cut = limited(long);
+        assert_eq!((cut.reason.as_str(), cut.description.chars().count()), ("短", LONGEST_REASON));
     }
 }

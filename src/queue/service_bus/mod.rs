@@ -1,7 +1,7 @@
 //! Azure Service Bus as a queue, over AMQP 1.0.
 //!
 //! One connection and one session carry everything: `connection` makes them and makes them anew,
-//! `cbs` puts the tokens, `receiver` owns the receiving link (with `desk` as its bookkeeping),
+//! `cbs` puts the tokens, `receiver` owns the receiving link (`inbound`, with `desk` as its bookkeeping),
 //! `sender` the sending one, `management` asks what no link can (over `request`), `message` turns
 //! jobs into messages and back, `fault` tells passing trouble from refusals. No type of the AMQP
 //! library leaves this folder.
@@ -18,6 +18,7 @@ mod cbs;
 mod connection;
 mod desk;
 mod fault;
+mod inbound;
 mod management;
 mod message;
 mod receiver;
@@ -42,8 +43,9 @@ use super::{
 use crate::job::Job;
 use cbs::Claims;
 use connection::{Connector, Place};
+use inbound::Verdict;
 use management::{Management, PAGE, after};
-use receiver::{Inbox, Locked, Verdict};
+use receiver::{HandOut, Inbox, Locked};
 use sender::Outbox;
 use settings::Plan;
 
@@ -95,31 +97,38 @@ impl ServiceBusQueue {
         if locks.is_empty() {
             return Ok(());
         }
+        let verdict = match verdict {
+            Verdict::DeadLetter(reason) => Verdict::DeadLetter(message::limited(reason)),
+            other => other,
+        };
         let others = self.inbox.settle(locks, verdict.clone()).await?;
         Ok(self.management.settle(&others, &verdict).await?)
     }
 
     /// The jobs among the messages; the others go to the dead letters.
-    async fn jobs_of(&self, messages: Vec<Locked>) -> Result<Vec<Delivery>, QueueError> {
-        let mut deliveries = Vec::with_capacity(messages.len());
-        for locked in messages {
-            let (lock, locked_until) = (locked.lock, locked.until);
-            let count = message::delivery_count(&locked.message);
-            match job_of(locked) {
-                Ok(job) => deliveries.push(Delivery { job, lock, locked_until, count }),
-                Err(description) => {
-                    warn!(description, "a message is no job; it goes to the dead letters");
-                    let reason = DeadLetterReason { reason: NOT_A_JOB.into(), description };
-                    self.settle_as(vec![lock], Verdict::DeadLetter(reason)).await?;
-                }
+    async fn jobs_of(&self, handed_out: HandOut) -> Result<Vec<Delivery>, QueueError> {
+        let jobs: Vec<_> = handed_out.messages().iter().map(job_of).collect();
+        // Until these are settled all messages stay where they go back from, should we be dropped.
+        for (locked, job) in handed_out.messages().iter().zip(&jobs) {
+            if let Err(description) = job {
+                // The description may quote the message, which is not for the log.
+                warn!("a message is no job; it goes to the dead letters");
+                let description = description.clone();
+                let reason = DeadLetterReason { reason: NOT_A_JOB.into(), description };
+                self.settle_as(vec![locked.lock], Verdict::DeadLetter(reason)).await?;
             }
         }
-        Ok(deliveries)
+        let delivery = |(locked, job): (Locked, Result<Job, String>)| {
+            let (lock, locked_until) = (locked.lock, locked.until);
+            let count = message::delivery_count(&locked.message);
+            Some(Delivery { job: job.ok()?, lock, locked_until, count })
+        };
+        Ok(handed_out.take().into_iter().zip(jobs).filter_map(delivery).collect())
     }
 }
 
-fn job_of(locked: Locked) -> Result<Job, String> {
-    let body = message::body_of(locked.message.body)?;
+fn job_of(locked: &Locked) -> Result<Job, String> {
+    let body = message::body_of(&locked.message.body)?;
     Job::from_message(&body).map_err(|error| error.to_string())
 }
 
@@ -137,9 +146,9 @@ impl Queue for ServiceBusQueue {
         let until = tokio::time::Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(tokio::time::Instant::now());
-            let messages = self.inbox.receive(max, left).await?;
-            let nothing = messages.is_empty();
-            let deliveries = self.jobs_of(messages).await?;
+            let handed_out = self.inbox.receive(max, left).await?;
+            let nothing = handed_out.messages().is_empty();
+            let deliveries = self.jobs_of(handed_out).await?;
             // Messages that all were no jobs are not the end of the wait.
             if nothing || !deliveries.is_empty() {
                 return Ok(deliveries);

@@ -11,44 +11,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fe2o3_amqp::Receiver;
-use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::link::delivery::DeliveryInfo;
-use fe2o3_amqp::link::receiver::CreditMode;
-use fe2o3_amqp::types::definitions::{
-    Error as AmqpError, ErrorCondition, Fields, ReceiverSettleMode,
-};
-use fe2o3_amqp::types::messaging::{Body, Modified};
-use fe2o3_amqp::types::primitives::{Symbol, Value};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
-use super::connection::{Connector, Live, pause};
+use super::connection::{Connector, LONGEST_PAUSE, Live, pause};
 use super::desk::{Asked, Desk, Said};
 use super::fault::{Fault, Trouble};
+use super::inbound::{self, Link, News, Verdict};
 use super::message::{self, Received};
 use crate::queue::{DeadLetterReason, LockToken};
 
 /// Orders that may wait for the task; more wait in their callers.
 const BACKLOG: usize = 64;
 
-const DEAD_LETTER: &str = "com.microsoft:dead-letter";
-
 /// How long a goodbye may take.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
-
-/// How a delivery ends.
-#[derive(Debug, Clone)]
-pub(super) enum Verdict {
-    Complete,
-    Abandon,
-    DeadLetter(DeadLetterReason),
-}
 
 /// A message under lock.
 pub(super) struct Locked {
@@ -64,6 +46,10 @@ pub(super) struct HandOut {
 }
 
 impl HandOut {
+    pub(super) fn messages(&self) -> &[Locked] {
+        &self.messages
+    }
+
     pub(super) fn take(mut self) -> Vec<Locked> {
         std::mem::take(&mut self.messages)
     }
@@ -109,6 +95,7 @@ impl Inbox {
             desk: Desk::new(Instant::now(), patience),
             held: HashMap::new(),
             failures: 0,
+            up_since: None,
             credit: 0,
             back,
         };
@@ -116,13 +103,12 @@ impl Inbox {
         Self { orders }
     }
 
-    pub(super) async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Locked>, Fault> {
+    pub(super) async fn receive(&self, max: usize, wait: Duration) -> Result<HandOut, Fault> {
         let (reply, replied) = oneshot::channel();
         let at = Instant::now();
         let asked = Asked { max, at, until: at + wait, reply };
         self.give(Order::Receive(asked)).await?;
-        let given = replied.await.map_err(|_| Fault::last(Trouble::Closed))?;
-        Ok(given?.take())
+        replied.await.unwrap_or_else(|_| Err(Fault::last(Trouble::Closed)))
     }
 
     /// Settles on the link what came by it; returns the others.
@@ -153,51 +139,6 @@ impl Inbox {
     }
 }
 
-/// The link's state.
-enum Link {
-    /// Nobody has asked for messages yet, so those who only send need no right to receive.
-    Unused,
-    Attaching(AbortOnDropHandle<Result<(Arc<Live>, Receiver), Fault>>),
-    Up(Arc<Live>, Box<Receiver>),
-}
-
-/// What the link has to say.
-enum News {
-    Attached(Arc<Live>, Box<Receiver>),
-    Message(DeliveryInfo, Box<Received>),
-    /// A message that is not even one by AMQP's rules.
-    Broken(DeliveryInfo),
-    Lost(Fault),
-}
-
-impl Link {
-    /// Waits for what comes next; may be dropped at any time without losing anything.
-    async fn next(&mut self) -> News {
-        match self {
-            Self::Unused => std::future::pending().await,
-            Self::Attaching(attaching) => match attaching.await {
-                Ok(Ok((live, receiver))) => News::Attached(live, Box::new(receiver)),
-                Ok(Err(fault)) => News::Lost(fault),
-                Err(stopped) => News::Lost(Fault::passing(stopped)),
-            },
-            Self::Up(live, receiver) => match receiver.recv::<Body<Value>>().await {
-                Ok(delivery) => {
-                    let (info, message) = delivery.into_parts();
-                    News::Message(info, Box::new(message))
-                }
-                Err(RecvError::MessageDecode(error)) => News::Broken(error.info),
-                Err(error) => {
-                    let fault = Fault::from(error);
-                    if fault.is_of_token() {
-                        live.end();
-                    }
-                    News::Lost(fault)
-                }
-            },
-        }
-    }
-}
-
 struct Station {
     connector: Arc<Connector>,
     source: String,
@@ -205,6 +146,7 @@ struct Station {
     /// What came by the present link and is not settled.
     held: HashMap<LockToken, DeliveryInfo>,
     failures: u32,
+    up_since: Option<Instant>,
     /// What the broker was last allowed to send, less what it has sent.
     credit: usize,
     back: mpsc::WeakSender<Order>,
@@ -251,7 +193,7 @@ impl Station {
             tokio::time::sleep(pause).await;
             let attach = |live: Arc<Live>| -> BoxFuture<'static, _> {
                 let source = source.clone();
-                Box::pin(async move { attach(&live, source).await })
+                Box::pin(async move { inbound::attach(&live, source).await })
             };
             connector.attach(attach).await
         };
@@ -263,11 +205,12 @@ impl Station {
         match news {
             News::Attached(live, receiver) => {
                 self.desk.link_is_up(now);
-                self.failures = 0;
+                self.up_since = Some(now);
                 *link = Link::Up(live, receiver);
             }
             News::Message(info, message) => {
                 self.credit = self.credit.saturating_sub(1);
+                self.failures = 0;
                 let Some(lock) = message::lock_token(info.delivery_tag()) else {
                     return Err(Trouble::Unreadable("receive").into());
                 };
@@ -282,7 +225,7 @@ impl Station {
                         reason: super::NOT_A_JOB.to_owned(),
                         description: "the message breaks AMQP's encoding".to_owned(),
                     };
-                    dispose(receiver, vec![info], Verdict::DeadLetter(reason)).await?;
+                    inbound::dispose(receiver, vec![info], Verdict::DeadLetter(reason)).await?;
                 }
             }
             News::Lost(fault) => return Err(fault),
@@ -309,7 +252,7 @@ impl Station {
                     }
                 }
                 let settled = match link {
-                    Link::Up(_, receiver) => dispose(receiver, infos, verdict).await,
+                    Link::Up(_, receiver) => inbound::dispose(receiver, infos, verdict).await,
                     // Nothing is held then, so nothing is left unsettled here.
                     Link::Unused | Link::Attaching(_) => Ok(()),
                 };
@@ -318,7 +261,7 @@ impl Station {
             }
             Order::Forget(locks) => {
                 let infos = locks.iter().filter_map(|lock| self.held.remove(lock)).collect();
-                release(link, infos).await?;
+                link.release(infos).await?;
             }
             Order::Close(_) => {}
         }
@@ -344,7 +287,7 @@ impl Station {
             && lacking > self.credit
         {
             self.credit = lacking;
-            set_credit(receiver, lacking).await?;
+            inbound::set_credit(receiver, lacking).await?;
         }
         Ok(())
     }
@@ -355,7 +298,7 @@ impl Station {
         }
         debug!(messages = messages.len(), "giving back what nobody asked for any more");
         let infos = messages.iter().filter_map(|locked| self.held.remove(&locked.lock));
-        release(link, infos.collect()).await
+        link.release(infos.collect()).await
     }
 
     async fn close(mut self, link: Link) {
@@ -370,6 +313,10 @@ impl Station {
     }
 
     fn lost(&mut self, fault: Fault, link: &mut Link) {
+        // A link that was up for long, or brought something, was no failed try.
+        if self.up_since.take().is_some_and(|since| since.elapsed() > LONGEST_PAUSE) {
+            self.failures = 0;
+        }
         self.failures += 1;
         let pause = pause(self.failures, rand::random());
         warn!(error = %fault, ?pause, "the queue's receiving link is down");
@@ -378,64 +325,5 @@ impl Station {
         self.held.clear();
         self.credit = 0;
         *link = self.attach(pause);
-    }
-}
-
-async fn attach(live: &Live, source: String) -> Result<Receiver, Fault> {
-    let mut session = live.session().await;
-    let receiver = Receiver::builder()
-        .name(format!("receive-{}", Uuid::new_v4()))
-        .source(source)
-        // Only then are deliveries locked, and not deleted as they are handed out.
-        .receiver_settle_mode(ReceiverSettleMode::Second)
-        .credit_mode(CreditMode::Manual)
-        .attach(&mut session)
-        .await?;
-    Ok(receiver)
-}
-
-async fn set_credit(receiver: &mut Receiver, credit: usize) -> Result<(), Fault> {
-    Ok(receiver.set_credit(u32::try_from(credit).unwrap_or(u32::MAX)).await?)
-}
-
-async fn dispose(
-    receiver: &Receiver,
-    infos: Vec<DeliveryInfo>,
-    verdict: Verdict,
-) -> Result<(), Fault> {
-    let done = match verdict {
-        Verdict::Complete => receiver.accept_all(infos).await,
-        Verdict::Abandon => {
-            receiver
-                .modify_all(
-                    infos,
-                    Modified {
-                        delivery_failed: None,
-                        undeliverable_here: None,
-                        message_annotations: None,
-                    },
-                )
-                .await
-        }
-        Verdict::DeadLetter(reason) => receiver.reject_all(infos, dead_letter(reason)).await,
-    };
-    Ok(done?)
-}
-
-async fn release(link: &Link, infos: Vec<DeliveryInfo>) -> Result<(), Fault> {
-    match link {
-        Link::Up(_, receiver) => Ok(receiver.release_all(infos).await?),
-        Link::Unused | Link::Attaching(_) => Ok(()),
-    }
-}
-
-fn dead_letter(reason: DeadLetterReason) -> AmqpError {
-    let mut info = Fields::new();
-    info.insert(Symbol::from(message::REASON), Value::String(reason.reason));
-    info.insert(Symbol::from(message::DESCRIPTION), Value::String(reason.description));
-    AmqpError {
-        condition: ErrorCondition::Custom(Symbol::from(DEAD_LETTER)),
-        description: None,
-        info: Some(Box::new(info)),
     }
 }

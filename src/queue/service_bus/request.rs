@@ -19,6 +19,9 @@ use uuid::Uuid;
 use super::connection::Live;
 use super::fault::{Fault, Trouble};
 
+/// The node that takes tokens.
+pub(super) const CBS: &str = "$cbs";
+
 /// Questions that may wait for the task; more wait in their callers.
 const BACKLOG: usize = 64;
 
@@ -82,8 +85,10 @@ impl RequestLink {
     pub(super) async fn attach(live: &Live, node: &str) -> Result<Self, Fault> {
         let reply_to = format!("promptmill-{}", Uuid::new_v4());
         let mut properties = Fields::new();
-        let kind = Value::String("entity-mgmt".to_owned());
-        properties.insert(Symbol::from("com.microsoft:entity-type"), kind);
+        if node != CBS {
+            let kind = Value::String("entity-mgmt".to_owned());
+            properties.insert(Symbol::from("com.microsoft:entity-type"), kind);
+        }
         let mut session = live.session().await;
         let sender = Sender::builder()
             .name(format!("ask-{reply_to}"))

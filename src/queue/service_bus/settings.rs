@@ -282,6 +282,14 @@ mod tests {
     }
 
     #[test]
+    fn settings_are_read_and_unknown_ones_refused() {
+        let read = |text: &str| toml::from_str::<Settings>(text);
+        let given = read("namespace = \"h\"\nqueue = \"q\"\ntransport = \"websocket\"").unwrap();
+        assert_eq!((given.transport, given.patience_seconds), (Transport::Websocket, 60));
+        assert!(read("queue = \"q\"\npatience = 3").unwrap_err().to_string().contains("patience"));
+    }
+
+    #[test]
     fn no_secret_is_printed() {
         let settings = Settings::new(CLOUD, "jobs");
         assert!(!format!("{settings:?}").contains("c2VjcmV0"));
