@@ -130,8 +130,14 @@ impl Live {
         self.ended.is_cancelled()
     }
 
-    pub(super) async fn ended(&self) {
-        self.ended.cancelled().await;
+    /// Takes a step for no longer than the connection lives: the library may leave one hanging that
+    /// the connection's end overtook.
+    pub(super) async fn step<T>(
+        &self,
+        step: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        let taken = self.ended.run_until_cancelled(step).await;
+        taken.unwrap_or_else(|| Err(Trouble::ConnectionLost.into()))
     }
 
     /// Gives the connection up, for instance because its token ended.
@@ -195,7 +201,8 @@ impl Connector {
         let mut renewed = false;
         loop {
             let live = self.live().await?;
-            let attached = tokio::time::timeout(CONNECT_WAIT, attach(live.clone())).await;
+            let step = live.step(attach(live.clone()));
+            let attached = tokio::time::timeout(CONNECT_WAIT, step).await;
             match attached.unwrap_or_else(|_| Err(Trouble::NoAnswer(CONNECT_WAIT).into())) {
                 Ok(link) => return Ok((live, link)),
                 Err(fault) if fault.is_unauthorized() && !renewed => {
@@ -236,7 +243,7 @@ impl Connector {
         let live =
             Live { session: Mutex::new(session), ended: ended.clone(), tasks: self.tasks.clone() };
         self.tasks.spawn(watch(connection, ended));
-        let node = RequestLink::attach(&live, CBS).await?;
+        let node = live.step(RequestLink::attach(&live, CBS)).await?;
         let ends = self.claims.put(&node).await?;
         let claims = self.claims.clone();
         let ended = live.ended.clone();

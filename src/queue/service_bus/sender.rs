@@ -92,24 +92,24 @@ impl Outbox {
         let mut sent = 0;
         let mut confirmed = 0;
         let mut under_way: VecDeque<(usize, Confirmation)> = VecDeque::new();
-        let result: Result<(), Fault> = async {
+        let sending = async {
             for batch in batches {
                 sent = batch.end;
                 let confirmation = put(&mut sender, &waiting.encoded[batch]).await?;
                 under_way.push_back((sent, confirmation));
                 if under_way.len() == WINDOW {
                     let (end, confirmation) = under_way.pop_front().expect("it is full");
-                    confirm(&live, confirmation).await?;
+                    confirm(confirmation).await?;
                     confirmed = end;
                 }
             }
             for (end, confirmation) in under_way.drain(..) {
-                confirm(&live, confirmation).await?;
+                confirm(confirmation).await?;
                 confirmed = end;
             }
             Ok(())
-        }
-        .await;
+        };
+        let result: Result<(), Fault> = live.step(sending).await;
         match &result {
             Ok(()) => *slot = Some((live, sender)),
             Err(fault) => {
@@ -199,12 +199,8 @@ async fn put(sender: &mut Sender, messages: &[Encoded]) -> Result<Confirmation, 
     Ok(sender.send_batchable(envelope).await?)
 }
 
-async fn confirm(live: &Live, confirmation: Confirmation) -> Result<(), Fault> {
-    let outcome = tokio::select! {
-        // The library may leave a confirmation hanging that its connection's end overtook.
-        () = live.ended() => return Err(Trouble::ConnectionLost.into()),
-        outcome = tokio::time::timeout(CONFIRM_WAIT, confirmation) => outcome,
-    };
+async fn confirm(confirmation: Confirmation) -> Result<(), Fault> {
+    let outcome = tokio::time::timeout(CONFIRM_WAIT, confirmation).await;
     match outcome.map_err(|_| Trouble::NoAnswer(CONFIRM_WAIT))?? {
         Outcome::Accepted(_) => Ok(()),
         Outcome::Rejected(rejected) => Err(match rejected.error {
