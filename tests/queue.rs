@@ -6,10 +6,14 @@ use std::sync::Arc;
 
 use promptmill::queue::Queue;
 use promptmill::queue::local::LocalQueue;
+use promptmill::queue::service_bus::ServiceBusQueue;
 use promptmill::sqlite::Database;
+use service_bus_broker::Broker;
+use support::broker;
 use support::contract_queue::{self as contract, LOCK};
 use support::jobs::job;
 
+/// Runs the contract on every backend. What is made beside a queue lives as long as the test.
 macro_rules! contract {
     ($($name:ident),* $(,)?) => {
         mod local_queue {
@@ -18,6 +22,17 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     let (queue, _dir) = local();
+                    contract::$name(Arc::new(queue)).await;
+                }
+            )*
+        }
+
+        mod service_bus_queue {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    let (queue, _broker) = service_bus().await;
                     contract::$name(Arc::new(queue)).await;
                 }
             )*
@@ -39,6 +54,13 @@ contract!(
     empty_batches_do_nothing,
 );
 
+async fn service_bus() -> (ServiceBusQueue, Broker) {
+    let jobs = broker::QueueSettings { lock: LOCK, ..broker::jobs() };
+    let broker = broker::start(jobs).await;
+    (broker::queue(&broker), broker)
+}
+
+#[allow(clippy::unwrap_used, reason = "part of tests")]
 fn local() -> (LocalQueue, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     (LocalQueue::new(Database::open(dir.path()).unwrap(), LOCK), dir)

@@ -8,10 +8,11 @@
 //! The order "record first, settle after" is in the types: a delivery can leave the queue only with
 //! the [`Recorded`] proof that the store gives out ([`Delivery::complete`]).
 //!
-//! Backends: [`local`] (SQLite). Nothing outside a backend's file knows which one it is; all pass
+//! Backends: [`local`] (SQLite) and [`service_bus`] (AMQP). Nothing outside a backend's file knows which one it is; all pass
 //! the one contract suite in `tests/support/contract_queue.rs`.
 
 pub mod local;
+pub mod service_bus;
 
 use std::time::Duration;
 
@@ -125,6 +126,15 @@ pub enum QueueError {
     /// Trying again can't help: wrong name, no permission, broken file.
     #[error("the queue refused: {0}")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Some jobs are larger than the queue takes; none was sent. The caller puts their bodies aside
+    /// and sends again.
+    #[error("{} of the jobs are larger than the {limit} bytes that the queue takes", positions.len())]
+    TooLarge {
+        /// Where these jobs stood in the call.
+        positions: Vec<usize>,
+        /// What one encoded message may weigh.
+        limit: usize,
+    },
 }
 
 /// Where jobs wait. Calls are batch-shaped; an empty batch does nothing.
@@ -151,10 +161,16 @@ pub trait Queue: Send + Sync {
     /// count is the backend's.
     async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError>;
 
+    /// How much is there: exact where it is 0, and at least what is said where the backend can only
+    /// look at its head.
     async fn depth(&self) -> Result<Depth, QueueError>;
 
     /// Lists dead letters, oldest first, without locking them.
     async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Ends the connection, if there is one, after what was settled has gone through. To be called
+    /// before the process ends; nothing is to be asked of the queue any more.
+    async fn close(&self) {}
 }
 
 /// A message that was set aside.
