@@ -1,5 +1,7 @@
 //! Batch documents, and the number of shards that each batch has for ever.
 
+use std::cmp::Reverse;
+
 use azure_data_cosmos::feed::FeedScope;
 use azure_data_cosmos::options::{ItemWriteOptions, Precondition};
 
@@ -58,7 +60,7 @@ impl Inner {
                 batches.extend(item.into_batch()?);
             }
         }
-        batches.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+        batches.sort_by_key(|batch| Reverse(batch.created_at));
         Ok(batches)
     }
 
