@@ -58,6 +58,21 @@ async fn a_budget_of_request_units_slows_writes_and_reads_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_of_the_reads_refused_leaves_no_gap_in_a_stream() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let (batch, mine) = (batch_id("night"), outcomes(&batch_id("night"), 1_500));
+    record(&any(&store), &mine).await;
+    host.throttle(Throttle::Reads(0.5));
+    assert!(in_time(all(&any(&store), &batch, Order::ByPosition)).await == mine);
+    let mut unordered = in_time(all(&any(&store), &batch, Order::AsStored)).await;
+    unordered.sort_by_key(|outcome| outcome.position);
+    assert!(unordered == mine);
+    assert_eq!(in_time(store.totals(&batch)).await.unwrap(), totals_of(&mine));
+    assert!(host.throttled() > 20, "{} were refused", host.throttled());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_is_away_for_seconds_is_waited_for() {
     let host = support::own_host().await;
     let store = support::store(&host).await;

@@ -86,7 +86,7 @@ pub async fn the_first_outcome_of_a_job_wins(store: AnyStore) {
     assert_eq!((proof.job_id(), proof.ending(), proof.digest()), {
         (first.job_id, first.ending, first.digest)
     });
-    assert_eq!(all(&store, &batch, Order::AsStored).await, [first.clone()]);
+    assert_eq!(all(&store, &batch, Order::AsStored).await, std::slice::from_ref(&first));
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of([&first]));
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Purpose(pub(super) Operation, pub(super) &'static str);
 
 /// A point call's answer, where the service's "no" is an answer.
 pub(super) enum Answer {
-    Done(ItemResponse),
+    Done(Box<ItemResponse>),
     NotFound,
     Conflict,
     /// The item was changed since it was read.
@@ -99,7 +99,7 @@ impl Calls {
         match result {
             Ok(response) => {
                 self.charge(purpose, response.headers());
-                Ok(Answer::Done(response))
+                Ok(Answer::Done(response.into()))
             }
             Err(error) => {
                 let charge = error.response().and_then(|r| r.headers().request_charge);
@@ -183,7 +183,7 @@ pub(super) fn page_of(items: u32) -> MaxItemCountHint {
 
 pub(super) fn body<T: DeserializeOwned>(
     purpose: Purpose,
-    response: ItemResponse,
+    response: Box<ItemResponse>,
 ) -> Result<T, StoreError> {
     response.into_model().map_err(|source| BadItem::Unreadable { doing: purpose.1, source }.into())
 }

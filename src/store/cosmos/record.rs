@@ -42,12 +42,17 @@ impl Inner {
             });
         }
         let claims = self.write_ids.claim(firsts.iter().map(|place| &outcomes[*place]));
-        let record = |n: usize| {
+        let record = async |n: usize| {
             let outcome = &outcomes[firsts[n]];
-            self.record_one(outcome, shards[&outcome.batch_id], claims.id(n))
+            let shards = shards[&outcome.batch_id];
+            Ok::<_, StoreError>((n, self.record_one(outcome, shards, claims.id(n)).await?))
         };
-        let writes = stream::iter(0..firsts.len()).map(record).buffered(self.writes_in_flight);
-        let proofs: Vec<Recorded> = writes.try_collect().await?;
+        // Unordered: one write that is slow must not hold back those after it.
+        let writes = stream::iter(0..firsts.len()).map(record);
+        let writes = writes.buffer_unordered(self.writes_in_flight);
+        let mut proofs: Vec<(usize, Recorded)> = writes.try_collect().await?;
+        proofs.sort_unstable_by_key(|(n, _)| *n);
+        let proofs: Vec<Recorded> = proofs.into_iter().map(|(_, proof)| proof).collect();
         claims.settle();
         let counted = firsts.iter().zip(&proofs).filter(|(_, proof)| proof.first);
         self.running.add(counted.map(|(place, _)| &outcomes[*place]));

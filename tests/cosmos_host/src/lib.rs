@@ -37,6 +37,8 @@ pub enum Throttle {
     Never,
     /// This part of the writes, drawn at random.
     Writes(f64),
+    /// This part of the reads and queries, drawn at random.
+    Reads(f64),
     /// All that comes when this second's request units are spent.
     RequestUnitsPerSecond(f64),
 }
@@ -151,6 +153,9 @@ impl Faults {
             Throttle::Never => None,
             Throttle::Writes(part) => {
                 (is_write && rand::rng().random_bool(part)).then_some(REFUSED_PAUSE)
+            }
+            Throttle::Reads(part) => {
+                (!is_write && rand::rng().random_bool(part)).then_some(REFUSED_PAUSE)
             }
             Throttle::RequestUnitsPerSecond(most) => {
                 let end = self.second.0 + Duration::from_secs(1);
