@@ -15,8 +15,8 @@ use std::time::Duration;
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
 use promptmill::outcome::Outcome;
-use promptmill::store::cosmos::{CosmosStore, Credential, Operation, Settings, init};
-use promptmill::store::{Order, Recorded, Store, StoreError};
+use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
+use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
 
 /// Far above what the faults below cost, far below what hangs.
 const AT_MOST: Duration = Duration::from_secs(120);
@@ -152,6 +152,43 @@ async fn a_batch_keeps_its_shards_when_the_setting_changes() {
     let proofs = record(&any(&store), &mine).await;
     assert_eq!(proofs.iter().filter(|proof| proof.is_first()).count(), 30);
     assert!(all(&any(&store), &batch_id("night"), Order::ByPosition).await == mine);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_consistency_is_served() {
+    let host = support::own_host().await;
+    use Consistency::{Account, Eventual, LatestCommitted, Session};
+    for consistency in [Account, Eventual, Session, LatestCommitted] {
+        let settings = Settings { consistency, ..support::settings(&host) };
+        init(&settings).await.unwrap();
+        let store = any(&CosmosStore::connect(&settings).await.unwrap());
+        let mine = outcomes(&batch_id("night"), 20);
+        record(&store, &mine).await;
+        let found = store.look_up(&batch_id("night"), &[mine[4].job_id]).await.unwrap();
+        assert!(found[0].is_some(), "{consistency:?}");
+        assert!(all(&store, &batch_id("night"), Order::ByPosition).await == mine);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_who_write_the_same_batch_both_get_there() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let batch = |jobs| Batch {
+        id: batch_id("night"),
+        state: BatchState::Enqueuing,
+        jobs,
+        prompt_tokens: 0,
+        created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
+    };
+    let puts = (0..8).map(|jobs| {
+        let (store, batch) = (store.clone(), batch(jobs));
+        tokio::spawn(async move { store.put_batch(&batch).await })
+    });
+    for put in puts.collect::<Vec<_>>() {
+        put.await.unwrap().unwrap();
+    }
+    assert_eq!(store.batches().await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -92,7 +92,7 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
         preferred_regions: Vec::new(),
         consistency: Consistency::Account,
         shards: std::num::NonZeroU32::new(4).unwrap(),
-        writes_in_flight: 8,
+        writes_in_flight: std::num::NonZeroUsize::new(8).unwrap(),
         patience_s: 5,
     };
     tokio::time::timeout(AT_MOST, init(&settings)).await.unwrap().unwrap();

@@ -1,6 +1,6 @@
 //! A Cosmos DB for tests: a server of this process, a database of each test.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -39,7 +39,7 @@ pub fn settings(host: &Host) -> Settings {
         preferred_regions: Vec::new(),
         consistency: Consistency::Account,
         shards: NonZeroU32::new(8).unwrap(),
-        writes_in_flight: 32,
+        writes_in_flight: NonZeroUsize::new(32).unwrap(),
         patience_s: 30,
     }
 }

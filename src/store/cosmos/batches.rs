@@ -6,7 +6,7 @@ use azure_data_cosmos::feed::FeedScope;
 use azure_data_cosmos::options::{ItemWriteOptions, Precondition};
 
 use super::Inner;
-use super::calls::{Answer, Pages, Purpose, body, page_of};
+use super::calls::{Answer, Pages, Purpose, Trouble, body, page_of};
 use super::items::BatchItem;
 use super::units::Operation;
 use crate::job::BatchId;
@@ -22,7 +22,7 @@ impl Inner {
     /// Creates the batch or writes over it; its number of shards stays.
     pub(super) async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let id = batch.id.to_string();
-        // Whoever loses against another writer reads again; somebody wins in every round.
+        let mut others = Trouble::new(self.calls.patience);
         loop {
             let read = || self.batches.read_item(id.clone(), &id, None);
             let answer = if let Answer::Done(response) = self.calls.read(GET, read).await? {
@@ -42,6 +42,7 @@ impl Inner {
             if let Answer::Done(_) = answer {
                 return Ok(());
             }
+            others.wait_for_others(PUT.1).await?;
         }
     }
 
@@ -66,13 +67,18 @@ impl Inner {
 
     /// The batch's number of shards, which is fixed now if it was not before.
     pub(super) async fn shards(&self, batch: &BatchId) -> Result<u32, StoreError> {
+        let mut others = Trouble::new(self.calls.patience);
         loop {
             if let Some(shards) = self.known_shards(batch).await? {
                 return Ok(shards);
             }
             let (id, item) = (batch.to_string(), BatchItem::unannounced(batch, self.new_shards));
             let create = || self.batches.create_item(id.clone(), &id, &item, None);
-            self.calls.write(PUT, create).await?;
+            if let Answer::Done(_) = self.calls.write(PUT, create).await? {
+                self.shards_cache().insert(batch.clone(), self.new_shards);
+                return Ok(self.new_shards);
+            }
+            others.wait_for_others(GET.1).await?;
         }
     }
 

@@ -188,15 +188,15 @@ pub(super) fn body<T: DeserializeOwned>(
     response.into_model().map_err(|source| BadItem::Unreadable { doing: purpose.1, source }.into())
 }
 
-/// The trouble one call is having: for how long, and how long to wait next.
-struct Trouble {
+/// The trouble that somebody is having: for how long, and how long to wait next.
+pub(super) struct Trouble {
     patience: Duration,
     since: Option<Instant>,
     next_wait: Duration,
 }
 
 impl Trouble {
-    fn new(patience: Duration) -> Self {
+    pub(super) fn new(patience: Duration) -> Self {
         Self { patience, since: None, next_wait: FIRST_WAIT }
     }
 
@@ -211,6 +211,16 @@ impl Trouble {
         self.next_wait = (self.next_wait * 2).min(LONGEST_WAIT);
         let drawn = Duration::from_secs_f64(rand::rng().random_range(0.0..=longest));
         sleep(drawn).await;
+    }
+
+    /// Waits for a replica that lags, or for another writer of the same item to be done.
+    pub(super) async fn wait_for_others(&mut self, doing: &'static str) -> Result<(), StoreError> {
+        if !self.may_go_on() {
+            let error = BadItem::NeitherThereNorAbsent(doing);
+            return Err(StoreError::Unavailable(error.into()));
+        }
+        self.wait().await;
+        Ok(())
     }
 
     async fn wait_after(&mut self, purpose: Purpose, error: CosmosError) -> Result<(), StoreError> {

@@ -23,8 +23,8 @@ pub(super) enum BadItem {
     Field { id: String, field: &'static str },
     #[error("the body of job {0} is not UTF-8 text")]
     BodyNotText(crate::job::JobId),
-    #[error("the outcome of job {0} can neither be created nor read")]
-    NeitherThereNorAbsent(crate::job::JobId),
+    #[error("{0}: the item exists when it is to be created, and not when it is to be read")]
+    NeitherThereNorAbsent(&'static str),
     #[error("part {part} of payload '{id}' is missing")]
     PartMissing { id: String, part: u32 },
     #[error("payload '{0}' does not exist")]

@@ -1,6 +1,6 @@
 //! The items as they lie in the containers, and where: ids, partition keys, shards.
 //!
-//! Field names are part of what users rely on: `docs/` shows queries on them. Bodies and metadata
+//! Field names are what users' queries are written with: they must not change. Bodies and metadata
 //! are kept as JSON text, byte for byte as they came: as JSON values the database would reorder
 //! keys, round long numbers and refuse deep nesting. `StringToObject(c.body)` opens them in a query.
 

@@ -85,14 +85,14 @@ impl CosmosStore {
         let inner = Inner {
             calls: calls::Calls {
                 units: RequestUnits::default(),
-                pace: pace::Pace::new(settings.writes_in_flight),
+                pace: pace::Pace::new(settings.writes_in_flight.get()),
                 patience: settings.patience(),
             },
             outcomes: container(items::OUTCOMES).await?,
             batches: container(items::BATCHES).await?,
             usage: container(items::USAGE).await?,
             payloads: container(items::PAYLOADS).await?,
-            writes_in_flight: settings.writes_in_flight.max(1),
+            writes_in_flight: settings.writes_in_flight.get(),
             new_shards: settings.shards.get(),
             shards: Mutex::default(),
             write_ids: write_ids::WriteIds::default(),

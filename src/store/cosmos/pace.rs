@@ -75,7 +75,7 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(most: usize) -> Self {
         Self {
-            window: Mutex::new(Window::new(most.max(1))),
+            window: Mutex::new(Window::new(most)),
             room: Notify::new(),
             throttles: AtomicU64::new(0),
         }

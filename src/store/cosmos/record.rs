@@ -8,8 +8,7 @@ use std::io;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
-use super::calls::{Answer, Purpose, body};
-use super::error::BadItem;
+use super::calls::{Answer, Purpose, Trouble, body};
 use super::items::{OutcomeItem, Proof, partition, shard};
 use super::units::Operation;
 use super::{Inner, payloads};
@@ -25,9 +24,6 @@ const LOOK_UP: Purpose = Purpose(Operation::LookUp, "looking an outcome up");
 const ITEM_LIMIT: usize = 1_900_000;
 /// The longest that one byte of text can become in JSON: `\u0000`.
 const JSON_GROWTH: usize = 6;
-
-/// An item that can neither be created nor read: a replica that lags, or somebody deletes.
-const CREATE_ROUNDS: u32 = 5;
 
 impl Inner {
     pub(super) async fn record(&self, outcomes: &[Outcome]) -> Result<Vec<Recorded>, StoreError> {
@@ -114,13 +110,17 @@ impl Inner {
             let (job_id, ending, digest) = (outcome.job_id, outcome.ending, outcome.digest);
             Recorded { job_id, ending, digest, first }
         };
-        for _ in 0..CREATE_ROUNDS {
+        let mut others = Trouble::new(self.calls.patience);
+        loop {
             let create = || self.outcomes.create_item(pk.clone(), &item.id, &item, None);
             if let Answer::Done(_) = self.calls.write(CREATE, create).await? {
                 return Ok(proof(true));
             }
             let known = self.proof(PROVE, &outcome.batch_id, outcome.job_id, shards).await?;
-            let Some(known) = known else { continue };
+            let Some(known) = known else {
+                others.wait_for_others(PROVE.1).await?;
+                continue;
+            };
             if known.write_id == write_id {
                 return Ok(proof(true));
             }
@@ -129,7 +129,6 @@ impl Inner {
             }
             return Ok(known.recorded(outcome.job_id, false)?);
         }
-        Err(StoreError::Unavailable(BadItem::NeitherThereNorAbsent(outcome.job_id).into()))
     }
 
     async fn proof(

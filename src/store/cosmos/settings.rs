@@ -1,6 +1,6 @@
 //! What a user sets to use Cosmos DB, and the client that comes of it.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::store::StoreError;
 /// 64 logical partitions of 20 GB and 10,000 RU/s each: more than any batch of a night.
 const DEFAULT_SHARDS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 /// At some 10 ms a write this is 3,000 writes/s, more than most quotas of models can fill.
-const DEFAULT_WRITES_IN_FLIGHT: usize = 32;
+const DEFAULT_WRITES_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(32).expect("32 is not 0");
 const DEFAULT_PATIENCE_S: u64 = 30;
 /// The service ends an operation after 5 s; the rest is for the way and one retry of the SDK.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub struct Settings {
     #[serde(default = "default_shards")]
     pub shards: NonZeroU32,
     #[serde(default = "default_writes_in_flight")]
-    pub writes_in_flight: usize,
+    pub writes_in_flight: NonZeroUsize,
     /// How long a call is repeated, when the service is away or overrun, before the caller is told.
     #[serde(default = "default_patience_s")]
     pub patience_s: u64,
@@ -174,7 +174,7 @@ fn default_shards() -> NonZeroU32 {
     DEFAULT_SHARDS
 }
 
-fn default_writes_in_flight() -> usize {
+fn default_writes_in_flight() -> NonZeroUsize {
     DEFAULT_WRITES_IN_FLIGHT
 }
 
@@ -192,7 +192,7 @@ mod tests {
     fn an_account_and_a_credential_are_enough() {
         let text = format!("{ENDPOINT}credential = \"workload_identity\"");
         let settings: Settings = toml::from_str(&text).unwrap();
-        assert_eq!((settings.shards.get(), settings.writes_in_flight), (64, 32));
+        assert_eq!((settings.shards.get(), settings.writes_in_flight.get()), (64, 32));
         assert!(!settings.emulator);
     }
 

@@ -33,8 +33,9 @@ type Key = (BatchId, String, String, String);
 
 struct Row {
     item: UsageItem,
-    /// Not yet written as it stands.
-    dirty: bool,
+    /// How often it changed, and how many of the changes are in the database.
+    changes: u64,
+    written: u64,
 }
 
 /// This process's own sums.
@@ -62,10 +63,10 @@ impl Running {
                 Entry::Occupied(row) => row.into_mut(),
                 Entry::Vacant(empty) => {
                     let item = self.empty_item(empty.key());
-                    empty.insert(Row { item, dirty: true })
+                    empty.insert(Row { item, changes: 0, written: 0 })
                 }
             };
-            row.dirty = true;
+            row.changes += 1;
             *row.item.endings.entry(o.ending).or_default() += 1;
             row.item.attempts += u64::from(o.attempts);
             row.item.usage += o.usage;
@@ -87,18 +88,16 @@ impl Running {
         }
     }
 
-    fn take_dirty(&self) -> Vec<(Key, UsageItem)> {
-        let mut rows = self.rows();
-        let dirty = rows.iter_mut().filter(|(_, row)| row.dirty).map(|(key, row)| {
-            row.dirty = false;
-            (key.clone(), row.item.clone())
-        });
-        dirty.collect()
+    /// The sums to write, each with the number of changes that it stands for.
+    fn changed(&self) -> Vec<(Key, UsageItem, u64)> {
+        let rows = self.rows();
+        let changed = rows.iter().filter(|(_, row)| row.written < row.changes);
+        changed.map(|(key, row)| (key.clone(), row.item.clone(), row.changes)).collect()
     }
 
-    fn mark_dirty(&self, key: &Key) {
+    fn mark_written(&self, key: &Key, changes: u64) {
         if let Some(row) = self.rows().get_mut(key) {
-            row.dirty = true;
+            row.written = changes;
         }
     }
 
@@ -114,17 +113,20 @@ impl Inner {
     /// next call.
     pub(super) async fn flush_usage(&self) {
         let _one = self.running.flushing.lock().await;
-        let dirty = self.running.take_dirty();
+        let changed = self.running.changed();
         let write = async |n: usize| {
-            let (key, item): &(Key, UsageItem) = &dirty[n];
+            let (key, item, changes): &(Key, UsageItem, u64) = &changed[n];
             let batch = item.batch_id.to_string();
             let upsert = || self.usage.upsert_item(batch.clone(), &item.id, item, None);
-            if let Err(error) = self.calls.write(ADD, upsert).await {
-                self.running.mark_dirty(key);
-                tracing::warn!(%error, batch.id = %item.batch_id, "the running usage is behind");
+            match self.calls.write(ADD, upsert).await {
+                Ok(_) => self.running.mark_written(key, *changes),
+                Err(error) => {
+                    let batch = &item.batch_id;
+                    tracing::warn!(%error, batch.id = %batch, "the running usage is behind");
+                }
             }
         };
-        let writes = stream::iter(0..dirty.len()).map(write);
+        let writes = stream::iter(0..changed.len()).map(write);
         writes.buffer_unordered(USAGE_WRITES_IN_FLIGHT).collect::<()>().await;
     }
 
