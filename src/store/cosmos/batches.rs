@@ -39,7 +39,7 @@ impl Inner {
                 let create = || self.batches.create_item(id.clone(), &id, &item, None);
                 self.calls.write(PUT, create).await?
             };
-            if let Answer::Done(_) = answer {
+            if answer.made(PUT)? {
                 return Ok(());
             }
             others.wait_for_others(PUT.1).await?;
@@ -74,7 +74,7 @@ impl Inner {
             }
             let (id, item) = (batch.to_string(), BatchItem::unannounced(batch, self.new_shards));
             let create = || self.batches.create_item(id.clone(), &id, &item, None);
-            if let Answer::Done(_) = self.calls.write(PUT, create).await? {
+            if self.calls.write(PUT, create).await?.made(PUT)? {
                 self.shards_cache().insert(batch.clone(), self.new_shards);
                 return Ok(self.new_shards);
             }
@@ -97,7 +97,7 @@ impl Inner {
         let read = || self.batches.read_item(id.clone(), &id, None);
         match self.calls.read(GET, read).await? {
             Answer::Done(response) => Ok(Some(body(GET, response)?)),
-            Answer::NotFound | Answer::Conflict | Answer::Changed => Ok(None),
+            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
         }
     }
 }

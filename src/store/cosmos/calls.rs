@@ -36,10 +36,22 @@ pub(super) struct Purpose(pub(super) Operation, pub(super) &'static str);
 /// A point call's answer, where the service's "no" is an answer.
 pub(super) enum Answer {
     Done(Box<ItemResponse>),
-    NotFound,
+    /// The item is not there; or, for a write that makes its item, the container.
+    NotFound(Box<CosmosError>),
     Conflict,
     /// The item was changed since it was read.
     Changed,
+}
+
+impl Answer {
+    /// For writes that make their item: true if this one did, false if it was there.
+    pub(super) fn made(self, purpose: Purpose) -> Result<bool, StoreError> {
+        match self {
+            Self::Done(_) => Ok(true),
+            Self::Conflict | Self::Changed => Ok(false),
+            Self::NotFound(error) => Err(store_error(purpose.1, *error)),
+        }
+    }
 }
 
 impl Calls {
@@ -105,7 +117,7 @@ impl Calls {
                 let charge = error.response().and_then(|r| r.headers().request_charge);
                 self.units.add(purpose.0, charge.map_or(0.0, |c| c.value()));
                 match u16::from(error.status().status_code()) {
-                    404 if error.status().is_not_found() => Ok(Answer::NotFound),
+                    404 if error.status().is_not_found() => Ok(Answer::NotFound(error.into())),
                     409 => Ok(Answer::Conflict),
                     412 => Ok(Answer::Changed),
                     _ => Err(error),

@@ -49,7 +49,7 @@ impl Inner {
             let id = part_id(name, n as u32);
             let part = Part { id: id.clone(), parts, data: BASE64.encode(chunks[n]) };
             let upsert = || self.payloads.upsert_item(id.clone(), &id, &part, None);
-            self.calls.write(PUT, upsert).await.map(drop)
+            self.calls.write(PUT, upsert).await?.made(PUT).map(drop)
         };
         let rest = stream::iter(1..chunks.len()).map(&put).buffered(PARTS_IN_FLIGHT);
         rest.try_collect::<()>().await?;
@@ -87,7 +87,7 @@ impl Inner {
         let read = || self.payloads.read_item(id.clone(), &id, None);
         match self.calls.read(GET, read).await? {
             Answer::Done(response) => Ok(Some(body(GET, response)?)),
-            Answer::NotFound | Answer::Conflict | Answer::Changed => Ok(None),
+            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
         }
     }
 }

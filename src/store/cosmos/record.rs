@@ -113,7 +113,7 @@ impl Inner {
         let mut others = Trouble::new(self.calls.patience);
         loop {
             let create = || self.outcomes.create_item(pk.clone(), &item.id, &item, None);
-            if let Answer::Done(_) = self.calls.write(CREATE, create).await? {
+            if self.calls.write(CREATE, create).await?.made(CREATE)? {
                 return Ok(proof(true));
             }
             let known = self.proof(PROVE, &outcome.batch_id, outcome.job_id, shards).await?;
@@ -142,7 +142,7 @@ impl Inner {
         let read = || self.outcomes.read_item(pk.clone(), &id, None);
         match self.calls.read(purpose, read).await? {
             Answer::Done(response) => Ok(Some(body(purpose, response)?)),
-            Answer::NotFound | Answer::Conflict | Answer::Changed => Ok(None),
+            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Inner {
             let (key, item, changes): &(Key, UsageItem, u64) = &changed[n];
             let batch = item.batch_id.to_string();
             let upsert = || self.usage.upsert_item(batch.clone(), &item.id, item, None);
-            match self.calls.write(ADD, upsert).await {
+            match self.calls.write(ADD, upsert).await.and_then(|answer| answer.made(ADD)) {
                 Ok(_) => self.running.mark_written(key, *changes),
                 Err(error) => {
                     let batch = &item.batch_id;
