@@ -193,8 +193,11 @@ fn look_up_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>>
         .optional()
 }
 
+/// Batch, deployment, model, hour, ending.
+type UsageKey<'a> = (&'a str, &'a str, &'a str, String, Ending);
+
 /// What one transaction adds to the `usage` table, one row a key rather than one an outcome.
-struct UsageRows<'a>(HashMap<(&'a str, &'a str, &'a str, String, Ending), (u64, u64, Usage)>);
+struct UsageRows<'a>(HashMap<UsageKey<'a>, (u64, u64, Usage)>);
 
 impl<'a> UsageRows<'a> {
     fn new() -> Self {
