@@ -34,7 +34,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// "https://NAME.documents.azure.com/".
+    /// `https://NAME.documents.azure.com/`
     pub endpoint: String,
     #[serde(default = "default_database")]
     pub database: String,
