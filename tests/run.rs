@@ -1,5 +1,7 @@
 //! `promptmill run`, as a user types it.
 
+#![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
 mod support;
 
 use std::io::Write;

@@ -1,5 +1,6 @@
 //! The embedded store: the `outcomes`, `usage` and `batches` tables of the state file.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -110,11 +111,13 @@ impl Store for LocalStore {
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
         let list = |c: &Connection| {
-            let sql = "SELECT batch_id, state, jobs, prompt_tokens, created_at FROM batches
-                       ORDER BY created_at DESC";
-            c.prepare(sql)?.query_map([], read_batch)?.collect()
+            let sql = "SELECT batch_id, state, jobs, prompt_tokens, created_at FROM batches";
+            c.prepare(sql)?.query_map([], read_batch)?.collect::<rusqlite::Result<Vec<_>>>()
         };
-        Ok(self.database.read(list).await?)
+        let mut batches = self.database.read(list).await?;
+        // Not by SQL: as text, "16:00:00Z" is later than "16:00:00.5Z".
+        batches.sort_by_key(|batch| Reverse(batch.created_at));
+        Ok(batches)
     }
 }
 
@@ -190,8 +193,11 @@ fn look_up_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>>
         .optional()
 }
 
+/// Batch, deployment, model, hour, ending.
+type UsageKey<'a> = (&'a str, &'a str, &'a str, String, Ending);
+
 /// What one transaction adds to the `usage` table, one row a key rather than one an outcome.
-struct UsageRows<'a>(HashMap<(&'a str, &'a str, &'a str, String, Ending), (u64, u64, Usage)>);
+struct UsageRows<'a>(HashMap<UsageKey<'a>, (u64, u64, Usage)>);
 
 impl<'a> UsageRows<'a> {
     fn new() -> Self {
@@ -268,12 +274,13 @@ fn read_in_chunks(
     send: &Chunks,
 ) -> rusqlite::Result<()> {
     // Ordered: only (position, seq) pairs go through SQLite's sorter, which spills to disk; the
-    // bodies are fetched after it.
+    // bodies are fetched after it. The LIMIT, which limits nothing, is what keeps the order: SQLite
+    // drops an ORDER BY inside a join as pointless if there is none.
     let sql = match order {
         Order::AsStored => "SELECT * FROM outcomes WHERE batch_id = ?1 ORDER BY seq",
         Order::ByPosition => {
             "SELECT o.* FROM (SELECT seq AS at, position FROM outcomes WHERE batch_id = ?1
-                              ORDER BY position) CROSS JOIN outcomes o ON o.seq = at"
+                              ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at"
         }
     };
     let mut select = c.prepare_cached(sql)?;

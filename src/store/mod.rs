@@ -4,9 +4,10 @@
 //! there is one. That alone makes redelivery harmless. Only a store can make a [`Recorded`], the
 //! proof without which a delivery can't be completed.
 //!
-//! Backends: [`local`] (SQLite). All pass the one contract suite in
+//! Backends: [`local`] (SQLite) and [`cosmos`] (Azure Cosmos DB). All pass the one contract suite in
 //! `tests/support/contract_store.rs`.
 
+pub mod cosmos;
 pub mod local;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,193 @@
+//! The store on Azure Cosmos DB: five containers of one database.
+//!
+//! | container | partition key | an item |
+//! | --- | --- | --- |
+//! | `outcomes` | `/pk` | one outcome; its id is the job's |
+//! | `batches` | `/id` | one batch |
+//! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model and hour |
+//! | `shares` | `/deployment` | one worker's demand; expires |
+//! | `payloads` | `/id` | a part of what is too big for its own place |
+//!
+//! A logical partition holds 20 GB and 10,000 RU/s, so a batch is spread over many: `pk` is
+//! `BATCH|SHARD`, the shard comes of the job id, and the number of shards stands in the batch.
+//!
+//! **What a batch came to is counted from its outcomes**, never from a counter beside them: two
+//! items of different partitions can't be written as one, so a killed process would leave such a
+//! counter wrong for ever. Counting costs about as many request units as reading; so there is
+//! [`CosmosStore::running_totals`] too, which is cheap, for watching.
+//!
+//! Types of the SDK never leave this folder. `settings` makes the client, `calls` makes every call
+//! (counted, repeated), `pace` says when a write may go; the other files are one kind of item each.
+
+mod batches;
+mod calls;
+mod error;
+mod init;
+mod items;
+mod pace;
+mod payloads;
+mod record;
+mod settings;
+mod stream;
+mod units;
+mod usage;
+mod write_ids;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use azure_data_cosmos::ContainerClient;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+pub use self::init::init;
+pub use self::settings::{Consistency, Credential, Settings};
+pub use self::units::{Operation, RequestUnits};
+use super::{Batch, Order, Recorded, Store, StoreError, Totals};
+use crate::job::{BatchId, JobId};
+use crate::outcome::Outcome;
+
+/// Shards that are read side by side.
+const SHARDS_AT_A_TIME: usize = 8;
+
+/// The store; clones share it.
+#[derive(Clone)]
+pub struct CosmosStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    calls: calls::Calls,
+    outcomes: ContainerClient,
+    batches: ContainerClient,
+    usage: ContainerClient,
+    payloads: ContainerClient,
+    writes_in_flight: usize,
+    /// Shards of a batch that begins now.
+    new_shards: u32,
+    shards: Mutex<HashMap<BatchId, u32>>,
+    write_ids: write_ids::WriteIds,
+    running: usage::Running,
+}
+
+impl CosmosStore {
+    /// Opens the database, whose containers must exist.
+    ///
+    /// # Errors
+    /// Says what is missing, not allowed or not reachable.
+    pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
+        let database = settings.client().await?.database_client(settings.database.clone());
+        let container = async |name: &'static str| {
+            let container = database.container_client(name, None).await;
+            container.map_err(|e| error::store_error("opening a container", e))
+        };
+        let inner = Inner {
+            calls: calls::Calls {
+                units: RequestUnits::default(),
+                pace: pace::Pace::new(settings.writes_in_flight.get()),
+                patience: settings.patience(),
+            },
+            outcomes: container(items::OUTCOMES).await?,
+            batches: container(items::BATCHES).await?,
+            usage: container(items::USAGE).await?,
+            payloads: container(items::PAYLOADS).await?,
+            writes_in_flight: settings.writes_in_flight.get(),
+            new_shards: settings.shards.get(),
+            shards: Mutex::default(),
+            write_ids: write_ids::WriteIds::default(),
+            running: usage::Running::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What this process has spent.
+    pub fn request_units(&self) -> &RequestUnits {
+        &self.inner.calls.units
+    }
+
+    /// Writes that were refused for want of request units, and tried again.
+    pub fn throttles(&self) -> u64 {
+        self.inner.calls.pace.throttles()
+    }
+
+    /// A batch's totals by the workers' own sums: cheap, and short of what a killed worker had
+    /// recorded last.
+    ///
+    /// # Errors
+    /// As [`Store::totals`].
+    pub async fn running_totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+        self.inner.running_totals(batch).await
+    }
+
+    /// Keeps what is too big for a queue message; the same name is written over.
+    ///
+    /// # Errors
+    /// As every operation of a store.
+    pub async fn put_payload(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.inner.put_payload(name, bytes).await
+    }
+
+    /// # Errors
+    /// As every operation of a store; a payload that is not there is none.
+    pub async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get_payload(name).await
+    }
+
+    /// # Errors
+    /// As every operation of a store; a payload that is not there is no error.
+    pub async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete_payload(name).await
+    }
+}
+
+impl Inner {
+    fn shards_cache(&self) -> MutexGuard<'_, HashMap<BatchId, u32>> {
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Store for CosmosStore {
+    async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError> {
+        if outcomes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.inner.record(&outcomes).await
+    }
+
+    async fn look_up(
+        &self,
+        batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.inner.look_up(batch, jobs).await
+    }
+
+    async fn outcomes(
+        &self,
+        batch: &BatchId,
+        order: Order,
+    ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
+        Arc::clone(&self.inner).stream(batch, order).await
+    }
+
+    async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+        self.inner.totals(batch).await
+    }
+
+    async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.inner.put_batch(batch).await
+    }
+
+    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
+        self.inner.batch(id).await
+    }
+
+    async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
+        self.inner.list_batches().await
+    }
+}

@@ -1,0 +1,84 @@
+//! Request units: what every call to the database was charged, summed by what it was for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a charge was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Record,
+    LookUp,
+    Outcomes,
+    Totals,
+    Usage,
+    Batches,
+    Payloads,
+}
+
+impl Operation {
+    pub const ALL: [Self; 7] = [
+        Self::Record,
+        Self::LookUp,
+        Self::Outcomes,
+        Self::Totals,
+        Self::Usage,
+        Self::Batches,
+        Self::Payloads,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::LookUp => "look_up",
+            Self::Outcomes => "outcomes",
+            Self::Totals => "totals",
+            Self::Usage => "usage",
+            Self::Batches => "batches",
+            Self::Payloads => "payloads",
+        }
+    }
+}
+
+/// Request units that one store has spent since it was opened; refused calls cost too.
+#[derive(Debug, Default)]
+pub struct RequestUnits {
+    /// In hundredths: the service bills with two decimals.
+    spent: [AtomicU64; Operation::ALL.len()],
+}
+
+impl RequestUnits {
+    pub fn of(&self, operation: Operation) -> f64 {
+        self.spent[operation as usize].load(Ordering::Relaxed) as f64 / 100.0
+    }
+
+    pub fn total(&self) -> f64 {
+        Operation::ALL.into_iter().map(|operation| self.of(operation)).sum()
+    }
+
+    pub(super) fn add(&self, operation: Operation, charge: f64) {
+        // The cast saturates, so that a nonsensical charge can't wrap the sum around.
+        let hundredths = (charge * 100.0).round() as u64;
+        self.spent[operation as usize].fetch_add(hundredths, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charges_are_summed_by_operation() {
+        let units = RequestUnits::default();
+        units.add(Operation::Record, 5.71);
+        units.add(Operation::Record, 5.71);
+        units.add(Operation::LookUp, 1.0);
+        assert!((units.of(Operation::Record) - 11.42).abs() < 1e-9);
+        assert!((units.total() - 12.42).abs() < 1e-9);
+    }
+
+    #[test]
+    fn every_operation_has_its_own_place() {
+        for (place, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation as usize, place, "{}", operation.as_str());
+        }
+    }
+}

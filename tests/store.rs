@@ -1,0 +1,62 @@
+//! Every store keeps the same contract: first outcomes, exact totals, complete streams.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+#[path = "support/contract_store.rs"]
+mod contract_store;
+#[path = "support/cosmos.rs"]
+mod cosmos_support;
+
+/// The suite on one backend: `$open` gives a store, and what must live as long as it.
+macro_rules! contract {
+    ($open:expr; $($behaviour:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                let (store, _alive) = $open.await;
+                crate::contract_store::$behaviour(std::sync::Arc::new(store)).await;
+            }
+        )*
+    };
+}
+
+macro_rules! contract_on {
+    ($($backend:ident = $open:expr;)*) => {
+        $(
+            mod $backend {
+                contract! { $open;
+                    the_first_outcome_of_a_job_wins,
+                    the_same_outcome_recorded_again_is_not_the_first,
+                    a_job_that_is_there_twice_in_one_call_is_recorded_once,
+                    proofs_come_in_the_order_of_the_outcomes,
+                    concurrent_duplicates_are_counted_once,
+                    look_ups_are_answered_in_the_order_asked,
+                    an_outcome_comes_back_as_it_was,
+                    a_body_of_three_megabytes_is_kept,
+                    five_thousand_outcomes_stream_completely,
+                    outcomes_stream_by_position_when_asked,
+                    batches_are_listed_newest_first,
+                    a_batch_is_written_over,
+                    a_batch_can_be_announced_after_its_first_outcomes,
+                    of_an_unknown_batch_nothing_is_known,
+                    empty_calls_do_nothing,
+                }
+            }
+        )*
+    };
+}
+
+contract_on! {
+    local = crate::open_local();
+    cosmos = crate::open_cosmos();
+}
+
+async fn open_local() -> (promptmill::store::local::LocalStore, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let database = promptmill::sqlite::Database::open(directory.path()).unwrap();
+    (promptmill::store::local::LocalStore::new(database), directory)
+}
+
+async fn open_cosmos() -> (promptmill::store::cosmos::CosmosStore, ()) {
+    (cosmos_support::store(cosmos_support::shared_host()).await, ())
+}

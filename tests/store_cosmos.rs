@@ -1,0 +1,240 @@
+//! What only the Cosmos DB store can meet: throttles, lost answers, a service that is away.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+#[allow(dead_code, reason = "the suite itself runs in tests/store.rs")]
+#[path = "support/contract_store.rs"]
+mod contract_store;
+#[allow(dead_code, reason = "each test binary takes what it needs")]
+#[path = "support/cosmos.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
+use cosmos_host::Throttle;
+use promptmill::outcome::Outcome;
+use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
+use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
+
+/// Far above what the faults below cost, far below what hangs.
+const AT_MOST: Duration = Duration::from_secs(120);
+
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(AT_MOST, work).await.expect("the store gets there in time")
+}
+
+fn any(store: &CosmosStore) -> Arc<dyn Store> {
+    Arc::new(store.clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_of_the_writes_refused_ends_complete_and_exact() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let (batch, mine) = (batch_id("night"), outcomes(&batch_id("night"), 500));
+    host.throttle(Throttle::Writes(0.5));
+    let proofs = in_time(record(&any(&store), &mine)).await;
+    assert!(proofs.iter().all(Recorded::is_first));
+    assert!(host.throttled() > 250, "{} were refused", host.throttled());
+    assert_eq!(store.throttles(), host.throttled(), "the writer knows of every refusal");
+    host.throttle(Throttle::Never);
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
+    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_of_request_units_slows_writes_and_reads_down() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let (batch, mine) = (batch_id("night"), outcomes(&batch_id("night"), 200));
+    host.throttle(Throttle::RequestUnitsPerSecond(600.0));
+    in_time(record(&any(&store), &mine)).await;
+    assert!(host.throttled() > 0);
+    assert!(store.throttles() < mine.len() as u64, "{} refusals", store.throttles());
+    assert_eq!(in_time(store.totals(&batch)).await.unwrap(), totals_of(&mine));
+    assert!(in_time(all(&any(&store), &batch, Order::ByPosition)).await == mine);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_of_the_reads_refused_leaves_no_gap_in_a_stream() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let (batch, mine) = (batch_id("night"), outcomes(&batch_id("night"), 1_500));
+    record(&any(&store), &mine).await;
+    host.throttle(Throttle::Reads(0.5));
+    assert!(in_time(all(&any(&store), &batch, Order::ByPosition)).await == mine);
+    let mut unordered = in_time(all(&any(&store), &batch, Order::AsStored)).await;
+    unordered.sort_by_key(|outcome| outcome.position);
+    assert!(unordered == mine);
+    assert_eq!(in_time(store.totals(&batch)).await.unwrap(), totals_of(&mine));
+    assert!(host.throttled() > 20, "{} were refused", host.throttled());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_away_for_seconds_is_waited_for() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let (batch, mine) = (batch_id("night"), outcomes(&batch_id("night"), 200));
+    record(&any(&store), &mine[..1]).await;
+    host.pause();
+    let resume = async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        host.resume();
+    };
+    let all_of_it = any(&store);
+    let (proofs, ()) = in_time(async { tokio::join!(record(&all_of_it, &mine), resume) }).await;
+    assert_eq!(proofs.iter().filter(|proof| proof.is_first()).count(), 199);
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
+    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_answer_was_lost_is_still_the_first() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let (batch, mine) = (batch_id("night"), outcomes(&batch_id("night"), 50));
+    // The batch is known after this, so that the answers that get lost are those of outcomes.
+    record(&any(&store), &mine[..1]).await;
+    host.lose_answers(20);
+    let proofs = in_time(record(&any(&store), &mine[1..])).await;
+    assert!(proofs.iter().all(Recorded::is_first));
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
+    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_its_patience_it_says_so_and_the_same_outcomes_can_be_offered_again() {
+    let host = support::own_host().await;
+    let settings = Settings { patience_s: 1, ..support::settings(&host) };
+    init(&settings).await.unwrap();
+    let store = CosmosStore::connect(&settings).await.unwrap();
+    let (batch, mine) = (batch_id("night"), Arc::new(outcomes(&batch_id("night"), 40)));
+    // Half of them get through, then nothing does.
+    record(&any(&store), &[outcome(&batch, 1_000)]).await;
+    host.lose_answers(u64::MAX);
+    let failed = in_time(store.record(Arc::clone(&mine))).await.unwrap_err();
+    assert!(matches!(failed, StoreError::Unavailable(_)), "{failed}");
+    host.lose_answers(0);
+    let proofs = in_time(store.record(Arc::clone(&mine))).await.unwrap();
+    assert!(proofs.iter().all(Recorded::is_first), "what was written before was ours");
+    let everything: Vec<Outcome> = mine.iter().cloned().chain([outcome(&batch, 1_000)]).collect();
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&everything));
+    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&everything));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_running_usage_of_several_workers_adds_up() {
+    let host = support::own_host().await;
+    let settings = support::settings(&host);
+    init(&settings).await.unwrap();
+    let (batch, mine) = (batch_id("night"), outcomes(&batch_id("night"), 90));
+    for worker in mine.chunks(30) {
+        let store = CosmosStore::connect(&settings).await.unwrap();
+        record(&any(&store), worker).await;
+        record(&any(&store), &mine[..5]).await;
+    }
+    let store = CosmosStore::connect(&settings).await.unwrap();
+    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_keeps_its_shards_when_the_setting_changes() {
+    let host = support::own_host().await;
+    let eight = support::settings(&host);
+    init(&eight).await.unwrap();
+    let mine = outcomes(&batch_id("night"), 60);
+    record(&any(&CosmosStore::connect(&eight).await.unwrap()), &mine[..30]).await;
+    let three = Settings { shards: std::num::NonZeroU32::new(3).unwrap(), ..eight };
+    let store = CosmosStore::connect(&three).await.unwrap();
+    let proofs = record(&any(&store), &mine).await;
+    assert_eq!(proofs.iter().filter(|proof| proof.is_first()).count(), 30);
+    assert!(all(&any(&store), &batch_id("night"), Order::ByPosition).await == mine);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_consistency_is_served() {
+    let host = support::own_host().await;
+    use Consistency::{Account, Eventual, LatestCommitted, Session};
+    for consistency in [Account, Eventual, Session, LatestCommitted] {
+        let settings = Settings { consistency, ..support::settings(&host) };
+        init(&settings).await.unwrap();
+        let store = any(&CosmosStore::connect(&settings).await.unwrap());
+        let mine = outcomes(&batch_id("night"), 20);
+        record(&store, &mine).await;
+        let found = store.look_up(&batch_id("night"), &[mine[4].job_id]).await.unwrap();
+        assert!(found[0].is_some(), "{consistency:?}");
+        assert!(all(&store, &batch_id("night"), Order::ByPosition).await == mine);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_who_write_the_same_batch_both_get_there() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let batch = |jobs| Batch {
+        id: batch_id("night"),
+        state: BatchState::Enqueuing,
+        jobs,
+        prompt_tokens: 0,
+        created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
+    };
+    let puts = (0..8).map(|jobs| {
+        let (store, batch) = (store.clone(), batch(jobs));
+        tokio::spawn(async move { store.put_batch(&batch).await })
+    });
+    for put in puts.collect::<Vec<_>>() {
+        put.await.unwrap().unwrap();
+    }
+    assert_eq!(store.batches().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn payloads_of_any_size_come_back_and_can_be_deleted() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let big: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
+    for (name, bytes) in [("none", &b""[..]), ("small", b"{}"), ("big", &big)] {
+        store.put_payload(name, bytes).await.unwrap();
+        assert!(store.get_payload(name).await.unwrap().unwrap() == bytes, "{name}");
+        store.delete_payload(name).await.unwrap();
+        assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
+        store.delete_payload(name).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_units_are_counted_by_operation() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let mine = outcomes(&batch_id("night"), 100);
+    record(&any(&store), &mine).await;
+    let units = store.request_units();
+    assert!(units.of(Operation::Record) > 5.0 * 100.0, "{units:?}");
+    assert!(units.of(Operation::LookUp) == 0.0, "{units:?}");
+    store.look_up(&batch_id("night"), &[mine[0].job_id]).await.unwrap();
+    assert!(units.of(Operation::LookUp) >= 1.0, "{units:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_can_be_repeated_and_needs_a_key() {
+    let host = support::own_host().await;
+    let settings = support::settings(&host);
+    init(&settings).await.unwrap();
+    init(&settings).await.unwrap();
+    let credential = Credential::DeveloperTools;
+    let refused = init(&Settings { credential, ..settings }).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Refused(_)), "{refused}");
+    assert!(refused.to_string().contains("account key"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_exist_is_refused_with_the_mend() {
+    let host = support::own_host().await;
+    let settings = support::settings(&host);
+    let refused = CosmosStore::connect(&settings).await.err().unwrap();
+    assert!(matches!(refused, StoreError::Refused(_)), "{refused}");
+    assert!(refused.to_string().contains("promptmill init"), "{refused}");
+}

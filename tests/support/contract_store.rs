@@ -1,0 +1,267 @@
+//! What every store must do, whatever it stands on. `tests/store.rs` runs it on each backend.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use promptmill::job::{BatchId, JobId};
+use promptmill::outcome::{Ending, Failure, Outcome, Usage};
+use promptmill::store::{Batch, BatchState, Order, Recorded, Store, Totals};
+
+type AnyStore = Arc<dyn Store>;
+
+pub fn batch_id(name: &str) -> BatchId {
+    name.parse().unwrap()
+}
+
+/// The outcome of a batch's n-th job; no two are alike.
+pub fn outcome(batch: &BatchId, n: u64) -> Outcome {
+    let custom_id = format!("job-{n}");
+    Outcome {
+        job_id: JobId::new(batch, &custom_id),
+        batch_id: batch.clone(),
+        custom_id,
+        position: n,
+        // Above 2^53, so that a store that keeps it as a floating point number is found out.
+        digest: u64::MAX - n,
+        ending: if n % 10 == 3 { Ending::Failed } else { Ending::Succeeded },
+        status_code: Some(200),
+        request_id: Some(format!("request-{n}")),
+        body: Some(format!(r#"{{"id":"{n}","choices":[]}}"#).into()),
+        failure: None,
+        usage: Usage { prompt: 100 + n, cached: n, completion: 10, reasoning: 2 },
+        attempts: 1 + (n % 3) as u32,
+        deployment: format!("deployment-{}", n % 2),
+        model: "gpt-4.1".into(),
+        latency_ms: 700 + n,
+        finished_at: "2026-11-23T16:59:59.123456789Z".parse().unwrap(),
+        metadata: None,
+    }
+}
+
+pub fn outcomes(batch: &BatchId, count: u64) -> Vec<Outcome> {
+    (0..count).map(|n| outcome(batch, n)).collect()
+}
+
+/// What the store must say of these outcomes, computed without it.
+pub fn totals_of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Totals {
+    let mut totals = Totals::default();
+    for o in outcomes {
+        *totals.endings.entry(o.ending).or_default() += 1;
+        totals.usage += o.usage;
+        totals.attempts += u64::from(o.attempts);
+    }
+    totals
+}
+
+pub async fn record(store: &AnyStore, outcomes: &[Outcome]) -> Vec<Recorded> {
+    store.record(Arc::new(outcomes.to_vec())).await.unwrap()
+}
+
+pub async fn all(store: &AnyStore, batch: &BatchId, order: Order) -> Vec<Outcome> {
+    store.outcomes(batch, order).await.unwrap().try_collect().await.unwrap()
+}
+
+fn batch(name: &str, created_at: &str) -> Batch {
+    Batch {
+        id: batch_id(name),
+        state: BatchState::Enqueuing,
+        jobs: 3,
+        prompt_tokens: 1_000,
+        created_at: created_at.parse().unwrap(),
+    }
+}
+
+fn by_job(outcomes: Vec<Outcome>) -> BTreeMap<JobId, Outcome> {
+    outcomes.into_iter().map(|outcome| (outcome.job_id, outcome)).collect()
+}
+
+pub async fn the_first_outcome_of_a_job_wins(store: AnyStore) {
+    let batch = batch_id("night");
+    let first = outcome(&batch, 1);
+    let late = Outcome { ending: Ending::Dead, digest: 5, body: None, ..first.clone() };
+    assert!(record(&store, std::slice::from_ref(&first)).await[0].is_first());
+    let proof = record(&store, &[late]).await[0];
+    assert!(!proof.is_first());
+    assert_eq!((proof.job_id(), proof.ending(), proof.digest()), {
+        (first.job_id, first.ending, first.digest)
+    });
+    assert_eq!(all(&store, &batch, Order::AsStored).await, std::slice::from_ref(&first));
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of([&first]));
+}
+
+pub async fn the_same_outcome_recorded_again_is_not_the_first(store: AnyStore) {
+    let outcome = [outcome(&batch_id("night"), 1)];
+    assert!(record(&store, &outcome).await[0].is_first());
+    assert!(!record(&store, &outcome).await[0].is_first());
+}
+
+pub async fn a_job_that_is_there_twice_in_one_call_is_recorded_once(store: AnyStore) {
+    let batch = batch_id("night");
+    let (first, other) = (outcome(&batch, 1), outcome(&batch, 2));
+    let late = Outcome { ending: Ending::Expired, ..first.clone() };
+    let proofs = record(&store, &[first.clone(), other.clone(), late]).await;
+    let firsts: Vec<bool> = proofs.iter().map(Recorded::is_first).collect();
+    assert_eq!(firsts, [true, true, false]);
+    assert_eq!(proofs[2].ending(), first.ending);
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of([&first, &other]));
+}
+
+pub async fn proofs_come_in_the_order_of_the_outcomes(store: AnyStore) {
+    let outcomes = outcomes(&batch_id("night"), 100);
+    record(&store, &outcomes[40..60]).await;
+    let proofs = record(&store, &outcomes).await;
+    for (n, (proof, outcome)) in proofs.iter().zip(&outcomes).enumerate() {
+        assert_eq!((proof.job_id(), proof.digest()), (outcome.job_id, outcome.digest));
+        assert_eq!(proof.is_first(), !(40..60).contains(&n), "outcome {n}");
+    }
+}
+
+pub async fn concurrent_duplicates_are_counted_once(store: AnyStore) {
+    const WORKERS: u64 = 4;
+    let batch = batch_id("night");
+    let calls = (0..WORKERS).map(|worker| {
+        let (store, batch) = (Arc::clone(&store), batch.clone());
+        tokio::spawn(async move {
+            let mut mine = outcomes(&batch, 100);
+            // Each worker was answered differently, as two calls of a model are.
+            mine.iter_mut().for_each(|o| o.usage.completion += worker);
+            (mine.clone(), record(&store, &mine).await)
+        })
+    });
+    let mut winners = BTreeMap::new();
+    for call in calls.collect::<Vec<_>>() {
+        let (mine, proofs) = call.await.unwrap();
+        for (outcome, _) in mine.into_iter().zip(proofs).filter(|(_, proof)| proof.is_first()) {
+            assert!(winners.insert(outcome.job_id, outcome).is_none(), "two were the first");
+        }
+    }
+    assert_eq!(winners.len(), 100, "every job has a first outcome");
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of(winners.values()));
+    assert_eq!(by_job(all(&store, &batch, Order::AsStored).await), winners);
+}
+
+pub async fn look_ups_are_answered_in_the_order_asked(store: AnyStore) {
+    let batch = batch_id("night");
+    let known = outcomes(&batch, 20);
+    record(&store, &known).await;
+    let stranger = JobId::new(&batch, "never enqueued");
+    let asked = [known[7].job_id, stranger, known[0].job_id, known[13].job_id];
+    let found = store.look_up(&batch, &asked).await.unwrap();
+    let found: Vec<Option<(JobId, Ending, u64, bool)>> = found
+        .iter()
+        .map(|r| r.map(|r| (r.job_id(), r.ending(), r.digest(), r.is_first())))
+        .collect();
+    let expected = |n: usize| Some((known[n].job_id, known[n].ending, known[n].digest, false));
+    assert_eq!(found, [expected(7), None, expected(0), expected(13)]);
+}
+
+pub async fn an_outcome_comes_back_as_it_was(store: AnyStore) {
+    let batch = batch_id("夜間-2026.11");
+    let full = Outcome {
+        custom_id: "請求書 №1/\"引用\"?#\\".into(),
+        job_id: JobId::new(&batch, "請求書 №1/\"引用\"?#\\"),
+        body: Some(
+            "{\"z\":\"日本語の答え 🍣\",  \"a\":[1e400, 12345678901234567890, null]}".into(),
+        ),
+        metadata: Some("{\"team\": \"経理\",\"a\" :1}".into()),
+        failure: Some(Failure { code: "content_filter".into(), message: "方針".into() }),
+        ending: Ending::Failed,
+        ..outcome(&batch, 0)
+    };
+    let bare = Outcome {
+        status_code: None,
+        request_id: None,
+        body: None,
+        failure: None,
+        usage: Usage::default(),
+        attempts: 0,
+        deployment: String::new(),
+        ending: Ending::Cancelled,
+        ..outcome(&batch, 1)
+    };
+    record(&store, &[full.clone(), bare.clone()]).await;
+    assert_eq!(all(&store, &batch, Order::ByPosition).await, [full, bare]);
+}
+
+pub async fn a_body_of_three_megabytes_is_kept(store: AnyStore) {
+    let batch = batch_id("night");
+    let text = r#"「大きな答え」\n \"quoted\" "#.repeat(90_000);
+    let big = Outcome { body: Some(format!("[\"{text}\"]").into()), ..outcome(&batch, 0) };
+    assert!(big.body.as_ref().unwrap().len() > 3_000_000);
+    assert!(record(&store, std::slice::from_ref(&big)).await[0].is_first());
+    let late = Outcome { latency_ms: 1, ..big.clone() };
+    assert!(!record(&store, &[late]).await[0].is_first());
+    for order in [Order::AsStored, Order::ByPosition] {
+        assert!(all(&store, &batch, order).await == std::slice::from_ref(&big), "{order:?}");
+    }
+}
+
+pub async fn five_thousand_outcomes_stream_completely(store: AnyStore) {
+    let batch = batch_id("night");
+    let outcomes = outcomes(&batch, 5_000);
+    record(&store, &outcomes).await;
+    record(&store, &[outcome(&batch_id("another"), 1)]).await;
+    let streamed = all(&store, &batch, Order::AsStored).await;
+    assert_eq!(streamed.len(), 5_000);
+    assert!(by_job(streamed) == by_job(outcomes.clone()));
+    assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&outcomes));
+}
+
+pub async fn outcomes_stream_by_position_when_asked(store: AnyStore) {
+    let batch = batch_id("night");
+    let outcomes = outcomes(&batch, 1_000);
+    let mut shuffled = outcomes.clone();
+    shuffled.sort_by_key(|outcome| outcome.job_id);
+    record(&store, &shuffled).await;
+    assert!(all(&store, &batch, Order::ByPosition).await == outcomes);
+}
+
+pub async fn batches_are_listed_newest_first(store: AnyStore) {
+    let [old, new, middle] = [
+        batch("old", "2026-11-01T00:00:00Z"),
+        batch("new", "2026-11-23T16:00:00.5Z"),
+        batch("middle", "2026-11-23T16:00:00Z"),
+    ];
+    for batch in [&old, &new, &middle] {
+        store.put_batch(batch).await.unwrap();
+    }
+    assert_eq!(store.batches().await.unwrap(), [new, middle, old]);
+}
+
+pub async fn a_batch_is_written_over(store: AnyStore) {
+    let first = batch("night", "2026-11-23T16:00:00Z");
+    assert_eq!(store.batch(&first.id).await.unwrap(), None);
+    store.put_batch(&first).await.unwrap();
+    let changed = Batch { state: BatchState::Running, jobs: 4, ..first };
+    store.put_batch(&changed).await.unwrap();
+    assert_eq!(store.batch(&changed.id).await.unwrap(), Some(changed.clone()));
+    assert_eq!(store.batches().await.unwrap(), [changed]);
+}
+
+pub async fn a_batch_can_be_announced_after_its_first_outcomes(store: AnyStore) {
+    let announced = batch("night", "2026-11-23T16:00:00Z");
+    let outcomes = outcomes(&announced.id, 20);
+    record(&store, &outcomes[..10]).await;
+    assert_eq!(store.batch(&announced.id).await.unwrap(), None);
+    assert_eq!(store.batches().await.unwrap(), []);
+    store.put_batch(&announced).await.unwrap();
+    record(&store, &outcomes[10..]).await;
+    assert_eq!(store.totals(&announced.id).await.unwrap(), totals_of(&outcomes));
+    assert_eq!(store.batch(&announced.id).await.unwrap(), Some(announced));
+}
+
+pub async fn of_an_unknown_batch_nothing_is_known(store: AnyStore) {
+    let batch = batch_id("never-seen");
+    assert_eq!(store.totals(&batch).await.unwrap(), Totals::default());
+    assert_eq!(store.look_up(&batch, &[JobId::new(&batch, "1")]).await.unwrap(), [None]);
+    for order in [Order::AsStored, Order::ByPosition] {
+        assert_eq!(all(&store, &batch, order).await, []);
+    }
+    assert_eq!(store.batches().await.unwrap(), []);
+}
+
+pub async fn empty_calls_do_nothing(store: AnyStore) {
+    assert_eq!(record(&store, &[]).await, []);
+    assert_eq!(store.look_up(&batch_id("night"), &[]).await.unwrap(), []);
+}
