@@ -26,10 +26,12 @@ pub mod store;
 
 pub mod report;
 
+pub mod identity;
 pub mod sqlite;
 pub mod state;
 
 pub mod simulator;
 
+pub mod backends;
 pub mod cli;
 pub mod config;

@@ -1,9 +1,17 @@
 //! The doors: arguments in, library called, text out. Only here is anything printed.
 
+mod check;
+mod config;
+mod enqueue;
+mod init;
+mod input;
 mod interrupt;
 mod progress;
+mod results;
 mod run;
 mod simulate;
+mod status;
+mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +19,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing::error;
 
-use crate::config::Config;
+use crate::backends::BackendError;
+use crate::config::Layers;
 
 /// Puts bulk prompts through Azure OpenAI under its limits: nothing lost, nothing paid twice.
 #[derive(Debug, Parser)]
@@ -36,6 +45,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Enqueue(enqueue::Args),
+    Work(work::Args),
+    Status(status::Args),
+    Results(results::Args),
+    Check(check::Args),
+    Init(init::Args),
+    Config(config::Args),
     Simulate(simulate::Args),
 }
 
@@ -55,13 +71,21 @@ enum Exit {
 /// Runs one command and says how it ended.
 pub fn main(cli: Cli) -> ExitCode {
     start_logging(&cli.log);
-    let exit = Config::load(cli.config.as_deref(), std::env::vars())
-        .map_err(|error| Failure { error: error.into(), exit: Exit::Usage })
-        .and_then(|config| {
+    let exit = Layers::read(cli.config.as_deref(), std::env::vars())
+        .and_then(|layers| Ok((layers.config()?, layers)))
+        .map_err(Failure::usage)
+        .and_then(|(config, layers)| {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::unreachable(anyhow::Error::new(e)))?;
             match cli.command {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
+                Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
+                Command::Work(args) => runtime.block_on(work::run(args, config)),
+                Command::Status(args) => runtime.block_on(status::run(args, config)),
+                Command::Results(args) => runtime.block_on(results::run(args, config)),
+                Command::Check(args) => runtime.block_on(check::run(args, config)),
+                Command::Init(args) => runtime.block_on(init::run(args, config)),
+                Command::Config(args) => config::run(args, &config, &layers),
                 Command::Simulate(args) => runtime.block_on(simulate::run(args)),
             }
         })
@@ -86,6 +110,13 @@ impl Failure {
 
     fn unreachable(error: impl Into<anyhow::Error>) -> Self {
         Self { error: error.into(), exit: Exit::Unreachable }
+    }
+}
+
+impl From<BackendError> for Failure {
+    fn from(error: BackendError) -> Self {
+        let exit = if error.is_passing() { Exit::Unreachable } else { Exit::Usage };
+        Self { error: error.into(), exit }
     }
 }
 

@@ -10,10 +10,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::input::Input;
 use super::progress::{Shown, clock};
 use super::{Exit, Failure, interrupt, print, say};
 use crate::config::{Config, Deployment};
-use crate::intake::{self, Checked, EnqueueError, Reading, Source};
+use crate::intake::{self, EnqueueError};
 use crate::job::BatchId;
 use crate::outcome::Ending;
 use crate::queue::local::LocalQueue;
@@ -97,7 +98,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let config = with_flags(config, &args)?;
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let state = StateDir::hold(&config.state.dir).map_err(Failure::usage)?;
-    let input = Input::read(&args, config.reading(), state.path()).await?;
+    let input = Input::read(&args.inputs, config.reading(), state.path()).await?;
     if input.checked.faults > 0 && !args.skip_invalid {
         input.report_faults();
         return Ok(Exit::Usage);
@@ -179,45 +180,6 @@ async fn simulated(mut config: Config) -> Result<(Simulator, Config), Failure> {
     let simulator = simulator::start(address, settings).await.map_err(Failure::unreachable)?;
     one.endpoint = format!("http://{}/openai/v1", simulator.addr());
     Ok((simulator, config))
-}
-
-struct Input {
-    sources: Vec<Source>,
-    reading: Reading,
-    checked: Checked,
-}
-
-impl Input {
-    async fn read(args: &Args, reading: Reading, scratch: &Path) -> Result<Self, Failure> {
-        let (paths, scratch) = (args.inputs.clone(), scratch.to_owned());
-        let reading_ = reading.clone();
-        let check = tokio::task::spawn_blocking(move || {
-            let sources: Vec<_> = paths
-                .iter()
-                .map(|path| Source::open(path, &scratch).map_err(Failure::usage))
-                .collect::<Result<_, _>>()?;
-            let checked = intake::check(&sources, &reading_, scratch).map_err(Failure::usage)?;
-            Ok((sources, checked))
-        });
-        let (sources, checked) = check.await.map_err(Failure::unreachable)??;
-        Ok(Self { sources, reading, checked })
-    }
-
-    fn report_faults(&self) {
-        for fault in &self.checked.shown {
-            say(&fault.to_string());
-        }
-        let more = self.checked.faults - self.checked.shown.len() as u64;
-        if more > 0 {
-            say(&format!("… and {more} more"));
-        }
-        say(&format!(
-            "error: {} of {} lines are no jobs; nothing was enqueued. \
-             Mend them, or go on without them with --skip-invalid",
-            self.checked.faults,
-            self.checked.faults + self.checked.jobs
-        ));
-    }
 }
 
 /// One batch on its way through this process.

@@ -39,6 +39,11 @@ pub enum EnqueueError {
         "the input changed while it was read: it was checked with {checked} jobs and now has {now}"
     )]
     InputChanged { checked: u64, now: u64 },
+    #[error(
+        "the job '{custom_id}' is larger than the {limit} bytes that the queue takes in a message: \
+         shorten its prompt, or use a queue with a higher limit"
+    )]
+    TooLarge { custom_id: String, limit: usize },
     #[error("the task that reads the input panicked; its message is above")]
     Panicked,
 }
@@ -96,7 +101,7 @@ pub async fn enqueue(
             jobs = without_known(jobs, batch, store).await?;
             total.known += (all - jobs.len()) as u64;
         }
-        total.waiting += queue.send(jobs).await?.duplicates;
+        total.waiting += send_all(queue, jobs).await?;
         sent(total.jobs);
     }
     reader.await.map_err(|_| EnqueueError::Panicked)??;
@@ -111,6 +116,19 @@ pub async fn enqueue(
     document.state = BatchState::Running;
     store.put_batch(&document).await?;
     Ok(total)
+}
+
+/// Sends a chunk; returns how many of it the queue had already. A job that is too large is named.
+async fn send_all(queue: &dyn Queue, jobs: Vec<Job>) -> Result<u64, EnqueueError> {
+    let mut names: Vec<_> = jobs.iter().map(|job| job.custom_id.clone()).collect();
+    match queue.send(jobs).await {
+        Ok(sent) => Ok(sent.duplicates),
+        Err(QueueError::TooLarge { positions, limit }) => {
+            let custom_id = positions.first().map(|first| names.swap_remove(*first));
+            Err(EnqueueError::TooLarge { custom_id: custom_id.unwrap_or_default(), limit })
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Leaves out the jobs with an outcome. The others are marked: the batch may be worked on at this

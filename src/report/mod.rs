@@ -1,3 +1,5 @@
-//! What people ask: results, and what it all came to.
+//! What people ask: how batches stand, results, and whether the services answer.
 
+pub mod batches;
+pub mod check;
 pub mod results;

@@ -6,11 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use azure_core::credentials::TokenCredential;
+use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
+use azure_core::error::ErrorKind;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::cbs::{Credential, SharedKey};
+use crate::config::hidden_option;
+use crate::identity::Identity;
 
 const AMQPS_PORT: u16 = 5671;
 const AMQP_PORT: u16 = 5672;
@@ -23,15 +26,18 @@ const DEFAULT_SAS_LIFETIME: u64 = 3_600;
 const DEFAULT_PATIENCE: u64 = 60;
 
 /// How to reach a queue. One of `connection_string` and `namespace` is needed.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// With a shared access key, as the portal shows it.
-    #[serde(default)]
+    #[serde(default, serialize_with = "hidden_option")]
     pub connection_string: Option<SecretString>,
     /// The host, such as `contoso.servicebus.windows.net`; then Entra ID gives the tokens.
     #[serde(default)]
     pub namespace: Option<String>,
+    /// As whom to come to the namespace.
+    #[serde(default)]
+    pub credential: Option<Identity>,
     /// A queue, or a subscription as `topic/Subscriptions/name`: jobs are then sent to the topic.
     pub queue: String,
     #[serde(default)]
@@ -45,7 +51,7 @@ pub struct Settings {
 }
 
 /// What carries AMQP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// TLS on port 5671.
@@ -69,11 +75,41 @@ impl Settings {
         Self {
             connection_string: Some(connection_string.into()),
             namespace: None,
+            credential: None,
             queue: queue.into(),
             transport: Transport::default(),
             sas_lifetime_seconds: DEFAULT_SAS_LIFETIME,
             patience_seconds: DEFAULT_PATIENCE,
         }
+    }
+
+    /// Finds what is wrong before anything is connected, without fetching a token.
+    ///
+    /// # Errors
+    /// Says which setting it is.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        match (&self.namespace, &self.credential) {
+            (None, Some(_)) => return Err(SettingsError::CredentialBesideKey),
+            (Some(_), None) => return Err(SettingsError::NoCredential),
+            _ => {}
+        }
+        let nobody: Arc<dyn TokenCredential> = Arc::new(Nobody);
+        Plan::new(self, Some(nobody)).map(drop)
+    }
+}
+
+/// Stands where a credential will stand, while settings are only checked.
+#[derive(Debug)]
+struct Nobody;
+
+#[async_trait::async_trait]
+impl TokenCredential for Nobody {
+    async fn get_token(
+        &self,
+        _scopes: &[&str],
+        _options: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        Err(azure_core::Error::with_message(ErrorKind::Credential, "settings are only checked"))
     }
 }
 
@@ -92,7 +128,9 @@ pub enum SettingsError {
     OtherQueue { of_string: String, set: String },
     #[error("'queue' is empty: name a queue, or a subscription as topic/Subscriptions/name")]
     NoQueue,
-    #[error("'namespace' needs an Entra ID credential")]
+    #[error("'credential' goes with 'namespace'; a connection string brings its own key")]
+    CredentialBesideKey,
+    #[error("'namespace' needs an Entra ID 'credential', such as {{ managed_identity = {{}} }}")]
     NoCredential,
     #[error("'{0}' must be at least 1")]
     Zero(&'static str),

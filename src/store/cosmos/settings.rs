@@ -1,10 +1,9 @@
 //! What a user sets to use Cosmos DB, and the client that comes of it.
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::Arc;
 use std::time::Duration;
 
-use azure_core::credentials::{Secret, TokenCredential};
+use azure_core::credentials::Secret;
 use azure_data_cosmos::options::{
     BinaryEncodingOptions, ConnectionPoolOptions, EndToEndOperationLatencyPolicy, OperationOptions,
     ReadConsistencyStrategy, Region, ServerCertificateValidation, ThrottlingRetryOptions,
@@ -12,14 +11,12 @@ use azure_data_cosmos::options::{
 use azure_data_cosmos::{
     AccountEndpoint, AccountReference, CosmosClient, CosmosRuntime, RoutingStrategy,
 };
-use azure_identity::{
-    DeveloperToolsCredential, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
-    UserAssignedId, WorkloadIdentityCredential,
-};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::store_error;
+use crate::config::hidden;
+use crate::identity::Identity;
 use crate::store::StoreError;
 
 /// 64 logical partitions of 20 GB and 10,000 RU/s each: more than any batch of a night.
@@ -31,7 +28,7 @@ const DEFAULT_PATIENCE_S: u64 = 30;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The Cosmos DB account and how to use it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// `https://NAME.documents.azure.com/`
@@ -58,10 +55,11 @@ pub struct Settings {
 }
 
 /// As whom to come.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Credential {
     /// The account key, best given by the environment.
+    #[serde(serialize_with = "hidden")]
     Key(SecretString),
     /// Entra ID: the identity of the machine or container; with a client id, that one of several.
     ManagedIdentity { client_id: Option<String> },
@@ -72,7 +70,7 @@ pub enum Credential {
 }
 
 /// How new a read must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// What the account says.
@@ -148,18 +146,12 @@ impl Settings {
                 return Ok(AccountReference::with_authentication_key(endpoint, key));
             }
             Credential::ManagedIdentity { client_id } => {
-                let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
-                let options =
-                    ManagedIdentityCredentialOptions { user_assigned_id, ..Default::default() };
-                ManagedIdentityCredential::new(Some(options)).map(|c| c as Arc<dyn TokenCredential>)
+                Identity::ManagedIdentity { client_id: client_id.clone() }
             }
-            Credential::WorkloadIdentity => {
-                WorkloadIdentityCredential::new(None).map(|c| c as Arc<dyn TokenCredential>)
-            }
-            Credential::DeveloperTools => {
-                DeveloperToolsCredential::new(None).map(|c| c as Arc<dyn TokenCredential>)
-            }
+            Credential::WorkloadIdentity => Identity::WorkloadIdentity,
+            Credential::DeveloperTools => Identity::DeveloperTools,
         };
+        let identity = identity.credential();
         let identity =
             identity.map_err(|e| StoreError::Refused(BadSettings::Identity(e).into()))?;
         Ok(AccountReference::with_credential(endpoint, identity))

@@ -2,18 +2,26 @@
 //!
 //! Every key of the file can be set by a variable `PROMPTMILL__SECTION__KEY`. Keys that nobody reads
 //! are errors, so that a misspelt setting is found at start and not by its missing effect.
+//! `layers` lays the environment over the file; `explain` says where each value came from.
+
+mod explain;
+mod layers;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::admission::deployment::Limits;
 use crate::intake::Reading;
 use crate::model::endpoint::{Endpoint, EndpointError, Given};
 use crate::model::{Client, ClientError};
+use crate::queue::service_bus;
+use crate::store::cosmos;
 use crate::worker::{self, Target};
+
+pub use layers::Layers;
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "promptmill.toml";
@@ -24,17 +32,39 @@ const ENV_PREFIX: &str = "PROMPTMILL__";
 const USUAL_KEY_VARIABLES: [&str; 2] = ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"];
 
 /// Everything that can be set.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub state: State,
+    pub queue: Queue,
+    pub store: Store,
     pub input: Input,
     pub worker: Worker,
     pub deployments: Vec<Deployment>,
 }
 
+/// Where jobs wait for `enqueue` and `work`; `run` always has its own.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Queue {
+    /// In the state directory.
+    #[default]
+    Local,
+    ServiceBus(service_bus::Settings),
+}
+
+/// Where outcomes are kept, by the same rule.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Store {
+    /// In the state directory.
+    #[default]
+    Local,
+    Cosmos(cosmos::Settings),
+}
+
 /// The embedded queue and store.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct State {
     pub dir: PathBuf,
@@ -42,7 +72,7 @@ pub struct State {
     pub lock_seconds: u64,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Input {
     /// The model of lines that name none.
@@ -50,7 +80,7 @@ pub struct Input {
     pub max_line_mib: usize,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Worker {
     pub max_tries: u32,
@@ -61,7 +91,7 @@ pub struct Worker {
 }
 
 /// One deployment of a model.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deployment {
     /// What outcomes, logs and reports call it; the deployment's or the host's name if absent.
@@ -121,10 +151,13 @@ pub const DEFAULT_CONCURRENCY: usize = 64;
 pub enum ConfigError {
     #[error("can't read the configuration file {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{} is not TOML", path.display())]
-    Toml { path: PathBuf, source: Box<toml::de::Error> },
+    /// The parser's own text would show the line, which may hold a secret.
+    #[error("{}, line {line}: {problem}", path.display())]
+    Toml { path: PathBuf, line: usize, problem: String },
     #[error("{key}: {problem} (from {origin})")]
     Key { key: String, problem: String, origin: String },
+    #[error("queue.service_bus: {0}")]
+    ServiceBus(#[from] service_bus::SettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
     #[error(transparent)]
@@ -146,35 +179,13 @@ impl Config {
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        let mut origin = path.display().to_string();
-        let mut table = match std::fs::read_to_string(path) {
-            Ok(text) => text.parse::<toml::Table>().map_err(|source| ConfigError::Toml {
-                path: path.to_owned(),
-                source: source.into(),
-            })?,
-            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                toml::Table::new()
-            }
-            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
-        };
-        let mut variables: Vec<_> =
-            environment.filter(|(k, _)| k.starts_with(ENV_PREFIX)).collect();
-        variables.sort();
-        for (variable, value) in variables {
-            origin = format!("{origin}, {variable}");
-            let keys = variable[ENV_PREFIX.len()..].to_ascii_lowercase();
-            lay_over(&mut table, &keys.split("__").collect::<Vec<_>>(), &value);
-        }
-        let config: Self = serde_path_to_error::deserialize(table).map_err(|error| {
-            let problem = error.inner().message().to_owned();
-            ConfigError::Key { key: error.path().to_string(), problem, origin: origin.clone() }
-        })?;
-        config.check()?;
-        Ok(config)
+        Layers::read(file, environment)?.config()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if let Queue::ServiceBus(settings) = &self.queue {
+            settings.check()?;
+        }
         let counts = [
             ("state.lock_seconds", self.state.lock_seconds),
             ("input.max_line_mib", self.input.max_line_mib as u64),
@@ -271,36 +282,18 @@ impl Deployment {
     }
 }
 
-/// Sets one key from the environment; what reads as a TOML number or truth value becomes one.
-fn lay_over(table: &mut toml::Table, keys: &[&str], value: &str) {
-    let scalar = || {
-        let parsed = format!("v = {value}").parse::<toml::Table>().ok();
-        let parsed = parsed.and_then(|mut t| t.remove("v"));
-        parsed.filter(|v| !v.is_str()).unwrap_or_else(|| value.into())
-    };
-    match keys {
-        [] => {}
-        [last] => {
-            table.insert((*last).to_owned(), scalar());
-        }
-        // A number after a name is a place in a list.
-        [list, index, rest @ ..] if let Ok(index) = index.parse::<usize>() => {
-            let entry = table.entry(*list).or_insert_with(|| toml::Value::Array(Vec::new()));
-            if let toml::Value::Array(items) = entry {
-                let empty = || toml::Value::Table(toml::Table::new());
-                items.resize_with(items.len().max(index.min(999) + 1), empty);
-                if let Some(toml::Value::Table(item)) = items.get_mut(index) {
-                    lay_over(item, rest, value);
-                }
-            }
-        }
-        [section, rest @ ..] => {
-            let entry =
-                table.entry(*section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            if let toml::Value::Table(inner) = entry {
-                lay_over(inner, rest, value);
-            }
-        }
+/// Secrets are written as this, wherever settings are shown.
+pub(crate) fn hidden<S: Serializer>(_secret: &SecretString, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str("(hidden)")
+}
+
+pub(crate) fn hidden_option<S: Serializer>(
+    secret: &Option<SecretString>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => hidden(secret, to),
+        None => to.serialize_none(),
     }
 }
 
@@ -338,6 +331,34 @@ mod tests {
         assert!(said.starts_with("worker.max_tries: invalid type"), "{said}");
         let said = load("", &[("PROMPTMILL__WORKER__MAX_TRIES", "0")]).unwrap_err().to_string();
         assert_eq!(said, "worker.max_tries must be at least 1");
+    }
+
+    #[test]
+    fn no_error_shows_a_secret() {
+        let secrets = [
+            "[queue.service_bus]\nqueue = \"q\"\nconnection_string = \"s3cret",
+            "[queue.service_bus]\nqueue = \"q\"\nconnection_string = \"s3cret\"",
+            "[store.cosmos]\nendpoint = \"https://a\"\ncredential = \"s3cret\"",
+            "[store.cosmos]\nendpoint = \"https://a\"\ncredential = { kye = \"s3cret\" }",
+        ];
+        for text in secrets {
+            let error = load(text, &[]).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn backends_are_local_until_a_table_says_otherwise() {
+        assert!(matches!(load("", &[]).unwrap().queue, Queue::Local));
+        let env = [
+            ("PROMPTMILL__QUEUE__SERVICE_BUS__QUEUE", "jobs"),
+            ("PROMPTMILL__QUEUE__SERVICE_BUS__NAMESPACE", "h"),
+        ];
+        let said = load("queue = \"local\"", &env).unwrap_err().to_string();
+        assert!(said.starts_with("queue.service_bus: 'namespace' needs"), "{said}");
+        let text = "[queue.service_bus]\nqueue = \"q\"\nnamespace = \"h\"\n\
+                    credential = \"workload_identity\"";
+        assert!(matches!(load(text, &[]).unwrap().queue, Queue::ServiceBus(_)));
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! `promptmill enqueue`: files of prompts into the configured queue, for workers to take.
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use serde_json::json;
+
+use super::input::Input;
+use super::{Exit, Failure, print, say};
+use crate::backends;
+use crate::config::Config;
+use crate::intake::{self, EnqueueError};
+use crate::job::BatchId;
+
+/// Put files of prompts into the configured queue; run again to complete an interrupted one
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Batch files (JSONL, also .gz and .zst); - is standard input
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    inputs: Vec<PathBuf>,
+    /// The batch's name [default: from the input's name and content]
+    #[arg(long, value_name = "NAME")]
+    batch: Option<BatchId>,
+    /// The model of lines that name none
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Go on without the lines that are no jobs
+    #[arg(long)]
+    skip_invalid: bool,
+    /// Print what was enqueued as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure> {
+    config.input.model = args.model.or(config.input.model);
+    let input = Input::read(&args.inputs, config.reading(), &std::env::temp_dir()).await?;
+    if input.checked.faults > 0 && !args.skip_invalid {
+        input.report_faults();
+        return Ok(Exit::Usage);
+    }
+    input.checked.notes.iter().for_each(|note| say(&format!("note: {note}")));
+    if input.checked.jobs == 0 {
+        let message = "no line of the input is a job: nothing to do";
+        return Err(Failure::usage(anyhow::anyhow!(message)));
+    }
+    let batch = args.batch.unwrap_or_else(|| input.checked.batch_name(&input.sources));
+    let backends = backends::open(&config).await?;
+    let to = (backends.queue.as_ref(), backends.store.as_ref());
+    let Input { sources, reading, checked } = &input;
+    let enqueued = intake::enqueue(sources, reading, checked, &batch, to, |_| {}).await;
+    backends.queue.close().await;
+    let enqueued = enqueued.map_err(|error| match error {
+        EnqueueError::Changed { .. }
+        | EnqueueError::InputChanged { .. }
+        | EnqueueError::TooLarge { .. } => Failure::usage(error),
+        error => Failure::unreachable(error),
+    })?;
+    if args.json {
+        let report = json!({
+            "batch": batch,
+            "jobs": enqueued.jobs,
+            "known": enqueued.known,
+            "waiting": enqueued.waiting,
+            "prompt_tokens": enqueued.prompt_tokens,
+            "skipped_lines": input.checked.faults,
+        });
+        print(&report.to_string());
+    } else {
+        print(batch.as_str());
+    }
+    say(&format!(
+        "batch {batch}: {} jobs, {} of them done and {} waiting already, {} prompt tokens",
+        enqueued.jobs, enqueued.known, enqueued.waiting, enqueued.prompt_tokens
+    ));
+    Ok(if input.checked.faults == 0 { Exit::AllDone } else { Exit::SomeFailed })
+}

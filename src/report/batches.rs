@@ -1,0 +1,73 @@
+//! How batches stand, by their outcomes.
+
+use serde::Serialize;
+
+use crate::job::BatchId;
+use crate::store::{Batch, BatchState, Store, StoreError, Totals};
+
+/// One batch, counted now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    pub batch: BatchId,
+    pub state: BatchState,
+    pub jobs: u64,
+    pub pending: u64,
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+impl Standing {
+    fn new(batch: &Batch, totals: Totals) -> Self {
+        Self {
+            batch: batch.id.clone(),
+            state: if is_finished(batch, &totals) { BatchState::Done } else { batch.state },
+            jobs: batch.jobs,
+            pending: batch.jobs.saturating_sub(totals.ended()),
+            totals,
+        }
+    }
+}
+
+/// All batches, or the one that is named; none if it does not exist.
+///
+/// # Errors
+/// What the store said.
+pub async fn standings(
+    store: &dyn Store,
+    only: Option<&BatchId>,
+) -> Result<Vec<Standing>, StoreError> {
+    let batches = match only {
+        Some(id) => store.batch(id).await?.into_iter().collect(),
+        None => store.batches().await?,
+    };
+    let mut standings = Vec::with_capacity(batches.len());
+    for batch in batches {
+        let totals = store.totals(&batch.id).await?;
+        standings.push(Standing::new(&batch, totals));
+    }
+    Ok(standings)
+}
+
+/// Marks the batches as done whose jobs all have outcomes. Asked for by a worker that found the
+/// queue empty; who asks for a batch's standing before that is told by the counts.
+///
+/// # Errors
+/// What the store said.
+pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
+    for mut batch in store.batches().await? {
+        if batch.state != BatchState::Running {
+            continue;
+        }
+        let totals = store.totals(&batch.id).await?;
+        if is_finished(&batch, &totals) {
+            batch.state = BatchState::Done;
+            store.put_batch(&batch).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A batch that is still being enqueued does not know its number of jobs yet.
+fn is_finished(batch: &Batch, totals: &Totals) -> bool {
+    batch.state == BatchState::Running && totals.ended() >= batch.jobs
+}

@@ -1,0 +1,118 @@
+//! `enqueue`, `work`, `status`, `results`, `check`, `init` and `config` on local backends, as a user
+//! types them.
+
+#![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
+mod support;
+
+use promptmill::simulator::{self, Settings};
+use serde_json::Value;
+use support::cli::{Ended, Place, chats};
+
+fn place_with(url: &str) -> Place {
+    let place = Place::new();
+    place.write(
+        "promptmill.toml",
+        format!("[[deployments]]\nname = \"sim\"\nendpoint = \"{url}\"\n"),
+    );
+    place
+}
+
+fn json_of(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.out).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_goes_through_the_commands_one_after_the_other() {
+    let simulator =
+        simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default()).await.unwrap();
+    let place = place_with(&format!("http://{}/v1", simulator.addr()));
+    place.write("in.jsonl", chats(30));
+    let init = place.run(&["init"]);
+    assert_eq!(init.code, Some(0), "{}", init.err);
+    assert!(init.out.contains("promptmill.db"), "{}", init.out);
+    let enqueue = || place.run(&["enqueue", "in.jsonl", "--batch", "night", "--json"]);
+    let enqueued = enqueue();
+    assert_eq!(enqueued.code, Some(0), "{}", enqueued.err);
+    assert_eq!(json_of(&enqueued)["jobs"], 30);
+    assert_eq!(json_of(&enqueue())["waiting"], 30, "nothing is added twice");
+    let status = || json_of(&place.run(&["status", "night", "--json"]));
+    assert_eq!(status()["batches"][0]["pending"], 30);
+    assert_eq!(status()["queue"]["active"], 30);
+    assert_eq!(place.run(&["results", "night"]).code, Some(1), "none has ended yet");
+    let worked = place.run(&["work", "--drain"]);
+    assert_eq!(worked.code, Some(0), "{}", worked.err);
+    assert!(worked.err.contains("30 succeeded"), "{}", worked.err);
+    assert_eq!(status()["batches"][0]["state"], "done");
+    let state: String =
+        place.database().query_row("SELECT state FROM batches", [], |row| row.get(0)).unwrap();
+    assert_eq!(state, "done", "it is stored, not only shown");
+    assert_eq!(json_of(&enqueue())["known"], 30);
+    let results = place.run(&["results", "night", "--ordered", "--out", "o", "--errors", "e"]);
+    assert_eq!(results.code, Some(0), "{}", results.err);
+    assert_eq!(place.ids("o"), (0..30).map(|n| format!("job-{n}")).collect::<Vec<_>>());
+    assert_eq!(simulator.ledger().requests, 30);
+}
+
+#[test]
+fn what_is_not_there_is_said_with_exit_code_2() {
+    let place = Place::new();
+    for args in [["status", "nothing"], ["results", "nothing"], ["work", "--drain"]] {
+        let ended = place.run(&args);
+        assert_eq!(ended.code, Some(2), "{args:?} {}", ended.err);
+    }
+    place.write("in.jsonl", "{\n");
+    let ended = place.run(&["enqueue", "in.jsonl"]);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains("nothing was enqueued"), "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_what_answers_from_what_does_not() {
+    let simulator =
+        simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default()).await.unwrap();
+    let place = place_with(&format!("http://{}/v1", simulator.addr()));
+    let ended = place.run(&["check"]);
+    assert_eq!(ended.code, Some(0), "{} {}", ended.out, ended.err);
+    assert_eq!(simulator.ledger().billed.requests, 0, "a check costs nothing");
+    let ended = place_with("http://127.0.0.1:9/v1").run(&["check", "--json"]);
+    assert_eq!(ended.code, Some(3), "{}", ended.err);
+    let deployment = &json_of(&ended)["services"][2];
+    assert!(deployment["problem"].as_str().unwrap().contains("refused"), "{deployment}");
+}
+
+#[test]
+fn config_says_where_each_value_came_from_and_hides_secrets() {
+    let place = Place::new();
+    place.write(
+        "promptmill.toml",
+        "[worker]\nmax_tries = 3\n[store.cosmos]\nendpoint = \"https://a.example/\"\n\
+         credential = { key = \"s3cret\" }\n[queue.service_bus]\nqueue = \"jobs\"\n",
+    );
+    let string = "Endpoint=sb://h/;SharedAccessKeyName=n;SharedAccessKey=s3cret";
+    let mut command = place.command(&["--log", "trace", "config"]);
+    command.env("PROMPTMILL__QUEUE__SERVICE_BUS__CONNECTION_STRING", string);
+    let ended = Ended::from(command.output().unwrap());
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    for line in [
+        "max_tries = 3  # promptmill.toml",
+        "max_deliveries = 10  # default",
+        "connection_string = \"(hidden)\"  # PROMPTMILL__QUEUE__SERVICE_BUS__CONNECTION_STRING",
+        "key = \"(hidden)\"  # promptmill.toml",
+    ] {
+        assert!(ended.out.lines().any(|l| l == line), "{line}\n{}", ended.out);
+    }
+    assert!(!format!("{ended:?}").contains("s3cret"));
+    assert!(ended.out.parse::<toml::Table>().is_ok(), "{}", ended.out);
+}
+
+#[test]
+fn a_run_is_refused_where_a_worker_is_at_work() {
+    let place = place_with("http://127.0.0.1:9/v1");
+    place.write("in.jsonl", chats(1));
+    let state = promptmill::state::StateDir::share(&place.path(".promptmill")).unwrap();
+    let refused = place.run(&["run", "in.jsonl"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.err.contains("share it"), "{}", refused.err);
+    drop(state);
+}
