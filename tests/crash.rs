@@ -67,7 +67,8 @@ impl Night {
         positions
             .map(|position| {
                 let prompt = format!("prompt {}", position.unwrap());
-                let times = answered[&prompt];
+                let times = answered.get(&prompt).copied();
+                let times = times.unwrap_or_else(|| panic!("'{prompt}' was stored and never sent"));
                 (prompt, times)
             })
             .collect()

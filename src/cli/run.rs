@@ -343,6 +343,11 @@ impl Run {
                 return Ok(Exit::Unreachable);
             }
         }
+        if left > 0 {
+            // Cannot happen; if it does, nobody shall take the results for whole.
+            let message = format!("{left} jobs have neither an outcome nor a place in the queue");
+            return Err(Failure { error: anyhow::anyhow!(message), exit: Exit::SomeFailed });
+        }
         let written = self.write_results().await?;
         self.close_batch(&totals).await?;
         let summary = Summary::new(self, &totals, written, seconds);
