@@ -3,6 +3,7 @@
 //! `PROMPTMILL_CRASH_JOBS` and `PROMPTMILL_CRASH_KILLS` make it as large as one likes.
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "the large run prints what it measured")]
 
 mod support;
 

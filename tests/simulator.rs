@@ -425,6 +425,7 @@ async fn bad_settings_are_named_before_anything_starts() {
 /// OpenAI's own Python client understands every answer. It needs an interpreter that has the
 /// package `openai`, named by `PROMPTMILL_PEER_PYTHON`, and says so where there is none.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "a test that did not run says so")]
 async fn the_openai_sdk_understands_it() {
     let Ok(python) = std::env::var("PROMPTMILL_PEER_PYTHON") else {
         eprintln!("not run: PROMPTMILL_PEER_PYTHON is not set");

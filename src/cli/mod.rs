@@ -4,6 +4,7 @@ mod interrupt;
 mod progress;
 mod run;
 mod simulate;
+mod summary;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
