@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing::error;
+use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 
@@ -29,7 +30,7 @@ pub struct Cli {
         default_value = "warn",
         value_name = "FILTER"
     )]
-    log: String,
+    log: EnvFilter,
     #[command(subcommand)]
     command: Command,
 }
@@ -55,7 +56,7 @@ enum Exit {
 
 /// Runs one command and says how it ended.
 pub fn main(cli: Cli) -> ExitCode {
-    start_logging(&cli.log);
+    start_logging(cli.log);
     let exit = Config::load(cli.config.as_deref(), std::env::vars())
         .map_err(|error| Failure { error: error.into(), exit: Exit::Usage })
         .and_then(|config| {
@@ -102,9 +103,7 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-fn start_logging(filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+fn start_logging(filter: EnvFilter) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(progress::stderr_beside_bar)
