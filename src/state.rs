@@ -19,8 +19,8 @@ pub enum StateError {
 /// What those who share a directory are called to one who wants it alone.
 const SHARERS: &str = "promptmill processes that share it (work, enqueue)";
 
-/// A state directory held by this process, alone or beside others who share it, for as long as this value lives. The system frees
-/// it when the process dies, however it dies.
+/// A state directory held by this process, alone or beside others who share it, for as long as this
+/// value lives. The system frees it when the process dies, however it dies.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,

@@ -111,5 +111,7 @@ async fn locks_of_a_dead_process_are_freed_at_once() {
     queue.send(vec![job("b", "a")]).await.unwrap();
     assert_eq!(queue.receive(1, LOCK).await.unwrap()[0].count, 1);
     queue.release_orphans().await.unwrap();
-    assert_eq!(queue.receive(1, LOCK / 4).await.unwrap()[0].count, 2, "so that it is looked up");
+    let again = &queue.receive(1, LOCK / 4).await.unwrap()[0];
+    assert!(again.job.look_up, "it may have an outcome");
+    assert_eq!(again.count, 1, "it may never have been started");
 }

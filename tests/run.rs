@@ -6,38 +6,11 @@ mod support;
 
 use std::io::Write;
 use std::process::Stdio;
-use std::time::Duration;
 
-use promptmill::simulator::{self, Faults, Ledger, Settings, Simulator};
+use promptmill::simulator::{Faults, Settings};
 use serde_json::{Value, json};
 use support::cli::{Ended, Place, chat, chats};
-
-/// A simulator beside the test; its runtime lives as long as this value.
-struct Service {
-    simulator: Simulator,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Service {
-    fn start(settings: Settings) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let address = "127.0.0.1:0".parse().unwrap();
-        let simulator = runtime.block_on(simulator::start(address, settings)).unwrap();
-        Self { simulator, _runtime: runtime }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/v1", self.simulator.addr())
-    }
-
-    fn ledger(&self) -> Ledger {
-        self.simulator.ledger()
-    }
-}
+use support::service::{Service, wait_until};
 
 #[test]
 fn the_first_command_of_the_readme_works() {
@@ -277,16 +250,4 @@ fn a_passed_deadline_expires_without_a_call() {
     assert_eq!(ended.code, Some(1), "{}", ended.err);
     assert_eq!(place.lines("in.errors.jsonl")[0]["error"]["ending"], "expired");
     assert_eq!(service.ledger().requests, 0);
-}
-
-/// Waits for something that must happen, for as long as any slow machine may need.
-fn wait_until(mut happened: impl FnMut() -> bool) {
-    let (_keep_open, ticks) = std::sync::mpsc::channel::<()>();
-    for _ in 0..3_000 {
-        if happened() {
-            return;
-        }
-        let _ = ticks.recv_timeout(Duration::from_millis(10));
-    }
-    panic!("it did not happen within 30 s");
 }

@@ -423,12 +423,14 @@ async fn bad_settings_are_named_before_anything_starts() {
 }
 
 /// OpenAI's own Python client understands every answer. It needs an interpreter that has the
-/// package `openai`, named by `PROMPTMILL_OPENAI_PYTHON`.
+/// package `openai`, named by `PROMPTMILL_PEER_PYTHON`, and says so where there is none.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs PROMPTMILL_OPENAI_PYTHON, a Python with the package openai"]
+#[expect(clippy::print_stderr, reason = "a test that did not run says so")]
 async fn the_openai_sdk_understands_it() {
-    let python = std::env::var("PROMPTMILL_OPENAI_PYTHON")
-        .expect("PROMPTMILL_OPENAI_PYTHON names a Python that has the package openai");
+    let Ok(python) = std::env::var("PROMPTMILL_PEER_PYTHON") else {
+        eprintln!("not run: PROMPTMILL_PEER_PYTHON is not set");
+        return;
+    };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/openai_sdk.py");
     let api_key = Some("peer-key".into());
     let open = Settings { api_key: api_key.clone(), ..Settings::default() };

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
+#[allow(dead_code, reason = "each test binary takes what it needs")]
 #[path = "support/cosmos.rs"]
 mod cosmos_support;
 mod support;
@@ -24,7 +25,7 @@ const LONG: Duration = Duration::from_secs(90);
 /// Slow enough that the workers are at work when they are killed.
 async fn simulator() -> Simulator {
     let settings = Settings {
-        faults: Faults::spread(std::env::var("F").map_or(0.05, |f| f.parse().unwrap())),
+        faults: Faults::spread(0.05),
         latency: Latency { base_ms: 60.0, ..Latency::default() },
         ..Settings::default()
     };
@@ -130,7 +131,6 @@ fn paid_twice_is_explained(simulator: &Simulator, in_flight: u64) {
         .filter_map(serde_json::Value::as_u64)
         .sum();
     let again = ledger.billed_more_than_once.excess_requests;
-    eprintln!("again {again} faults {:?}", ledger.faults);
     assert!(again <= in_flight + faults, "{again} were paid again: {in_flight} + {faults}");
     assert_eq!(ledger.prompts, JOBS as u64);
 }

@@ -11,6 +11,7 @@ mod results;
 mod run;
 mod simulate;
 mod status;
+mod summary;
 mod work;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing::error;
+use tracing_subscriber::EnvFilter;
 
 use crate::backends::BackendError;
 use crate::config::Layers;
@@ -37,7 +39,7 @@ pub struct Cli {
         default_value = "warn",
         value_name = "FILTER"
     )]
-    log: String,
+    log: EnvFilter,
     #[command(subcommand)]
     command: Command,
 }
@@ -70,7 +72,7 @@ enum Exit {
 
 /// Runs one command and says how it ended.
 pub fn main(cli: Cli) -> ExitCode {
-    start_logging(&cli.log);
+    start_logging(cli.log);
     let exit = Layers::read(cli.config.as_deref(), std::env::vars())
         .and_then(|layers| Ok((layers.config()?, layers)))
         .map_err(Failure::usage)
@@ -132,9 +134,7 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-fn start_logging(filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+fn start_logging(filter: EnvFilter) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(progress::stderr_beside_bar)

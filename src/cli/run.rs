@@ -1,17 +1,17 @@
 //! `promptmill run`: a file of prompts in, one outcome a prompt out, all in this process.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::ValueHint;
-use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
-use super::progress::{Shown, clock};
+use super::progress::Shown;
+use super::summary::{Summary, ThisRun};
 use super::{Exit, Failure, interrupt, print, say};
 use crate::config::{Config, Deployment};
 use crate::intake::{self, EnqueueError};
@@ -305,9 +305,23 @@ impl Run {
                 return Ok(Exit::Unreachable);
             }
         }
+        if left > 0 {
+            // Cannot happen; if it does, nobody shall take the results for whole.
+            let message = format!("{left} jobs have neither an outcome nor a place in the queue");
+            return Err(Failure { error: anyhow::anyhow!(message), exit: Exit::SomeFailed });
+        }
         let written = self.write_results().await?;
         self.close_batch(&totals).await?;
-        let summary = Summary::new(self, &totals, written, seconds);
+        let summary = Summary {
+            batch: &self.batch,
+            jobs: self.input.checked.jobs,
+            totals: &totals,
+            skipped_lines: self.input.checked.faults,
+            run: ThisRun::new(&self.progress, seconds),
+            results: &self.paths.out,
+            errors: &self.paths.errors,
+            written,
+        };
         if self.json {
             let text = serde_json::to_string(&summary).map_err(Failure::unreachable)?;
             print(&text);
@@ -338,73 +352,5 @@ impl Run {
             self.store.put_batch(&batch).await.map_err(Failure::unreachable)?;
         }
         Ok(())
-    }
-}
-
-/// What a run came to. Totals are the batch's, over all its runs; rates are this run's.
-#[derive(Debug, Serialize)]
-struct Summary<'a> {
-    batch: &'a BatchId,
-    jobs: u64,
-    #[serde(flatten)]
-    totals: &'a Totals,
-    skipped_lines: u64,
-    throttled: u64,
-    faults: u64,
-    seconds: f64,
-    jobs_per_second: f64,
-    tokens_per_minute: f64,
-    results: &'a Path,
-    errors: &'a Path,
-    written: Written,
-}
-
-impl<'a> Summary<'a> {
-    fn new(run: &'a Run, totals: &'a Totals, written: Written, seconds: f64) -> Self {
-        let per_second = |n: u64| n as f64 / seconds.max(1e-3);
-        Self {
-            batch: &run.batch,
-            jobs: run.input.checked.jobs,
-            totals,
-            skipped_lines: run.input.checked.faults,
-            throttled: run.progress.throttled.load(Ordering::Relaxed),
-            faults: run.progress.faults.load(Ordering::Relaxed),
-            seconds,
-            jobs_per_second: per_second(run.progress.ended()),
-            tokens_per_minute: per_second(run.progress.tokens()) * 60.0,
-            results: &run.paths.out,
-            errors: &run.paths.errors,
-            written,
-        }
-    }
-
-    fn say(&self) {
-        let usage = self.totals.usage;
-        let endings: Vec<_> =
-            self.totals.endings.iter().map(|(ending, n)| format!("{n} {ending}")).collect();
-        say(&format!(
-            "done: {} in {} ({:.1} jobs/s, {:.0} tokens/min)",
-            endings.join(", "),
-            clock(self.seconds),
-            self.jobs_per_second,
-            self.tokens_per_minute
-        ));
-        say(&format!(
-            "tokens: {} prompt ({} cached), {} completion ({} reasoning); \
-             {} calls, {} passing faults, {} refused for quota (429)",
-            usage.prompt,
-            usage.cached,
-            usage.completion,
-            usage.reasoning,
-            self.totals.attempts,
-            self.faults,
-            self.throttled
-        ));
-        if self.skipped_lines > 0 {
-            say(&format!("skipped: {} lines that are no jobs", self.skipped_lines));
-        }
-        say(&format!("answers: {} ({} lines)", self.results.display(), self.written.results));
-        let errors = self.written.errors + self.skipped_lines;
-        say(&format!("errors:  {} ({errors} lines)", self.errors.display()));
     }
 }

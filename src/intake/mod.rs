@@ -1,7 +1,7 @@
 //! Files become jobs, in two passes over the input.
 //!
 //! The first pass ([`check`]) reads everything and enqueues nothing: one bad line in a million is
-//! found before the first token is paid. The second ([`enqueue`]) streams the jobs to the queue.
+//! found before the first token is paid. The second ([`enqueue()`]) streams the jobs to the queue.
 //! Both read the input again from its start, so input that can be read only once (standard input)
 //! is spooled to a file first.
 

@@ -98,11 +98,7 @@ fn add_choice(choices: &mut Vec<Value>, mut piece: Value) {
         choices.len() - 1
     });
     let choice = &mut choices[at];
-    if let Value::Object(delta) = piece["delta"].take() {
-        for (key, value) in delta {
-            append(&mut choice["message"][key], value);
-        }
-    }
+    append(&mut choice["message"], piece["delta"].take());
     if let Value::Object(rest) = piece {
         let known = rest.into_iter().filter(|(k, v)| k != "delta" && k != "index" && !v.is_null());
         for (key, value) in known {
@@ -161,7 +157,8 @@ mod tests {
         let whole = assemble(Api::ChatCompletions, text).unwrap();
         assert_eq!(whole["id"], "c1");
         assert_eq!(whole["object"], "chat.completion");
-        assert_eq!(whole["choices"][0]["message"]["content"], "吾輩は猫");
+        let message = &whole["choices"][0]["message"];
+        assert_eq!(*message, json!({"role": "assistant", "content": "吾輩は猫"}));
         assert_eq!(whole["choices"][0]["finish_reason"], "stop");
         assert_eq!(whole["usage"]["prompt_tokens"], 3);
     }

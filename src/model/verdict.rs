@@ -1,6 +1,6 @@
 //! What the end of a call means: a job's fault is the job's, a deployment's fault the deployment's.
 //!
-//! One pure function, [`judge`]; nothing else in the program looks at a status code to decide.
+//! One pure function, `judge`; nothing else in the program looks at a status code to decide.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};

@@ -47,10 +47,16 @@ impl LocalQueue {
     /// Frees all locks. Only for whoever holds the state directory alone: the holders of these
     /// locks are dead, and waiting for expiry would only cost time.
     ///
+    /// The hand-outs are not counted, since most of these jobs were held and never started: whoever
+    /// stops and starts often must not turn them into dead letters. They may have an outcome, though,
+    /// so they are looked up when they are handed out again.
+    ///
     /// # Errors
     /// What the database said.
     pub async fn release_orphans(&self) -> Result<usize, QueueError> {
-        let sql = "UPDATE queue SET available_at = 0, lock = NULL WHERE lock IS NOT NULL";
+        let sql = "UPDATE queue SET available_at = 0, lock = NULL, look_up = 1,
+                          delivery_count = delivery_count - 1
+                   WHERE lock IS NOT NULL";
         Ok(self.database.write(|c| c.execute(sql, [])).await?)
     }
 

@@ -84,7 +84,11 @@ impl Conductor {
                 }
                 arrived = self.arriving.recv() => match arrived {
                     Some(jobs) => jobs.into_iter().for_each(|held| self.line_up(held)),
-                    // The puller ends by itself only when everything is settled.
+                    // By itself the puller ends only when everything is settled; told to stop it
+                    // may be gone before we hear of the stop.
+                    None if stop.is_cancelled() || self.admission.in_flight() > 0 => {
+                        break Halt::Stopped;
+                    }
                     None => break Halt::Drained,
                 },
                 () = tokio::time::sleep_until(wake) => {}

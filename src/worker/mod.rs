@@ -82,6 +82,11 @@ pub enum WorkerError {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(
+        "the store could not be reached within the grace time; \
+         the last outcomes are not recorded and their jobs will be sent again"
+    )]
+    NotRecorded,
     #[error("a task of the worker panicked; its message is above")]
     Panicked,
 }
@@ -144,6 +149,7 @@ impl Worker {
     /// If the queue or the store fails for good; nothing that it held is lost.
     pub async fn run(self, stop: CancellationToken) -> Result<Halt, WorkerError> {
         let locks = Arc::<Locks>::default();
+        let grace = self.settings.shutdown_grace;
         let (to_admission, arriving) = mpsc::channel(4);
         let calls = self.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
         let (to_record, finished) = mpsc::channel(calls.max(64));
@@ -187,7 +193,15 @@ impl Worker {
         ending.cancel();
         give_back(self.queue.as_ref(), back).await;
         let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
-        let recorded = recording.await.map_err(|_| WorkerError::Panicked)?;
+        let recorded = match halt {
+            Halt::Drained => recording.await,
+            // A store that is away for longer than the grace time must not keep us from ending.
+            _ => match tokio::time::timeout(grace, recording).await {
+                Ok(recorded) => recorded,
+                Err(_) => return Err(WorkerError::NotRecorded),
+            },
+        };
+        let recorded = recorded.map_err(|_| WorkerError::Panicked)?;
         keeping.abort();
         recorded.and(pulled).map(|()| halt)
     }

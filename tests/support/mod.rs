@@ -7,3 +7,4 @@ pub mod cli;
 pub mod contract_queue;
 pub mod jobs;
 pub mod relay;
+pub mod service;

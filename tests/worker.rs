@@ -1,0 +1,192 @@
+//! The pipeline when what it stands on fails: nothing is lost, nothing is called in vain.
+
+#![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use promptmill::admission::deployment::Limits;
+use promptmill::job::{BatchId, JobId};
+use promptmill::model::Client;
+use promptmill::model::endpoint::{Endpoint, Given};
+use promptmill::outcome::{Ending, Outcome};
+use promptmill::queue::Queue;
+use promptmill::queue::local::LocalQueue;
+use promptmill::simulator::{self, Latency, Simulator};
+use promptmill::sqlite::Database;
+use promptmill::store::local::LocalStore;
+use promptmill::store::{Batch, Order, Recorded, Store, StoreError, Totals};
+use promptmill::worker::{Halt, Progress, Settings, Target, Worker};
+use support::jobs::job;
+use tokio_util::sync::CancellationToken;
+
+const LONG: Duration = Duration::from_secs(60);
+
+struct Bench {
+    simulator: Simulator,
+    queue: LocalQueue,
+    store: LocalStore,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new(jobs: usize, lock: Duration, latency: Latency) -> Self {
+        let settings = simulator::Settings { latency, ..simulator::Settings::default() };
+        let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path()).unwrap();
+        let queue = LocalQueue::new(database.clone(), lock);
+        queue.send((0..jobs).map(|n| job("b", &format!("job-{n}"))).collect()).await.unwrap();
+        Self { simulator, queue, store: LocalStore::new(database), _dir: dir }
+    }
+
+    fn worker(&self, store: Arc<dyn Store>, concurrency: usize, max_held: usize) -> Worker {
+        let url = format!("http://{}/v1", self.simulator.addr());
+        let endpoint = Endpoint::new(Given { url, ..Given::default() }).unwrap();
+        Worker {
+            queue: Arc::new(self.queue.clone()),
+            store,
+            targets: vec![Target {
+                name: "simulator".into(),
+                model: None,
+                limits: Limits { tpm: None, rpm: None, concurrency },
+                client: Client::new(endpoint, LONG).unwrap(),
+            }],
+            settings: Settings {
+                drain: true,
+                max_held,
+                max_tries: 3,
+                max_deliveries: 5,
+                shutdown_grace: Duration::from_secs(1),
+                unreachable_after: LONG,
+            },
+            progress: Arc::<Progress>::default(),
+        }
+    }
+
+    async fn succeeded(&self) -> u64 {
+        self.store.totals(&"b".parse().unwrap()).await.unwrap().of(Ending::Succeeded)
+    }
+}
+
+/// A store that can't be reached while it is told so.
+struct Moody {
+    inner: LocalStore,
+    away: AtomicBool,
+    refused: AtomicUsize,
+}
+
+impl Moody {
+    fn new(inner: LocalStore) -> Arc<Self> {
+        Arc::new(Self { inner, away: AtomicBool::new(true), refused: AtomicUsize::new(0) })
+    }
+}
+
+#[async_trait]
+impl Store for Moody {
+    async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Unavailable("away".into()));
+        }
+        self.inner.record(outcomes).await
+    }
+    async fn look_up(
+        &self,
+        batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        self.inner.look_up(batch, jobs).await
+    }
+    async fn outcomes(
+        &self,
+        batch: &BatchId,
+        order: Order,
+    ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
+        self.inner.outcomes(batch, order).await
+    }
+    async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+        self.inner.totals(batch).await
+    }
+    async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.inner.put_batch(batch).await
+    }
+    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
+        self.inner.batch(id).await
+    }
+    async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
+        self.inner.batches().await
+    }
+}
+
+async fn until(mut happened: impl FnMut() -> bool) {
+    let waiting = async {
+        while !happened() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_store_is_away_calls_stop_and_afterwards_nothing_is_missing() {
+    const HELD: u64 = 32;
+    // Locks far shorter than the outage: they must be kept all the time.
+    let bench = Bench::new(200, Duration::from_secs(2), Latency::default()).await;
+    let store = Moody::new(bench.store.clone());
+    let worker = bench.worker(store.clone(), 8, HELD as usize);
+    let running = tokio::spawn(worker.run(CancellationToken::new()));
+    until(|| store.refused.load(Ordering::SeqCst) >= 4).await;
+    assert!(bench.simulator.ledger().requests <= HELD, "no call without room for its outcome");
+    store.away.store(false, Ordering::SeqCst);
+    assert_eq!(running.await.unwrap().unwrap(), Halt::Drained);
+    assert_eq!(bench.succeeded().await, 200);
+    assert_eq!(bench.simulator.ledger().requests, 200, "nothing was called twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_while_the_store_is_away_ends_and_says_what_it_means() {
+    let bench = Bench::new(20, LONG, Latency::default()).await;
+    let store = Moody::new(bench.store.clone());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(bench.worker(store.clone(), 4, 16).run(stop.clone()));
+    until(|| store.refused.load(Ordering::SeqCst) >= 1).await;
+    stop.cancel();
+    let error = tokio::time::timeout(LONG, running).await.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().contains("the last outcomes are not recorded"), "{error}");
+    assert_eq!(bench.queue.depth().await.unwrap().pending(), 20, "nothing is lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locks_outlive_calls_that_take_longer_than_they_last() {
+    let latency = Latency { base_ms: 2_500.0, per_token_ms: 0.0, sigma: 0.0 };
+    let bench = Bench::new(12, Duration::from_secs(1), latency).await;
+    let first = bench.worker(Arc::new(bench.store.clone()), 4, 16);
+    let second = bench.worker(Arc::new(bench.store.clone()), 4, 16);
+    let stop = CancellationToken::new();
+    let (first, second) = tokio::join!(first.run(stop.clone()), second.run(stop));
+    assert_eq!((first.unwrap(), second.unwrap()), (Halt::Drained, Halt::Drained));
+    assert_eq!(bench.succeeded().await, 12);
+    assert_eq!(bench.simulator.ledger().requests, 12, "a lock that ran out was called for twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_handed_out_too_often_becomes_a_dead_letter() {
+    let bench = Bench::new(1, Duration::from_millis(50), Latency::default()).await;
+    for _ in 0..4 {
+        // Its holders die: the lock runs out each time.
+        assert_eq!(bench.queue.receive(1, LONG).await.unwrap().len(), 1);
+    }
+    let worker = bench.worker(Arc::new(bench.store.clone()), 1, 4);
+    assert_eq!(worker.run(CancellationToken::new()).await.unwrap(), Halt::Drained);
+    let letters = bench.queue.dead_letters(10).await.unwrap();
+    assert_eq!(letters[0].reason.reason, "MaxDeliveryCountExceeded");
+    assert_eq!(bench.simulator.ledger().requests, 0);
+    let totals = bench.store.totals(&"b".parse().unwrap()).await.unwrap();
+    assert_eq!(totals.of(Ending::Dead), 1, "it has its one outcome");
+}
