@@ -123,7 +123,7 @@ async fn workers_share_service_bus_and_cosmos_and_survive_a_kill_and_a_cut() {
 /// in flight at a kill.
 fn paid_twice_is_explained(simulator: &Simulator, in_flight: u64) {
     let ledger = simulator.ledger();
-    let faults: u64 = serde_json::to_value(&ledger.faults)
+    let faults: u64 = serde_json::to_value(ledger.faults)
         .unwrap()
         .as_object()
         .unwrap()
