@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use super::capacity::Denial;
 use super::faults::{Fault, FaultCounts};
 use super::quota::Window;
 
@@ -50,11 +51,15 @@ pub struct Admitted {
     pub charged_tokens: u64,
 }
 
-/// Requests refused for the caller's quota.
+/// Requests refused with 429 for what the deployment could take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Refused {
     pub by_tokens: u64,
     pub by_requests: u64,
+    /// A provisioned deployment was above 100 %.
+    pub by_utilization: u64,
+    /// The flex tier had no room.
+    pub by_flex: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -62,6 +67,46 @@ pub struct Billed {
     pub requests: u64,
     #[serde(flatten)]
     pub usage: Usage,
+}
+
+/// The tiers that are billed by different prices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    Standard,
+    Flex,
+    /// Paid by the hour, not by the token.
+    Provisioned,
+}
+
+/// What was billed on each tier; together it is [`Ledger::billed`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Tiers {
+    pub standard: Billed,
+    pub flex: Billed,
+    pub provisioned: Billed,
+}
+
+impl Tiers {
+    fn of(&mut self, tier: Tier) -> &mut Billed {
+        match tier {
+            Tier::Standard => &mut self.standard,
+            Tier::Flex => &mut self.flex,
+            Tier::Provisioned => &mut self.provisioned,
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.standard.add(&other.standard);
+        self.flex.add(&other.flex);
+        self.provisioned.add(&other.provisioned);
+    }
+}
+
+impl Billed {
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.usage.add(&other.usage);
+    }
 }
 
 /// What was paid for again.
@@ -88,10 +133,13 @@ pub struct Ledger {
     pub requests: u64,
     pub admitted: Admitted,
     pub refused: Refused,
+    /// Requests that a provisioned deployment handed on to a standard one instead of failing.
+    pub spilled: u64,
     /// Whole 200 bodies that were handed to the connection.
     pub answered: u64,
     /// Requests whose answer was made, whether or not it reached the caller.
     pub billed: Billed,
+    pub tiers: Tiers,
     pub faults: FaultCounts,
     /// Requests that could never pass, by error code.
     pub rejected: BTreeMap<&'static str, u64>,
@@ -126,14 +174,19 @@ pub struct Page<'a> {
 }
 
 impl Page<'_> {
-    pub fn refuse_tokens(&mut self) {
+    pub fn refuse(&mut self, denial: Denial) {
         self.line.refused += 1;
-        self.totals.refused.by_tokens += 1;
+        let refused = &mut self.totals.refused;
+        *match denial {
+            Denial::Tokens { .. } => &mut refused.by_tokens,
+            Denial::Requests { .. } => &mut refused.by_requests,
+            Denial::Utilization { .. } => &mut refused.by_utilization,
+            Denial::NoFlexRoom => &mut refused.by_flex,
+        } += 1;
     }
 
-    pub fn refuse_requests(&mut self) {
-        self.line.refused += 1;
-        self.totals.refused.by_requests += 1;
+    pub fn spill(&mut self) {
+        self.totals.spilled += 1;
     }
 
     pub fn admit(&mut self, charge: u64) {
@@ -141,18 +194,25 @@ impl Page<'_> {
         self.totals.admitted.charged_tokens += charge;
     }
 
+    /// A fault that the dice decided.
     pub fn fault(&mut self, fault: Fault) {
-        self.line.faulted += 1;
         self.line.fates += 1;
+        self.outage(fault);
+    }
+
+    /// A fault of the whole deployment, which leaves the prompt's own fates to come.
+    pub fn outage(&mut self, fault: Fault) {
+        self.line.faulted += 1;
         self.totals.faults.count(fault);
     }
 
-    pub fn bill(&mut self, usage: &Usage) {
+    pub fn bill(&mut self, usage: &Usage, tier: Tier) {
         self.line.billed += 1;
         self.line.prompt_tokens += usage.prompt_tokens;
         self.line.completion_tokens += usage.completion_tokens;
-        self.totals.billed.requests += 1;
-        self.totals.billed.usage.add(usage);
+        let billed = Billed { requests: 1, usage: *usage };
+        self.totals.billed.add(&billed);
+        self.totals.tiers.of(tier).add(&billed);
         if self.line.billed > 1 {
             self.totals.billed_more_than_once.excess_requests += 1;
         }
@@ -232,9 +292,12 @@ impl Books {
             sum.admitted.charged_tokens += totals.admitted.charged_tokens;
             sum.refused.by_tokens += totals.refused.by_tokens;
             sum.refused.by_requests += totals.refused.by_requests;
+            sum.refused.by_utilization += totals.refused.by_utilization;
+            sum.refused.by_flex += totals.refused.by_flex;
+            sum.spilled += totals.spilled;
             sum.answered += totals.answered;
-            sum.billed.requests += totals.billed.requests;
-            sum.billed.usage.add(&totals.billed.usage);
+            sum.billed.add(&totals.billed);
+            sum.tiers.add(&totals.tiers);
             sum.faults.add(&totals.faults);
             sum.prompts += shard.lines.len() as u64;
             let again = &totals.billed_more_than_once;
@@ -314,7 +377,7 @@ mod tests {
         let books = Books::new(true);
         for (key, times) in [(1, 1), (2, 2), (3, 4)] {
             for _ in 0..times {
-                books.arrive(key, "", |page| page.bill(&USAGE));
+                books.arrive(key, "", |page| page.bill(&USAGE, Tier::Standard));
             }
         }
         let totals = books.totals();
@@ -329,7 +392,7 @@ mod tests {
     fn the_prompts_add_up_to_the_totals() {
         let books = Books::new(true);
         for key in 0..1_000 {
-            books.arrive(key * 31, "日本語の", |page| page.bill(&USAGE));
+            books.arrive(key * 31, "日本語の", |page| page.bill(&USAGE, Tier::Standard));
             books.answer(key * 31);
         }
         let lines: Vec<u8> = (0..).map_while(|shard| books.prompts(shard)).flatten().collect();
@@ -359,7 +422,7 @@ mod tests {
     #[test]
     fn a_reset_forgets_everything() {
         let books = Books::new(true);
-        books.arrive(1, "", |page| page.bill(&USAGE));
+        books.arrive(1, "", |page| page.bill(&USAGE, Tier::Standard));
         books.reject("401");
         books.reset();
         assert_eq!(books.totals(), Ledger::default());
