@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::books::locked;
 use super::capacity::Capacity;
 use super::deployment::Deployment;
-use super::ledger::locked;
 use super::profile::{Profile, Setting};
 use super::settings::{BadSettings, Settings};
 use super::spec::words;

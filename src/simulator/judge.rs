@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
+use super::books::{Books, Page, locked};
 use super::capacity::{Claim, Denial};
 use super::deployment::Deployment;
 use super::faults::{Dice, Fault, Pace};
-use super::ledger::{Books, Page, Tier, Usage, locked};
+use super::ledger::{Tier, Usage};
 use super::profile::Profile;
 use super::request::{Api, Ask};
 use super::settings::{DEFAULT_MAX_OUTPUT, Settings};

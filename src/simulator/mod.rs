@@ -7,12 +7,13 @@
 //! station: what proves them must not be made of them.
 //!
 //! The way of a request: `connection` → `route` → `request` (shapes in `wire`) → `service` →
-//! `deployments` → `judge` (`capacity`, `faults`, `ledger`) → `reply` or `stream` or `refusal`, with
+//! `deployments` → `judge` (`capacity`, `faults`, `books`) → `reply` or `stream` or `refusal`, with
 //! `head` → `body`. What a deployment can take is `capacity`: a `quota`, or a `bucket` if it is
 //! provisioned. Both are pure and public, so that simulated time can drive them without sockets.
 //! How a deployment behaves is a `profile`, and `spec` reads changes of it.
 
 mod body;
+mod books;
 pub mod bucket;
 mod capacity;
 mod connection;

@@ -20,13 +20,14 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::body::{Receipt, Reply};
+use super::books::{Books, locked};
 use super::capacity::Denial;
 use super::deployment::Deployment;
 use super::deployments::Deployments;
 use super::faults::{Fault, Pace, mix};
 use super::head::{Head, RequestIds};
 use super::judge::{Fate, Judge, Judgement};
-use super::ledger::{Books, DeploymentWindow, Ledger, Tier, locked};
+use super::ledger::{DeploymentWindow, Ledger, Tier};
 use super::profile::Setting;
 use super::refusal::Refusal;
 use super::reply::{Answer, Words};
