@@ -3,12 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says so by panicking")]
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use promptmill::simulator::{self, Duty, Latency, Settings, Simulator, Spec};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -260,6 +261,74 @@ async fn a_library_user_changes_it_by_values() {
     assert_eq!(host.ask("a").await.status(), 200);
     assert_eq!(host.ask("b").await.status(), 503);
     assert!(host.sim.change(Some("no name"), &[]).is_err());
+}
+
+#[test]
+fn the_accounting_runs_in_simulated_time_without_a_socket() {
+    use simulator::Others;
+    use simulator::quota::{Limits, Quota, Verdict};
+    let minute = 60 * SECOND;
+    let limits = Limits { tpm: Some(60_000), rpm: None };
+    let mut quota = Quota::new(limits, minute, SECOND);
+    quota.set_others(Duration::ZERO, Some(Others { tpm: 6_000, bursts: Duty::ALWAYS }));
+    let (mut now, mut halved) = (Duration::ZERO, false);
+    while now < 5 * minute {
+        if now >= 2 * minute && !halved {
+            quota.set_limits(now, Limits { tpm: Some(30_000), rpm: None });
+            halved = true;
+        }
+        now += match quota.admit(now, 100) {
+            Verdict::Admitted => SECOND / 50,
+            Verdict::TokensFull { retry_after } | Verdict::RequestsFull { retry_after } => {
+                retry_after
+            }
+        };
+    }
+    assert_eq!(quota.standing(now).limits.tpm, Some(30_000));
+    let windows: Vec<_> = quota.windows().collect();
+    assert_eq!(windows.len(), 5);
+    for (window, quota) in windows.iter().zip([60_000, 60_000, 30_000, 30_000, 30_000]) {
+        assert_eq!(window.quota, Some(quota));
+        assert!(window.charged + window.others <= quota, "{window:?}");
+        assert!(window.charged + window.others > quota - 100, "{window:?}");
+        assert!(window.others > 0, "{window:?}");
+    }
+}
+
+/// The command with a schedule and deployments of its own, as another process.
+#[tokio::test]
+async fn the_command_line_says_all_of_it() {
+    let mut simulate = tokio::process::Command::new(env!("CARGO_BIN_EXE_promptmill"));
+    let args = "simulate --port 0 --tpm 9000 --no-rate-headers --deployment east,latency-ms=1 \
+                --deployment ptu,ptu=6000,rate-headers=on --change 0s:east,rate-500=1";
+    simulate.args(args.split_whitespace()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = simulate.spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).await.unwrap();
+    let client = Client::builder().no_proxy().build().unwrap();
+    let ask = async |name| {
+        let request = client.post(format!("{}/v1/chat/completions", url.trim()));
+        request.body(chat(name, 20).to_string()).send().await.unwrap()
+    };
+    assert!(header(&ask("ptu").await, "azure-openai-deployment-utilization").is_some());
+    loop {
+        let east = ask("east").await;
+        assert_eq!(header(&east, "x-ratelimit-limit-tokens"), None);
+        if east.status() == 500 {
+            break;
+        }
+    }
+    for (args, part) in [
+        (["--deployment", "tpm=1"], "begins with a name"),
+        (["--deployment", "east,tpn=1"], "'tpn' is no setting"),
+        (["--change", "east,tpm=1"], "a time and a colon"),
+    ] {
+        let mut simulate = tokio::process::Command::new(env!("CARGO_BIN_EXE_promptmill"));
+        let output = simulate.args(["simulate", "--port", "0"]).args(args).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(part), "{said}");
+    }
 }
 
 /// OpenAI's own Python client waits as a provisioned deployment tells it, and reads what tier it was

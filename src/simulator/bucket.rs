@@ -15,6 +15,9 @@ use super::duty::Others;
 /// Less than this above the brim is rounding, in tokens.
 const HAIR: f64 = 1e-6;
 
+/// In how many steps a span is taken while others fill the bucket.
+const STEPS: u32 = 64;
+
 /// The utilisation of one deployment, counted in tokens.
 #[derive(Debug)]
 pub struct Bucket {
@@ -88,6 +91,14 @@ impl Bucket {
     }
 
     fn leak(&mut self, now: Duration) {
+        // In small steps where others come and go meanwhile, or their bursts would be evened out.
+        while self.others.is_some() && now.saturating_sub(self.at) > self.span / STEPS {
+            self.leak_at_once(self.at + self.span / STEPS);
+        }
+        self.leak_at_once(now);
+    }
+
+    fn leak_at_once(&mut self, now: Duration) {
         // Callers on several threads may come in another order than they looked at the clock.
         let Some(span) = now.checked_sub(self.at) else { return };
         let level = self.level - self.drain * span.as_secs_f64();
@@ -161,6 +172,15 @@ mod tests {
         assert!((bucket.utilization(at(60_000)) - 1.0).abs() < 0.001);
         bucket.set_others(at(60_000), None);
         assert_eq!(bucket.utilization(at(70_000)), 0.0);
+    }
+
+    #[test]
+    fn a_burst_of_others_shows_however_long_nobody_looked() {
+        let mut bucket = bucket();
+        let bursts = Duty { on: Duration::from_secs(5), period: Duration::from_secs(60) };
+        bucket.set_others(START, Some(Others { tpm: 12_000, bursts }));
+        let utilization = bucket.utilization(at(10 * 60_000 + 5_000));
+        assert!((utilization - 0.5).abs() < 0.02, "{utilization}");
     }
 
     #[test]

@@ -80,12 +80,11 @@ impl Deployments {
         let mut common = locked(&self.common);
         let new = common.with(now, settings)?;
         let all = self.sorted();
-        for (_, deployment) in &all {
-            locked(&deployment.capacity).profile().with(now, settings)?;
-        }
-        for (_, deployment) in &all {
-            let mut capacity = locked(&deployment.capacity);
-            let profile = capacity.profile().with(now, settings)?;
+        let mut capacities: Vec<_> =
+            all.iter().map(|(_, deployment)| locked(&deployment.capacity)).collect();
+        let profiles = capacities.iter().map(|capacity| capacity.profile().with(now, settings));
+        let profiles = profiles.collect::<Result<Vec<_>, _>>()?;
+        for (capacity, profile) in capacities.iter_mut().zip(profiles) {
             capacity.change(now, profile);
         }
         *common = new;
