@@ -11,7 +11,8 @@ const HELP: &str = "\
 It answers on /openai/deployments/NAME/…, /openai/v1/… and /v1/….
 GET /ledger says what was admitted, refused and billed; GET /ledger?prompts=true by prompt.
 GET /deployments lists the deployments; POST settings to /deployments/NAME, or to /deployments for
-all, changes them while it runs:  curl -d tpm=30000,down=503:10s http://127.0.0.1:8080/deployments/east
+all, changes them while it runs:
+  curl -d tpm=30000,down=503:10s http://127.0.0.1:8080/deployments/east
 
 Settings of a deployment, KEY=VALUE with commas between them; what is not said is as the flags say:
   tpm, rpm           tokens and requests a minute; none is unlimited

@@ -2,7 +2,7 @@
 //!
 //! Pure and without state: each roll is a function of the seed, the prompt and how often this
 //! prompt has had its fate decided before. So the same load meets the same faults in whatever
-//! order it arrives, and a retry rolls anew. `service` acts on the fate, `ledger` counts it.
+//! order it arrives, and a retry rolls anew. `judge` rolls them, `books` count.
 
 use std::time::Duration;
 

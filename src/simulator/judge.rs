@@ -3,7 +3,7 @@
 //! All of it in one piece under the lock of the prompt's page, so that the books are right at any
 //! moment: booked and billed when it is decided, whatever the caller does while the answer takes
 //! its time. Takes `now`, so that it can be tried without a server. Neighbours: `capacity`
-//! and `faults` decide, `ledger` notes, `service` carries the fate out.
+//! and `faults` decide, `books` note, `service` carries the fate out.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

@@ -2,7 +2,7 @@
 //!
 //! Pure: time comes in as the span since the simulator started, so the tests need no clock. It
 //! shares nothing with `admission/` on purpose: that side guesses what this side decides.
-//! `service` asks it once per request; `ledger` reads the windows it closed.
+//! `capacity` asks it once per request; `ledger` shows the windows it closed.
 //!
 //! The rules, after the published quota pages:
 //! - Tokens: each admitted request books its charge on arrival, and the counter starts again at

@@ -2,7 +2,8 @@
 //!
 //! A test sets fields on [`Settings::default`]; the command line fills the same struct. [`check`]
 //! runs before a port is bound, so that a simulator which runs is one that can divide by its
-//! window. Neighbours: `quota` and `faults` act on these values.
+//! window. Neighbours: `profile` is how one deployment behaves by them, `spec` reads
+//! its settings as text.
 //!
 //! [`check`]: Settings::check
 
