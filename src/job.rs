@@ -1,6 +1,6 @@
 //! What is asked: one prompt request and the names it goes by.
 //!
-//! Knows no other station. The serde form of [`Job`] is the queue message: the same JSON on every
+//! Knows no other station, only its own [`History`]. The serde form of [`Job`] is the queue message: the same JSON on every
 //! backend, so that a job enqueued by somebody else's script is worked like one of ours.
 
 use std::fmt;
@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
+
+use crate::history::History;
 
 /// Namespace of all job ids. Changing it would make every known job a stranger.
 const JOB_NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_41a6_52f0_5a8e_9b1d_c0ff_ee00_0001);
@@ -152,8 +154,10 @@ pub struct Job {
     pub api: Api,
     /// The model that is asked for; the pool that serves it decides which deployment answers.
     pub model: String,
-    /// The request body: one JSON object, as the user wrote it.
+    /// The request body: one JSON object, as the user wrote it; empty while it lies aside.
     pub body: Bytes,
+    /// Says that the body lies in the store, since it is too large for the queue.
+    pub aside: Option<Aside>,
     /// Absent when whoever enqueued the job did not count; the worker counts then.
     pub estimate: Option<Estimate>,
     /// After this time the job ends as expired, without a call.
@@ -167,13 +171,50 @@ pub struct Job {
     /// The job may have an outcome although it was never handed out under this message: look it up
     /// before any call.
     pub look_up: bool,
+    pub history: History,
+}
+
+/// What is known of a body that lies in the store (a claim check).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// The [`Job::digest`] of the job with its body.
+    #[serde(with = "hex")]
+    pub digest: u64,
+    /// The body's size.
+    pub bytes: u64,
 }
 
 impl Job {
     /// A fingerprint of what is asked (API and body), to tell a repeated job from a changed one.
     pub fn digest(&self) -> u64 {
-        let seed = self.api as u64;
-        xxhash_rust::xxh3::xxh3_64_with_seed(&self.body, seed)
+        self.aside.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
+    }
+
+    /// Takes the body out, to be stored under [`Job::payload`] before the job is sent.
+    pub fn put_aside(&mut self) -> Bytes {
+        let body = std::mem::take(&mut self.body);
+        self.aside = Some(Aside { digest: digest(self.api, &body), bytes: body.len() as u64 });
+        body
+    }
+
+    /// The name in the store of a body that lies aside. It is of the job and the body: storing it
+    /// again changes nothing, and another body of the same job gets another name.
+    pub fn payload(&self) -> Option<String> {
+        self.aside.map(|aside| format!("{}-{:016x}", self.id, aside.digest))
+    }
+
+    /// The job with its body at hand; `None` if this is not the body that was put aside.
+    pub fn with_body(&self, body: Bytes) -> Option<Self> {
+        let whole = Self { body, aside: None, ..self.clone() };
+        (whole.digest() == self.digest()).then_some(whole)
+    }
+
+    /// Makes a dead letter's job one to be worked again. It may have been worked meanwhile, so it is
+    /// to be looked up.
+    pub(crate) fn begin_anew(&mut self) {
+        self.history.resubmit();
+        self.not_before = None;
+        self.look_up = true;
     }
 
     /// The queue message: one JSON object.
@@ -181,7 +222,10 @@ impl Job {
     /// # Errors
     /// Fails if `body` or `metadata` is not JSON, which intake never lets through.
     pub fn to_message(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let body = serde_json::from_slice(&self.body)?;
+        let body = match self.aside {
+            None => Some(serde_json::from_slice(&self.body)?),
+            Some(_) => None,
+        };
         let metadata = self.metadata.as_deref().map(serde_json::from_str);
         serde_json::to_vec(&Message {
             custom_id: self.custom_id.as_str().into(),
@@ -189,6 +233,8 @@ impl Job {
             method: Some("POST".into()),
             url: self.api,
             body,
+            body_ref: self.aside,
+            model: self.aside.map(|_| self.model.as_str().into()),
             position: Some(self.position),
             estimate: self.estimate,
             deadline: self.deadline,
@@ -196,6 +242,7 @@ impl Job {
             priority: self.priority,
             metadata: metadata.transpose()?,
             look_up: self.look_up,
+            history: self.history.clone(),
         })
     }
 
@@ -208,7 +255,19 @@ impl Job {
         if m.method.as_deref().is_some_and(|method| method != "POST") {
             return Err(serde::de::Error::custom("'method' must be \"POST\""));
         }
-        let Model { model } = serde_json::from_str(m.body.get())?;
+        let model = match (m.body, m.body_ref) {
+            (Some(body), None) => serde_json::from_str::<Model<'_>>(body.get())?.model,
+            // Nobody fetches a body only to count it.
+            (None, Some(_)) if m.estimate.is_none() => {
+                return Err(serde::de::Error::missing_field("estimate"));
+            }
+            (None, Some(_)) => m.model.ok_or_else(|| serde::de::Error::missing_field("model"))?,
+            (None, None) => return Err(serde::de::Error::missing_field("body")),
+            (Some(_), Some(_)) => {
+                return Err(serde::de::Error::custom("'body' and 'body_ref' exclude each other"));
+            }
+        };
+        let body = m.body.map_or(&[][..], |body| body.get().as_bytes());
         Ok(Self {
             id: JobId::new(&m.batch_id, &m.custom_id),
             batch_id: m.batch_id,
@@ -216,14 +275,34 @@ impl Job {
             position: m.position.unwrap_or(0),
             api: m.url,
             model: model.into_owned(),
-            body: Bytes::copy_from_slice(m.body.get().as_bytes()),
+            body: Bytes::copy_from_slice(body),
+            aside: m.body_ref,
             estimate: m.estimate,
             deadline: m.deadline,
             not_before: m.not_before,
             priority: m.priority,
             metadata: m.metadata.map(|raw| raw.get().into()),
             look_up: m.look_up,
+            history: m.history,
         })
+    }
+}
+
+fn digest(api: Api, body: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(body, api as u64)
+}
+
+/// Numbers above 2^53 lose digits in other programs' JSON, so they travel as text.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{number:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let text = std::borrow::Cow::<'_, str>::deserialize(from)?;
+        u64::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
     }
 }
 
@@ -236,8 +315,13 @@ struct Message<'a> {
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     method: Option<std::borrow::Cow<'a, str>>,
     url: Api,
-    #[serde(borrow)]
-    body: &'a RawValue,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    body: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_ref: Option<Aside>,
+    /// Beside a body that lies aside; otherwise it stands in the body.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    model: Option<std::borrow::Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -252,6 +336,8 @@ struct Message<'a> {
     metadata: Option<&'a RawValue>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     look_up: bool,
+    #[serde(default, skip_serializing_if = "History::is_empty")]
+    history: History,
 }
 
 #[derive(Deserialize)]
@@ -278,12 +364,14 @@ mod tests {
             api: Api::ChatCompletions,
             model: "gpt-4.1".into(),
             body: Bytes::from_static(br#"{"model":"gpt-4.1","messages":[]}"#),
+            aside: None,
             estimate: Some(Estimate { prompt: 3, max_output: 16 }),
             deadline: Some("2026-11-24T06:00:00Z".parse().unwrap()),
             not_before: None,
             priority: 2,
             metadata: Some(r#"{"team":"経理"}"#.into()),
             look_up: true,
+            history: History { tries: 2, last_error: Some("逾時".into()), ..History::default() },
         }
     }
 
@@ -291,6 +379,20 @@ mod tests {
     fn a_job_survives_the_queue_unchanged() {
         let message = job().to_message().unwrap();
         assert_eq!(Job::from_message(&message).unwrap(), job());
+    }
+
+    #[test]
+    fn a_job_whose_body_lies_aside_travels_without_it_and_knows_it_again() {
+        let whole = job();
+        let mut aside = whole.clone();
+        let body = aside.put_aside();
+        assert_eq!(aside.digest(), whole.digest());
+        let message = aside.to_message().unwrap();
+        assert!(!String::from_utf8(message.clone()).unwrap().contains("messages"));
+        let received = Job::from_message(&message).unwrap();
+        assert_eq!(received, aside);
+        assert_eq!(received.with_body(body), Some(whole));
+        assert_eq!(received.with_body(Bytes::from_static(b"{}")), None, "another body");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::LineFault;
 use crate::admission::charge;
+use crate::history::History;
 use crate::job::{Api, BatchId, Job, JobId};
 
 /// How lines are read.
@@ -144,6 +145,8 @@ impl JobLine<'_> {
             priority: self.priority,
             metadata: self.metadata.map(|raw| raw.get().into()),
             look_up: false,
+            aside: None,
+            history: History::default(),
         }
     }
 }

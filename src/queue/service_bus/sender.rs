@@ -31,8 +31,8 @@ const WINDOW: usize = 8;
 /// No batch is larger, whatever single messages may be.
 const LARGEST_BATCH: usize = 1 << 20;
 
-/// Left free in every message: what the service adds, and what a second try does.
-const MARGIN: usize = 512;
+/// Left free in every message: what the service adds, and what a second message of the job does.
+const MARGIN: usize = 1_024;
 
 /// After this long a confirmation was lost.
 const CONFIRM_WAIT: Duration = Duration::from_secs(10);
@@ -73,6 +73,23 @@ impl Outbox {
             if let Some(sent) = patience.bear(self.send_waiting(&mut waiting)).await {
                 return Ok(sent?);
             }
+        }
+    }
+
+    /// Sends further messages of jobs that fitted once. What an error's text adds may be too much
+    /// for the largest; they go without it.
+    pub(super) async fn send_again(&self, mut jobs: Vec<Job>) -> Result<(), QueueError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        match self.send(jobs.clone()).await {
+            Err(QueueError::TooLarge { positions, .. }) => {
+                for n in positions {
+                    jobs[n].history.last_error = None;
+                }
+                self.send(jobs).await
+            }
+            sent => sent,
         }
     }
 
