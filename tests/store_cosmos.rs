@@ -197,7 +197,7 @@ async fn payloads_of_any_size_come_back_and_can_be_deleted() {
     let store = support::store(&host).await;
     let big: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
     for (name, bytes) in [("none", &b""[..]), ("small", b"{}"), ("big", &big)] {
-        store.put_payload(name, bytes).await.unwrap();
+        store.put_payload(name, bytes.clone()).await.unwrap();
         assert!(store.get_payload(name).await.unwrap().unwrap() == bytes, "{name}");
         store.delete_payload(name).await.unwrap();
         assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use promptmill::admission::deployment::Limits;
 use promptmill::job::{BatchId, JobId};
@@ -103,6 +104,13 @@ impl Store for Moody {
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
         self.inner.look_up(batch, jobs).await
     }
+    async fn withdraw_dead(
+        &self,
+        batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        self.inner.withdraw_dead(batch, jobs).await
+    }
     async fn outcomes(
         &self,
         batch: &BatchId,
@@ -121,6 +129,15 @@ impl Store for Moody {
     }
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
         self.inner.batches().await
+    }
+    async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.inner.put_payload(name, bytes).await
+    }
+    async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get_payload(name).await
+    }
+    async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete_payload(name).await
     }
 }
 

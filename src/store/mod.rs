@@ -12,8 +12,10 @@ pub mod local;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -136,6 +138,10 @@ pub enum StoreError {
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// How long a payload is kept that nobody deletes: one whose job was never sent, or lies among the
+/// dead letters. Far longer than any job may wait.
+pub const PAYLOAD_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+
 /// Where outcomes are kept. Calls are batch-shaped; an empty batch does nothing.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -145,6 +151,16 @@ pub trait Store: Send + Sync {
 
     /// Looks jobs of one batch up, in the order asked.
     async fn look_up(
+        &self,
+        batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError>;
+
+    /// Takes away the outcomes of those jobs that ended as dead, so that they can be worked again. In
+    /// the order asked: `None` for a job that has no outcome now, the proof for one that ended
+    /// otherwise and stays so. What the dead ones cost stays in their batch's totals, their endings
+    /// don't. Asked again, it changes nothing more.
+    async fn withdraw_dead(
         &self,
         batch: &BatchId,
         jobs: &[JobId],
@@ -165,4 +181,14 @@ pub trait Store: Send + Sync {
 
     /// All batches, newest first.
     async fn batches(&self) -> Result<Vec<Batch>, StoreError>;
+
+    /// Keeps the body of a job that is too large for the queue, durably, for [`PAYLOAD_LIFE`]. The
+    /// same name is written over.
+    async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// `None` if it is not there as a whole.
+    async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// A payload that is not there is no error.
+    async fn delete_payload(&self, name: &str) -> Result<(), StoreError>;
 }
