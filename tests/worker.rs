@@ -22,7 +22,7 @@ use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
 use promptmill::store::{Batch, Order, Recorded, Store, StoreError, Totals};
-use promptmill::worker::{Halt, Progress, Settings, Target, Worker};
+use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +63,7 @@ impl Bench {
                 max_held,
                 max_tries: 3,
                 max_deliveries: 5,
+                postpone_from: POSTPONE_FROM,
                 shutdown_grace: Duration::from_secs(1),
                 unreachable_after: LONG,
             },

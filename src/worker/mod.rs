@@ -4,6 +4,7 @@
 //! puller ──jobs──▶ conductor ──spawns──▶ attempt ──outcome──▶ recorder ──▶ settler
 //!    ▲                  ▲  owns Admission    │
 //!    └── room ──────────┼────────────────────┴── end of call, job to try again
+//!                       ├─ postpone_all gives jobs back whose next try is far off
 //!                       └─ keep_locks renews what all of them hold
 //! ```
 //!
@@ -13,6 +14,7 @@
 mod attempt;
 mod conductor;
 mod held;
+mod postpone;
 mod pull;
 mod record;
 mod retry;
@@ -33,6 +35,10 @@ use crate::outcome::{Ending, Outcome, Usage};
 use crate::queue::{Queue, QueueError};
 use crate::store::{Recorded, Store, StoreError};
 use held::{Held, Locks};
+
+/// The usual [`Settings::postpone_from`]: half of Service Bus's usual lock, so that a job which only
+/// waits for its retry costs no renewal.
+pub const POSTPONE_FROM: Duration = Duration::from_secs(30);
 
 /// A deployment that calls can go to.
 #[derive(Clone)]
@@ -56,6 +62,8 @@ pub struct Settings {
     pub max_tries: u32,
     /// Hand-outs of one job without an outcome before it is dead.
     pub max_deliveries: u32,
+    /// A retry that is at least so far off waits in the queue, a nearer one in the worker.
+    pub postpone_from: Duration,
     /// How long calls in flight may go on after a stop.
     pub shutdown_grace: Duration,
     /// How long no deployment may be reachable before the worker gives up.
@@ -167,8 +175,11 @@ impl Worker {
             to_record: to_record.clone(),
         };
         let pulling = tokio::spawn(ends(ending.clone(), puller.run(ending.clone())));
+        let (to_postpone, postponed) = mpsc::channel(calls.max(64));
+        let postponing = postpone::postpone_all(self.queue.clone(), postponed);
+        let postponing = tokio::spawn(ends(ending.clone(), postponing));
         let recording =
-            record::record_all(self.store, self.queue.clone(), finished, self.progress.clone());
+            record::record_all(self.store.clone(), self.queue.clone(), finished, self.progress.clone());
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
         let members = self
@@ -179,6 +190,9 @@ impl Worker {
         let caller = attempt::Caller {
             targets: self.targets,
             max_tries: self.settings.max_tries,
+            postpone_from: self.settings.postpone_from,
+            store: self.store,
+            to_postpone,
             to_record,
             progress: self.progress.clone(),
         };
@@ -194,7 +208,7 @@ impl Worker {
         give_back(self.queue.as_ref(), back).await;
         let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
         let recorded = match halt {
-            Halt::Drained => recording.await,
+            Ok(Halt::Drained) => recording.await,
             // A store that is away for longer than the grace time must not keep us from ending.
             _ => match tokio::time::timeout(grace, recording).await {
                 Ok(recorded) => recorded,
@@ -202,8 +216,10 @@ impl Worker {
             },
         };
         let recorded = recorded.map_err(|_| WorkerError::Panicked)?;
+        let postponed = postponing.await.map_err(|_| WorkerError::Panicked)?;
         keeping.abort();
-        recorded.and(pulled).map(|()| halt)
+        recorded.and(postponed).and(pulled)?;
+        Ok(halt?)
     }
 }
 

@@ -92,7 +92,10 @@ impl DeadSide {
                 locks.push(locked.lock);
             }
             if let Some(outbox) = outbox {
-                outbox.send_again(jobs).await?;
+                for n in outbox.send_again(jobs).await?.into_iter().rev() {
+                    numbers.remove(n);
+                    sweep.passed.push(locks.remove(n));
+                }
             }
             let others = inbox.settle(locks, Verdict::Complete).await?;
             self.management.settle(&others, &Verdict::Complete).await?;

@@ -201,7 +201,10 @@ impl Queue for ServiceBusQueue {
             locks.push(lock);
             copies.push(job);
         }
-        self.outbox.send_again(copies).await?;
+        let too_large = self.outbox.send_again(copies).await?;
+        // They can't wait here: they come again at once, counted.
+        let back = too_large.iter().rev().map(|n| locks.remove(*n)).collect();
+        self.settle_as(back, Verdict::Abandon).await?;
         self.settle_as(locks, Verdict::Complete).await
     }
 

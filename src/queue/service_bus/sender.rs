@@ -76,20 +76,35 @@ impl Outbox {
         }
     }
 
-    /// Sends further messages of jobs that fitted once. What an error's text adds may be too much
-    /// for the largest; they go without it.
-    pub(super) async fn send_again(&self, mut jobs: Vec<Job>) -> Result<(), QueueError> {
+    /// Sends further messages of jobs; the largest go without the text of their last error. Returns
+    /// the places of those that are too large all the same: other programs leave no margin.
+    pub(super) async fn send_again(&self, mut jobs: Vec<Job>) -> Result<Vec<usize>, QueueError> {
         if jobs.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        match self.send(jobs.clone()).await {
-            Err(QueueError::TooLarge { positions, .. }) => {
-                for n in positions {
-                    jobs[n].history.last_error = None;
-                }
-                self.send(jobs).await
+        let too_large = self.send_unless_too_large(&jobs).await?;
+        if too_large.is_empty() {
+            return Ok(Vec::new());
+        }
+        for n in too_large {
+            jobs[n].history.last_error = None;
+        }
+        let too_large = self.send_unless_too_large(&jobs).await?;
+        if !too_large.is_empty() {
+            for n in too_large.iter().rev() {
+                jobs.remove(*n);
             }
-            sent => sent,
+            self.send(jobs).await?;
+        }
+        Ok(too_large)
+    }
+
+    /// Sends all, or none and tells which are too large.
+    async fn send_unless_too_large(&self, jobs: &[Job]) -> Result<Vec<usize>, QueueError> {
+        match self.send(jobs.to_vec()).await {
+            Ok(()) => Ok(Vec::new()),
+            Err(QueueError::TooLarge { positions, .. }) => Ok(positions),
+            Err(error) => Err(error),
         }
     }
 
