@@ -426,7 +426,7 @@ async fn a_strangers_message_goes_to_the_dead_letters_with_a_reason() {
     queue.send(jobs(1)).await.unwrap();
     assert_eq!(receive(&queue, 1).await[0].job, jobs(1)[0], "the one job among them");
     assert!(queue.receive(5, BRIEF).await.unwrap().is_empty());
-    let letters = queue.dead_letters(10).await.unwrap();
+    let letters = queue.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters.len(), 4);
     assert!(letters.iter().all(|letter| letter.reason.reason == "NotAJob"));
     let why: Vec<_> = letters.iter().map(|letter| letter.reason.description.as_str()).collect();

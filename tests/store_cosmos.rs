@@ -192,20 +192,6 @@ async fn two_who_write_the_same_batch_both_get_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn payloads_of_any_size_come_back_and_can_be_deleted() {
-    let host = support::own_host().await;
-    let store = support::store(&host).await;
-    let big: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
-    for (name, bytes) in [("none", &b""[..]), ("small", b"{}"), ("big", &big)] {
-        store.put_payload(name, bytes.clone()).await.unwrap();
-        assert!(store.get_payload(name).await.unwrap().unwrap() == bytes, "{name}");
-        store.delete_payload(name).await.unwrap();
-        assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
-        store.delete_payload(name).await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_units_are_counted_by_operation() {
     let host = support::own_host().await;
     let store = support::store(&host).await;

@@ -202,7 +202,7 @@ async fn a_job_that_is_handed_out_too_often_becomes_a_dead_letter() {
     }
     let worker = bench.worker(Arc::new(bench.store.clone()), 1, 4);
     assert_eq!(worker.run(CancellationToken::new()).await.unwrap(), Halt::Drained);
-    let letters = bench.queue.dead_letters(10).await.unwrap();
+    let letters = bench.queue.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters[0].reason.reason, "MaxDeliveryCountExceeded");
     assert_eq!(bench.simulator.ledger().requests, 0);
     let totals = bench.store.totals(&"b".parse().unwrap()).await.unwrap();

@@ -1,8 +1,8 @@
 //! The dead-letter side: looking at it, and taking messages out of it.
 //!
 //! A dead letter can be taken out only by whoever has locked it, and locks are given out in order,
-//! never by name. So chosen ones are come to by receiving all before them, which are released
-//! unread in the end. A link of its own is attached for that and detached again.
+//! never by name. So chosen ones are come to by receiving all before them, which are given back in
+//! the end (a delivery more, which has no meaning for a dead letter). A link of its own is attached for that and detached again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -58,9 +58,9 @@ impl DeadSide {
             done: Vec::new(),
         };
         let swept = self.sweep(&mut sweep, &inbox, outbox).await;
-        // What stays locked after all comes back when its lock runs out.
-        let released = inbox.forget(sweep.passed).await;
         inbox.close().await;
+        // Only now: the link still had credit, and would have been sent them again.
+        let released = self.management.settle(&sweep.passed, &Verdict::Abandon).await;
         swept?;
         released?;
         Ok(sweep.done)
