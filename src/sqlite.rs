@@ -86,6 +86,23 @@ CREATE TABLE outcomes (
     metadata          TEXT,
     body              TEXT
 );
+-- What outcomes have cost that were taken back, so that their jobs are worked again.
+CREATE TABLE withdrawn (
+    batch_id          TEXT    NOT NULL,
+    custom_id         TEXT    NOT NULL,
+    ending            TEXT    NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    deployment        TEXT    NOT NULL,
+    model             TEXT    NOT NULL,
+    latency_ms        INTEGER NOT NULL,
+    finished_at       TEXT    NOT NULL,
+    metadata          TEXT
+);
+CREATE INDEX withdrawn_by_batch ON withdrawn (batch_id);
 CREATE TABLE payloads (
     name      TEXT    PRIMARY KEY,
     stored_at INTEGER NOT NULL,

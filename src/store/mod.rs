@@ -118,6 +118,22 @@ impl Totals {
     }
 }
 
+/// An outcome without what was asked and answered: enough for every sum and distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Brief {
+    /// `None` of one that was withdrawn: what it cost was paid, but the job has not ended by it.
+    pub ending: Option<Ending>,
+    /// Why it has no answer, in one word.
+    pub code: Option<String>,
+    pub usage: Usage,
+    pub attempts: u32,
+    pub deployment: String,
+    pub model: String,
+    pub latency_ms: u64,
+    pub finished_at: Timestamp,
+    pub metadata: Option<Box<str>>,
+}
+
 /// The order in which outcomes are streamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -141,6 +157,17 @@ pub enum StoreError {
 /// How long a payload is kept that nobody deletes: one whose job was never sent, or lies among the
 /// dead letters. Far longer than any job may wait.
 pub const PAYLOAD_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+
+/// What a store that is billed by use has charged this process so far.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Expense {
+    /// Request units (Azure docs: "Request Units in Azure Cosmos DB"), refused calls included.
+    pub request_units: f64,
+    /// The same by what they were for; operations that never happened are absent.
+    pub by_operation: Vec<(&'static str, f64)>,
+    /// Writes that were refused for want of request units, and tried again.
+    pub throttled: u64,
+}
 
 /// Where outcomes are kept. Calls are batch-shaped; an empty batch does nothing.
 #[async_trait]
@@ -173,6 +200,13 @@ pub trait Store: Send + Sync {
         order: Order,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError>;
 
+    /// Streams a batch's outcomes without their bodies, those that were withdrawn as well, in any
+    /// order and in bounded memory.
+    async fn briefs(
+        &self,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError>;
+
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError>;
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError>;
@@ -191,4 +225,9 @@ pub trait Store: Send + Sync {
 
     /// A payload that is not there is no error.
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError>;
+
+    /// What was charged so far; `None` where nothing is.
+    fn expense(&self) -> Option<Expense> {
+        None
+    }
 }

@@ -178,8 +178,12 @@ impl Worker {
         let (to_postpone, postponed) = mpsc::channel(calls.max(64));
         let postponing = postpone::postpone_all(self.queue.clone(), postponed);
         let postponing = tokio::spawn(ends(ending.clone(), postponing));
-        let recording =
-            record::record_all(self.store.clone(), self.queue.clone(), finished, self.progress.clone());
+        let recording = record::record_all(
+            self.store.clone(),
+            self.queue.clone(),
+            finished,
+            self.progress.clone(),
+        );
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
         let members = self

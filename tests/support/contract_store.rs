@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
-use promptmill::store::{Batch, BatchState, Order, Recorded, Store, Totals};
+use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, Totals};
 
 type AnyStore = Arc<dyn Store>;
 
@@ -218,6 +218,35 @@ pub async fn outcomes_stream_by_position_when_asked(store: AnyStore) {
     assert!(all(&store, &batch, Order::ByPosition).await == outcomes);
 }
 
+pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
+    let batch = batch_id("briefs");
+    let mut given = outcomes(&batch, 300);
+    for outcome in given.iter_mut().step_by(7) {
+        outcome.metadata = Some(r#"{"team":"東京"}"#.into());
+        outcome.failure = Some(Failure { code: "content_filter".into(), message: "no".into() });
+    }
+    record(&store, &given).await;
+    let key = |b: &Brief| (b.latency_ms, format!("{b:?}"));
+    let brief = |o: Outcome| Brief {
+        ending: Some(o.ending),
+        code: o.failure.map(|failure| failure.code),
+        usage: o.usage,
+        attempts: o.attempts,
+        deployment: o.deployment,
+        model: o.model,
+        latency_ms: o.latency_ms,
+        finished_at: o.finished_at,
+        metadata: o.metadata,
+    };
+    let mut briefs: Vec<_> = store.briefs(&batch).await.unwrap().try_collect().await.unwrap();
+    briefs.sort_by_key(key);
+    let mut expected: Vec<_> = given.into_iter().map(brief).collect();
+    expected.sort_by_key(key);
+    assert_eq!(briefs, expected);
+    let nobody = store.briefs(&batch_id("nobody")).await.unwrap();
+    assert_eq!(nobody.try_collect::<Vec<_>>().await.unwrap(), []);
+}
+
 pub async fn batches_are_listed_newest_first(store: AnyStore) {
     let [old, new, middle] = [
         batch("old", "2026-11-01T00:00:00Z"),
@@ -293,6 +322,16 @@ pub async fn a_dead_outcome_is_withdrawn_and_what_it_cost_stays(store: AnyStore)
     }
     totals.endings = [(Ending::Succeeded, 4), (Ending::Failed, 1)].into();
     assert_eq!(store.totals(&batch).await.unwrap(), totals);
+    let briefs = store.briefs(&batch).await.unwrap();
+    let mut summed = Totals::default();
+    let sum = |brief: Brief| {
+        summed.usage += brief.usage;
+        summed.attempts += u64::from(brief.attempts);
+        brief.ending.inspect(|ending| *summed.endings.entry(*ending).or_default() += 1);
+        futures_util::future::ready(Ok(()))
+    };
+    briefs.try_for_each(sum).await.unwrap();
+    assert_eq!(summed, totals, "the briefs say the same");
     assert_eq!(store.look_up(&batch, &asked).await.unwrap()[0].unwrap().ending(), {
         Ending::Succeeded
     });

@@ -41,8 +41,8 @@ use tracing::warn;
 pub use settings::{Settings, SettingsError, Transport};
 
 use super::{
-    DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Postponement, Queue, QueueError, Sent,
-    Settlement, SettlementKind,
+    DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Postponement, Queue, QueueError,
+    Sent, Settlement, SettlementKind,
 };
 use crate::job::Job;
 use cbs::Claims;

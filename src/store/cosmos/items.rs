@@ -141,7 +141,10 @@ pub(super) struct Withdrawn<'a> {
     usage: Usage,
     deployment: &'a str,
     model: &'a str,
+    latency_ms: u64,
     finished_at: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
 }
 
 impl<'a> Withdrawn<'a> {
@@ -156,7 +159,9 @@ impl<'a> Withdrawn<'a> {
             usage: item.usage,
             deployment: &item.deployment,
             model: &item.model,
+            latency_ms: item.latency_ms,
             finished_at: &item.finished_at,
+            metadata: item.metadata.as_deref(),
         }
     }
 }

@@ -53,8 +53,9 @@ impl Inner {
             if item.ending != Ending::Dead {
                 return Ok(Some(item.recorded(job)?));
             }
-            let unchanged =
-                etag.map(|e| BatchDeleteOptions::default().with_precondition(Precondition::if_match(e)));
+            let unchanged = etag.map(|e| {
+                BatchDeleteOptions::default().with_precondition(Precondition::if_match(e))
+            });
             let both = TransactionalBatch::new(pk.clone())
                 .delete_item(id.clone(), unchanged)
                 .create_item(Withdrawn::new(&item))

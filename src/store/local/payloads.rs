@@ -10,8 +10,11 @@ pub(super) fn put(c: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<
     let now = Timestamp::now();
     let mut forget = c.prepare_cached("DELETE FROM payloads WHERE stored_at < ?1")?;
     forget.execute([(now - PAYLOAD_LIFE).as_millisecond()])?;
-    c.prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?
-        .execute(params![name, now.as_millisecond(), bytes])?;
+    c.prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?.execute(params![
+        name,
+        now.as_millisecond(),
+        bytes
+    ])?;
     Ok(())
 }
 
