@@ -84,10 +84,10 @@ async fn a_job_dies_after_its_tries_and_lives_again(on: Backends) {
     let letters = on.queue.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     let description = &letters[0].reason.description;
-    assert!(description.starts_with("3 tries, the last one ended with"), "{description}");
     let history = letters[0].job().unwrap().history;
     assert_eq!((history.tries, history.postponed), (2, 2));
-    assert!(history.last_error.unwrap().contains("503"));
+    let error = history.last_error.unwrap();
+    assert_eq!(*description, format!("3 tries, the last one ended with {error}"));
     assert_eq!((totals(&on).await.of(Ending::Dead), totals(&on).await.attempts), (1, 3));
 
     assert_eq!(resubmit_all(&on).await, Resubmitted { jobs: 1, ..Resubmitted::default() });
