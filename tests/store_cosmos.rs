@@ -15,7 +15,7 @@ use std::time::Duration;
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
 use promptmill::identity::Identity;
-use promptmill::outcome::Outcome;
+use promptmill::outcome::{Ending, Outcome};
 use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
 use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
 
@@ -139,6 +139,24 @@ async fn the_running_usage_of_several_workers_adds_up() {
     let store = CosmosStore::connect(&settings).await.unwrap();
     assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_withdraws_corrects_the_running_usage_of_who_recorded() {
+    let host = support::own_host().await;
+    let settings = support::settings(&host);
+    init(&settings).await.unwrap();
+    let one = CosmosStore::connect(&settings).await.unwrap();
+    let other = CosmosStore::connect(&settings).await.unwrap();
+    let batch = batch_id("night");
+    let mut mine = outcomes(&batch, 3);
+    mine[1].ending = Ending::Dead;
+    record(&any(&one), &mine).await;
+    assert_eq!(other.withdraw_dead(&batch, &[mine[1].job_id]).await.unwrap(), [None]);
+    let mut expected = totals_of(&mine);
+    expected.endings.remove(&Ending::Dead);
+    assert_eq!(one.running_totals(&batch).await.unwrap(), expected);
+    assert_eq!(other.totals(&batch).await.unwrap(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
