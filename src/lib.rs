@@ -9,7 +9,6 @@
 //!
 //! `docs/architecture.md` has the picture, the invariants and one job walked through.
 
-pub mod history;
 pub mod job;
 pub mod outcome;
 

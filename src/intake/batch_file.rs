@@ -9,8 +9,7 @@ use serde_json::value::RawValue;
 
 use super::LineFault;
 use crate::admission::charge;
-use crate::history::History;
-use crate::job::{Api, BatchId, Job, JobId};
+use crate::job::{Api, BatchId, History, Job, JobId};
 
 /// How lines are read.
 #[derive(Debug, Clone)]

@@ -7,8 +7,7 @@ use serde::Serialize;
 
 use crate::backends;
 use crate::config::Config;
-use crate::history::History;
-use crate::job::{Api, BatchId, Job, JobId};
+use crate::job::{Api, BatchId, History, Job, JobId};
 use crate::model::verdict::Verdict;
 use crate::worker::Target;
 

@@ -186,11 +186,7 @@ impl Worker {
         );
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
-        let members = self
-            .targets
-            .iter()
-            .map(|target| Member { model: target.model.clone(), limits: target.limits.clone() });
-        let admission = Admission::new(members.collect(), Instant::now());
+        let admission = admission_to(&self.targets);
         let caller = attempt::Caller {
             targets: self.targets,
             max_tries: self.settings.max_tries,
@@ -211,20 +207,21 @@ impl Worker {
         ending.cancel();
         give_back(self.queue.as_ref(), back).await;
         let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
-        let recorded = match halt {
-            Ok(Halt::Drained) => recording.await,
-            // A store that is away for longer than the grace time must not keep us from ending.
-            _ => match tokio::time::timeout(grace, recording).await {
-                Ok(recorded) => recorded,
-                Err(_) => return Err(WorkerError::NotRecorded),
-            },
-        };
+        // A store that is away for longer than the grace time must not keep us from ending.
+        let patience = if matches!(halt, Ok(Halt::Drained)) { Duration::MAX } else { grace };
+        let recorded = tokio::time::timeout(patience, recording).await;
+        let recorded = recorded.map_err(|_| WorkerError::NotRecorded)?;
         let recorded = recorded.map_err(|_| WorkerError::Panicked)?;
         let postponed = postponing.await.map_err(|_| WorkerError::Panicked)?;
         keeping.abort();
         recorded.and(postponed).and(pulled)?;
         Ok(halt?)
     }
+}
+
+fn admission_to(targets: &[Target]) -> Admission<Held> {
+    let member = |t: &Target| Member { model: t.model.clone(), limits: t.limits.clone() };
+    Admission::new(targets.iter().map(member).collect(), Instant::now())
 }
 
 /// Runs a task of the pipeline; if it fails, the others are told to stop.

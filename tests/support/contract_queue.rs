@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use promptmill::history::History;
+use promptmill::job::History;
 use promptmill::queue::{DeadLetter, DeadLetterReason, Queue};
 
 use super::jobs::{Prover, job};

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use promptmill::history::History;
-use promptmill::job::{Api, BatchId, Estimate, Job, JobId};
+use promptmill::job::{Api, BatchId, Estimate, History, Job, JobId};
 use promptmill::outcome::{Ending, Outcome, Usage};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;

@@ -7,8 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::history::History;
-use crate::job::{Api, BatchId, Estimate, Job, JobId};
+use crate::job::{Api, BatchId, Estimate, History, Job, JobId};
 use crate::queue::{Delivery, LockToken, Postponement};
 use crate::sqlite::{parsed, text};
 

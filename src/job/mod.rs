@@ -1,7 +1,11 @@
 //! What is asked: one prompt request and the names it goes by.
 //!
-//! Knows no other station, only its own [`History`]. The serde form of [`Job`] is the queue message: the same JSON on every
-//! backend, so that a job enqueued by somebody else's script is worked like one of ours.
+//! Knows no other station. `message` is the form of a [`Job`] in every queue, `aside` is about bodies
+//! that are too large for one, `history` what a job carries from one message to the next.
+
+mod aside;
+mod history;
+mod message;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,10 +14,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::history::History;
+pub use aside::Aside;
+pub use history::History;
 
 /// Namespace of all job ids. Changing it would make every known job a stranger.
 const JOB_NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_41a6_52f0_5a8e_9b1d_c0ff_ee00_0001);
@@ -174,39 +178,10 @@ pub struct Job {
     pub history: History,
 }
 
-/// What is known of a body that lies in the store (a claim check).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Aside {
-    /// The [`Job::digest`] of the job with its body.
-    #[serde(with = "hex")]
-    pub digest: u64,
-    /// The body's size.
-    pub bytes: u64,
-}
-
 impl Job {
     /// A fingerprint of what is asked (API and body), to tell a repeated job from a changed one.
     pub fn digest(&self) -> u64 {
         self.aside.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
-    }
-
-    /// Takes the body out, to be stored under [`Job::payload`] before the job is sent.
-    pub fn put_aside(&mut self) -> Bytes {
-        let body = std::mem::take(&mut self.body);
-        self.aside = Some(Aside { digest: digest(self.api, &body), bytes: body.len() as u64 });
-        body
-    }
-
-    /// The name in the store of a body that lies aside. It is of the job and the body: storing it
-    /// again changes nothing, and another body of the same job gets another name.
-    pub fn payload(&self) -> Option<String> {
-        self.aside.map(|aside| format!("{}-{:016x}", self.id, aside.digest))
-    }
-
-    /// The job with its body at hand; `None` if this is not the body that was put aside.
-    pub fn with_body(&self, body: Bytes) -> Option<Self> {
-        let whole = Self { body, aside: None, ..self.clone() };
-        (whole.digest() == self.digest()).then_some(whole)
     }
 
     /// Makes a dead letter's job one to be worked again. It may have been worked meanwhile, so it is
@@ -216,138 +191,10 @@ impl Job {
         self.not_before = None;
         self.look_up = true;
     }
-
-    /// The queue message: one JSON object.
-    ///
-    /// # Errors
-    /// Fails if `body` or `metadata` is not JSON, which intake never lets through.
-    pub fn to_message(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let body = match self.aside {
-            None => Some(serde_json::from_slice(&self.body)?),
-            Some(_) => None,
-        };
-        let metadata = self.metadata.as_deref().map(serde_json::from_str);
-        serde_json::to_vec(&Message {
-            custom_id: self.custom_id.as_str().into(),
-            batch_id: self.batch_id.clone(),
-            method: Some("POST".into()),
-            url: self.api,
-            body,
-            body_ref: self.aside,
-            model: self.aside.map(|_| self.model.as_str().into()),
-            position: Some(self.position),
-            estimate: self.estimate,
-            deadline: self.deadline,
-            not_before: self.not_before,
-            priority: self.priority,
-            metadata: metadata.transpose()?,
-            look_up: self.look_up,
-            history: self.history.clone(),
-        })
-    }
-
-    /// Reads a queue message, from whoever wrote it.
-    ///
-    /// # Errors
-    /// Says what the message lacks to be a job.
-    pub fn from_message(message: &[u8]) -> Result<Self, serde_json::Error> {
-        let m: Message<'_> = serde_json::from_slice(message)?;
-        if m.method.as_deref().is_some_and(|method| method != "POST") {
-            return Err(serde::de::Error::custom("'method' must be \"POST\""));
-        }
-        let model = match (m.body, m.body_ref) {
-            (Some(body), None) => serde_json::from_str::<Model<'_>>(body.get())?.model,
-            // Nobody fetches a body only to count it.
-            (None, Some(_)) if m.estimate.is_none() => {
-                return Err(serde::de::Error::missing_field("estimate"));
-            }
-            (None, Some(_)) => m.model.ok_or_else(|| serde::de::Error::missing_field("model"))?,
-            (None, None) => return Err(serde::de::Error::missing_field("body")),
-            (Some(_), Some(_)) => {
-                return Err(serde::de::Error::custom("'body' and 'body_ref' exclude each other"));
-            }
-        };
-        let body = m.body.map_or(&[][..], |body| body.get().as_bytes());
-        Ok(Self {
-            id: JobId::new(&m.batch_id, &m.custom_id),
-            batch_id: m.batch_id,
-            custom_id: m.custom_id.into_owned(),
-            position: m.position.unwrap_or(0),
-            api: m.url,
-            model: model.into_owned(),
-            body: Bytes::copy_from_slice(body),
-            aside: m.body_ref,
-            estimate: m.estimate,
-            deadline: m.deadline,
-            not_before: m.not_before,
-            priority: m.priority,
-            metadata: m.metadata.map(|raw| raw.get().into()),
-            look_up: m.look_up,
-            history: m.history,
-        })
-    }
 }
 
 fn digest(api: Api, body: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(body, api as u64)
-}
-
-/// Numbers above 2^53 lose digits in other programs' JSON, so they travel as text.
-mod hex {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{number:016x}"))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-        let text = std::borrow::Cow::<'_, str>::deserialize(from)?;
-        u64::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
-    }
-}
-
-/// The JSON form of a [`Job`] in the queue.
-#[derive(Serialize, Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
-    custom_id: std::borrow::Cow<'a, str>,
-    batch_id: BatchId,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    method: Option<std::borrow::Cow<'a, str>>,
-    url: Api,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    body: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_ref: Option<Aside>,
-    /// Beside a body that lies aside; otherwise it stands in the body.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    model: Option<std::borrow::Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    estimate: Option<Estimate>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deadline: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_before: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    priority: i32,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a RawValue>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    look_up: bool,
-    #[serde(default, skip_serializing_if = "History::is_empty")]
-    history: History,
-}
-
-#[derive(Deserialize)]
-struct Model<'a> {
-    #[serde(borrow)]
-    model: std::borrow::Cow<'a, str>,
-}
-
-fn is_zero(priority: &i32) -> bool {
-    *priority == 0
 }
 
 #[cfg(test)]
