@@ -51,6 +51,11 @@ contract!(
     a_scheduled_job_is_hidden_until_its_time,
     many_receivers_share_and_never_overlap,
     receive_wakes_for_a_job_that_comes_later,
+    a_postponed_job_comes_at_its_time_with_its_tries_and_uncounted,
+    postponing_under_a_lost_lock_leaves_nothing_that_is_not_looked_up,
+    dead_letters_are_listed_page_by_page,
+    a_resubmitted_dead_letter_is_a_new_job_that_knows_its_past,
+    only_the_chosen_dead_letters_are_taken_out,
     empty_batches_do_nothing,
 );
 

@@ -40,6 +40,8 @@ macro_rules! contract_on {
                     a_batch_is_written_over,
                     a_batch_can_be_announced_after_its_first_outcomes,
                     of_an_unknown_batch_nothing_is_known,
+                    a_dead_outcome_is_withdrawn_and_what_it_cost_stays,
+                    payloads_of_any_size_come_back_until_they_are_deleted,
                     empty_calls_do_nothing,
                 }
             }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
 use promptmill::identity::Identity;
-use promptmill::outcome::Outcome;
+use promptmill::outcome::{Ending, Outcome};
 use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
 use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
 
@@ -142,6 +142,24 @@ async fn the_running_usage_of_several_workers_adds_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_withdraws_corrects_the_running_usage_of_who_recorded() {
+    let host = support::own_host().await;
+    let settings = support::settings(&host);
+    init(&settings).await.unwrap();
+    let one = CosmosStore::connect(&settings).await.unwrap();
+    let other = CosmosStore::connect(&settings).await.unwrap();
+    let batch = batch_id("night");
+    let mut mine = outcomes(&batch, 3);
+    mine[1].ending = Ending::Dead;
+    record(&any(&one), &mine).await;
+    assert_eq!(other.withdraw_dead(&batch, &[mine[1].job_id]).await.unwrap(), [None]);
+    let mut expected = totals_of(&mine);
+    expected.endings.remove(&Ending::Dead);
+    assert_eq!(one.running_totals(&batch).await.unwrap(), expected);
+    assert_eq!(other.totals(&batch).await.unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_keeps_its_shards_when_the_setting_changes() {
     let host = support::own_host().await;
     let eight = support::settings(&host);
@@ -190,20 +208,6 @@ async fn two_who_write_the_same_batch_both_get_there() {
         put.await.unwrap().unwrap();
     }
     assert_eq!(store.batches().await.unwrap().len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn payloads_of_any_size_come_back_and_can_be_deleted() {
-    let host = support::own_host().await;
-    let store = support::store(&host).await;
-    let big: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
-    for (name, bytes) in [("none", &b""[..]), ("small", b"{}"), ("big", &big)] {
-        store.put_payload(name, bytes).await.unwrap();
-        assert!(store.get_payload(name).await.unwrap().unwrap() == bytes, "{name}");
-        store.delete_payload(name).await.unwrap();
-        assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
-        store.delete_payload(name).await.unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

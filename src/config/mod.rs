@@ -251,6 +251,7 @@ impl Config {
             max_held: 2 * calls + HELD_BESIDE_CALLS,
             max_tries: self.worker.max_tries,
             max_deliveries: self.worker.max_deliveries,
+            postpone_from: worker::POSTPONE_FROM,
             shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             unreachable_after: Duration::from_secs(self.worker.unreachable_after_seconds),
         }

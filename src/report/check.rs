@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::backends;
 use crate::config::Config;
-use crate::job::{Api, BatchId, Job, JobId};
+use crate::job::{Api, BatchId, History, Job, JobId};
 use crate::model::verdict::Verdict;
 use crate::worker::Target;
 
@@ -78,6 +78,8 @@ async fn try_deployment(target: &Target) -> Option<String> {
         priority: 0,
         metadata: None,
         look_up: false,
+        aside: None,
+        history: History::default(),
     };
     match target.client.call(&job).await {
         Verdict::Answered(_) | Verdict::Refused(_) | Verdict::Throttled { .. } => None,

@@ -18,6 +18,7 @@ use super::record::Finished;
 use super::{Halt, Progress, Settings};
 use crate::admission::{Admission, Next, Ticket};
 use crate::outcome::Ending;
+use crate::store::StoreError;
 
 /// An endpoint that never answered is given up sooner than one that did: it is likely misspelt.
 const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
@@ -35,6 +36,7 @@ pub(super) struct Conductor {
     retries: BinaryHeap<Reverse<Retry>>,
     next_retry: u64,
     reached: bool,
+    store_failed: Option<StoreError>,
 }
 
 struct Retry {
@@ -65,14 +67,22 @@ impl Conductor {
             retries: BinaryHeap::new(),
             next_retry: 0,
             reached: false,
+            store_failed: None,
         }
     }
 
-    /// Runs until there is nothing left to come, or a halt; returns what was not started.
-    pub(super) async fn run(mut self, stop: &CancellationToken) -> (Halt, Vec<Held>) {
+    /// Runs until there is nothing left to come, a halt, or a failure of the store; returns what was
+    /// not started.
+    pub(super) async fn run(
+        mut self,
+        stop: &CancellationToken,
+    ) -> (Result<Halt, StoreError>, Vec<Held>) {
         let mut ends = Vec::new();
         let halt = loop {
             let wake = self.admit().await;
+            if self.store_failed.is_some() {
+                break Halt::Stopped;
+            }
             if let Some(halt) = self.should_halt() {
                 break halt;
             }
@@ -96,7 +106,7 @@ impl Conductor {
             while self.calls.try_join_next().is_some() {}
         };
         let back = self.wind_down(&halt).await;
-        (halt, back)
+        (self.store_failed.map_or(Ok(halt), Err), back)
     }
 
     /// Starts all that may go now; returns when to look again.
@@ -159,6 +169,7 @@ impl Conductor {
     fn hear(&mut self, ended: Ended) {
         use crate::admission::deployment::Feedback;
         let now = Instant::now();
+        self.store_failed = self.store_failed.take().or(ended.store_failed);
         self.reached |= matches!(ended.feedback, Feedback::Responded | Feedback::Throttled { .. });
         self.admission.observe(ended.deployment, ended.feedback, now);
         if let Some((held, due)) = ended.back {

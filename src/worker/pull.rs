@@ -15,9 +15,8 @@ use super::record::{self, Finished};
 use super::{Settings, WorkerError, retry};
 use crate::admission::charge;
 use crate::job::BatchId;
-use crate::outcome::Ending;
-use crate::queue::{DeadLetterReason, Delivery, Queue, QueueError, Settlement};
-use crate::store::{Recorded, Store};
+use crate::queue::{Delivery, Queue, QueueError};
+use crate::store::Store;
 
 /// How long one receive waits; a stop does not wait for it.
 const RECEIVE_WAIT: Duration = Duration::from_secs(10);
@@ -122,17 +121,20 @@ impl Puller {
             let ids: Vec<_> = held.iter().map(|held| held.delivery.job.id).collect();
             let known = record::until_reached(|| self.store.look_up(&batch, &ids)).await?;
             let mut settlements = Vec::new();
+            let mut done = Vec::new();
             let mut places = Vec::new();
             for (held, known) in held.into_iter().zip(known) {
                 match known {
                     Some(proof) => {
-                        settlements.push(settlement(held.delivery, proof));
+                        done.extend(record::done_with(&held.delivery, proof));
+                        settlements.push(record::settlement(held.delivery, proof, None));
                         places.push(held.place);
                     }
                     None => unknown.push(held),
                 }
             }
             debug!(batch.id = %batch, known = settlements.len(), "looked redeliveries up");
+            record::delete_payloads(self.store.as_ref(), done).await;
             if let Err(error) = self.queue.settle(settlements).await {
                 // They come again, and are looked up again.
                 warn!(%error, "could not settle redeliveries that have an outcome");
@@ -150,18 +152,6 @@ impl Puller {
         let finished = Finished::dead(held, "MaxDeliveryCountExceeded", description);
         let _ = self.to_record.send(finished).await;
     }
-}
-
-fn settlement(delivery: Delivery, proof: Recorded) -> Settlement {
-    if proof.ending() == Ending::Dead {
-        let reason = DeadLetterReason {
-            reason: "RetriesExhausted".into(),
-            description: "recorded as dead by a worker that stopped before it could say so here"
-                .into(),
-        };
-        return delivery.dead_letter(proof, reason);
-    }
-    delivery.complete(proof)
 }
 
 fn charge_of(delivery: &Delivery) -> u64 {

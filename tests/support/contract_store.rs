@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
@@ -227,7 +228,7 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
     record(&store, &given).await;
     let key = |b: &Brief| (b.latency_ms, format!("{b:?}"));
     let brief = |o: Outcome| Brief {
-        ending: o.ending,
+        ending: Some(o.ending),
         code: o.failure.map(|failure| failure.code),
         usage: o.usage,
         attempts: o.attempts,
@@ -290,7 +291,67 @@ pub async fn of_an_unknown_batch_nothing_is_known(store: AnyStore) {
     assert_eq!(store.batches().await.unwrap(), []);
 }
 
+pub async fn a_dead_outcome_is_withdrawn_and_what_it_cost_stays(store: AnyStore) {
+    let batch = batch_id("night");
+    let mut mine = outcomes(&batch, 6);
+    mine[2].ending = Ending::Dead;
+    mine[4].ending = Ending::Dead;
+    record(&store, &mine).await;
+    let mut totals = totals_of(&mine);
+    let stranger = JobId::new(&batch, "never enqueued");
+    let asked = [mine[4].job_id, mine[1].job_id, stranger];
+    for _ in 0..2 {
+        let stand = store.withdraw_dead(&batch, &asked).await.unwrap();
+        let endings: Vec<_> = stand.iter().map(|proof| proof.map(|p| p.ending())).collect();
+        assert_eq!(endings, [None, Some(Ending::Succeeded), None]);
+        totals.endings.insert(Ending::Dead, 1);
+        assert_eq!(store.totals(&batch).await.unwrap(), totals);
+        for order in [Order::AsStored, Order::ByPosition] {
+            let left = by_job(all(&store, &batch, order).await);
+            assert_eq!((left.len(), left.contains_key(&mine[4].job_id)), (5, false));
+        }
+    }
+    assert_eq!(store.look_up(&batch, &asked).await.unwrap()[0], None);
+    // Twice dead: both times are paid for.
+    for ending in [Ending::Dead, Ending::Succeeded] {
+        let again = Outcome { ending, latency_ms: 1, ..mine[4].clone() };
+        assert!(record(&store, std::slice::from_ref(&again)).await[0].is_first());
+        store.withdraw_dead(&batch, &[mine[2].job_id, again.job_id]).await.unwrap();
+        totals.usage += again.usage;
+        totals.attempts += u64::from(again.attempts);
+    }
+    totals.endings = [(Ending::Succeeded, 4), (Ending::Failed, 1)].into();
+    assert_eq!(store.totals(&batch).await.unwrap(), totals);
+    let briefs = store.briefs(&batch).await.unwrap();
+    let mut summed = Totals::default();
+    let sum = |brief: Brief| {
+        summed.usage += brief.usage;
+        summed.attempts += u64::from(brief.attempts);
+        brief.ending.inspect(|ending| *summed.endings.entry(*ending).or_default() += 1);
+        futures_util::future::ready(Ok(()))
+    };
+    briefs.try_for_each(sum).await.unwrap();
+    assert_eq!(summed, totals, "the briefs say the same");
+    assert_eq!(store.look_up(&batch, &asked).await.unwrap()[0].unwrap().ending(), {
+        Ending::Succeeded
+    });
+}
+
+pub async fn payloads_of_any_size_come_back_until_they_are_deleted(store: AnyStore) {
+    let big: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
+    for (name, bytes) in [("none", Bytes::new()), ("small", "{}".into()), ("big", big.into())] {
+        assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
+        store.put_payload(name, "another".into()).await.unwrap();
+        store.put_payload(name, bytes.clone()).await.unwrap();
+        assert!(store.get_payload(name).await.unwrap().unwrap() == bytes, "{name}");
+        store.delete_payload(name).await.unwrap();
+        assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
+        store.delete_payload(name).await.unwrap();
+    }
+}
+
 pub async fn empty_calls_do_nothing(store: AnyStore) {
+    assert_eq!(store.withdraw_dead(&batch_id("night"), &[]).await.unwrap(), []);
     assert_eq!(record(&store, &[]).await, []);
     assert_eq!(store.look_up(&batch_id("night"), &[]).await.unwrap(), []);
 }

@@ -58,7 +58,10 @@ async fn create_container(
     let mut properties = ContainerProperties::new(name, partition_key.into());
     properties = match name {
         OUTCOMES => properties.with_indexing_policy(outcomes_index()),
-        PAYLOADS => properties.with_indexing_policy(excluding(&["/*"])),
+        // Bodies of jobs name their own time; those of outcomes stay.
+        PAYLOADS => properties
+            .with_indexing_policy(excluding(&["/*"]))
+            .with_default_ttl(TimeToLive::NoDefault),
         SHARES => properties.with_default_ttl(TimeToLive::Seconds(SHARES_TTL_S)),
         _ => properties,
     };
