@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Config};
 use crate::queue::local::LocalQueue;
-use crate::queue::service_bus::{ServiceBusQueue, SettingsError};
+use crate::queue::service_bus::{self, SettingsError};
 use crate::queue::{Queue, QueueError};
 use crate::sqlite::{Database, SqliteError};
 use crate::state::{StateDir, StateError};
@@ -73,7 +73,7 @@ pub fn open_queue(config: &Config) -> Result<Arc<dyn Queue>, BackendError> {
         }
         config::Queue::ServiceBus(settings) => {
             let credential = settings.credential.as_ref().map(|c| c.credential()).transpose()?;
-            Arc::new(ServiceBusQueue::new(settings, credential)?)
+            service_bus::open(settings, credential)?
         }
     })
 }
