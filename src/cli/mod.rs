@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod counted;
 mod enqueue;
 mod init;
 mod input;

@@ -136,6 +136,17 @@ pub enum StoreError {
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What a store that is billed by use has charged this process so far.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Expense {
+    /// Request units (Azure docs: "Request Units in Azure Cosmos DB"), refused calls included.
+    pub request_units: f64,
+    /// The same by what they were for; operations that never happened are absent.
+    pub by_operation: Vec<(&'static str, f64)>,
+    /// Writes that were refused for want of request units, and tried again.
+    pub throttled: u64,
+}
+
 /// Where outcomes are kept. Calls are batch-shaped; an empty batch does nothing.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -165,4 +176,9 @@ pub trait Store: Send + Sync {
 
     /// All batches, newest first.
     async fn batches(&self) -> Result<Vec<Batch>, StoreError>;
+
+    /// What was charged so far; `None` where nothing is.
+    fn expense(&self) -> Option<Expense> {
+        None
+    }
 }

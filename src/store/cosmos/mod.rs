@@ -44,7 +44,7 @@ use futures_util::stream::BoxStream;
 pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
-use super::{Batch, Order, Recorded, Store, StoreError, Totals};
+use super::{Batch, Expense, Order, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
 
@@ -189,5 +189,15 @@ impl Store for CosmosStore {
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
         self.inner.list_batches().await
+    }
+
+    fn expense(&self) -> Option<Expense> {
+        let units = self.request_units();
+        let spent = Operation::ALL.map(|operation| (operation.as_str(), units.of(operation)));
+        Some(Expense {
+            request_units: units.total(),
+            by_operation: spent.into_iter().filter(|(_, charge)| *charge > 0.0).collect(),
+            throttled: self.throttles(),
+        })
     }
 }
