@@ -157,11 +157,16 @@ impl Admin {
         }
     }
 
+    /// How much the queue holds; what was copied to the queue for dead jobs is dead letters too.
     pub(super) async fn depth(&self) -> Result<Depth, Fault> {
-        match self.properties(&self.source).await? {
-            Some(properties) => Ok(properties.depth),
-            None => Err(Fault::last(Trouble::NoQueue(self.source.clone()))),
+        let Some(Properties { mut depth, .. }) = self.properties(&self.source).await? else {
+            return Err(Fault::last(Trouble::NoQueue(self.source.clone())));
+        };
+        if let Some(name) = &self.dead_letter_queue {
+            let aside = self.properties(name).await?;
+            depth.dead_letters += aside.map_or(0, |aside| aside.depth.pending());
         }
+        Ok(depth)
     }
 
     async fn properties(&self, name: &str) -> Result<Option<Properties>, Fault> {
