@@ -401,3 +401,39 @@ async fn check_warns_of_a_queue_that_does_not_fit_and_goes_on_without_rights() {
     assert_eq!(init.code, Some(0));
     assert!(init.err.contains("with duplicate detection"), "{}", init.err);
 }
+
+/// How fast a queue is emptied: `cargo test --release --test service_bus_https -- --ignored
+/// --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+#[expect(clippy::print_stdout, reason = "the figures are what it is run for")]
+async fn throughput() {
+    const COUNT: usize = 5_000;
+    const CHUNK: usize = 256;
+    let broker = broker::start_for_https(QueueSettings::new(JOBS)).await;
+    let queue = broker::https_queue(&broker);
+    let started = Instant::now();
+    for chunk in jobs(COUNT).chunks(1_000) {
+        queue.send(chunk.to_vec()).await.unwrap();
+    }
+    let sent = started.elapsed();
+    let (mut left, mut receiving, mut settling) = (COUNT, AT_ONCE, AT_ONCE);
+    while left > 0 {
+        let started = Instant::now();
+        let received = queue.receive(CHUNK, LONG).await.unwrap();
+        receiving += started.elapsed();
+        left -= received.len();
+        // Proofs come from a store, whose speed is not what is measured here.
+        let settlements = completions(received).await;
+        let started = Instant::now();
+        queue.settle(settlements).await.unwrap();
+        settling += started.elapsed();
+    }
+    let rate = |took: Duration| COUNT as f64 / took.as_secs_f64();
+    println!(
+        "send: {:.0}/s, receive: {:.0}/s, settle: {:.0}/s",
+        rate(sent),
+        rate(receiving),
+        rate(settling)
+    );
+}

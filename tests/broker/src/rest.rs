@@ -70,23 +70,25 @@ pub async fn answer(order: Order, asked: &Asked, shared: &Shared) -> Result<Answ
 }
 
 /// The entity's path and side, if there is one.
-fn place(entity: &str, shared: &Shared) -> Result<(String, Side), Answer> {
+fn place(entity: &str, shared: &Shared) -> Option<(String, Side)> {
     let place = match Address::parse(entity) {
         Address::Entity { path, side } => Some((path, side)),
         _ => None,
     };
     let known = |(path, _): &(String, Side)| shared.namespace().accepts_sends(path);
-    place.filter(known).ok_or_else(|| {
-        let detail = format!("The messaging entity '{entity}' could not be found.");
-        refusal(StatusCode::NOT_FOUND, &detail)
-    })
+    place.filter(known)
+}
+
+fn missing(entity: &str) -> Answer {
+    let detail = format!("The messaging entity '{entity}' could not be found.");
+    refusal(StatusCode::NOT_FOUND, &detail)
 }
 
 fn send(entity: &str, asked: &Asked, shared: &Shared) -> Result<Answer, Lost> {
     let path = match place(entity, shared) {
-        Ok((path, Side::Main)) => path,
-        Ok(_) => return Ok(refusal(StatusCode::BAD_REQUEST, "Nothing is sent to dead letters.")),
-        Err(refused) => return Ok(refused),
+        Some((path, Side::Main)) => path,
+        Some(_) => return Ok(refusal(StatusCode::BAD_REQUEST, "Nothing is sent to dead letters.")),
+        None => return Ok(missing(entity)),
     };
     if asked.body.len() as u64 > shared.max_message_size {
         return Ok(refusal(StatusCode::FORBIDDEN, "The message is too large."));
@@ -110,10 +112,7 @@ fn send(entity: &str, asked: &Asked, shared: &Shared) -> Result<Answer, Lost> {
 }
 
 async fn receive(entity: &str, delete: bool, asked: &Asked, shared: &Shared) -> Answer {
-    let (path, side) = match place(entity, shared) {
-        Ok(place) => place,
-        Err(refused) => return refused,
-    };
+    let Some((path, side)) = place(entity, shared) else { return missing(entity) };
     let seconds = asked.query("timeout").and_then(|text| text.parse().ok()).unwrap_or(LONGEST_POLL);
     let end = Instant::now() + Duration::from_secs(seconds.min(LONGEST_POLL));
     let mut changes = shared.changes.subscribe();
@@ -176,10 +175,7 @@ fn value(text: &str) -> Option<HeaderValue> {
 }
 
 async fn settle(entity: &str, token: &str, how: How, shared: &Shared) -> Result<Answer, Lost> {
-    let (path, side) = match place(entity, shared) {
-        Ok(place) => place,
-        Err(refused) => return Ok(refused),
-    };
+    let Some((path, side)) = place(entity, shared) else { return Ok(missing(entity)) };
     let loss = if how == How::Renew { None } else { shared.faults().settlements.next() };
     if loss == Some(Loss::Order) {
         return Err(Lost);

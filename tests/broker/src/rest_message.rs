@@ -109,7 +109,7 @@ fn build(
     let mut fields = vec![Value::Null; CONTENT_TYPE_FIELD + 1];
     fields[0] = text(settable.message_id.as_deref());
     fields[3] = text(settable.label.as_deref());
-    fields[CONTENT_TYPE_FIELD] = content_type.map_or(Value::Null, |kind| wire::symbol(kind));
+    fields[CONTENT_TYPE_FIELD] = content_type.map_or(Value::Null, wire::symbol);
     bytes.extend(wire::section(PROPERTIES, Value::List(fields)));
     if !own.is_empty() {
         let own: Map = own.into_iter().map(|(k, v)| (Value::String(k), property(v))).collect();
@@ -215,7 +215,7 @@ fn other_body(section: &[u8]) -> Cow<'static, [u8]> {
 fn header((name, value): (&Value, &Value)) -> Option<(String, String)> {
     let value = match value {
         Value::Bool(flag) => flag.to_string(),
-        Value::Double(number) => f64::from(number.clone()).to_string(),
+        Value::Double(number) => f64::from(*number).to_string(),
         other => match wire::as_integer(other) {
             Some(number) => number.to_string(),
             None => ascii(&Json::from(wire::as_text(other)?).to_string()),
