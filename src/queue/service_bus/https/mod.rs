@@ -5,7 +5,7 @@
 //! queue's description ([`Admin`]), since REST has no look at messages that would not lock them.
 //!
 //! What REST can't, and what we do about it:
-//! - One message an answer: a receive keeps [`IN_FLIGHT`] requests under way, and so do
+//! - One message an answer: a receive keeps `IN_FLIGHT` requests under way, and so do
 //!   settlements.
 //! - No dead-lettering. A dead job is completed, because its outcome is recorded by then; with a
 //!   `dead_letter_queue` a copy with the reason goes there first. A message that is no job is given
