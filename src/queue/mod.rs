@@ -8,8 +8,9 @@
 //! The order "record first, settle after" is in the types: a delivery can leave the queue only with
 //! the [`Recorded`] proof that the store gives out ([`Delivery::complete`]).
 //!
-//! Backends: [`local`] (SQLite) and [`service_bus`] (AMQP). Nothing outside a backend's file knows which one it is; all pass
-//! the one contract suite in `tests/support/contract_queue.rs`.
+//! Backends: [`local`] (SQLite) and [`service_bus`] (AMQP, or REST over HTTPS). Nothing outside a
+//! backend's file knows which one it is; all pass the one contract suite in
+//! `tests/support/contract_queue.rs`.
 
 pub mod local;
 pub mod service_bus;

@@ -7,5 +7,6 @@ pub mod cli;
 pub mod contract_queue;
 pub mod jobs;
 pub mod pipeline;
+pub mod proxy;
 pub mod relay;
 pub mod service;

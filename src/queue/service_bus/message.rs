@@ -76,7 +76,7 @@ impl Encoded {
 
 /// The job's id. What follows it in the queue has the place in its history added: a second message
 /// of the same place is a duplicate, one of the next place must not be taken for one.
-fn message_id(job: &Job) -> String {
+pub(super) fn message_id(job: &Job) -> String {
     match (job.history.resubmitted, job.history.postponed) {
         (0, 0) => job.id.to_string(),
         (resubmitted, postponed) => format!("{}/{resubmitted}.{postponed}", job.id),

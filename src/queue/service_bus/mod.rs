@@ -1,9 +1,10 @@
-//! Azure Service Bus as a queue, over AMQP 1.0.
+//! Azure Service Bus as a queue, over AMQP 1.0; over REST requests in [`https`]. [`open`] knows which.
 //!
 //! One connection and one session carry everything: `connection` makes them and makes them anew,
 //! `cbs` puts the tokens, `receiver` owns the receiving link (`inbound`, with `desk` as its bookkeeping),
 //! `sender` the sending one, `management` asks what no link can (over `request`), `dead` is the
-//! dead-letter side, `message` turns jobs into messages and back, `fault` tells passing trouble from refusals. No type of the AMQP
+//! dead-letter side, `message` turns jobs into messages and back, `fault` tells passing trouble from
+//! refusals. `admin` reads how the queue is set, and creates it, over `http`. No type of the AMQP
 //! library leaves this folder.
 //!
 //! What Service Bus does otherwise than the seam says, and what we do about it:
@@ -17,11 +18,14 @@
 //!   looked up. Its message id is another one, since duplicate detection knows the first.
 //! - A dead letter's time is that of its enqueuing; the service keeps no other.
 
+pub mod admin;
 mod cbs;
 mod connection;
 mod dead;
 mod desk;
 mod fault;
+mod http;
+pub mod https;
 mod inbound;
 mod management;
 mod message;
@@ -48,6 +52,7 @@ use crate::job::Job;
 use cbs::Claims;
 use connection::{Connector, Place};
 use dead::DeadSide;
+use https::HttpsQueue;
 use inbound::Verdict;
 use management::{Management, PAGE, after};
 use receiver::{HandOut, Inbox, Locked};
@@ -69,6 +74,22 @@ pub struct ServiceBusQueue {
     dead_side: DeadSide,
 }
 
+/// The queue over what the settings name as its transport. Needs a running tokio.
+///
+/// # Errors
+/// Says which setting is wrong.
+pub fn open(
+    settings: &Settings,
+    credential: Option<Arc<dyn TokenCredential>>,
+) -> Result<Arc<dyn Queue>, SettingsError> {
+    Ok(match settings.transport {
+        Transport::Https => Arc::new(HttpsQueue::new(settings, credential)?),
+        Transport::Amqp | Transport::Websocket => {
+            Arc::new(ServiceBusQueue::new(settings, credential)?)
+        }
+    })
+}
+
 impl ServiceBusQueue {
     /// `credential` is used where the settings name a namespace and no key. Needs a running tokio.
     ///
@@ -78,14 +99,17 @@ impl ServiceBusQueue {
         settings: &Settings,
         credential: Option<Arc<dyn TokenCredential>>,
     ) -> Result<Self, SettingsError> {
+        if settings.transport == Transport::Https {
+            return Err(SettingsError::NotAmqp);
+        }
         let plan = Plan::new(settings, credential)?;
         let mut audiences = vec![format!("sb://{}/{}", plan.host, plan.source)];
         if plan.target != plan.source {
             audiences.push(format!("sb://{}/{}", plan.host, plan.target));
         }
         let claims = Claims { credential: plan.credential, audiences };
-        let place =
-            Place { host: plan.host, port: plan.port, tls: plan.tls, transport: plan.transport };
+        let websocket = plan.transport == Transport::Websocket;
+        let place = Place { host: plan.host, port: plan.port, tls: plan.tls, websocket };
         let connector = Arc::new(Connector::new(place, claims));
         let patience = plan.patience;
         Ok(Self {
