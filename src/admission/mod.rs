@@ -8,6 +8,7 @@
 pub mod charge;
 pub mod deployment;
 mod pace;
+pub mod shares;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
