@@ -38,7 +38,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LONGEST_GAP: Duration = BEAT;
 
 /// A change of a share that is worth an exchange of its own.
-const NOTABLE: f64 = 0.02;
+const NOTABLE: f64 = 0.01;
 
 /// What anybody may use at any time, so that newcomers and those who wake up begin at once.
 const LARGEST_FLOOR: f64 = 0.01;
@@ -188,19 +188,18 @@ impl Shares {
         if let Some(failed_at) = self.failed_at {
             return failed_at + LOOK_AGAIN;
         }
-        let Some(agreed_at) = self.agreed_at else { return now };
+        let Some((agreed_at, heard_at)) = self.agreed_at.zip(self.heard_at) else { return now };
         let mut due = agreed_at + BEAT;
         for own in self.own.values() {
             if (own.target - own.claim).abs() > NOTABLE {
-                due = due.min(now + SOON);
+                due = due.min(heard_at + SOON);
             } else if own.target - own.share > NOTABLE {
-                due = due.min(now + LOOK_AGAIN);
+                due = due.min(heard_at + LOOK_AGAIN);
             }
         }
         let alive = self.siblings.values().filter(|sibling| sibling.is_alive());
-        let patience = alive.map(|sibling| EXPIRY - sibling.silent).min();
-        let expiry = self.heard_at.zip(patience).map(|(at, patience)| at + patience);
-        expiry.map_or(due, |expiry| due.min(expiry)).max(now)
+        let expiries = alive.map(|sibling| heard_at + EXPIRY.saturating_sub(sibling.silent));
+        expiries.min().map_or(due, |first| due.min(first)).max(now)
     }
 
     /// Siblings that are taken to be alive.
