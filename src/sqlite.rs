@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
 /// Raised with every change of [`SCHEMA`] that older files do not have.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE queue (
@@ -93,6 +93,15 @@ CREATE TABLE usage (
     completion_tokens INTEGER NOT NULL,
     reasoning_tokens  INTEGER NOT NULL,
     PRIMARY KEY (batch_id, deployment, model, hour, ending)
+) WITHOUT ROWID;
+CREATE TABLE shares (
+    instance   TEXT PRIMARY KEY,
+    beat       INTEGER NOT NULL,
+    -- JSON: by deployment, what the instance could use and what it claims of the quota.
+    parts      TEXT    NOT NULL,
+    about      TEXT    NOT NULL,
+    -- Unix ms.
+    updated_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
 

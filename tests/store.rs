@@ -39,6 +39,8 @@ macro_rules! contract_on {
                     a_batch_is_written_over,
                     a_batch_can_be_announced_after_its_first_outcomes,
                     of_an_unknown_batch_nothing_is_known,
+                    words_are_heard_as_they_were_said_until_they_are_taken_back,
+                    of_words_said_at_the_same_time_the_later_reader_hears_both,
                     empty_calls_do_nothing,
                 }
             }

@@ -17,6 +17,7 @@ use promptmill::model::endpoint::{Endpoint, Given};
 use promptmill::outcome::{Ending, Outcome};
 use promptmill::queue::Queue;
 use promptmill::queue::local::LocalQueue;
+use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
@@ -24,6 +25,7 @@ use promptmill::store::{Batch, Order, Recorded, Store, StoreError, Totals};
 use promptmill::worker::{Halt, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -121,6 +123,15 @@ impl Store for Moody {
     }
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
         self.inner.batches().await
+    }
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
+        self.inner.put_word(word).await
+    }
+    async fn words(&self) -> Result<Vec<Word>, StoreError> {
+        self.inner.words().await
+    }
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.inner.remove_word(instance).await
     }
 }
 
