@@ -15,6 +15,7 @@ use std::time::Duration;
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
 use promptmill::outcome::Outcome;
+use promptmill::share::Word;
 use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
 use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
 
@@ -216,6 +217,22 @@ async fn request_units_are_counted_by_operation() {
     assert!(units.of(Operation::LookUp) == 0.0, "{units:?}");
     store.look_up(&batch_id("night"), &[mine[0].job_id]).await.unwrap();
     assert!(units.of(Operation::LookUp) >= 1.0, "{units:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_of_words_among_eight_is_cheap() {
+    let store = support::store(support::shared_host()).await;
+    let mut words: Vec<Word> = (0..8).map(contract_store::word_of_eight).collect();
+    for word in &words {
+        store.put_word(word).await.unwrap();
+    }
+    let before = store.request_units().of(Operation::Shares);
+    words[0].beat += 1;
+    store.put_word(&words[0]).await.unwrap();
+    let write = store.request_units().of(Operation::Shares) - before;
+    assert_eq!(store.words().await.unwrap().len(), 8);
+    let exchange = store.request_units().of(Operation::Shares) - before;
+    assert!((1.0..30.0).contains(&exchange), "{exchange} RU, {write} of them for the write");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,6 +61,7 @@ impl Bench {
             }],
             settings: Settings {
                 drain: true,
+                shared: false,
                 max_held,
                 max_tries: 3,
                 max_deliveries: 5,

@@ -4,7 +4,8 @@
 //! puller ──jobs──▶ conductor ──spawns──▶ attempt ──outcome──▶ recorder ──▶ settler
 //!    ▲                  ▲  owns Admission    │
 //!    └── room ──────────┼────────────────────┴── end of call, job to try again
-//!                       └─ keep_locks renews what all of them hold
+//!                       ├─ keep_locks renews what all of them hold
+//!                       └─ sharing says which part of the quotas is ours
 //! ```
 //!
 //! Every task has an owner and an end: [`Worker::run`] starts them and joins them, in the order in
@@ -13,15 +14,17 @@
 mod attempt;
 mod conductor;
 mod held;
+mod hold;
 mod pull;
 mod record;
 mod retry;
+mod shares;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -50,6 +53,8 @@ pub struct Target {
 pub struct Settings {
     /// Ends when the queue is empty.
     pub drain: bool,
+    /// Other workers use the same queue and quotas: it takes its share of both.
+    pub shared: bool,
     /// Deliveries held at a time, waiting and in flight together.
     pub max_held: usize,
     /// Calls of one job that may end in a passing fault before it is dead.
@@ -161,16 +166,29 @@ impl Worker {
             queue: self.queue.clone(),
             store: self.store.clone(),
             locks,
-            room: Arc::new(Semaphore::new(self.settings.max_held)),
+            hold: hold::Hold::new(
+                self.settings.max_held,
+                self.settings.shared.then_some(2 * calls),
+                self.progress.clone(),
+            ),
             settings: self.settings.clone(),
             to_admission,
             to_record: to_record.clone(),
         };
         let pulling = tokio::spawn(ends(ending.clone(), puller.run(ending.clone())));
-        let recording =
-            record::record_all(self.store, self.queue.clone(), finished, self.progress.clone());
+        let recording = record::record_all(
+            self.store.clone(),
+            self.queue.clone(),
+            finished,
+            self.progress.clone(),
+        );
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
+        let (to_conductor, orders) = mpsc::channel(4);
+        let sharing = self.settings.shared.then(|| {
+            let sharing = shares::Sharing::new(self.store, &self.targets, to_conductor);
+            tokio::spawn(sharing.run(ending.clone()))
+        });
         let members = self
             .targets
             .iter()
@@ -187,11 +205,14 @@ impl Worker {
             Arc::new(caller),
             self.settings.clone(),
             self.progress,
-            arriving,
+            conductor::Inbox { arriving, orders },
         );
         let (halt, back) = conductor.run(&ending).await;
         ending.cancel();
         give_back(self.queue.as_ref(), back).await;
+        if let Some(sharing) = sharing {
+            sharing.await.map_err(|_| WorkerError::Panicked)?;
+        }
         let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
         let recorded = match halt {
             Halt::Drained => recording.await,
