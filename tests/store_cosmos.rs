@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
+use promptmill::identity::Identity;
 use promptmill::outcome::Outcome;
 use promptmill::share::Word;
 use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
 use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
+use uuid::Uuid;
 
 /// Far above what the faults below cost, far below what hangs.
 const AT_MOST: Duration = Duration::from_secs(120);
@@ -241,7 +243,7 @@ async fn init_can_be_repeated_and_needs_a_key() {
     let settings = support::settings(&host);
     init(&settings).await.unwrap();
     init(&settings).await.unwrap();
-    let credential = Credential::DeveloperTools;
+    let credential = Credential::Entra(Identity::DeveloperTools);
     let refused = init(&Settings { credential, ..settings }).await.unwrap_err();
     assert!(matches!(refused, StoreError::Refused(_)), "{refused}");
     assert!(refused.to_string().contains("account key"), "{refused}");

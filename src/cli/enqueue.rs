@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use serde_json::json;
 
+use super::counted::Counted;
 use super::input::Input;
-use super::{Exit, Failure, print, say};
+use super::{Exit, Failure, print, say, summary};
 use crate::backends;
 use crate::config::Config;
 use crate::intake::{self, EnqueueError};
@@ -48,7 +49,10 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
     let backends = backends::open(&config).await?;
     let to = (backends.queue.as_ref(), backends.store.as_ref());
     let Input { sources, reading, checked } = &input;
-    let enqueued = intake::enqueue(sources, reading, checked, &batch, to, |_| {}).await;
+    let counted = Counted::start("enqueued", checked.jobs);
+    let sent = |jobs| counted.set(jobs);
+    let enqueued = intake::enqueue(sources, reading, checked, &batch, to, sent).await;
+    drop(counted);
     backends.queue.close().await;
     let enqueued = enqueued.map_err(|error| match error {
         EnqueueError::Changed { .. }
@@ -73,5 +77,8 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
         "batch {batch}: {} jobs, {} of them done and {} waiting already, {} prompt tokens",
         enqueued.jobs, enqueued.known, enqueued.waiting, enqueued.prompt_tokens
     ));
+    if let Some(expense) = backends.store.expense() {
+        summary::say_expense(&expense, enqueued.jobs);
+    }
     Ok(if input.checked.faults == 0 { Exit::AllDone } else { Exit::SomeFailed })
 }

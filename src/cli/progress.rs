@@ -14,8 +14,9 @@ use crate::worker::Progress;
 /// Redraws of the bar.
 const REDRAW: Duration = Duration::from_millis(200);
 
-/// Lines where there is no terminal.
+/// Lines where there is no terminal; fewer of a worker that runs for days.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+const LINE_OF_WORKER_EVERY: Duration = Duration::from_secs(60);
 
 /// The rate is that of the last minute or so: what the ETA goes by.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -36,46 +37,60 @@ pub(super) fn stderr_beside_bar() -> impl Write {
     Beside
 }
 
-/// Shows a batch's progress until dropped.
+/// A batch whose size is known, unlike that of a queue that others fill.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    pub(super) jobs: u64,
+    /// Of these, by earlier runs.
+    pub(super) ended_before: u64,
+}
+
+/// Shows the progress of a batch, or of a worker, until dropped.
 pub(super) struct Shown {
     task: tokio::task::JoinHandle<()>,
     bar: Option<ProgressBar>,
 }
 
 impl Shown {
-    /// `ended_before` of the batch's `jobs` were done by earlier runs.
-    pub(super) fn start(
-        progress: Arc<Progress>,
-        jobs: u64,
-        ended_before: u64,
-        tpm: Option<u64>,
-    ) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:30.cyan/blue} {pos}/{len} {msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            BARS.add(ProgressBar::new(jobs).with_style(style))
-        });
+    pub(super) fn start(progress: Arc<Progress>, whole: Option<Whole>, tpm: Option<u64>) -> Self {
+        let bar = whole.and_then(|whole| bar(whole.jobs));
         let shown = bar.clone();
         let task = tokio::spawn(async move {
             let mut rate = Rate::default();
-            let every = if shown.is_some() { REDRAW } else { LINE_EVERY };
+            let every = match (&shown, whole) {
+                (Some(_), _) => REDRAW,
+                (None, Some(_)) => LINE_EVERY,
+                (None, None) => LINE_OF_WORKER_EVERY,
+            };
             let mut tick = tokio::time::interval(every);
             tick.tick().await;
             loop {
                 let now = tick.tick().await;
                 rate.note(now, progress.ended(), progress.tokens());
-                let line = line(&progress, &rate, jobs, ended_before, tpm);
-                match &shown {
-                    Some(bar) => {
-                        bar.set_position(ended_before + progress.ended());
+                let ended = whole.map_or(0, |whole| whole.ended_before) + progress.ended();
+                let left = whole.map(|whole| whole.jobs.saturating_sub(ended));
+                let line = line(&progress, &rate, left, tpm);
+                match (&shown, whole) {
+                    (Some(bar), _) => {
+                        bar.set_position(ended);
                         bar.set_message(line);
                     }
-                    None => say(&format!("{}/{jobs} {line}", ended_before + progress.ended())),
+                    (None, Some(whole)) => say(&format!("{ended}/{} {line}", whole.jobs)),
+                    (None, None) => say(&format!("{ended} ended, {line}")),
                 }
             }
         });
         Self { task, bar }
     }
+}
+
+/// A bar of this length, where there is a terminal to draw it on.
+pub(super) fn bar(length: u64) -> Option<ProgressBar> {
+    io::stderr().is_terminal().then(|| {
+        let style = ProgressStyle::with_template("{bar:30.cyan/blue} {pos}/{len} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        BARS.add(ProgressBar::new(length).with_style(style))
+    })
 }
 
 impl Drop for Shown {
@@ -87,13 +102,15 @@ impl Drop for Shown {
     }
 }
 
-fn line(p: &Progress, rate: &Rate, jobs: u64, ended_before: u64, tpm: Option<u64>) -> String {
+fn line(p: &Progress, rate: &Rate, left: Option<u64>, tpm: Option<u64>) -> String {
     let (jobs_s, tokens_min) = rate.get();
-    let left = jobs.saturating_sub(ended_before + p.ended());
     let quota = tpm.map_or_else(String::new, |tpm| format!("/{}", HumanCount(tpm)));
-    let eta = if jobs_s > 0.0 { clock(left as f64 / jobs_s) } else { "?".into() };
+    let eta = left.map_or_else(String::new, |left| {
+        let eta = if jobs_s > 0.0 { clock(left as f64 / jobs_s) } else { "?".into() };
+        format!(" | ETA {eta}")
+    });
     format!(
-        "failed {} dead {} | {jobs_s:.1} jobs/s {}{quota} tokens/min | 429s {} faults {} | ETA {eta}",
+        "failed {} dead {} | {jobs_s:.1} jobs/s {}{quota} tokens/min | 429s {} faults {}{eta}",
         p.of(Ending::Failed),
         p.of(Ending::Dead),
         HumanCount(tokens_min as u64),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
-use super::progress::Shown;
+use super::progress::{Shown, Whole};
 use super::summary::{Summary, ThisRun};
 use super::{Exit, Failure, interrupt, print, say};
 use crate::config::{Config, Deployment};
@@ -257,8 +257,8 @@ impl Run {
         let targets = config.targets().map_err(Failure::usage)?;
         let tpm = targets.iter().map(|target| target.limits.tpm).sum();
         let shown = (!self.quiet).then(|| {
-            let jobs = self.input.checked.jobs;
-            Shown::start(self.progress.clone(), jobs, self.before.ended(), tpm)
+            let whole = Whole { jobs: self.input.checked.jobs, ended_before: self.before.ended() };
+            Shown::start(self.progress.clone(), Some(whole), tpm)
         });
         let worker = Worker {
             queue: Arc::new(self.queue.clone()),

@@ -9,7 +9,7 @@ use super::progress::clock;
 use super::say;
 use crate::job::BatchId;
 use crate::report::results::Written;
-use crate::store::Totals;
+use crate::store::{Expense, Totals};
 use crate::worker::Progress;
 
 /// The totals are the batch's, over all its runs.
@@ -85,4 +85,20 @@ impl Summary<'_> {
         let errors = self.written.errors + self.skipped_lines;
         say(&format!("errors:  {} ({errors} lines)", self.errors.display()));
     }
+}
+
+/// What a store that is billed by use charged, over this many jobs.
+pub(super) fn say_expense(expense: &Expense, jobs: u64) {
+    let by: Vec<_> =
+        expense.by_operation.iter().map(|(what, n)| format!("{what} {n:.0}")).collect();
+    let each = match jobs {
+        0 => String::new(),
+        jobs => format!("{:.1} RU per job; ", expense.request_units / jobs as f64),
+    };
+    say(&format!(
+        "store: {each}{:.0} RU in all ({}), {} writes throttled",
+        expense.request_units,
+        by.join(", "),
+        expense.throttled
+    ));
 }

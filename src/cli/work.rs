@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Exit, Failure, interrupt, say};
+use super::progress::Shown;
+use super::{Exit, Failure, interrupt, say, summary};
 use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::outcome::Ending;
@@ -27,6 +28,8 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let backends = backends::open(&config).await?;
     let progress = Arc::<Progress>::default();
+    let tpm = targets.iter().map(|target| target.limits.tpm).sum();
+    let shown = Shown::start(progress.clone(), None, tpm);
     let worker = Worker {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
@@ -35,6 +38,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         progress: progress.clone(),
     };
     let halt = tokio::spawn(worker.run(stop)).await.unwrap_or(Err(WorkerError::Panicked));
+    drop(shown);
     let exit = finish(&backends, halt, &progress).await;
     // What was settled must be through before the process ends.
     backends.queue.close().await;
@@ -57,6 +61,9 @@ async fn finish(
         progress.faults.load(Ordering::Relaxed),
         progress.throttled.load(Ordering::Relaxed)
     ));
+    if let Some(expense) = backends.store.expense() {
+        summary::say_expense(&expense, progress.ended());
+    }
     match halt {
         Halt::Drained => {
             batches::close_finished(backends.store.as_ref()).await.map_err(Failure::unreachable)?;

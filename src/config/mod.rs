@@ -14,8 +14,10 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::admission::deployment::Limits;
+use crate::identity::Identity;
 use crate::intake::Reading;
 use crate::model::endpoint::{Endpoint, EndpointError, Given};
+use crate::model::tokens::Tokens;
 use crate::model::{Client, ClientError};
 use crate::queue::service_bus;
 use crate::store::cosmos;
@@ -40,6 +42,7 @@ pub struct Config {
     pub store: Store,
     pub input: Input,
     pub worker: Worker,
+    pub prices: PriceTable,
     pub deployments: Vec<Deployment>,
 }
 
@@ -90,6 +93,14 @@ pub struct Worker {
     pub unreachable_after_seconds: u64,
 }
 
+/// What tokens cost.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PriceTable {
+    /// A table of your own instead of the built-in one.
+    pub file: Option<PathBuf>,
+}
+
 /// One deployment of a model.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -108,6 +119,10 @@ pub struct Deployment {
     pub key_env: Option<String>,
     pub key_file: Option<PathBuf>,
     pub key_header: Option<String>,
+    /// Entra ID instead of a key.
+    pub credential: Option<Identity>,
+    /// Whom the tokens are for, where the endpoint's usual scope is not right.
+    pub token_scope: Option<String>,
 }
 
 impl Default for State {
@@ -168,6 +183,12 @@ pub enum ConfigError {
     NoKeyVariable(String),
     #[error("can't read the API key from {}", path.display())]
     KeyFile { path: PathBuf, source: std::io::Error },
+    #[error("deployment {0}: 'credential' and a key exclude each other; take one of them away")]
+    KeyBesideCredential(String),
+    #[error("deployment {0}: 'token_scope' goes with 'credential'")]
+    ScopeWithoutCredential(String),
+    #[error("deployment {name}: the identity can't be used here: {source}")]
+    Identity { name: String, source: azure_core::Error },
 }
 
 impl Config {
@@ -253,22 +274,45 @@ impl Config {
             key_header: d.key_header.clone(),
         })?;
         let host = endpoint.base().host_str().unwrap_or_default().to_owned();
+        let name = d.name.clone().or_else(|| d.deployment.clone()).unwrap_or(host);
+        let tokens = d.tokens(&name, endpoint.token_scope())?;
         let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
+        let client = Client::new(endpoint, timeout)?;
         Ok(Target {
-            name: d.name.clone().or_else(|| d.deployment.clone()).unwrap_or(host),
+            name,
             model: d.model.clone(),
             limits: Limits {
                 tpm: d.tpm,
                 rpm: d.rpm,
                 concurrency: d.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
             },
-            client: Client::new(endpoint, timeout)?,
+            client: tokens.into_iter().fold(client, Client::with_tokens),
         })
     }
 }
 
 impl Deployment {
+    fn tokens(&self, name: &str, usual_scope: &str) -> Result<Option<Tokens>, ConfigError> {
+        let name = || name.to_owned();
+        let Some(identity) = &self.credential else {
+            return match self.token_scope {
+                Some(_) => Err(ConfigError::ScopeWithoutCredential(name())),
+                None => Ok(None),
+            };
+        };
+        if self.key_env.is_some() || self.key_file.is_some() {
+            return Err(ConfigError::KeyBesideCredential(name()));
+        }
+        let credential = identity.credential();
+        let credential =
+            credential.map_err(|source| ConfigError::Identity { name: name(), source })?;
+        Ok(Some(Tokens::new(credential, self.token_scope.as_deref().unwrap_or(usual_scope))))
+    }
+
     fn key(&self) -> Result<Option<SecretString>, ConfigError> {
+        if self.credential.is_some() {
+            return Ok(None);
+        }
         if let Some(path) = &self.key_file {
             let key = std::fs::read_to_string(path)
                 .map_err(|source| ConfigError::KeyFile { path: path.clone(), source })?;

@@ -18,6 +18,11 @@ use crate::job::Api;
 /// The latest dated API version that is generally available; the v1 shape needs none.
 pub const DEFAULT_API_VERSION: &str = "2024-10-21";
 
+/// Whom Entra ID's tokens are for (Azure docs, 2026: the v1 API; before that, every Azure OpenAI
+/// resource). Both are still taken; `token_scope` names another.
+pub const TOKEN_SCOPE_V1: &str = "https://ai.azure.com/.default";
+pub const TOKEN_SCOPE_DEPLOYMENTS: &str = "https://cognitiveservices.azure.com/.default";
+
 /// How the service's URLs are built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shape {
@@ -149,6 +154,14 @@ impl Endpoint {
 
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// Whom Entra ID's tokens are for, where nothing else is said.
+    pub fn token_scope(&self) -> &'static str {
+        match self.shape {
+            Shape::V1 => TOKEN_SCOPE_V1,
+            Shape::AzureDeployments { .. } => TOKEN_SCOPE_DEPLOYMENTS,
+        }
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {

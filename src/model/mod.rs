@@ -7,17 +7,19 @@
 mod body;
 pub mod endpoint;
 mod stream;
+pub mod tokens;
 pub mod verdict;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use crate::job::Job;
 use crate::outcome::Usage;
 use endpoint::Endpoint;
+use tokens::Tokens;
 use verdict::Verdict;
 
 /// Answers longer than this are taken for a fault of the server, so that one of them can't use up
@@ -39,6 +41,8 @@ pub enum ClientError {
 pub struct Client {
     http: reqwest::Client,
     endpoint: Arc<Endpoint>,
+    /// Instead of a key.
+    tokens: Option<Arc<Tokens>>,
 }
 
 /// A 2xx response, read to its end.
@@ -63,6 +67,8 @@ pub(crate) enum Raw {
     },
     /// Nothing was sent: no connection.
     NoConnection(reqwest::Error),
+    /// Nothing was sent: Entra ID gave no token.
+    NoToken(String),
     /// Something was sent, and no whole answer came.
     Broken {
         status: Option<u16>,
@@ -88,7 +94,13 @@ impl Client {
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
             .map_err(ClientError::Setup)?;
-        Ok(Self { http, endpoint: Arc::new(endpoint) })
+        Ok(Self { http, endpoint: Arc::new(endpoint), tokens: None })
+    }
+
+    /// Comes with Entra ID's tokens instead of a key.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { tokens: Some(Arc::new(tokens)), ..self }
     }
 
     /// The endpoint's URL, without a key.
@@ -109,13 +121,19 @@ impl Client {
 
     async fn send(&self, job: &Job) -> Raw {
         let deployment = self.endpoint.deployment_for(&job.model);
-        let request = self
+        let mut request = self
             .http
             .post(self.endpoint.url(job.api, deployment))
             .headers(self.endpoint.headers().clone())
             .header("x-ms-client-request-id", job.id.to_string())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body::prepare(job, deployment));
+        if let Some(tokens) = &self.tokens {
+            match tokens.header().await {
+                Ok(header) => request = request.header(AUTHORIZATION, header),
+                Err(why) => return Raw::NoToken(why),
+            }
+        }
         match request.send().await {
             Ok(response) => read(response).await,
             Err(error) if error.is_connect() => Raw::NoConnection(error),

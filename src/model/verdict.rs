@@ -80,6 +80,7 @@ pub struct ErrorReply {
 pub(super) fn judge(api: Api, raw: Raw, now: SystemTime) -> Verdict {
     match raw {
         Raw::NoConnection(error) => Verdict::Unreachable { why: causes(&error) },
+        Raw::NoToken(why) => Verdict::Unreachable { why },
         Raw::Broken { status, error } => {
             let code = if error.is_timeout() { "timeout" } else { "connection_broken" };
             transient(status, code, causes(&error), None)

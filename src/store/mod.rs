@@ -123,6 +123,21 @@ impl Totals {
     }
 }
 
+/// An outcome without what was asked and answered: enough for every sum and distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Brief {
+    pub ending: Ending,
+    /// Why it has no answer, in one word.
+    pub code: Option<String>,
+    pub usage: Usage,
+    pub attempts: u32,
+    pub deployment: String,
+    pub model: String,
+    pub latency_ms: u64,
+    pub finished_at: Timestamp,
+    pub metadata: Option<Box<str>>,
+}
+
 /// The order in which outcomes are streamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -141,6 +156,17 @@ pub enum StoreError {
     /// Trying again can't help: wrong name, no permission, broken file.
     #[error("the store refused: {0}")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a store that is billed by use has charged this process so far.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Expense {
+    /// Request units (Azure docs: "Request Units in Azure Cosmos DB"), refused calls included.
+    pub request_units: f64,
+    /// The same by what they were for; operations that never happened are absent.
+    pub by_operation: Vec<(&'static str, f64)>,
+    /// Writes that were refused for want of request units, and tried again.
+    pub throttled: u64,
 }
 
 /// Where outcomes are kept. Calls are batch-shaped; an empty batch does nothing.
@@ -164,6 +190,12 @@ pub trait Store: Send + Sync {
         order: Order,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError>;
 
+    /// Streams a batch's outcomes without their bodies, in any order and in bounded memory.
+    async fn briefs(
+        &self,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError>;
+
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError>;
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError>;
@@ -182,4 +214,9 @@ pub trait Store: Send + Sync {
 
     /// Takes an instance's word back; none is no error.
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError>;
+
+    /// What was charged so far; `None` where nothing is.
+    fn expense(&self) -> Option<Expense> {
+        None
+    }
 }

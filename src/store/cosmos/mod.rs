@@ -20,6 +20,7 @@
 //! (counted, repeated), `pace` says when a write may go; the other files are one kind of item each.
 
 mod batches;
+mod briefs;
 mod calls;
 mod error;
 mod init;
@@ -46,7 +47,7 @@ use uuid::Uuid;
 pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
-use super::{Batch, Order, Recorded, Store, StoreError, Totals};
+use super::{Batch, Brief, Expense, Order, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
 use crate::share::Word;
@@ -180,6 +181,13 @@ impl Store for CosmosStore {
         Arc::clone(&self.inner).stream(batch, order).await
     }
 
+    async fn briefs(
+        &self,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
+        Arc::clone(&self.inner).stream_briefs(batch).await
+    }
+
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         self.inner.totals(batch).await
     }
@@ -206,5 +214,15 @@ impl Store for CosmosStore {
 
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
         self.inner.remove_word(instance).await
+    }
+
+    fn expense(&self) -> Option<Expense> {
+        let units = self.request_units();
+        let spent = Operation::ALL.map(|operation| (operation.as_str(), units.of(operation)));
+        Some(Expense {
+            request_units: units.total(),
+            by_operation: spent.into_iter().filter(|(_, charge)| *charge > 0.0).collect(),
+            throttled: self.throttles(),
+        })
     }
 }

@@ -61,12 +61,8 @@ pub enum Credential {
     /// The account key, best given by the environment.
     #[serde(serialize_with = "hidden")]
     Key(SecretString),
-    /// Entra ID: the identity of the machine or container; with a client id, that one of several.
-    ManagedIdentity { client_id: Option<String> },
-    /// Entra ID: the identity of a Kubernetes service account.
-    WorkloadIdentity,
-    /// Entra ID: whoever is logged in to the Azure CLI.
-    DeveloperTools,
+    #[serde(untagged)]
+    Entra(Identity),
 }
 
 /// How new a read must be.
@@ -145,13 +141,8 @@ impl Settings {
                 let key = Secret::from(key.expose_secret().to_owned());
                 return Ok(AccountReference::with_authentication_key(endpoint, key));
             }
-            Credential::ManagedIdentity { client_id } => {
-                Identity::ManagedIdentity { client_id: client_id.clone() }
-            }
-            Credential::WorkloadIdentity => Identity::WorkloadIdentity,
-            Credential::DeveloperTools => Identity::DeveloperTools,
+            Credential::Entra(identity) => identity.credential(),
         };
-        let identity = identity.credential();
         let identity =
             identity.map_err(|e| StoreError::Refused(BadSettings::Identity(e).into()))?;
         Ok(AccountReference::with_credential(endpoint, identity))
