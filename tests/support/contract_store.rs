@@ -303,23 +303,6 @@ fn word(instance: u128, beat: u64) -> Word {
     }
 }
 
-/// As a worker of eight with three deployments says it.
-pub fn word_of_eight(instance: u128) -> Word {
-    let name = |n: u32| format!("my-resource-{n}.azure/gpt-4.1-mini");
-    let standing = serde_json::json!({
-        "name": "gpt-4.1-mini", "share": 0.125, "demand": 1.0, "in_flight": 64, "paused_ms": 0,
-    });
-    Word {
-        instance: Uuid::from_u128(u128::MAX - instance),
-        beat: 1_000,
-        parts: (0..3).map(|n| (name(n), Part { demand: 1.0, claim: 0.125 })).collect(),
-        about: serde_json::json!({
-            "host": "promptmill-worker-7d9c5b8f6-x2x4z", "pid": 1, "version": "0.1.0",
-            "started": "2026-11-23T16:59:59Z", "deployments": [standing, standing, standing],
-        }),
-    }
-}
-
 pub async fn words_are_heard_as_they_were_said_until_they_are_taken_back(store: AnyStore) {
     assert_eq!(store.words().await.unwrap(), []);
     for word in [word(1, 1), word(2, 5), word(1, 2)] {

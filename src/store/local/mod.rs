@@ -1,5 +1,7 @@
 //! The embedded store: the `outcomes`, `usage`, `batches` and `shares` tables of the state file.
 
+mod words;
+
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,11 +11,10 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::Serialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals, WORD_TTL};
+use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
@@ -21,8 +22,6 @@ use crate::sqlite::{Database, SqliteError, parsed, text};
 
 /// Outcomes that cross from the reading thread at a time.
 const CHUNK: usize = 128;
-
-const TTL_MS: i64 = WORD_TTL.as_millis() as i64;
 
 /// The embedded store; clones share it.
 #[derive(Clone)]
@@ -148,19 +147,15 @@ impl Store for LocalStore {
 
     async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
         let word = word.clone();
-        Ok(self.database.write(move |c| put_word(c, &word)).await?)
+        Ok(self.database.write(move |c| words::put(c, &word)).await?)
     }
 
     async fn words(&self) -> Result<Vec<Word>, StoreError> {
-        Ok(self.database.read(read_words).await?)
+        Ok(self.database.read(words::read).await?)
     }
 
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
-        let remove = move |c: &Connection| {
-            c.execute("DELETE FROM shares WHERE instance = ?1", [instance.to_string()])
-        };
-        self.database.write(remove).await?;
-        Ok(())
+        Ok(self.database.write(move |c| words::remove(c, instance)).await?)
     }
 }
 
@@ -386,34 +381,6 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         metadata: row.get(20)?,
         body: row.get::<_, Option<String>>(21)?.map(Into::into),
     })
-}
-
-fn put_word(c: &Connection, word: &Word) -> rusqlite::Result<()> {
-    let now = Timestamp::now().as_millisecond();
-    c.prepare_cached("DELETE FROM shares WHERE updated_at < ?1")?.execute([now - TTL_MS])?;
-    c.prepare_cached("INSERT OR REPLACE INTO shares VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
-        params![word.instance.to_string(), word.beat, json(&word.parts)?, json(&word.about)?, now],
-    )?;
-    Ok(())
-}
-
-fn read_words(c: &Connection) -> rusqlite::Result<Vec<Word>> {
-    let sql = "SELECT instance, beat, parts, about FROM shares WHERE updated_at >= ?1";
-    let mut select = c.prepare_cached(sql)?;
-    let word = |row: &Row<'_>| {
-        Ok(Word {
-            instance: parsed(row, 0, |id| id.parse().ok())?,
-            beat: row.get(1)?,
-            parts: parsed(row, 2, |json| serde_json::from_str(json).ok())?,
-            about: parsed(row, 3, |json| serde_json::from_str(json).ok())?,
-        })
-    };
-    let oldest = Timestamp::now().as_millisecond() - TTL_MS;
-    select.query_map([oldest], word)?.collect()
-}
-
-fn json(value: &impl Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
 }
 
 fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
