@@ -127,7 +127,12 @@ fn who_leaves_in_order_takes_its_word_back_and_a_lone_worker_has_all() {
     let end = mill.pass(2);
     let (used, _) = mill.used_and_refused(begin..end);
     assert!(used > 0.9, "{:.1} % used by one alone", used * 100.0);
-    assert_eq!(mill.shares_told(), 1);
+    let status = mill.place.run(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    let worker = &status["workers"][0];
+    assert_eq!(worker["about"]["pid"], mill.workers[0].id());
+    let part = worker["parts"].as_object().unwrap().values().next().unwrap();
+    assert_eq!(part["claim"], 1.0, "{worker}");
     let pid = mill.workers[0].id().to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert_eq!(mill.workers[0].wait().unwrap().code(), Some(0));
