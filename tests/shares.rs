@@ -104,16 +104,13 @@ fn four_workers_use_one_quota_up_while_one_is_killed_and_another_joins() {
     let end = mill.pass(3);
 
     let (used, refused) = mill.used_and_refused(begin..killed);
-    eprintln!("four: {used:.4} used, {refused:.4} refused");
     assert!(used > 0.9, "{:.1} % of the quota used by four", used * 100.0);
     assert!(refused < 0.01, "{:.2} % refused by four", refused * 100.0);
     let (used, refused) = mill.used_and_refused(without..joined);
-    eprintln!("after the kill: {used:.4} used, {refused:.4} refused");
     assert!(used > 0.9, "{:.1} % used: a dead one's share lies idle", used * 100.0);
     assert!(refused < 0.01, "{:.2} % refused after the kill", refused * 100.0);
     for window in joined..end {
         let (used, refused) = mill.used_and_refused(window..window + 1);
-        eprintln!("after the join: {used:.4} used, {refused:.4} refused");
         assert!(used * (1.0 + refused) < 1.05, "a burst of {:.1} %", (used + refused) * 100.0);
     }
     assert_eq!(mill.shares_told(), 5, "the dead one's word is not cleared up before its time");

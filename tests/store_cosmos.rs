@@ -251,8 +251,7 @@ async fn an_exchange_of_words_among_eight_is_cheap() {
     let write = store.request_units().of(Operation::Shares) - before;
     assert_eq!(store.words().await.unwrap().len(), 8);
     let exchange = store.request_units().of(Operation::Shares) - before;
-    println!("an exchange among eight: {exchange} RU, {write} of them for the write");
-    assert!((1.0..30.0).contains(&exchange), "{exchange} RU, {write} of them for the write");
+    assert!((1.0..15.0).contains(&exchange), "{exchange} RU, {write} of them for the write");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
