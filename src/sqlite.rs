@@ -123,6 +123,15 @@ CREATE TABLE usage (
     reasoning_tokens  INTEGER NOT NULL,
     PRIMARY KEY (batch_id, deployment, model, hour, ending)
 ) WITHOUT ROWID;
+CREATE TABLE shares (
+    instance   TEXT PRIMARY KEY,
+    beat       INTEGER NOT NULL,
+    -- JSON: by deployment, what the instance could use and what it claims of the quota.
+    parts      TEXT    NOT NULL,
+    about      TEXT    NOT NULL,
+    -- Unix ms.
+    updated_at INTEGER NOT NULL
+) WITHOUT ROWID;
 ";
 
 /// Writes that may wait before callers do; each is a batch of rows.

@@ -16,8 +16,10 @@ use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
 use promptmill::identity::Identity;
 use promptmill::outcome::{Ending, Outcome};
+use promptmill::share::{Part, Word};
 use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
 use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
+use uuid::Uuid;
 
 /// Far above what the faults below cost, far below what hangs.
 const AT_MOST: Duration = Duration::from_secs(120);
@@ -221,6 +223,39 @@ async fn request_units_are_counted_by_operation() {
     assert!(units.of(Operation::LookUp) == 0.0, "{units:?}");
     store.look_up(&batch_id("night"), &[mine[0].job_id]).await.unwrap();
     assert!(units.of(Operation::LookUp) >= 1.0, "{units:?}");
+}
+
+/// As a worker of eight with three deployments says it.
+fn word_of_eight(instance: u128) -> Word {
+    let name = |n: u32| format!("my-resource-{n}.azure/gpt-4.1-mini");
+    let standing = serde_json::json!({
+        "name": "gpt-4.1-mini", "share": 0.125, "demand": 1.0, "in_flight": 64, "paused_ms": 0,
+    });
+    Word {
+        instance: Uuid::from_u128(u128::MAX - instance),
+        beat: 1_000,
+        parts: (0..3).map(|n| (name(n), Part { demand: 1.0, claim: 0.125 })).collect(),
+        about: serde_json::json!({
+            "host": "promptmill-worker-7d9c5b8f6-x2x4z", "pid": 1, "version": "0.1.0",
+            "started": "2026-11-23T16:59:59Z", "deployments": [standing, standing, standing],
+        }),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_of_words_among_eight_is_cheap() {
+    let store = support::store(support::shared_host()).await;
+    let mut words: Vec<Word> = (0..8).map(word_of_eight).collect();
+    for word in &words {
+        store.put_word(word).await.unwrap();
+    }
+    let before = store.request_units().of(Operation::Shares);
+    words[0].beat += 1;
+    store.put_word(&words[0]).await.unwrap();
+    let write = store.request_units().of(Operation::Shares) - before;
+    assert_eq!(store.words().await.unwrap().len(), 8);
+    let exchange = store.request_units().of(Operation::Shares) - before;
+    assert!((1.0..15.0).contains(&exchange), "{exchange} RU, {write} of them for the write");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

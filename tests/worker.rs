@@ -18,6 +18,7 @@ use promptmill::model::endpoint::{Endpoint, Given};
 use promptmill::outcome::{Ending, Outcome};
 use promptmill::queue::Queue;
 use promptmill::queue::local::LocalQueue;
+use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
@@ -25,6 +26,7 @@ use promptmill::store::{Batch, Brief, Order, Recorded, Store, StoreError, Totals
 use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -60,6 +62,7 @@ impl Bench {
             }],
             settings: Settings {
                 drain: true,
+                shared: false,
                 max_held,
                 max_tries: 3,
                 max_deliveries: 5,
@@ -145,6 +148,15 @@ impl Store for Moody {
     }
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         self.inner.delete_payload(name).await
+    }
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
+        self.inner.put_word(word).await
+    }
+    async fn words(&self) -> Result<Vec<Word>, StoreError> {
+        self.inner.words().await
+    }
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.inner.remove_word(instance).await
     }
 }
 

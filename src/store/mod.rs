@@ -19,9 +19,15 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Outcome, Usage};
+use crate::share::Word;
+
+/// A word that was not renewed for this long is gone, by the store's clock. Readers know much
+/// sooner that its instance is dead; this only clears up.
+pub const WORD_TTL: Duration = Duration::from_secs(60);
 
 /// The proof that a job's outcome is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +231,16 @@ pub trait Store: Send + Sync {
 
     /// A payload that is not there is no error.
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError>;
+
+    /// Says a worker's word to its siblings, in place of its last one. When this returns, everybody
+    /// who asks for the [`Self::words`] hears it.
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError>;
+
+    /// The words of all instances, in no order.
+    async fn words(&self) -> Result<Vec<Word>, StoreError>;
+
+    /// Takes an instance's word back; none is no error.
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError>;
 
     /// What was charged so far; `None` where nothing is.
     fn expense(&self) -> Option<Expense> {

@@ -98,7 +98,8 @@ impl Locks {
     }
 }
 
-fn until(at: Timestamp) -> Duration {
+/// From now until then.
+pub(super) fn until(at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
 }
 

@@ -5,7 +5,8 @@
 //!    ▲                  ▲  owns Admission    │
 //!    └── room ──────────┼────────────────────┴── end of call, job to try again
 //!                       ├─ postpone_all gives jobs back whose next try is far off
-//!                       └─ keep_locks renews what all of them hold
+//!                       ├─ keep_locks renews what all of them hold
+//!                       └─ sharing says which part of the quotas is ours
 //! ```
 //!
 //! Every task has an owner and an end: [`Worker::run`] starts them and joins them, in the order in
@@ -14,16 +15,18 @@
 mod attempt;
 mod conductor;
 mod held;
+mod hold;
 mod postpone;
 mod pull;
 mod record;
 mod retry;
+mod shares;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -56,6 +59,8 @@ pub struct Target {
 pub struct Settings {
     /// Ends when the queue is empty.
     pub drain: bool,
+    /// Other workers use the same queue and quotas: it takes its share of both.
+    pub shared: bool,
     /// Deliveries held at a time, waiting and in flight together.
     pub max_held: usize,
     /// Calls of one job that may end in a passing fault before it is dead.
@@ -169,7 +174,11 @@ impl Worker {
             queue: self.queue.clone(),
             store: self.store.clone(),
             locks,
-            room: Arc::new(Semaphore::new(self.settings.max_held)),
+            hold: hold::Hold::new(
+                self.settings.max_held,
+                self.settings.shared.then_some(2 * calls),
+                self.progress.clone(),
+            ),
             settings: self.settings.clone(),
             to_admission,
             to_record: to_record.clone(),
@@ -187,6 +196,11 @@ impl Worker {
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
         let admission = admission_to(&self.targets);
+        let (to_conductor, orders) = mpsc::channel(4);
+        let sharing = self.settings.shared.then(|| {
+            let sharing = shares::Sharing::new(self.store.clone(), &self.targets, to_conductor);
+            tokio::spawn(sharing.run(ending.clone()))
+        });
         let caller = attempt::Caller {
             targets: self.targets,
             max_tries: self.settings.max_tries,
@@ -201,11 +215,14 @@ impl Worker {
             Arc::new(caller),
             self.settings.clone(),
             self.progress,
-            arriving,
+            conductor::Inbox { arriving, orders },
         );
         let (halt, back) = conductor.run(&ending).await;
         ending.cancel();
         give_back(self.queue.as_ref(), back).await;
+        if let Some(sharing) = sharing {
+            sharing.await.map_err(|_| WorkerError::Panicked)?;
+        }
         let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
         // A store that is away for longer than the grace time must not keep us from ending.
         let patience = if matches!(halt, Ok(Halt::Drained)) { Duration::MAX } else { grace };

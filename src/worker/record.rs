@@ -27,6 +27,10 @@ const GROUP: usize = 1024;
 /// How long a group waits to grow; nothing beside a call's seconds.
 const LINGER: Duration = Duration::from_millis(25);
 
+/// Groups wait only where outcomes come this fast: an answer that waits is one that a kill would make
+/// us pay again.
+const WORTH_WAITING: usize = 64;
+
 /// Payloads deleted at a time.
 const DELETIONS: usize = 8;
 
@@ -136,8 +140,12 @@ pub(super) async fn record_all(
     let (recorded, to_settle) = mpsc::channel(GROUPS_BETWEEN);
     let settling = tokio::spawn(settle_all(queue, to_settle));
     let mut group = Vec::with_capacity(GROUP);
+    let mut last = 0;
     while finished.recv_many(&mut group, GROUP).await > 0 {
-        gather(&mut finished, &mut group).await;
+        if group.len().max(last) >= WORTH_WAITING {
+            gather(&mut finished, &mut group).await;
+        }
+        last = group.len();
         let done = record_group(store.as_ref(), group.drain(..), &progress).await?;
         if recorded.send(done).await.is_err() {
             break;

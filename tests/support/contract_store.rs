@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
+use promptmill::share::{Part, Word};
 use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, Totals};
+use uuid::Uuid;
 
 type AnyStore = Arc<dyn Store>;
 
@@ -348,6 +350,42 @@ pub async fn payloads_of_any_size_come_back_until_they_are_deleted(store: AnySto
         assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
         store.delete_payload(name).await.unwrap();
     }
+}
+
+fn word(instance: u128, beat: u64) -> Word {
+    let parts = [("https://a/北/gpt", 1.0, 0.125), ("b/#?\\", 0.1, 1.0 / 3.0)];
+    let part = |(name, demand, claim): (&str, f64, f64)| (name.to_owned(), Part { demand, claim });
+    Word {
+        instance: Uuid::from_u128(instance),
+        beat,
+        parts: parts.into_iter().map(part).collect(),
+        about: serde_json::json!({ "host": "夜", "deployments": [1, null, { "x": 0.5 }] }),
+    }
+}
+
+pub async fn words_are_heard_as_they_were_said_until_they_are_taken_back(store: AnyStore) {
+    assert_eq!(store.words().await.unwrap(), []);
+    for word in [word(1, 1), word(2, 5), word(1, 2)] {
+        store.put_word(&word).await.unwrap();
+    }
+    let mut heard = store.words().await.unwrap();
+    heard.sort_by_key(|word| word.instance);
+    assert_eq!(heard, [word(1, 2), word(2, 5)], "the last word of each");
+    store.remove_word(Uuid::from_u128(1)).await.unwrap();
+    store.remove_word(Uuid::from_u128(9)).await.unwrap();
+    assert_eq!(store.words().await.unwrap(), [word(2, 5)]);
+}
+
+pub async fn of_words_said_at_the_same_time_the_later_reader_hears_both(store: AnyStore) {
+    let talk = |instance: u128| {
+        let store = store.clone();
+        async move {
+            store.put_word(&word(instance, 1)).await.unwrap();
+            store.words().await.unwrap().len()
+        }
+    };
+    let heard = futures_util::future::join_all((0..8).map(talk)).await;
+    assert_eq!(heard.into_iter().max(), Some(8));
 }
 
 pub async fn empty_calls_do_nothing(store: AnyStore) {

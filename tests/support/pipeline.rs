@@ -40,6 +40,7 @@ pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
             client: Client::new(endpoint, LONG).unwrap(),
         }],
         settings: Settings {
+            shared: false,
             drain: true,
             max_held: 16,
             max_tries: 3,

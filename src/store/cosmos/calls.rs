@@ -127,6 +127,18 @@ impl Calls {
     where
         F: Future<Output = Result<ItemResponse, CosmosError>> + Send,
     {
+        self.at_once(purpose, call).await
+    }
+
+    /// A call that does not wait for its turn among the writes.
+    pub(super) async fn at_once<F>(
+        &self,
+        purpose: Purpose,
+        call: impl Fn() -> F + Send,
+    ) -> Result<Answer, StoreError>
+    where
+        F: Future<Output = Result<ItemResponse, CosmosError>> + Send,
+    {
         let mut trouble = Trouble::new(self.patience);
         loop {
             match self.counted(purpose, call().await) {

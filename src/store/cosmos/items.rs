@@ -8,10 +8,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::error::BadItem;
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
+use crate::share::{Part, Word};
 use crate::store::{Batch, BatchState, Recorded, StoreError};
 
 pub(super) const OUTCOMES: &str = "outcomes";
@@ -257,6 +259,37 @@ pub(super) struct UsageItem {
     pub withdrawn: u64,
     pub attempts: u64,
     pub usage: Usage,
+}
+
+/// The partition of all words, so that one read of one partition hears them all.
+pub(super) const WORDS: &str = "words";
+
+/// An item of `shares`: an instance's word; its id is the instance's.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct WordItem<'a> {
+    pub id: Uuid,
+    pub pk: Cow<'a, str>,
+    pub beat: u64,
+    pub parts: Cow<'a, BTreeMap<String, Part>>,
+    pub about: Cow<'a, serde_json::Value>,
+}
+
+impl<'a> WordItem<'a> {
+    pub(super) fn new(word: &'a Word) -> Self {
+        Self {
+            id: word.instance,
+            pk: WORDS.into(),
+            beat: word.beat,
+            parts: Cow::Borrowed(&word.parts),
+            about: Cow::Borrowed(&word.about),
+        }
+    }
+
+    pub(super) fn into_word(self) -> Word {
+        let (parts, about) = (self.parts.into_owned(), self.about.into_owned());
+        Word { instance: self.id, beat: self.beat, parts, about }
+    }
 }
 
 fn parse_job_id(id: &str) -> Option<JobId> {

@@ -5,7 +5,7 @@
 //! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost |
 //! | `batches` | `/id` | one batch |
 //! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model and hour |
-//! | `shares` | `/deployment` | one worker's demand; expires |
+//! | `shares` | `/pk` | one worker's word to its siblings; expires |
 //! | `payloads` | `/id` | a part of what is too big for its own place; a job's body expires |
 //!
 //! A logical partition holds 20 GB and 10,000 RU/s, so a batch is spread over many: `pk` is
@@ -29,6 +29,7 @@ mod pace;
 mod payloads;
 mod record;
 mod settings;
+mod shares;
 mod stream;
 mod units;
 mod usage;
@@ -42,6 +43,7 @@ use async_trait::async_trait;
 use azure_data_cosmos::ContainerClient;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use uuid::Uuid;
 
 pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
@@ -49,6 +51,7 @@ pub use self::units::{Operation, RequestUnits};
 use super::{Batch, Brief, Expense, Order, PAYLOAD_LIFE, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
+use crate::share::Word;
 
 /// Shards that are read side by side.
 const SHARDS_AT_A_TIME: usize = 8;
@@ -65,6 +68,7 @@ struct Inner {
     batches: ContainerClient,
     usage: ContainerClient,
     payloads: ContainerClient,
+    shares: ContainerClient,
     writes_in_flight: usize,
     /// Shards of a batch that begins now.
     new_shards: u32,
@@ -94,6 +98,7 @@ impl CosmosStore {
             batches: container(items::BATCHES).await?,
             usage: container(items::USAGE).await?,
             payloads: container(items::PAYLOADS).await?,
+            shares: container(items::SHARES).await?,
             writes_in_flight: settings.writes_in_flight.get(),
             new_shards: settings.shards.get(),
             shards: Mutex::default(),
@@ -201,6 +206,18 @@ impl Store for CosmosStore {
 
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         self.inner.delete_payload(name).await
+    }
+
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
+        self.inner.put_word(word).await
+    }
+
+    async fn words(&self) -> Result<Vec<Word>, StoreError> {
+        self.inner.words().await
+    }
+
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.inner.remove_word(instance).await
     }
 
     fn expense(&self) -> Option<Expense> {

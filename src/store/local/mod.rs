@@ -1,7 +1,9 @@
-//! The embedded store: the `outcomes`, `usage`, `batches` and `payloads` tables of the state file.
+//! The embedded store: the `outcomes`, `usage`, `batches`, `payloads` and `shares` tables of the state
+//! file.
 
 mod payloads;
 mod usage;
+mod words;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -14,10 +16,12 @@ use jiff::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
+use crate::share::Word;
 use crate::sqlite::{Database, SqliteError, parsed, text};
 use usage::UsageRows;
 
@@ -169,6 +173,19 @@ impl Store for LocalStore {
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         let name = name.to_owned();
         Ok(self.database.write(move |c| payloads::delete(c, &name)).await?)
+    }
+
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
+        let word = word.clone();
+        Ok(self.database.write(move |c| words::put(c, &word)).await?)
+    }
+
+    async fn words(&self) -> Result<Vec<Word>, StoreError> {
+        Ok(self.database.read(words::read).await?)
+    }
+
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
+        Ok(self.database.write(move |c| words::remove(c, instance)).await?)
     }
 }
 
