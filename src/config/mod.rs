@@ -13,12 +13,13 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::admission::deployment::Limits;
+use crate::admission::Member;
+use crate::admission::deployment::{Limits, Service};
 use crate::identity::Identity;
 use crate::intake::Reading;
 use crate::model::endpoint::{Endpoint, EndpointError, Given};
 use crate::model::tokens::Tokens;
-use crate::model::{Client, ClientError};
+use crate::model::{Client, ClientError, Tier};
 use crate::queue::service_bus;
 use crate::store::cosmos;
 use crate::worker::{self, Target};
@@ -43,6 +44,7 @@ pub struct Config {
     pub input: Input,
     pub worker: Worker,
     pub prices: PriceTable,
+    pub pool: Pool,
     pub deployments: Vec<Deployment>,
 }
 
@@ -101,6 +103,14 @@ pub struct PriceTable {
     pub file: Option<PathBuf>,
 }
 
+/// How the deployments serve together.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pool {
+    /// How long a job waits for a tier before the one below may take it.
+    pub spill_after_seconds: f64,
+}
+
 /// One deployment of a model.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -113,9 +123,21 @@ pub struct Deployment {
     pub deployment: Option<String>,
     /// The model it serves; absent: whatever is asked for.
     pub model: Option<String>,
+    /// More names that jobs may ask for it by.
+    pub models: Vec<String>,
+    /// 0 is asked first.
+    pub tier: u8,
+    /// Its part of the work while its whole tier has room; absent: by the quotas.
+    pub weight: Option<f64>,
     pub tpm: Option<u64>,
     pub rpm: Option<u64>,
     pub concurrency: Option<usize>,
+    /// Provisioned throughput: no quota a minute.
+    pub ptu: bool,
+    /// Calls ask for the flex tier.
+    pub flex: bool,
+    /// The part of the quota that is left to others, from 0 to below 1.
+    pub reserve: f64,
     pub key_env: Option<String>,
     pub key_file: Option<PathBuf>,
     pub key_header: Option<String>,
@@ -136,6 +158,13 @@ impl Default for Input {
     fn default() -> Self {
         // Room for a prompt with a picture; the service refuses larger ones in its own words.
         Self { model: None, max_line_mib: 16 }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        // A burst that a provisioned deployment can swallow by itself is over by then.
+        Self { spill_after_seconds: 5.0 }
     }
 }
 
@@ -175,6 +204,10 @@ pub enum ConfigError {
     ServiceBus(#[from] service_bus::SettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
+    #[error("{key} must be {must}")]
+    Range { key: String, must: &'static str },
+    #[error("deployments.{0}: 'ptu' has neither 'tpm' nor 'flex'; take them away")]
+    PtuWithQuota(usize),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
@@ -219,6 +252,7 @@ impl Config {
                 [("tpm", d.tpm), ("rpm", d.rpm), ("concurrency", d.concurrency.map(|c| c as u64))];
             limits.map(|(key, value)| (format!("deployments.{n}.{key}"), value.unwrap_or(1)))
         });
+        self.check_pool()?;
         let counts = counts.map(|(key, value)| (key.to_owned(), value));
         match counts.into_iter().chain(deployments).find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(ConfigError::Zero { key }),
@@ -226,9 +260,35 @@ impl Config {
         }
     }
 
+    fn check_pool(&self) -> Result<(), ConfigError> {
+        let range = |is_right: bool, key: String, must| match is_right {
+            true => Ok(()),
+            false => Err(ConfigError::Range { key, must }),
+        };
+        let spill = self.pool.spill_after_seconds;
+        let longest = 86_400.0;
+        let in_range = (0.0..=longest).contains(&spill);
+        range(in_range, "pool.spill_after_seconds".into(), "from 0 to 86400")?;
+        for (n, d) in self.deployments.iter().enumerate() {
+            let key = |name: &str| format!("deployments.{n}.{name}");
+            range((0.0..1.0).contains(&d.reserve), key("reserve"), "from 0 to below 1")?;
+            let weighs = d.weight.is_none_or(|weight| weight.is_finite() && weight > 0.0);
+            range(weighs, key("weight"), "above 0")?;
+            if d.ptu && (d.tpm.is_some() || d.flex) {
+                return Err(ConfigError::PtuWithQuota(n));
+            }
+        }
+        Ok(())
+    }
+
     /// How input lines are read.
     pub fn reading(&self) -> Reading {
-        let models: Option<Vec<_>> = self.deployments.iter().map(|d| d.model.clone()).collect();
+        let names = |d: &Deployment| {
+            let names = d.names();
+            (!names.is_empty()).then_some(names)
+        };
+        let models: Option<Vec<_>> = self.deployments.iter().map(names).collect();
+        let models = models.map(|models| models.concat());
         Reading {
             default_model: self.input.model.clone(),
             models: models.filter(|models| !models.is_empty()),
@@ -253,6 +313,7 @@ impl Config {
             max_deliveries: self.worker.max_deliveries,
             shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             unreachable_after: Duration::from_secs(self.worker.unreachable_after_seconds),
+            spill_after: Duration::from_secs_f64(self.pool.spill_after_seconds),
         }
     }
 
@@ -268,22 +329,26 @@ impl Config {
         let endpoint = Endpoint::new(Given {
             url: d.endpoint.clone(),
             api_version: d.api_version.clone(),
-            deployment: d.deployment.clone(),
+            deployment: d.name_at_service(),
             key: d.key()?,
             key_header: d.key_header.clone(),
         })?;
         let host = endpoint.base().host_str().unwrap_or_default().to_owned();
-        let name = d.name.clone().or_else(|| d.deployment.clone()).unwrap_or(host);
+        let plain_name = || d.deployment.clone().unwrap_or(host);
+        // Two lanes of one deployment need two names.
+        let lane_name = || if d.flex { plain_name() + "-flex" } else { plain_name() };
+        let name = d.name.clone().unwrap_or_else(lane_name);
         let tokens = d.tokens(&name, endpoint.token_scope())?;
         let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
         let client = Client::new(endpoint, timeout)?;
+        let client = client.with_tier(if d.flex { Tier::Flex } else { Tier::AsAsked });
         Ok(Target {
-            name,
-            model: d.model.clone(),
-            limits: Limits {
-                tpm: d.tpm,
-                rpm: d.rpm,
-                concurrency: d.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
+            member: Member {
+                name,
+                models: d.names(),
+                tier: d.tier,
+                weight: d.weight,
+                limits: d.limits(),
             },
             client: tokens.into_iter().fold(client, Client::with_tokens),
         })
@@ -291,6 +356,34 @@ impl Config {
 }
 
 impl Deployment {
+    /// All names that jobs may ask for it by; none: it serves whatever is asked for.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.model.iter().chain(&self.models).cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// What the service calls it. Where jobs have several names for it, none of theirs can be sent.
+    fn name_at_service(&self) -> Option<String> {
+        let first = || self.model.as_ref().or(self.models.first()).cloned();
+        self.deployment.clone().or_else(|| first().filter(|_| !self.models.is_empty()))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            tpm: self.tpm,
+            rpm: self.rpm,
+            concurrency: self.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
+            service: match (self.ptu, self.flex) {
+                (true, _) => Service::Provisioned,
+                (_, true) => Service::Flex,
+                _ => Service::Standard,
+            },
+            reserve: self.reserve,
+        }
+    }
+
     fn tokens(&self, name: &str, usual_scope: &str) -> Result<Option<Tokens>, ConfigError> {
         let name = || name.to_owned();
         let Some(identity) = &self.credential else {

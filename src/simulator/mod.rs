@@ -17,7 +17,7 @@ mod faults;
 mod head;
 mod judge;
 mod ledger;
-mod quota;
+pub mod quota;
 mod refusal;
 mod reply;
 mod request;

@@ -51,7 +51,7 @@ impl Conductor {
         arriving: mpsc::Receiver<Vec<Held>>,
     ) -> Self {
         // Room for the end of every call that can be in flight, so that telling never waits.
-        let calls = caller.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
+        let calls = caller.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
         let (ended_sender, ended) = mpsc::channel(calls.max(1));
         Self {
             admission,
@@ -113,9 +113,9 @@ impl Conductor {
                 Next::Wait(at) => {
                     return [at, next_retry].into_iter().flatten().min();
                 }
-                Next::Go(held, deployment) => {
+                Next::Go(held, booking) => {
                     self.progress.charged.fetch_add(held.charge, Ordering::Relaxed);
-                    let permit = Permit::new(deployment, self.ended_sender.clone());
+                    let permit = Permit::new(booking, self.ended_sender.clone());
                     self.calls.spawn(self.caller.clone().attempt(held, permit));
                     continue;
                 }
@@ -143,6 +143,7 @@ impl Conductor {
     }
 
     fn line_up(&mut self, held: Held) {
+        let now = Instant::now();
         let job = &held.delivery.job;
         let left = |at: Timestamp| {
             Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
@@ -151,16 +152,18 @@ impl Conductor {
             model: job.model.clone(),
             charge: held.charge,
             priority: job.priority,
-            deadline: job.deadline.map(|at| Instant::now() + left(at)),
+            deadline: job.deadline.map(|at| now + left(at)),
+            since: held.since,
+            avoid: held.failed_at,
         };
-        self.admission.offer(&ticket, held);
+        self.admission.offer(&ticket, held, now);
     }
 
     fn hear(&mut self, ended: Ended) {
         use crate::admission::deployment::Feedback;
         let now = Instant::now();
-        self.reached |= matches!(ended.feedback, Feedback::Responded | Feedback::Throttled { .. });
-        self.admission.observe(ended.deployment, ended.feedback, now);
+        self.reached |= !matches!(ended.feedback, Feedback::Unreachable { .. });
+        self.admission.observe(&ended.booking, ended.feedback, &ended.told, now);
         if let Some((held, due)) = ended.back {
             if due <= now {
                 self.line_up(held);
@@ -172,7 +175,8 @@ impl Conductor {
     }
 
     fn should_halt(&self) -> Option<Halt> {
-        if let Some(why) = self.admission.all_retired() {
+        let waits = !self.retries.is_empty();
+        if let Some(why) = self.admission.stranded().filter(|_| !waits) {
             return Some(Halt::NoDeployment { why: why.to_owned() });
         }
         let patience =
@@ -193,7 +197,8 @@ impl Conductor {
                 break;
             }
             for ended in ends.drain(..) {
-                self.admission.observe(ended.deployment, ended.feedback, Instant::now());
+                let Ended { booking, feedback, told, .. } = ended;
+                self.admission.observe(&booking, feedback, &told, Instant::now());
                 back.extend(ended.back.map(|(held, _)| held));
             }
         }

@@ -21,12 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admission::deployment::Limits;
+use crate::admission::snapshot::Snapshot;
 use crate::admission::{Admission, Member};
 use crate::model::Client;
 use crate::outcome::{Ending, Outcome, Usage};
@@ -37,11 +37,7 @@ use held::{Held, Locks};
 /// A deployment that calls can go to.
 #[derive(Clone)]
 pub struct Target {
-    /// What outcomes and logs call it.
-    pub name: String,
-    /// The model it serves; `None`: whatever is asked for.
-    pub model: Option<String>,
-    pub limits: Limits,
+    pub member: Member,
     pub client: Client,
 }
 
@@ -60,6 +56,8 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// How long no deployment may be reachable before the worker gives up.
     pub unreachable_after: Duration,
+    /// How long a job waits for a tier of deployments before the one below may take it.
+    pub spill_after: Duration,
 }
 
 /// Why a worker ended.
@@ -105,6 +103,8 @@ pub struct Progress {
     pub faults: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
+    /// Every deployment's state, some times a second at the most.
+    pub deployments: watch::Sender<Vec<Snapshot>>,
 }
 
 impl Progress {
@@ -151,7 +151,7 @@ impl Worker {
         let locks = Arc::<Locks>::default();
         let grace = self.settings.shutdown_grace;
         let (to_admission, arriving) = mpsc::channel(4);
-        let calls = self.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
+        let calls = self.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
         let (to_record, finished) = mpsc::channel(calls.max(64));
         // Ends the whole pipeline when one of its tasks fails.
         let ending = stop.child_token();
@@ -171,11 +171,8 @@ impl Worker {
             record::record_all(self.store, self.queue.clone(), finished, self.progress.clone());
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
-        let members = self
-            .targets
-            .iter()
-            .map(|target| Member { model: target.model.clone(), limits: target.limits.clone() });
-        let admission = Admission::new(members.collect(), Instant::now());
+        let members = self.targets.iter().map(|target| target.member.clone()).collect();
+        let admission = Admission::new(members, self.settings.spill_after, Instant::now());
         let caller = attempt::Caller {
             targets: self.targets,
             max_tries: self.settings.max_tries,
