@@ -109,7 +109,10 @@ fn a_failing_deployment_slows_no_other() {
     // Windows 3 and 4 of the third are those of the outage, and the ones around it in part.
     let healthy = [&used[0].windows[..], &used[1].windows[..], &used[2].windows[..1]];
     let least = healthy.concat().into_iter().fold(f64::MAX, f64::min);
-    println!("one of three fails for two minutes: {used:?}, {:.3} % refused", report.refusals() * 100.0);
+    println!(
+        "one of three fails for two minutes: {used:?}, {:.3} % refused",
+        report.refusals() * 100.0
+    );
     assert!(least >= 0.97, "{used:?}");
     assert!(used[2].windows[5] >= 0.97, "it is used again: {used:?}");
     assert_eq!(report.lost, 0);

@@ -92,7 +92,10 @@ pub enum Feedback {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
     /// Calls of at most this charge. Larger ones have to wait until then.
-    Open { room: u64, until: Option<Instant> },
+    Open {
+        room: u64,
+        until: Option<Instant>,
+    },
     /// Nothing before then.
     Until(Instant),
     /// As soon as one of its calls ends.
@@ -181,10 +184,9 @@ impl Deployment {
         let tokens = self.tokens.as_mut().map_or(Ok(()), |tokens| tokens.gather(charge, now));
         let requests = self.requests.as_mut().map_or(Ok(()), |requests| requests.gather(1, now));
         match (tokens, requests) {
-            (Err(a), Err(b)) => Err(Later {
-                ask_at: a.ask_at.min(b.ask_at),
-                expected: a.expected.max(b.expected),
-            }),
+            (Err(a), Err(b)) => {
+                Err(Later { ask_at: a.ask_at.min(b.ask_at), expected: a.expected.max(b.expected) })
+            }
             (tokens, requests) => tokens.and(requests),
         }
     }

@@ -27,7 +27,8 @@ pub struct Sample {
 pub fn estimate(samples: &mut [Sample]) -> Option<f64> {
     samples.sort_unstable_by(|a, b| b.left.total_cmp(&a.left));
     let step = |pair: &[Sample]| (pair[0].left - pair[1].left, pair[1].charge);
-    let steps = || samples.windows(2).map(step).filter(|(step, charge)| *step > 0.0 && *charge > 0.0);
+    let steps =
+        || samples.windows(2).map(step).filter(|(step, charge)| *step > 0.0 && *charge > 0.0);
     let mut ratios: Vec<f64> = steps().map(|(step, charge)| step / charge).collect();
     if ratios.len() < ENOUGH {
         return None;

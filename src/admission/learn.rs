@@ -36,6 +36,11 @@ const GREATEST_GROWTH: f64 = 0.32;
 /// Windows after a refusal in which it does not grow.
 const REST: u32 = 2;
 
+/// A quota is found out only after so many times the refused charge, and a refusal that ends sooner
+/// than this may be about a rate.
+const LEAST_ADMITTED: f64 = 10.0;
+const NEAR_END: Duration = Duration::from_secs(5);
+
 /// Bounds of the factor; what lies beyond is no estimate but a misunderstanding.
 const FACTORS: (f64, f64) = (0.1, 10.0);
 
@@ -53,6 +58,8 @@ pub struct Learner {
     margin: f64,
     windows: Windows,
     recent: Recent,
+    /// When it was first known: nothing was booked before.
+    first: Instant,
     /// All that was booked and not refused, by our measure.
     total: f64,
     share: f64,
@@ -89,6 +96,7 @@ impl Learner {
             margin: MARGIN,
             windows: Windows::default(),
             recent: Recent::new(now),
+            first: now,
             total: 0.0,
             share: 1.0,
             reserve,
@@ -209,7 +217,7 @@ impl Learner {
             self.windows.refused(booking, until, now);
             self.margin = (self.margin * 2.0).min(LARGEST_MARGIN);
         } else {
-            self.find(until, now);
+            self.find(charge, until, now);
         }
     }
 
@@ -220,17 +228,24 @@ impl Learner {
     }
 
     /// Without headers: what was admitted in this window is the quota.
-    fn find(&mut self, until: Instant, now: Instant) {
+    fn find(&mut self, charge: f64, until: Instant, now: Instant) {
         if self.found.as_ref().is_some_and(|found| now < found.until && found.rest == REST) {
             // The same window's refusals are one.
             return;
         }
         let period = self.windows.period();
-        let mut admitted = self.recent.since(until - period, now);
-        admitted *= 60.0 / period.as_secs_f64();
-        // A refusal for another reason must not make it vanish.
-        let floor = self.limit().map_or(1.0, |limit| limit / 2.0);
-        let mut per_minute = admitted.max(floor);
+        let began = (until - period).max(self.first);
+        let admitted = self.recent.since(began, now);
+        if admitted < LEAST_ADMITTED * charge {
+            // So few calls are no quota: it is full for another reason.
+            return;
+        }
+        // A window's end that is near may be no window's end at all: then the rate counts.
+        let is_rate = until.saturating_duration_since(now) < NEAR_END;
+        let span = if is_rate { now.saturating_duration_since(began) } else { period };
+        let per_minute = admitted * 60.0 / span.as_secs_f64().max(1.0);
+        // A refusal for another reason must not make what is known vanish.
+        let mut per_minute = per_minute.max(self.limit().map_or(0.0, |limit| limit / 2.0));
         if let Some(configured) = self.configured {
             per_minute = per_minute.min(configured);
         }

@@ -12,6 +12,7 @@
 mod breaker;
 mod calls;
 pub mod charge;
+mod choose;
 pub mod deployment;
 mod factor;
 mod learn;
@@ -28,16 +29,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::headers::RateHeaders;
-use deployment::{Deployment, Feedback, Gate, Limits};
-use line::{Heap, Line, Rank, Waiting};
+use deployment::{Deployment, Feedback, Limits};
+use line::{Line, Waiting};
 use snapshot::Snapshot;
 
 /// How long a job that a deployment failed waits for another one.
 const AVOID_FOR: Duration = Duration::from_secs(2);
-
-/// What a job must have left until its deadline to be tried on the flex tier: a slow call there
-/// takes up to 15 minutes (Azure docs: "flex processing"), and then it has to be made elsewhere.
-const FLEX_TAKES: Duration = Duration::from_secs(20 * 60);
 
 /// A deployment's number in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,10 +54,15 @@ pub struct Member {
     pub limits: Limits,
 }
 
+/// The line of the jobs that the same deployments can serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneIndex(usize);
+
 /// What a job is judged by while it waits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Ticket {
-    pub model: String,
+    /// By [`Admission::lane_for`]; `None`: no deployment serves its model.
+    pub lane: Option<LaneIndex>,
     /// Tokens that the service will book.
     pub charge: u64,
     pub priority: i32,
@@ -151,14 +153,6 @@ struct Lane<T> {
     above: Option<Instant>,
 }
 
-/// What a deployment would take.
-struct Pick {
-    lane: usize,
-    heap: Heap,
-    charge: u64,
-    rank: Rank,
-}
-
 impl<T> Admission<T> {
     /// `spill_after`: how long a job waits for a tier before the one below may take it.
     pub fn new(members: Vec<Member>, spill_after: Duration, now: Instant) -> Self {
@@ -217,10 +211,15 @@ impl<T> Admission<T> {
         })
     }
 
+    /// Where jobs of a model wait.
+    pub fn lane_for(&self, model: &str) -> Option<LaneIndex> {
+        self.by_model.get(model).copied().or(self.any).map(LaneIndex)
+    }
+
     /// Puts a job in line.
     pub fn offer(&mut self, ticket: &Ticket, item: T, now: Instant) {
         self.offered += 1;
-        let Some(lane) = self.by_model.get(&ticket.model).copied().or(self.any) else {
+        let Some(LaneIndex(lane)) = ticket.lane else {
             self.strays.push(item);
             return;
         };
@@ -256,159 +255,6 @@ impl<T> Admission<T> {
         Next::Wait(wake)
     }
 
-    /// What the head of a lane has no call to wait for.
-    fn turn_away(&mut self, lane: usize, wake: &mut Wake, now: Instant) -> Option<Next<T>> {
-        let Lane { members, line, soonest, .. } = &mut self.lanes[lane];
-        *soonest = None;
-        let is_over = |job: &Waiting<T>| job.deadline.is_some_and(|deadline| deadline <= now);
-        if let Some((heap, _)) = line.best(is_over) {
-            return line.pop(heap).map(|job| Next::Expired(job.item));
-        }
-        let (heap, head) = line.best(|_| true)?;
-        if let Some(deadline) = head.deadline {
-            sooner(wake, deadline);
-        }
-        let left = members.iter().map(|n| &self.deployments[*n]).filter(|d| d.retired().is_none());
-        // With none left nothing is said about the job: it is given back.
-        let largest = left.map(Deployment::largest).max()?;
-        if head.charge <= largest {
-            return None;
-        }
-        line.pop(heap).map(|job| Next::NeverFits(job.item))
-    }
-
-    /// The deployment of a tier that takes a job now, if any does, and the job.
-    fn choose(&mut self, tier: usize, wake: &mut Wake, now: Instant) -> Option<(usize, Pick)> {
-        let mut choice: Option<(usize, Pick)> = None;
-        self.lanes.iter_mut().for_each(|lane| lane.above = lane.soonest);
-        for n in 0..self.tiers[tier].len() {
-            let index = self.tiers[tier][n];
-            let Some(pick) = self.look(index, wake, now) else { continue };
-            match self.deployments[index].gather(pick.charge, now) {
-                Ok(()) => {
-                    let turn = self.places[index].turn;
-                    let is_better = choice.as_ref().is_none_or(|(other, best)| {
-                        let other_turn = self.places[*other].turn;
-                        pick.rank > best.rank || (pick.rank == best.rank && turn < other_turn)
-                    });
-                    if is_better {
-                        choice = Some((index, pick));
-                    }
-                }
-                Err(later) => {
-                    sooner(wake, later.ask_at);
-                    sooner(&mut self.lanes[pick.lane].soonest, later.expected);
-                }
-            }
-        }
-        choice
-    }
-
-    /// What a deployment would take if it has the tokens.
-    fn look(&mut self, index: usize, wake: &mut Wake, now: Instant) -> Option<Pick> {
-        let closed_until = match self.deployments[index].gate(now) {
-            Gate::Open { room, until } => {
-                let pick = self.pick(index, room, wake, now);
-                if let Some(until) = until {
-                    sooner(wake, until);
-                    if pick.is_none() {
-                        self.expect(index, until);
-                    }
-                }
-                return pick;
-            }
-            Gate::Retired => return None,
-            Gate::Until(at) => {
-                sooner(wake, at);
-                at
-            }
-            Gate::WhenACallEnds => self.deployments[index].next_end(now),
-        };
-        // Nobody waits for a flex tier that has no room.
-        if !self.deployments[index].is_flex() {
-            self.expect(index, closed_until);
-        }
-        None
-    }
-
-    /// Tells the lanes of a deployment when it could take their next.
-    fn expect(&mut self, index: usize, at: Instant) {
-        for lane in &self.places[index].lanes {
-            sooner(&mut self.lanes[*lane].soonest, at);
-        }
-    }
-
-    /// The best job for a deployment among its lanes.
-    fn pick(&self, index: usize, room: u64, wake: &mut Wake, now: Instant) -> Option<Pick> {
-        let mut best: Option<Pick> = None;
-        for &lane in &self.places[index].lanes {
-            let Lane { members, line, above, .. } = &self.lanes[lane];
-            let suits = |job: &Waiting<T>| {
-                job.charge <= room
-                    && self.is_in_time(index, job, now)
-                    && self.may_spill(job, *above, wake, now)
-                    && self.is_no_return(index, job, members, wake, now)
-            };
-            let Some((heap, job)) = line.best(suits) else { continue };
-            if best.as_ref().is_none_or(|best| job.rank > best.rank) {
-                best = Some(Pick { lane, heap, charge: job.charge, rank: job.rank });
-            }
-        }
-        best
-    }
-
-    fn is_in_time(&self, index: usize, job: &Waiting<T>, now: Instant) -> bool {
-        !self.deployments[index].is_flex() || job.deadline.is_none_or(|d| d > now + FLEX_TAKES)
-    }
-
-    /// Whether no tier above can take the job soon. The tiers above were asked just before.
-    fn may_spill(
-        &self,
-        job: &Waiting<T>,
-        above: Option<Instant>,
-        wake: &mut Wake,
-        now: Instant,
-    ) -> bool {
-        let Some(above) = above.map(|at| at.max(now)) else { return true };
-        let patience_ends = job.since + self.spill_after;
-        if above > patience_ends {
-            return true;
-        }
-        sooner(wake, patience_ends);
-        false
-    }
-
-    /// Whether the job was not failed here, or there is no better place for it.
-    fn is_no_return(
-        &self,
-        index: usize,
-        job: &Waiting<T>,
-        members: &[usize],
-        wake: &mut Wake,
-        now: Instant,
-    ) -> bool {
-        let Some((_, until)) = job.avoids.filter(|(avoided, until)| *avoided == index && *until > now)
-        else {
-            return true;
-        };
-        if !members.iter().any(|other| *other != index && self.deployments[*other].is_well(now)) {
-            return true;
-        }
-        sooner(wake, until);
-        false
-    }
-
-    /// The chosen deployment had its turn. One that was idle takes none of its past with it.
-    fn advance_turn(&mut self, index: usize, charge: u64) {
-        let place = &mut self.places[index];
-        let began = place.turn.max(self.turn);
-        self.turn = began;
-        let weight = place.weight.unwrap_or_else(|| self.deployments[index].size());
-        place.turn = began + charge as f64 / weight.max(1e-9);
-    }
-}
-
-impl<T> Admission<T> {
     /// Hears how a call ended, and what the response told of the limits.
     pub fn observe(
         &mut self,
@@ -418,13 +264,14 @@ impl<T> Admission<T> {
         now: Instant,
     ) {
         let index = booking.deployment.0;
-        let serves = |n: usize| self.places[n].lanes.iter().any(|l| self.places[index].lanes.contains(l));
+        let serves =
+            |n: usize| self.places[n].lanes.iter().any(|l| self.places[index].lanes.contains(l));
         let stays = |n: usize| {
             let other = &self.deployments[n];
             n != index && serves(n) && other.retired().is_none() && !other.is_missing()
         };
-        let is_last = matches!(feedback, Feedback::Missing { .. })
-            && !(0..self.deployments.len()).any(stays);
+        let is_last =
+            matches!(feedback, Feedback::Missing { .. }) && !(0..self.deployments.len()).any(stays);
         self.deployments[index].observe(booking, feedback, told, is_last, now);
     }
 
@@ -468,18 +315,18 @@ impl<T> Admission<T> {
         lanes.chain(self.strays.drain(..)).collect()
     }
 
+    /// Why no deployment is left, if none is.
+    pub fn all_retired(&self) -> Option<&str> {
+        first_if_all(self.deployments.iter().map(Deployment::retired))
+    }
+
     /// Why nothing can go on: no call is under way, and no job in line has a deployment left.
     pub fn stranded(&self) -> Option<&str> {
-        let mut reasons = self.deployments.iter().map(Deployment::retired);
-        if reasons.clone().all(|reason| reason.is_some()) {
-            return reasons.next().flatten();
-        }
         if self.in_flight() > 0 {
             return None;
         }
         let why = |lane: &Lane<T>| {
-            let mut reasons = lane.members.iter().map(|n| self.deployments[*n].retired());
-            if reasons.clone().all(|r| r.is_some()) { reasons.next().flatten() } else { None }
+            first_if_all(lane.members.iter().map(|n| self.deployments[*n].retired()))
         };
         let mut waiting = self.lanes.iter().filter(|lane| lane.line.jobs() > 0).map(why);
         let first = waiting.next()??;
@@ -499,9 +346,10 @@ impl<T> Admission<T> {
     }
 }
 
-/// When to look again.
-type Wake = Option<Instant>;
-
-fn sooner(wake: &mut Wake, at: Instant) {
-    *wake = Some(wake.map_or(at, |wake| wake.min(at)));
+fn first_if_all<'a>(mut reasons: impl Iterator<Item = Option<&'a str>>) -> Option<&'a str> {
+    let first = reasons.next()??;
+    reasons.all(|reason| reason.is_some()).then_some(first)
 }
+
+#[cfg(test)]
+mod tests;

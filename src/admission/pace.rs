@@ -81,9 +81,11 @@ impl Pace {
             return Ok(());
         }
         self.clock.set(now.saturating_duration_since(self.origin));
+        // Half of the burst at a time: what accrues while the asker is late is not lost.
+        let most = self.burst.div_ceil(2);
         while self.saved < cells {
             let missing = u32::try_from(cells - self.saved).unwrap_or(u32::MAX);
-            let piece = NonZeroU32::new(missing.min(self.burst)).unwrap_or(NonZeroU32::MIN);
+            let piece = NonZeroU32::new(missing.min(most)).unwrap_or(NonZeroU32::MIN);
             match self.limiter.check_n(piece) {
                 Ok(Ok(())) => self.saved += u64::from(piece.get()),
                 Ok(Err(not_until)) => {

@@ -4,6 +4,7 @@
 //! are errors, so that a misspelt setting is found at start and not by its missing effect.
 //! `layers` lays the environment over the file; `explain` says where each value came from.
 
+mod deployment;
 mod explain;
 mod layers;
 
@@ -13,26 +14,20 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::admission::Member;
-use crate::admission::deployment::{Limits, Service};
-use crate::identity::Identity;
 use crate::intake::Reading;
-use crate::model::endpoint::{Endpoint, EndpointError, Given};
-use crate::model::tokens::Tokens;
-use crate::model::{Client, ClientError, Tier};
+use crate::model::ClientError;
+use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
 use crate::store::cosmos;
 use crate::worker::{self, Target};
 
+pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
 pub use layers::Layers;
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "promptmill.toml";
 
 const ENV_PREFIX: &str = "PROMPTMILL__";
-
-/// The variables that a key is looked for in where none is named.
-const USUAL_KEY_VARIABLES: [&str; 2] = ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -111,42 +106,6 @@ pub struct Pool {
     pub spill_after_seconds: f64,
 }
 
-/// One deployment of a model.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Deployment {
-    /// What outcomes, logs and reports call it; the deployment's or the host's name if absent.
-    pub name: Option<String>,
-    pub endpoint: String,
-    pub api_version: Option<String>,
-    /// Its name at the service, where that differs from the model.
-    pub deployment: Option<String>,
-    /// The model it serves; absent: whatever is asked for.
-    pub model: Option<String>,
-    /// More names that jobs may ask for it by.
-    pub models: Vec<String>,
-    /// 0 is asked first.
-    pub tier: u8,
-    /// Its part of the work while its whole tier has room; absent: by the quotas.
-    pub weight: Option<f64>,
-    pub tpm: Option<u64>,
-    pub rpm: Option<u64>,
-    pub concurrency: Option<usize>,
-    /// Provisioned throughput: no quota a minute.
-    pub ptu: bool,
-    /// Calls ask for the flex tier.
-    pub flex: bool,
-    /// The part of the quota that is left to others, from 0 to below 1.
-    pub reserve: f64,
-    pub key_env: Option<String>,
-    pub key_file: Option<PathBuf>,
-    pub key_header: Option<String>,
-    /// Entra ID instead of a key.
-    pub credential: Option<Identity>,
-    /// Whom the tokens are for, where the endpoint's usual scope is not right.
-    pub token_scope: Option<String>,
-}
-
 impl Default for State {
     fn default() -> Self {
         // A minute, as Service Bus has it: long enough that renewing costs nothing.
@@ -186,9 +145,6 @@ impl Default for Worker {
 
 /// Jobs that wait or are being recorded, beside those in flight.
 const HELD_BESIDE_CALLS: usize = 1024;
-
-/// Calls in flight at a time for one deployment, where nothing was said.
-pub const DEFAULT_CONCURRENCY: usize = 64;
 
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -261,24 +217,11 @@ impl Config {
     }
 
     fn check_pool(&self) -> Result<(), ConfigError> {
-        let range = |is_right: bool, key: String, must| match is_right {
-            true => Ok(()),
-            false => Err(ConfigError::Range { key, must }),
-        };
-        let spill = self.pool.spill_after_seconds;
-        let longest = 86_400.0;
-        let in_range = (0.0..=longest).contains(&spill);
-        range(in_range, "pool.spill_after_seconds".into(), "from 0 to 86400")?;
-        for (n, d) in self.deployments.iter().enumerate() {
-            let key = |name: &str| format!("deployments.{n}.{name}");
-            range((0.0..1.0).contains(&d.reserve), key("reserve"), "from 0 to below 1")?;
-            let weighs = d.weight.is_none_or(|weight| weight.is_finite() && weight > 0.0);
-            range(weighs, key("weight"), "above 0")?;
-            if d.ptu && (d.tpm.is_some() || d.flex) {
-                return Err(ConfigError::PtuWithQuota(n));
-            }
+        if !(0.0..=86_400.0).contains(&self.pool.spill_after_seconds) {
+            let key = "pool.spill_after_seconds".to_owned();
+            return Err(ConfigError::Range { key, must: "from 0 to 86400" });
         }
-        Ok(())
+        self.deployments.iter().enumerate().try_for_each(|(n, d)| d.check(n))
     }
 
     /// How input lines are read.
@@ -322,100 +265,8 @@ impl Config {
     /// # Errors
     /// If an endpoint or its key can't be used.
     pub fn targets(&self) -> Result<Vec<Target>, ConfigError> {
-        self.deployments.iter().map(|deployment| self.target(deployment)).collect()
-    }
-
-    fn target(&self, d: &Deployment) -> Result<Target, ConfigError> {
-        let endpoint = Endpoint::new(Given {
-            url: d.endpoint.clone(),
-            api_version: d.api_version.clone(),
-            deployment: d.name_at_service(),
-            key: d.key()?,
-            key_header: d.key_header.clone(),
-        })?;
-        let host = endpoint.base().host_str().unwrap_or_default().to_owned();
-        let plain_name = || d.deployment.clone().unwrap_or(host);
-        // Two lanes of one deployment need two names.
-        let lane_name = || if d.flex { plain_name() + "-flex" } else { plain_name() };
-        let name = d.name.clone().unwrap_or_else(lane_name);
-        let tokens = d.tokens(&name, endpoint.token_scope())?;
         let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
-        let client = Client::new(endpoint, timeout)?;
-        let client = client.with_tier(if d.flex { Tier::Flex } else { Tier::AsAsked });
-        Ok(Target {
-            member: Member {
-                name,
-                models: d.names(),
-                tier: d.tier,
-                weight: d.weight,
-                limits: d.limits(),
-            },
-            client: tokens.into_iter().fold(client, Client::with_tokens),
-        })
-    }
-}
-
-impl Deployment {
-    /// All names that jobs may ask for it by; none: it serves whatever is asked for.
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.model.iter().chain(&self.models).cloned().collect();
-        names.sort_unstable();
-        names.dedup();
-        names
-    }
-
-    /// What the service calls it. Where jobs have several names for it, none of theirs can be sent.
-    fn name_at_service(&self) -> Option<String> {
-        let first = || self.model.as_ref().or(self.models.first()).cloned();
-        self.deployment.clone().or_else(|| first().filter(|_| !self.models.is_empty()))
-    }
-
-    fn limits(&self) -> Limits {
-        Limits {
-            tpm: self.tpm,
-            rpm: self.rpm,
-            concurrency: self.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
-            service: match (self.ptu, self.flex) {
-                (true, _) => Service::Provisioned,
-                (_, true) => Service::Flex,
-                _ => Service::Standard,
-            },
-            reserve: self.reserve,
-        }
-    }
-
-    fn tokens(&self, name: &str, usual_scope: &str) -> Result<Option<Tokens>, ConfigError> {
-        let name = || name.to_owned();
-        let Some(identity) = &self.credential else {
-            return match self.token_scope {
-                Some(_) => Err(ConfigError::ScopeWithoutCredential(name())),
-                None => Ok(None),
-            };
-        };
-        if self.key_env.is_some() || self.key_file.is_some() {
-            return Err(ConfigError::KeyBesideCredential(name()));
-        }
-        let credential = identity.credential();
-        let credential =
-            credential.map_err(|source| ConfigError::Identity { name: name(), source })?;
-        Ok(Some(Tokens::new(credential, self.token_scope.as_deref().unwrap_or(usual_scope))))
-    }
-
-    fn key(&self) -> Result<Option<SecretString>, ConfigError> {
-        if self.credential.is_some() {
-            return Ok(None);
-        }
-        if let Some(path) = &self.key_file {
-            let key = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::KeyFile { path: path.clone(), source })?;
-            return Ok(Some(key.trim().to_owned().into()));
-        }
-        if let Some(variable) = &self.key_env {
-            let key = std::env::var(variable)
-                .map_err(|_| ConfigError::NoKeyVariable(variable.clone()))?;
-            return Ok(Some(key.into()));
-        }
-        Ok(USUAL_KEY_VARIABLES.iter().find_map(|name| std::env::var(name).ok()).map(Into::into))
+        self.deployments.iter().map(|deployment| deployment.target(timeout)).collect()
     }
 }
 

@@ -120,7 +120,10 @@ mod tests {
     #[test]
     fn the_deployments_name_replaces_the_models() {
         let job = job(Api::Responses, "m", r#"{"input":"the \"model\"","model":"m","x":1}"#);
-        assert_eq!(prepare(&job, "d", Tier::AsAsked), r#"{"input":"the \"model\"","model":"d","x":1}"#);
+        assert_eq!(
+            prepare(&job, "d", Tier::AsAsked),
+            r#"{"input":"the \"model\"","model":"d","x":1}"#
+        );
     }
 
     #[test]

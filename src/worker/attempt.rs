@@ -14,8 +14,8 @@ use super::record::Finished;
 use super::{Progress, Target, retry};
 use crate::admission::deployment::Feedback;
 use crate::admission::{Booking, DeploymentIndex};
-use crate::model::headers::RateHeaders;
 use crate::model::Called;
+use crate::model::headers::RateHeaders;
 use crate::model::verdict::{ErrorReply, Verdict};
 use crate::outcome::Failure;
 

@@ -22,6 +22,9 @@ use crate::outcome::Ending;
 /// An endpoint that never answered is given up sooner than one that did: it is likely misspelt.
 const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
 
+/// How often the deployments' state is shown.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
 pub(super) struct Conductor {
     pub(super) admission: Admission<Held>,
     pub(super) caller: Arc<Caller>,
@@ -35,6 +38,7 @@ pub(super) struct Conductor {
     retries: BinaryHeap<Reverse<Retry>>,
     next_retry: u64,
     reached: bool,
+    show_at: Instant,
 }
 
 struct Retry {
@@ -65,6 +69,7 @@ impl Conductor {
             retries: BinaryHeap::new(),
             next_retry: 0,
             reached: false,
+            show_at: Instant::now(),
         }
     }
 
@@ -76,7 +81,8 @@ impl Conductor {
             if let Some(halt) = self.should_halt() {
                 break halt;
             }
-            let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let shown_at = self.show();
+            let wake = wake.map_or(shown_at, |wake| wake.min(shown_at));
             tokio::select! {
                 () = stop.cancelled() => break Halt::Stopped,
                 _ = self.ended.recv_many(&mut ends, 64) => {
@@ -97,6 +103,16 @@ impl Conductor {
         };
         let back = self.wind_down(&halt).await;
         (halt, back)
+    }
+
+    /// Shows the deployments' state from time to time; returns when to show it again.
+    fn show(&mut self) -> Instant {
+        let now = Instant::now();
+        if now >= self.show_at {
+            self.progress.deployments.send_replace(self.admission.snapshot(now));
+            self.show_at = now + SHOW_EVERY;
+        }
+        self.show_at
     }
 
     /// Starts all that may go now; returns when to look again.
@@ -149,7 +165,7 @@ impl Conductor {
             Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
         };
         let ticket = Ticket {
-            model: job.model.clone(),
+            lane: self.admission.lane_for(&job.model),
             charge: held.charge,
             priority: job.priority,
             deadline: job.deadline.map(|at| now + left(at)),
@@ -175,8 +191,8 @@ impl Conductor {
     }
 
     fn should_halt(&self) -> Option<Halt> {
-        let waits = !self.retries.is_empty();
-        if let Some(why) = self.admission.stranded().filter(|_| !waits) {
+        let stranded = || self.admission.stranded().filter(|_| self.retries.is_empty());
+        if let Some(why) = self.admission.all_retired().or_else(stranded) {
             return Some(Halt::NoDeployment { why: why.to_owned() });
         }
         let patience =

@@ -103,7 +103,7 @@ pub struct Progress {
     pub faults: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
-    /// Every deployment's state, some times a second at the most.
+    /// Every deployment's state, once a second.
     pub deployments: watch::Sender<Vec<Snapshot>>,
 }
 

@@ -184,9 +184,8 @@ impl Run {
             ..Member::default()
         };
         let members = scene.services.iter().enumerate().map(member).collect();
-        let quota = |s: &Service| {
-            Quota::new(Limits { tpm: Some(s.tpm), rpm: s.rpm }, WINDOW, SLICE)
-        };
+        let quota =
+            |s: &Service| Quota::new(Limits { tpm: Some(s.tpm), rpm: s.rpm }, WINDOW, SLICE);
         let mut run = Self {
             admission: Admission::new(members, scene.spill_after, start),
             quotas: scene.services.iter().map(quota).collect(),
@@ -251,7 +250,7 @@ impl Run {
     fn offer(&mut self, charge: u64, avoid: Option<usize>) {
         let now = self.start + self.now;
         let ticket = Ticket {
-            model: "m".into(),
+            lane: self.admission.lane_for("m"),
             charge,
             priority: 0,
             deadline: None,
@@ -358,7 +357,9 @@ impl Run {
             limit_tokens: standing.limits.tpm,
             limit_requests: standing.limits.rpm,
             remaining_tokens: standing.remaining_tokens.filter(|left| *left > 0),
-            reset_tokens: Some(Duration::from_secs(standing.reset_tokens.as_secs_f64().ceil() as u64)),
+            reset_tokens: Some(Duration::from_secs(
+                standing.reset_tokens.as_secs_f64().ceil() as u64
+            )),
             utilisation: None,
         };
         let told = if service.headers { told } else { RateHeaders::default() };
