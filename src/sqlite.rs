@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
 /// Raised with every change of [`SCHEMA`] that older files do not have.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE queue (
@@ -78,7 +78,9 @@ CREATE TABLE outcomes (
     latency_ms        INTEGER NOT NULL,
     finished_at       TEXT    NOT NULL,
     metadata          TEXT,
-    body              TEXT
+    body              TEXT,
+    -- What the service billed it as, where it said so: default, flex.
+    service_tier      TEXT
 );
 CREATE TABLE usage (
     batch_id          TEXT NOT NULL,

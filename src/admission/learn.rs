@@ -30,6 +30,9 @@ const LARGEST_MARGIN: f64 = 0.01;
 const CATCH_UP: f64 = 2.0;
 const SLOWEST: f64 = 0.05;
 
+/// What is left of a window is spread over at least so many seconds: the pace is looked at as often.
+const SHORTEST: f64 = 0.1;
+
 /// Growth of a quota that was found, after a window without a refusal, and its greatest.
 const GROWTH: f64 = 0.02;
 const GREATEST_GROWTH: f64 = 0.32;
@@ -285,7 +288,7 @@ impl Learner {
         let Some(view) = view.filter(|_| self.told.is_some()) else { return Some(plain) };
         let kept = limit * view.minutes * (self.reserve + self.margin);
         let left = view.left - kept - factor * saved as f64;
-        let seconds = view.ends.0.saturating_duration_since(now).as_secs_f64().max(0.5);
+        let seconds = view.ends.0.saturating_duration_since(now).as_secs_f64().max(SHORTEST);
         // Siblings take their part of what is left; strangers take what they have been taking.
         let siblings = (1.0 - self.share) * limit / 60.0;
         let strangers = (self.others - siblings).max(0.0);

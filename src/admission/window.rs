@@ -133,23 +133,27 @@ impl Windows {
     }
 
     fn turn(&mut self, ends: (Instant, Instant), mark: Mark) {
-        let mut agreeing = 1;
-        if let Some(before) = &self.heard
-            && before.agreeing >= AGREEING
-        {
-            let middle = |ends: (Instant, Instant)| ends.0 + (ends.1 - ends.0) / 2;
-            let distance = middle(ends).saturating_duration_since(middle(before.ends));
-            let seconds = Duration::from_secs((distance.as_secs_f64() + 0.5) as u64).max(GRAIN);
-            let period = self.period.map_or(seconds, |known| known.min(seconds));
-            // An end where one was expected needs no further witness.
-            let off = distance.as_secs_f64() / period.as_secs_f64();
-            if self.period.is_some() && (off - off.round()).abs() * period.as_secs_f64() < 1.5 {
-                agreeing = AGREEING;
-            }
-            self.period = Some(period);
-        }
+        let expected = self.expect(ends);
+        let agreeing = if expected.is_some() { AGREEING } else { 1 };
+        let ends = expected.unwrap_or(ends);
         self.heard = Some(Heard { ends, agreeing, first: mark, last: mark });
         self.rolled = (0, 0.0);
+    }
+
+    /// Learns the windows' length from a new end. An end where one was expected needs no further
+    /// witness: it is then as well known as the one before.
+    fn expect(&mut self, ends: (Instant, Instant)) -> Option<(Instant, Instant)> {
+        let before = self.heard.as_ref().filter(|before| before.agreeing >= AGREEING)?.ends;
+        let middle = |ends: (Instant, Instant)| ends.0 + (ends.1 - ends.0) / 2;
+        let distance = middle(ends).saturating_duration_since(middle(before));
+        let seconds = Duration::from_secs((distance.as_secs_f64() + 0.5) as u64).max(GRAIN);
+        let known = self.period;
+        let period = known.map_or(seconds, |known| known.min(seconds));
+        self.period = Some(period);
+        let turns = (distance.as_secs_f64() / period.as_secs_f64()).round() as u32;
+        let at = (before.0 + period * turns, before.1 + period * turns);
+        let both = (at.0.max(ends.0), at.1.min(ends.1));
+        known.filter(|_| both.0 <= both.1).map(|_| both)
     }
 
     /// The open window, if what was told can be believed. `total` is what we have booked so far,
