@@ -145,6 +145,26 @@ fn a_share_is_kept_and_its_change_brings_no_burst() {
 }
 
 #[test]
+fn siblings_that_use_their_parts_are_no_reason_to_use_less_or_more() {
+    // Three others with a quarter each, booking as evenly as we do.
+    let service = Service { others: 3_740, ..one(300_000) };
+    let scene = Scene { shares: vec![(Duration::ZERO, 0.25)], ..Scene::of(vec![service]) };
+    let report = scene.sized(MIXED).run(8);
+    println!("a share of a quarter beside siblings: {:?}", report.services);
+    let used = report.services[0].from(0);
+    assert!((0.24..=0.255).contains(&used), "{:?}", report.services);
+    assert!(report.refusals() <= 0.01, "{}", report.refused);
+}
+
+#[test]
+fn many_small_jobs_under_many_requests_a_minute() {
+    let told = Limits { rpm: Some(6_000), ..told(Some(1_000_000)) };
+    let service = Service { told, rpm: Some(6_000), tpm: 1_000_000, ..Service::default() };
+    let report = Scene::of(vec![service]).sized(Sizes::Even(180)).run(5);
+    check("1,000,000 a minute, 6,000 requests, jobs of 180 tokens", &report, 0, 0.99, 0.002);
+}
+
+#[test]
 fn a_lower_tier_takes_what_the_upper_can_not_take_soon() {
     let services = vec![one(300_000), Service { tier: 1, ..one(120_000) }];
     let mut scene = Scene::of(services);
