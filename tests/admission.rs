@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pool::{Report, Scene, Service, Sizes};
 use promptmill::admission::deployment::Limits;
+use promptmill::admission::deployment::Service::Provisioned;
 
 const MIXED: Sizes = Sizes::Mixed(50, 8_000);
 
@@ -162,6 +163,14 @@ fn many_small_jobs_under_many_requests_a_minute() {
     let service = Service { told, rpm: Some(6_000), tpm: 1_000_000, ..Service::default() };
     let report = Scene::of(vec![service]).sized(Sizes::Even(180)).run(5);
     check("1,000,000 a minute, 6,000 requests, jobs of 180 tokens", &report, 0, 0.99, 0.002);
+}
+
+#[test]
+fn a_provisioned_deployment_is_used_first_and_the_rest_spills() {
+    let limits = Limits { service: Provisioned, ..told(None) };
+    let ptu = Service { told: limits, ptu: true, ..one(300_000) };
+    let report = Scene::of(vec![ptu, Service { tier: 1, ..one(120_000) }]).sized(MIXED).run(8);
+    check("provisioned, and what spills over", &report, 0, 0.97, 0.04);
 }
 
 #[test]

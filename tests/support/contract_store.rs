@@ -30,7 +30,7 @@ pub fn outcome(batch: &BatchId, n: u64) -> Outcome {
         body: Some(format!(r#"{{"id":"{n}","choices":[]}}"#).into()),
         failure: None,
         usage: Usage { prompt: 100 + n, cached: n, completion: 10, reasoning: 2 },
-        service_tier: (n % 2 == 0).then(|| "flex".into()),
+        service_tier: n.is_multiple_of(2).then(|| "flex".into()),
         attempts: 1 + (n % 3) as u32,
         deployment: format!("deployment-{}", n % 2),
         model: "gpt-4.1".into(),

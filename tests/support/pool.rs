@@ -11,6 +11,7 @@ use std::time::Duration;
 use promptmill::admission::deployment::{Feedback, Limits as Told};
 use promptmill::admission::{Admission, Booking, DeploymentIndex, Member, Next, Ticket};
 use promptmill::model::headers::RateHeaders;
+use promptmill::simulator::bucket::Bucket;
 use promptmill::simulator::quota::{Limits, Quota, Verdict};
 use tokio::time::Instant;
 
@@ -35,6 +36,8 @@ pub struct Service {
     pub rpm: Option<u64>,
     /// Its charge for one token of ours.
     pub factor: f64,
+    /// Provisioned: a bucket that leaks so fast, of 10 s.
+    pub ptu: bool,
     /// Its answers say what it knows.
     pub headers: bool,
     /// The mean time of a call.
@@ -59,6 +62,7 @@ impl Default for Service {
             tpm: 300_000,
             rpm: None,
             factor: 1.0,
+            ptu: false,
             headers: true,
             latency: Duration::from_secs(2),
             faults: 0.0,
@@ -162,6 +166,7 @@ struct Run {
     now: Duration,
     admission: Admission<u64>,
     quotas: Vec<Quota>,
+    buckets: Vec<Bucket>,
     /// Charged by our own calls, by service and window.
     charged: Vec<BTreeMap<u64, (u64, u64)>>,
     events: BTreeMap<(Duration, u64), Event>,
@@ -186,9 +191,11 @@ impl Run {
         let members = scene.services.iter().enumerate().map(member).collect();
         let quota =
             |s: &Service| Quota::new(Limits { tpm: Some(s.tpm), rpm: s.rpm }, WINDOW, SLICE);
+        let bucket = |s: &Service| Bucket::new(s.phase, s.tpm, Duration::from_secs(10));
         let mut run = Self {
             admission: Admission::new(members, scene.spill_after, start),
             quotas: scene.services.iter().map(quota).collect(),
+            buckets: scene.services.iter().map(bucket).collect(),
             charged: scene.services.iter().map(|_| BTreeMap::new()).collect(),
             start,
             now: Duration::ZERO,
@@ -351,7 +358,14 @@ impl Run {
             return self.plan(self.now + NETWORK * 2, end);
         }
         let cost = (charge as f64 * service.factor).ceil() as u64;
-        let verdict = self.quotas[n].admit(at, cost);
+        let verdict = if service.ptu {
+            match self.buckets[n].admit(at, cost) {
+                Ok(()) => Verdict::Admitted,
+                Err(retry_after) => Verdict::TokensFull { retry_after },
+            }
+        } else {
+            self.quotas[n].admit(at, cost)
+        };
         let standing = self.quotas[n].standing(at);
         let told = RateHeaders {
             limit_tokens: standing.limits.tpm,
@@ -362,7 +376,14 @@ impl Run {
             )),
             utilisation: None,
         };
-        let told = if service.headers { told } else { RateHeaders::default() };
+        let told = match (service.ptu, service.headers) {
+            (true, _) => RateHeaders {
+                utilisation: Some(self.buckets[n].utilization(at)),
+                ..RateHeaders::default()
+            },
+            (false, true) => told,
+            (false, false) => RateHeaders::default(),
+        };
         let latency = service.latency.mul_f64(speed);
         match verdict {
             Verdict::Admitted => {
