@@ -36,13 +36,16 @@ impl<T> Admission<T> {
         wake: &mut Wake,
         now: Instant,
     ) -> Option<Next<T>> {
-        let Lane { members, line, soonest, .. } = &mut self.lanes[lane];
-        *soonest = None;
+        let Lane { members, line, soonest, head: best, .. } = &mut self.lanes[lane];
+        (*best, *soonest) = (None, None);
         let is_over = |job: &Waiting<T>| job.deadline.is_some_and(|deadline| deadline <= now);
-        if let Some((heap, _)) = line.best(is_over) {
+        if line.has_deadlines()
+            && let Some((heap, _)) = line.best(is_over)
+        {
             return line.pop(heap).map(|job| Next::Expired(job.item));
         }
-        let (heap, head) = line.best(|_| true)?;
+        let (heap, head) = line.head()?;
+        *best = Some(heap);
         if let Some(deadline) = head.deadline {
             sooner(wake, deadline);
         }
@@ -125,14 +128,20 @@ impl<T> Admission<T> {
     fn pick(&self, index: usize, room: u64, wake: &mut Wake, now: Instant) -> Option<Pick> {
         let mut best: Option<Pick> = None;
         for &lane in &self.places[index].lanes {
-            let Lane { members, line, above, .. } = &self.lanes[lane];
-            let suits = |job: &Waiting<T>| {
+            let Lane { members, line, above, head, .. } = &self.lanes[lane];
+            let mut suits = |job: &Waiting<T>| {
                 job.charge <= room
                     && self.is_in_time(index, job, now)
                     && self.may_spill(job, *above, wake, now)
                     && self.is_no_return(index, job, members, wake, now)
             };
-            let Some((heap, job)) = line.best(suits) else { continue };
+            // The head suits most of the time, and was found before.
+            let Some(heap) = *head else { continue };
+            let found = match line.peek(heap) {
+                Some(job) if suits(job) => Some((heap, job)),
+                _ => line.best(suits),
+            };
+            let Some((heap, job)) = found else { continue };
             if best.as_ref().is_none_or(|best| job.rank > best.rank) {
                 best = Some(Pick { lane, heap, charge: job.charge, rank: job.rank });
             }

@@ -111,6 +111,7 @@ pub struct Deployment {
     tokens: Option<Pace>,
     requests: Option<Pace>,
     looked_at: Option<Instant>,
+    room: Option<RoomSeen>,
     calls: Calls,
     in_flight: usize,
     share: f64,
@@ -120,6 +121,16 @@ pub struct Deployment {
     retired: Option<String>,
     latency: Option<Duration>,
     utilisation: Option<f64>,
+}
+
+/// The room of a window when it was last looked at.
+#[derive(Clone, Copy)]
+struct RoomSeen {
+    /// The total up to which we may book.
+    tokens: f64,
+    /// The room of a whole window.
+    whole: u64,
+    until: Instant,
 }
 
 impl Deployment {
@@ -132,6 +143,7 @@ impl Deployment {
             tokens: None,
             requests: rpm.map(|rate| Pace::new(rate, REQUEST_SLACK, now)),
             looked_at: None,
+            room: None,
             calls: Calls::new(limits.concurrency, is_paced),
             in_flight: 0,
             share: 1.0,
@@ -163,17 +175,31 @@ impl Deployment {
             Passage::All if self.in_flight >= self.calls.allowed() => return Gate::WhenACallEnds,
             Passage::All => {}
         }
-        if self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK) {
+        let room_is_over = self.room.is_some_and(|room| now >= room.until);
+        if room_is_over || self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK)
+        {
             self.adjust_pace(now);
         }
-        let largest = self.learner.largest();
-        match self.learner.room(now) {
+        let Some(room) = self.room.filter(|room| now < room.until) else {
+            return Gate::Open { room: self.learner.largest(), until: None };
+        };
+        // Since the look only our own bookings count: the next look is soon.
+        let left = (room.tokens - self.learner.total()).max(0.0) as u64;
+        if left >= room.whole {
             // What is larger than any window is the service's to judge.
-            Some(room) if room.tokens < self.learner.whole_window().min(largest) => {
-                Gate::Open { room: room.tokens.min(largest), until: Some(room.until) }
-            }
-            _ => Gate::Open { room: largest, until: None },
+            return Gate::Open { room: self.learner.largest(), until: None };
         }
+        Gate::Open { room: left, until: Some(room.until) }
+    }
+
+    fn look_at_room(&mut self, now: Instant) {
+        let whole = self.learner.whole_window().min(self.learner.largest());
+        let total = self.learner.total();
+        self.room = self.learner.room(now).map(|room| RoomSeen {
+            tokens: room.tokens as f64 + total,
+            whole,
+            until: room.until,
+        });
     }
 
     /// Gathers what a call of this charge needs.
@@ -322,6 +348,7 @@ impl Deployment {
 
     fn adjust_pace(&mut self, now: Instant) {
         self.looked_at = Some(now);
+        self.look_at_room(now);
         let saved = self.tokens.as_ref().map_or(0, Pace::saved);
         let Some(rate) = self.learner.rate(saved, now).filter(|_| self.is_metered()) else {
             return;

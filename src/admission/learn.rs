@@ -307,6 +307,11 @@ impl Learner {
         Some(Room { tokens, until: view.ends.1 })
     }
 
+    /// All that was booked and not refused.
+    pub fn total(&self) -> f64 {
+        self.total
+    }
+
     /// What a whole window lets us book, by our measure.
     pub fn whole_window(&self) -> u64 {
         let minutes = self.windows.period().as_secs_f64() / 60.0;

@@ -81,6 +81,21 @@ impl<T> Line<T> {
         best
     }
 
+    /// The best job of all.
+    pub fn head(&self) -> Option<(Heap, &Waiting<T>)> {
+        self.best(|_| true)
+    }
+
+    /// The head of a heap.
+    pub fn peek(&self, heap: Heap) -> Option<&Waiting<T>> {
+        self.heaps[heap].peek()
+    }
+
+    /// Whether any may have a deadline.
+    pub fn has_deadlines(&self) -> bool {
+        self.filled >> SIZES != 0
+    }
+
     /// Takes the head of a heap out.
     pub fn pop(&mut self, heap: Heap) -> Option<Waiting<T>> {
         let job = self.heaps[heap].pop()?;

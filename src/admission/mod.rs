@@ -147,8 +147,9 @@ struct Place {
 struct Lane<T> {
     members: Vec<usize>,
     line: Line<T>,
-    /// Of the question under way: when a tier that was asked could take its next job, and the same
+    /// Of the question under way: the heap of the head, when a tier that was asked could take its next job, and the same
     /// without the tier that is being asked.
+    head: Option<line::Heap>,
     soonest: Option<Instant>,
     above: Option<Instant>,
 }
@@ -206,7 +207,13 @@ impl<T> Admission<T> {
     fn lane_of(&mut self, members: Vec<usize>) -> usize {
         let known = self.lanes.iter().position(|lane| lane.members == members);
         known.unwrap_or_else(|| {
-            self.lanes.push(Lane { members, line: Line::new(), soonest: None, above: None });
+            self.lanes.push(Lane {
+                members,
+                line: Line::new(),
+                head: None,
+                soonest: None,
+                above: None,
+            });
             self.lanes.len() - 1
         })
     }
