@@ -2,6 +2,7 @@
 //! time. Each test is a row of the table in `docs/admission.md`.
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "the rows of a table, for people who ask with --nocapture")]
 
 #[path = "support/pool.rs"]
 mod pool;

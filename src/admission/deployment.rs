@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -14,6 +13,7 @@ use super::Booking;
 use super::breaker::{Breaker, Passage};
 use super::calls::Calls;
 use super::learn::Learner;
+pub use super::limits::{Limits, Service};
 use super::pace::{Later, Pace};
 use super::snapshot::{BreakerState, Snapshot};
 use crate::model::headers::RateHeaders;
@@ -39,38 +39,6 @@ const MISSING_PAUSE: Duration = Duration::from_secs(15);
 /// The least pause of a flex lane without room: its 429 is about the service's capacity.
 const FLEX_PAUSE: Duration = Duration::from_secs(5);
 
-/// How a deployment serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Service {
-    /// By tokens and requests a minute.
-    #[default]
-    Standard,
-    /// Provisioned throughput: no quota a minute, but a utilisation and 429s.
-    Provisioned,
-    /// The flex tier of a standard deployment: half the price, when there is room.
-    Flex,
-}
-
-/// What is known of a deployment before it was ever asked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// Tokens a minute; `None`: to be found out.
-    pub tpm: Option<u64>,
-    /// Requests a minute.
-    pub rpm: Option<u64>,
-    /// Calls in flight at a time.
-    pub concurrency: usize,
-    pub service: Service,
-    /// The part of the quota that is left to others, from 0 to 1.
-    pub reserve: f64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { tpm: None, rpm: None, concurrency: 64, service: Service::Standard, reserve: 0.0 }
-    }
-}
-
 /// What a call taught about its deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Feedback {
@@ -78,6 +46,8 @@ pub enum Feedback {
     Responded,
     /// A passing fault of its own: 5xx, a time-out, a reset.
     Faulted { why: String },
+    /// Nothing is known of it; perhaps no call was made.
+    Unclear,
     /// It is full; nothing more until then.
     Throttled { until: Instant },
     /// No connection could be made: nothing was sent.
@@ -256,6 +226,7 @@ impl Deployment {
                     warn!(deployment.name = %self.name, why, "keeps failing: calls go elsewhere");
                 }
             }
+            Feedback::Unclear => self.breaker.end_unclear(booking.is_probe),
             Feedback::Throttled { until } => self.throttle(booking, until, told, in_flight, now),
             Feedback::Unreachable { why } => {
                 if self.breaker.unreachable(booking.is_probe, &why, now) {

@@ -16,6 +16,7 @@ mod choose;
 pub mod deployment;
 mod factor;
 mod learn;
+mod limits;
 mod line;
 mod pace;
 mod recent;

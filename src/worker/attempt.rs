@@ -69,7 +69,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.send(Feedback::Responded, None);
+        self.send(Feedback::Unclear, None);
     }
 }
 

@@ -178,7 +178,7 @@ impl Conductor {
     fn hear(&mut self, ended: Ended) {
         use crate::admission::deployment::Feedback;
         let now = Instant::now();
-        self.reached |= !matches!(ended.feedback, Feedback::Unreachable { .. });
+        self.reached |= !matches!(ended.feedback, Feedback::Unreachable { .. } | Feedback::Unclear);
         self.admission.observe(&ended.booking, ended.feedback, &ended.told, now);
         if let Some((held, due)) = ended.back {
             if due <= now {
