@@ -6,6 +6,7 @@
 
 mod body;
 pub mod endpoint;
+pub mod headers;
 mod stream;
 pub mod tokens;
 pub mod verdict;
@@ -19,6 +20,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use crate::job::Job;
 use crate::outcome::Usage;
 use endpoint::Endpoint;
+use headers::RateHeaders;
 use tokens::Tokens;
 use verdict::Verdict;
 
@@ -43,6 +45,24 @@ pub struct Client {
     endpoint: Arc<Endpoint>,
     /// Instead of a key.
     tokens: Option<Arc<Tokens>>,
+    tier: Tier,
+}
+
+/// The service tier that calls ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tier {
+    /// What the job's body says, or the deployment's own.
+    #[default]
+    AsAsked,
+    /// `service_tier: "flex"`: half the price, when there is room.
+    Flex,
+}
+
+/// The end of a call: what it means, and what the response told of the limits.
+#[derive(Debug)]
+pub struct Called {
+    pub verdict: Verdict,
+    pub told: RateHeaders,
 }
 
 /// A 2xx response, read to its end.
@@ -55,6 +75,8 @@ pub struct Reply {
     /// would have returned.
     pub body: Bytes,
     pub usage: Usage,
+    /// What it is billed as, if the service said so.
+    pub service_tier: Option<Box<str>>,
 }
 
 /// What came back before anybody judged it.
@@ -94,13 +116,19 @@ impl Client {
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
             .map_err(ClientError::Setup)?;
-        Ok(Self { http, endpoint: Arc::new(endpoint), tokens: None })
+        Ok(Self { http, endpoint: Arc::new(endpoint), tokens: None, tier: Tier::AsAsked })
     }
 
     /// Comes with Entra ID's tokens instead of a key.
     #[must_use]
     pub fn with_tokens(self, tokens: Tokens) -> Self {
         Self { tokens: Some(Arc::new(tokens)), ..self }
+    }
+
+    /// Asks for a service tier.
+    #[must_use]
+    pub fn with_tier(self, tier: Tier) -> Self {
+        Self { tier, ..self }
     }
 
     /// The endpoint's URL, without a key.
@@ -114,9 +142,13 @@ impl Client {
     }
 
     /// Makes one call and judges how it ended.
-    pub async fn call(&self, job: &Job) -> Verdict {
+    pub async fn call(&self, job: &Job) -> Called {
         let raw = self.send(job).await;
-        verdict::judge(job.api, raw, SystemTime::now())
+        let told = match &raw {
+            Raw::Response { headers, .. } => RateHeaders::read(headers),
+            _ => RateHeaders::default(),
+        };
+        Called { verdict: verdict::judge((job.api, self.tier), raw, SystemTime::now()), told }
     }
 
     async fn send(&self, job: &Job) -> Raw {
@@ -127,7 +159,7 @@ impl Client {
             .headers(self.endpoint.headers().clone())
             .header("x-ms-client-request-id", job.id.to_string())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(body::prepare(job, deployment));
+            .body(body::prepare(job, deployment, self.tier));
         if let Some(tokens) = &self.tokens {
             match tokens.header().await {
                 Ok(header) => request = request.header(AUTHORIZATION, header),
