@@ -5,9 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::Checked;
 use super::batch_file::{Reading, read_line};
 use super::source::{Lines, Source, SourceError};
+use super::tally::{self, fingerprint};
+use super::{Checked, LineHash};
 use crate::job::{BatchId, Job};
 use crate::queue::{Queue, QueueError};
 use crate::store::{Batch, BatchState, Store, StoreError};
@@ -78,9 +79,11 @@ pub async fn enqueue(
         state: BatchState::Enqueuing,
         jobs: 0,
         prompt_tokens: 0,
+        inputs: Vec::new(),
         created_at: Timestamp::now(),
     });
     document.state = BatchState::Enqueuing;
+    let given = tally::begin(&mut document, checked);
     store.put_batch(&document).await?;
 
     let (send, mut chunks) = mpsc::channel(READ_AHEAD);
@@ -89,6 +92,7 @@ pub async fn enqueue(
         reading: reading.clone(),
         repeated: checked.repeated.clone().into(),
         batch: batch.clone(),
+        shorter: given.shorter(&document),
     };
     let reader = tokio::task::spawn_blocking(move || input.read(&send));
     let mut total = Enqueued::default();
@@ -104,15 +108,11 @@ pub async fn enqueue(
         total.waiting += send_all(queue, jobs).await?;
         sent(total.jobs);
     }
-    reader.await.map_err(|_| EnqueueError::Panicked)??;
+    let starts_with = reader.await.map_err(|_| EnqueueError::Panicked)??;
     if total.jobs != checked.jobs {
         return Err(EnqueueError::InputChanged { checked: checked.jobs, now: total.jobs });
     }
-    // Several inputs may share a batch: what was known or waiting is counted already, unless the
-    // earlier enqueue never came to its end.
-    let counted = document.jobs.max(total.known + total.waiting);
-    document.jobs = counted + total.jobs - total.known - total.waiting;
-    document.prompt_tokens = document.prompt_tokens.max(total.prompt_tokens);
+    given.end(&mut document, &total, &starts_with);
     document.state = BatchState::Running;
     store.put_batch(&document).await?;
     Ok(total)
@@ -165,10 +165,15 @@ struct Input {
     reading: Reading,
     repeated: Arc<[u64]>,
     batch: BatchId,
+    /// Known inputs that this one may start with: lines and fingerprint.
+    shorter: Vec<(u64, String)>,
 }
 
 impl Input {
-    fn read(self, send: &mpsc::Sender<Vec<Job>>) -> Result<(), SourceError> {
+    /// Sends all jobs; returns the fingerprints of the known inputs that this one starts with.
+    fn read(self, send: &mpsc::Sender<Vec<Job>>) -> Result<Vec<String>, SourceError> {
+        let mut starts_with = Vec::new();
+        let mut hash = LineHash::new(&self.reading);
         let mut chunk = Vec::new();
         let mut bytes = 0;
         let mut ordinal = 0;
@@ -177,6 +182,10 @@ impl Input {
             while let Some(line) = lines.next()? {
                 let position = ordinal;
                 ordinal += 1;
+                hash.add(&line);
+                let so_far = self.shorter.iter().filter(|(lines, _)| *lines == ordinal);
+                let same = so_far.filter(|(_, known)| *known == fingerprint(hash.digest()));
+                starts_with.extend(same.map(|(_, known)| known.clone()));
                 let text = line.checked(self.reading.max_line_bytes);
                 // Faults were reported by the first pass.
                 let Ok(job) = text.and_then(|text| read_line(text, &self.reading)) else {
@@ -194,13 +203,13 @@ impl Input {
                 bytes = 0;
                 if send.blocking_send(std::mem::take(&mut chunk)).is_err() {
                     // Sending failed; the sender tells why.
-                    return Ok(());
+                    return Ok(starts_with);
                 }
             }
         }
         if !chunk.is_empty() {
             let _ = send.blocking_send(chunk);
         }
-        Ok(())
+        Ok(starts_with)
     }
 }

@@ -7,4 +7,5 @@ pub mod cli;
 pub mod contract_queue;
 pub mod jobs;
 pub mod relay;
+pub mod secrets;
 pub mod service;
