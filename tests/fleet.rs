@@ -117,7 +117,8 @@ async fn a_store_that_throttles_half_of_the_writes_slows_the_workers_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_away_is_waited_for() {
-    let fleet = Fleet::start(jobs(), Faults::default(), "").await;
+    // With less patience than the queue is away, every operation on it fails meanwhile.
+    let fleet = Fleet::start(jobs(), Faults::default(), "patience_seconds = 1").await;
     let mut workers = fleet.workers();
     fleet.until_called(0.3).await;
     fleet.broker.pause();

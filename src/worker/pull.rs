@@ -79,7 +79,14 @@ impl Puller {
         let all = u32::try_from(self.settings.max_held).unwrap_or(u32::MAX);
         // Retries and scheduled jobs come due meanwhile, so the wait is short and asked again.
         match tokio::time::timeout(DRAIN_WAIT, self.room.acquire_many(all)).await {
-            Ok(_nothing_is_held) => Ok(self.queue.depth().await?.pending() == 0),
+            Ok(_nothing_is_held) => match self.queue.depth().await {
+                Ok(depth) => Ok(depth.pending() == 0),
+                Err(QueueError::Unavailable(error)) => {
+                    warn!(%error, "can't tell whether the queue is empty; asking again");
+                    Ok(false)
+                }
+                Err(error) => Err(error.into()),
+            },
             Err(_) => Ok(false),
         }
     }

@@ -138,7 +138,8 @@ impl From<Output> for Ended {
     fn from(output: Output) -> Self {
         let [out, log] =
             [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-        [&out, &log].map(|text| secrets::check(text));
+        secrets::check(&out);
+        secrets::check(&log);
         let err = log.lines().filter(|line| !is_quiet(line)).map(|line| format!("{line}\n"));
         Self { code: output.status.code(), err: err.collect(), out, log }
     }
