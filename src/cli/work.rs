@@ -34,7 +34,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
         targets,
-        settings: config.worker(args.drain),
+        settings: config.shared_worker(args.drain),
         progress: progress.clone(),
     };
     let halt = tokio::spawn(worker.run(stop)).await.unwrap_or(Err(WorkerError::Panicked));

@@ -86,6 +86,8 @@ pub async fn enqueue(
     let given = tally::begin(&mut document, checked);
     store.put_batch(&document).await?;
 
+    // Where nothing has ended yet there is no need to ask for each job.
+    let any_ended = before.is_some() && store.totals(batch).await?.ended() > 0;
     let (send, mut chunks) = mpsc::channel(READ_AHEAD);
     let input = Input {
         sources: sources.to_vec(),
@@ -100,11 +102,13 @@ pub async fn enqueue(
         total.jobs += jobs.len() as u64;
         let tokens = jobs.iter().filter_map(|job| job.estimate).map(|e| u64::from(e.prompt));
         total.prompt_tokens += tokens.sum::<u64>();
-        if before.is_some() {
+        if any_ended {
             let all = jobs.len();
             jobs = without_known(jobs, batch, store).await?;
             total.known += (all - jobs.len()) as u64;
         }
+        // The batch may be worked on at this moment: whoever receives one of these looks it up.
+        jobs.iter_mut().for_each(|job| job.look_up = before.is_some());
         total.waiting += send_all(queue, jobs).await?;
         sent(total.jobs);
     }
@@ -131,8 +135,7 @@ async fn send_all(queue: &dyn Queue, jobs: Vec<Job>) -> Result<u64, EnqueueError
     }
 }
 
-/// Leaves out the jobs with an outcome. The others are marked: the batch may be worked on at this
-/// moment, so whoever receives one of them looks it up once more.
+/// Leaves out the jobs with an outcome.
 async fn without_known(
     jobs: Vec<Job>,
     batch: &BatchId,
@@ -141,7 +144,7 @@ async fn without_known(
     let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
     let known = store.look_up(batch, &ids).await?;
     let mut unknown = Vec::new();
-    for (mut job, known) in jobs.into_iter().zip(known) {
+    for (job, known) in jobs.into_iter().zip(known) {
         match known {
             Some(proof) if proof.digest() != job.digest() => {
                 return Err(EnqueueError::Changed {
@@ -150,10 +153,7 @@ async fn without_known(
                 });
             }
             Some(_) => {}
-            None => {
-                job.look_up = true;
-                unknown.push(job);
-            }
+            None => unknown.push(job),
         }
     }
     Ok(unknown)

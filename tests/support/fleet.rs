@@ -107,7 +107,8 @@ impl Fleet {
         let outcomes: Vec<_> = outcomes.try_collect().await.unwrap();
         let arrived = self.arrived().await;
         let prompts = outcomes.into_iter().map(|outcome| format!("prompt {}", outcome.position));
-        prompts.map(|prompt| (prompt.clone(), arrived[&prompt])).collect()
+        let times = |prompt: &String| arrived.get(prompt).copied().unwrap_or(0);
+        prompts.map(|prompt| (prompt.clone(), times(&prompt))).collect()
     }
 
     /// Waits until all workers found the queue empty.
