@@ -158,10 +158,6 @@ impl Default for Worker {
 /// Jobs that wait or are being recorded, beside those in flight.
 const HELD_BESIDE_CALLS: usize = 1024;
 
-/// What a worker beside others holds for each call: it, the next one, and two that are received or
-/// recorded, either of which takes far less time than a call.
-const HELD_A_CALL: usize = 4;
-
 /// Calls in flight at a time for one deployment, where nothing was said.
 pub const DEFAULT_CONCURRENCY: usize = 64;
 
@@ -244,23 +240,18 @@ impl Config {
         Duration::from_secs(self.state.lock_seconds)
     }
 
-    /// The pipeline's settings for one worker of several: what it holds the others can't have, and
-    /// all of it is handed out once more if it dies.
-    pub fn shared_worker(&self, drain: bool) -> worker::Settings {
-        let worker = self.worker(drain);
-        worker::Settings { max_held: HELD_A_CALL * self.calls(), ..worker }
-    }
-
-    /// The pipeline's settings for a worker that has the queue for itself.
+    /// The pipeline's settings, for a worker alone on its queue.
     pub fn worker(&self, drain: bool) -> worker::Settings {
         let calls = self.calls();
         worker::Settings {
             drain,
+            shared: false,
             // Besides those in flight: enough that the store is written in large groups, and that no
             // call ever waits for the queue.
             max_held: 2 * calls + HELD_BESIDE_CALLS,
             max_tries: self.worker.max_tries,
             max_deliveries: self.worker.max_deliveries,
+            postpone_from: worker::POSTPONE_FROM,
             shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             unreachable_after: Duration::from_secs(self.worker.unreachable_after_seconds),
         }
