@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
 /// Raised with every change of [`SCHEMA`] that older files do not have.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE queue (
@@ -60,7 +60,9 @@ CREATE TABLE batches (
     state         TEXT    NOT NULL,
     jobs          INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL,
-    created_at    TEXT    NOT NULL
+    created_at    TEXT    NOT NULL,
+    -- JSON: the inputs that jobs counts.
+    inputs        TEXT    NOT NULL DEFAULT '[]'
 ) WITHOUT ROWID;
 CREATE TABLE outcomes (
     seq               INTEGER PRIMARY KEY,

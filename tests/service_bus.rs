@@ -478,21 +478,53 @@ async fn a_strangers_message_goes_to_the_dead_letters_with_a_reason() {
     until(&broker, |counts| counts.dead_letter == 0).await;
 }
 
-/// How fast a queue is emptied: `cargo test --release --test service_bus -- --ignored --nocapture`.
+/// How fast a queue is emptied, beside Microsoft's Python SDK where PROMPTMILL_PEER_PYTHON names one;
+/// `benches/service-bus` runs it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, not a check"]
 #[expect(clippy::print_stdout, reason = "the figures are what it is run for")]
 async fn throughput() {
-    const COUNT: usize = 20_000;
-    const CHUNK: usize = 256;
-    let broker = broker::start(QueueSettings::new(JOBS)).await;
+    const OURS: usize = 20_000;
+    const PEERS: usize = 5_000;
+    let broker = service_bus_broker::start(
+        "127.0.0.1:0",
+        service_bus_broker::Settings {
+            queues: vec![QueueSettings::new(JOBS)],
+            ..service_bus_broker::Settings::default()
+        },
+    );
+    let broker = broker.await.unwrap();
     let queue = broker::queue(&broker);
+    let sent = send_all(&queue, OURS).await;
+    let ours = empty(&broker, &queue, OURS).await;
+    println!("ours: send {sent:.0}/s, receive and settle {ours:.0}/s");
+    let Ok(python) = std::env::var("PROMPTMILL_PEER_PYTHON") else {
+        println!("Python SDK: not run, PROMPTMILL_PEER_PYTHON is not set");
+        return;
+    };
+    send_all(&queue, PEERS).await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/service_bus_throughput.py");
+    let mut peer = tokio::process::Command::new(python);
+    peer.args([script, &broker.connection_string(), JOBS, &PEERS.to_string()]);
+    let output = peer.kill_on_drop(true).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let peers: f64 = said.trim().parse().unwrap();
+    println!("Python SDK: receive and settle {peers:.0}/s; ours is {:.1} times that", ours / peers);
+}
+
+/// Sends jobs; returns how many a second.
+async fn send_all(queue: &ServiceBusQueue, count: usize) -> f64 {
     let started = Instant::now();
-    for chunk in jobs(COUNT).chunks(1_000) {
+    for chunk in jobs(count).chunks(1_000) {
         queue.send(chunk.to_vec()).await.unwrap();
     }
-    let sent = started.elapsed();
-    let mut left = COUNT;
+    count as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Receives and settles jobs until none is left; returns how many a second.
+async fn empty(broker: &Broker, queue: &ServiceBusQueue, count: usize) -> f64 {
+    const CHUNK: usize = 256;
+    let mut left = count;
     let mut in_queue = Duration::ZERO;
     while left > 0 {
         let started = Instant::now();
@@ -506,8 +538,7 @@ async fn throughput() {
         in_queue += started.elapsed();
     }
     let started = Instant::now();
-    until_completed(&broker, COUNT as u64).await;
+    until_completed(broker, count as u64).await;
     in_queue += started.elapsed();
-    let rate = |took: Duration| COUNT as f64 / took.as_secs_f64();
-    println!("send: {:.0}/s, receive and settle: {:.0}/s", rate(sent), rate(in_queue));
+    count as f64 / in_queue.as_secs_f64()
 }

@@ -200,6 +200,7 @@ async fn two_who_write_the_same_batch_both_get_there() {
         state: BatchState::Enqueuing,
         jobs,
         prompt_tokens: 0,
+        inputs: Vec::new(),
         created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
     };
     let puts = (0..8).map(|jobs| {

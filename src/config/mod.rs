@@ -245,8 +245,7 @@ impl Config {
 
     /// The pipeline's settings, for a worker alone on its queue.
     pub fn worker(&self, drain: bool) -> worker::Settings {
-        let calls: usize =
-            self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum();
+        let calls = self.calls();
         worker::Settings {
             drain,
             shared: false,
@@ -260,6 +259,11 @@ impl Config {
             unreachable_after: Duration::from_secs(self.worker.unreachable_after_seconds),
             spill_after: Duration::from_secs_f64(self.pool.spill_after_seconds),
         }
+    }
+
+    /// Calls that may be in flight at a time.
+    fn calls(&self) -> usize {
+        self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum()
     }
 
     /// The deployments, ready to be called.

@@ -90,15 +90,31 @@ impl BatchState {
     }
 }
 
+/// An input that was enqueued into a batch, so that giving it again counts nothing twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownInput {
+    /// Of all its lines and of how they are read. Text: a store's numbers may not hold 64 bits.
+    pub fingerprint: String,
+    pub lines: u64,
+    /// Jobs in it.
+    pub jobs: u64,
+    /// Those of them that no earlier input had.
+    pub counted: u64,
+    pub prompt_tokens: u64,
+}
+
 /// What is known of a batch besides its outcomes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     pub id: BatchId,
     pub state: BatchState,
-    /// Jobs that were validated and enqueued, over all inputs.
+    /// Distinct jobs that were validated and enqueued, over all inputs; `intake::tally` counts them.
     pub jobs: u64,
     /// Sum of the jobs' prompt token counts.
     pub prompt_tokens: u64,
+    /// The inputs that are in `jobs`, the latest last.
+    pub inputs: Vec<KnownInput>,
     pub created_at: Timestamp,
 }
 

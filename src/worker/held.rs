@@ -19,6 +19,9 @@ use crate::queue::{Delivery, LockToken, Queue};
 /// How often locks are looked at; Service Bus locks last 5 s at the least.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Locks that last less are judged by the queue alone.
+const SHORTEST_LOCK: Duration = Duration::from_secs(2);
+
 /// A delivery that waits, runs or is being recorded.
 pub(super) struct Held {
     pub(super) delivery: Delivery,
@@ -44,7 +47,8 @@ pub(super) struct Place {
 impl Place {
     /// Whether somebody else may hold the job by now.
     pub(super) fn is_lost(&self) -> bool {
-        self.locks.with(|held| held.get(&self.lock).is_none_or(|lock| lock.lost))
+        let now = Instant::now();
+        self.locks.with(|held| held.get(&self.lock).is_none_or(|lock| lock.is_lost(now)))
     }
 }
 
@@ -63,6 +67,15 @@ struct Lock {
     /// When this much is left, it is renewed.
     half_life: Duration,
     lost: bool,
+}
+
+impl Lock {
+    /// Nobody may have told us: while a queue is away its locks run out unrenewed.
+    fn is_lost(&self, now: Instant) -> bool {
+        // What seems that short is a clock that goes ahead of the queue's; then only it can tell.
+        let can_judge = self.half_life >= SHORTEST_LOCK / 2;
+        self.lost || can_judge && self.expires <= now
+    }
 }
 
 impl Locks {
@@ -127,5 +140,23 @@ pub(super) async fn keep_locks(queue: Arc<dyn Queue>, locks: Arc<Locks>) {
             // The next look tries again; a lock that expires meanwhile is settled by redelivery.
             Err(error) => warn!(%error, locks = due.len(), "could not renew locks"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_ran_out_unrenewed_is_lost() {
+        let now = Instant::now();
+        let lock = |seconds| {
+            let left = Duration::from_secs(seconds);
+            Lock { expires: now + left, half_life: left / 2, lost: false }
+        };
+        assert!(!lock(5).is_lost(now + Duration::from_secs(4)));
+        assert!(lock(5).is_lost(now + Duration::from_secs(5)));
+        assert!(Lock { lost: true, ..lock(5) }.is_lost(now));
+        assert!(!lock(0).is_lost(now), "our clock goes ahead of the queue's");
     }
 }

@@ -79,7 +79,14 @@ impl Puller {
     async fn is_drained(&self) -> Result<bool, WorkerError> {
         // Retries and scheduled jobs come due meanwhile, so the wait is short and asked again.
         match tokio::time::timeout(DRAIN_WAIT, self.hold.nothing()).await {
-            Ok(()) => Ok(self.queue.depth().await?.pending() == 0),
+            Ok(()) => match self.queue.depth().await {
+                Ok(depth) => Ok(depth.pending() == 0),
+                Err(QueueError::Unavailable(error)) => {
+                    warn!(%error, "can't tell whether the queue is empty; asking again");
+                    Ok(false)
+                }
+                Err(error) => Err(error.into()),
+            },
             Err(_) => Ok(false),
         }
     }

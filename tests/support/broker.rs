@@ -17,6 +17,7 @@ pub fn jobs() -> QueueSettings {
 }
 
 pub async fn start(queue: QueueSettings) -> Broker {
+    super::secrets::watch();
     let settings = service_bus_broker::Settings {
         queues: vec![queue],
         ..service_bus_broker::Settings::default()

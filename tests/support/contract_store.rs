@@ -72,6 +72,7 @@ fn batch(name: &str, created_at: &str) -> Batch {
         state: BatchState::Enqueuing,
         jobs: 3,
         prompt_tokens: 1_000,
+        inputs: Vec::new(),
         created_at: created_at.parse().unwrap(),
     }
 }

@@ -9,4 +9,5 @@ pub mod jobs;
 pub mod pipeline;
 pub mod proxy;
 pub mod relay;
+pub mod secrets;
 pub mod service;

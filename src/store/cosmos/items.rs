@@ -14,7 +14,7 @@ use super::error::BadItem;
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::{Part, Word};
-use crate::store::{Batch, BatchState, Recorded, StoreError};
+use crate::store::{Batch, BatchState, KnownInput, Recorded, StoreError};
 
 pub(super) const OUTCOMES: &str = "outcomes";
 pub(super) const BATCHES: &str = "batches";
@@ -217,14 +217,16 @@ pub(super) struct BatchItem {
     pub jobs: u64,
     #[serde(default)]
     pub prompt_tokens: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<KnownInput>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
 }
 
 impl BatchItem {
     pub(super) fn unannounced(id: &BatchId, shards: u32) -> Self {
-        let id = id.clone();
-        Self { id, shards, state: None, jobs: 0, prompt_tokens: 0, created_at: None }
+        let (id, inputs) = (id.clone(), Vec::new());
+        Self { id, shards, state: None, jobs: 0, prompt_tokens: 0, inputs, created_at: None }
     }
 
     pub(super) fn new(batch: &Batch, shards: u32) -> Self {
@@ -234,6 +236,7 @@ impl BatchItem {
             state: Some(batch.state),
             jobs: batch.jobs,
             prompt_tokens: batch.prompt_tokens,
+            inputs: batch.inputs.clone(),
             created_at: Some(batch.created_at.to_string()),
         }
     }
@@ -244,7 +247,7 @@ impl BatchItem {
             .parse()
             .map_err(|_| BadItem::Field { id: self.id.to_string(), field: "createdAt" })?;
         let (id, jobs, prompt_tokens) = (self.id, self.jobs, self.prompt_tokens);
-        Ok(Some(Batch { id, state, jobs, prompt_tokens, created_at }))
+        Ok(Some(Batch { id, state, jobs, prompt_tokens, inputs: self.inputs, created_at }))
     }
 }
 

@@ -122,16 +122,19 @@ impl Store for LocalStore {
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let batch = batch.clone();
+        let inputs =
+            serde_json::to_string(&batch.inputs).map_err(|e| StoreError::Refused(e.into()))?;
         let put = move |c: &Connection| {
             c.execute(
-                "INSERT OR REPLACE INTO batches (batch_id, state, jobs, prompt_tokens, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO batches (batch_id, state, jobs, prompt_tokens, created_at, inputs)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     batch.id.as_str(),
                     batch.state.as_str(),
                     batch.jobs,
                     batch.prompt_tokens,
                     batch.created_at.to_string(),
+                    inputs,
                 ],
             )
         };
@@ -142,17 +145,15 @@ impl Store for LocalStore {
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         let id = id.clone();
         let find = move |c: &Connection| {
-            let sql = "SELECT batch_id, state, jobs, prompt_tokens, created_at FROM batches
-                       WHERE batch_id = ?1";
-            c.query_row(sql, [id.as_str()], read_batch).optional()
+            let sql = format!("{BATCHES} WHERE batch_id = ?1");
+            c.query_row(&sql, [id.as_str()], read_batch).optional()
         };
         Ok(self.database.read(find).await?)
     }
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
         let list = |c: &Connection| {
-            let sql = "SELECT batch_id, state, jobs, prompt_tokens, created_at FROM batches";
-            c.prepare(sql)?.query_map([], read_batch)?.collect::<rusqlite::Result<Vec<_>>>()
+            c.prepare(BATCHES)?.query_map([], read_batch)?.collect::<rusqlite::Result<Vec<_>>>()
         };
         let mut batches = self.database.read(list).await?;
         // Not by SQL: as text, "16:00:00Z" is later than "16:00:00.5Z".
@@ -368,6 +369,9 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
     })
 }
 
+const BATCHES: &str =
+    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs FROM batches";
+
 fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
     Ok(Batch {
         id: parsed(row, 0, |name| name.parse().ok())?,
@@ -375,5 +379,6 @@ fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
         jobs: row.get(2)?,
         prompt_tokens: row.get(3)?,
         created_at: parsed(row, 4, |at: &str| at.parse::<Timestamp>().ok())?,
+        inputs: parsed(row, 5, |inputs| serde_json::from_str(inputs).ok())?,
     })
 }

@@ -36,6 +36,7 @@ mod wire;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, ToSocketAddrs};
@@ -227,6 +228,16 @@ impl Broker {
     /// Takes all tokens as ended: links are detached as unauthorized, new ones need a new token.
     pub fn expire_tokens(&self) {
         self.shared.order(Order::ExpireTokens);
+    }
+
+    /// Good tokens that were put so far, over all connections.
+    pub fn tokens_taken(&self) -> u64 {
+        self.shared.tokens_taken.load(Ordering::Relaxed)
+    }
+
+    /// Times that tokens of a connection ended unrenewed.
+    pub fn tokens_ended(&self) -> u64 {
+        self.shared.tokens_ended.load(Ordering::Relaxed)
     }
 
     /// Breaks every connection off and returns when all is down.

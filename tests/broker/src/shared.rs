@@ -1,6 +1,6 @@
 //! What the connections of one broker share: entities, faults, the clock, the ways to be woken.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +22,10 @@ pub struct Shared {
     namespace: Mutex<Namespace>,
     faults: Mutex<Faults>,
     paused: AtomicBool,
+    /// Tokens that were put and good, over all connections.
+    pub tokens_taken: AtomicU64,
+    /// Times that tokens of a connection ended unrenewed.
+    pub tokens_ended: AtomicU64,
     pub clock: Clock,
     pub tokens: TokenRules,
     pub max_message_size: u64,
@@ -39,6 +43,8 @@ impl Shared {
             namespace: Mutex::new(Namespace::new(&settings.queues, &settings.topics)),
             faults: Mutex::default(),
             paused: AtomicBool::new(false),
+            tokens_taken: AtomicU64::new(0),
+            tokens_ended: AtomicU64::new(0),
             clock: Clock::start(),
             tokens: TokenRules {
                 check: settings.check_tokens,
