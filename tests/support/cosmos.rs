@@ -1,6 +1,6 @@
 //! A Cosmos DB for tests: a server of this process, a database of each test.
 
-#[allow(dead_code, reason = "here is no process to check")]
+#[allow(dead_code, clippy::duplicate_mod, reason = "some test binaries have it beside `support`")]
 #[path = "secrets.rs"]
 mod secrets;
 
