@@ -37,3 +37,4 @@ pub mod simulator;
 pub mod backends;
 pub mod cli;
 pub mod config;
+pub mod logging;

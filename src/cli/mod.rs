@@ -23,9 +23,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::backends::BackendError;
 use crate::config::Layers;
+use crate::logging;
 
 /// Puts bulk prompts through Azure OpenAI under its limits: nothing lost, nothing paid twice.
 #[derive(Debug, Parser)]
@@ -34,7 +38,8 @@ pub struct Cli {
     /// The configuration file [default: promptmill.toml, where there is one]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What is logged to stderr, such as debug or promptmill=trace
+    /// What is logged to stderr, such as debug or promptmill=trace; no level shows keys or tokens, so
+    /// WebSocket frames never are
     #[arg(
         long,
         global = true,
@@ -140,9 +145,10 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 fn start_logging(filter: EnvFilter) {
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(progress::stderr_beside_bar)
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(progress::stderr_beside_bar))
+        .with(filter)
+        .with(filter_fn(logging::tells_no_secret))
         .init();
 }
 

@@ -8,6 +8,11 @@
 use std::io::{self, Write};
 use std::sync::Once;
 
+use promptmill::logging;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
 /// Every secret of the tests, or as much of it as nothing else has.
 const SECRETS: [&str; 10] = [
     "SAS_KEY_VALUE",
@@ -57,9 +62,10 @@ pub fn check(text: &str) {
 pub fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+        let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Watcher);
+        let log = tracing_subscriber::registry().with(lines);
         // Another test of this process may have been first, by another copy of this file.
-        let _ = log.with_writer(|| Watcher).try_init();
+        let _ = log.with(filter_fn(logging::tells_no_secret)).try_init();
     });
 }
 
