@@ -68,6 +68,7 @@ async fn work_to_death(on: &Backends) {
         state: BatchState::Done,
         jobs: 1,
         prompt_tokens: 8,
+        inputs: Vec::new(),
         created_at: Timestamp::now(),
     };
     on.store.put_batch(&document).await.unwrap();
