@@ -30,6 +30,7 @@ pub mod identity;
 pub mod sqlite;
 pub mod state;
 
+pub mod bench;
 pub mod simulator;
 
 pub mod backends;

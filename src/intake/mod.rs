@@ -9,6 +9,7 @@ mod batch_file;
 mod duplicates;
 mod enqueue;
 mod fault;
+mod sample;
 mod source;
 
 use std::io::{self, Write};
@@ -19,6 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 pub use batch_file::Reading;
 pub use enqueue::{EnqueueError, Enqueued, enqueue};
 pub use fault::{Fault, LineFault};
+pub use sample::{SampleError, sample};
 pub use source::{Source, SourceError};
 
 use crate::job::BatchId;

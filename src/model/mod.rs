@@ -57,6 +57,18 @@ pub struct Reply {
     pub usage: Usage,
 }
 
+/// What is seen of an answer while it comes in.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen<'a> {
+    /// How much of a provisioned deployment is in use, in percent, as its answers' header says.
+    Utilization(f64),
+    /// The next bytes of the body.
+    Chunk(&'a [u8]),
+}
+
+/// Whom a call tells what is seen.
+pub type Watch<'a> = &'a mut (dyn FnMut(Seen<'_>) + Send);
+
 /// What came back before anybody judged it.
 #[derive(Debug)]
 pub(crate) enum Raw {
@@ -110,11 +122,16 @@ impl Client {
 
     /// Makes one call and judges how it ended.
     pub async fn call(&self, job: &Job) -> Verdict {
-        let raw = self.send(job).await;
+        self.call_watched(job, &mut |_| {}).await
+    }
+
+    /// As [`Self::call`], and tells of the answer while it comes in.
+    pub async fn call_watched(&self, job: &Job, watch: Watch<'_>) -> Verdict {
+        let raw = self.send(job, watch).await;
         verdict::judge(job.api, raw, SystemTime::now())
     }
 
-    async fn send(&self, job: &Job) -> Raw {
+    async fn send(&self, job: &Job, watch: Watch<'_>) -> Raw {
         let deployment = self.endpoint.deployment_for(&job.model);
         let mut request = self
             .http
@@ -130,20 +147,27 @@ impl Client {
             }
         }
         match request.send().await {
-            Ok(response) => read(response).await,
+            Ok(response) => read(response, watch).await,
             Err(error) if error.is_connect() => Raw::NoConnection(error),
             Err(error) => Raw::Broken { status: None, error },
         }
     }
 }
 
-async fn read(mut response: reqwest::Response) -> Raw {
+async fn read(mut response: reqwest::Response, watch: Watch<'_>) -> Raw {
     let status = response.status().as_u16();
     let headers = std::mem::take(response.headers_mut());
+    if let Some(percent) = utilization(&headers) {
+        watch(Seen::Utilization(percent));
+    }
     let mut body: Option<bytes::BytesMut> = None;
     let mut first = Bytes::new();
     loop {
-        match response.chunk().await {
+        let chunk = response.chunk().await;
+        if let Ok(Some(bytes)) = &chunk {
+            watch(Seen::Chunk(bytes));
+        }
+        match chunk {
             Ok(Some(chunk)) if first.is_empty() && body.is_none() => first = chunk,
             Ok(Some(chunk)) => {
                 let whole = body.get_or_insert_with(|| std::mem::take(&mut first).into());
@@ -158,4 +182,12 @@ async fn read(mut response: reqwest::Response) -> Raw {
     }
     let body = body.map_or(first, bytes::BytesMut::freeze);
     Raw::Response { status, headers, body }
+}
+
+/// Provisioned deployments say it with every answer, such as `43.5%` (Azure docs: "provisioned
+/// throughput", the header `azure-openai-deployment-utilization`).
+fn utilization(headers: &HeaderMap) -> Option<f64> {
+    let said = headers.get("azure-openai-deployment-utilization")?.to_str().ok()?;
+    let percent: f64 = said.trim().trim_end_matches('%').trim_end().parse().ok()?;
+    percent.is_finite().then_some(percent)
 }

@@ -15,7 +15,7 @@ mod conductor;
 mod held;
 mod pull;
 mod record;
-mod retry;
+pub(crate) mod retry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
