@@ -16,6 +16,9 @@ use super::report::{Counts, Ended};
 /// Three digits: a value is known to 0.1 %.
 const DIGITS: u8 = 3;
 
+/// Longer times than any request is waited for, in microseconds.
+const LONGEST: u64 = 4 * 3_600 * 1_000_000;
+
 /// The error rate is that of this time.
 const ERROR_WINDOW: usize = 10;
 
@@ -130,7 +133,8 @@ struct Now {
 
 impl Tally {
     pub(super) fn new(span: Span, slo: Slo) -> Self {
-        let histogram = || Histogram::new(DIGITS).expect("three digits are within the bounds");
+        let histogram =
+            || Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds are in order");
         Self {
             span,
             slo,

@@ -40,12 +40,6 @@ pub(super) struct Args {
     /// The model's name in requests, where it is not the deployment's
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    #[command(flatten)]
-    load: LoadFlags,
-    #[command(flatten)]
-    requests: RequestFlags,
-    #[command(flatten)]
-    output: OutputFlags,
     /// Load before measuring, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     warm_up: Duration,
@@ -67,6 +61,12 @@ pub(super) struct Args {
     /// Decides arrivals and sizes
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    load: LoadFlags,
+    #[command(flatten)]
+    requests: RequestFlags,
+    #[command(flatten)]
+    output: OutputFlags,
 }
 
 #[derive(Debug, clap::Subcommand)]
