@@ -27,6 +27,7 @@ pub mod store;
 pub mod report;
 
 pub mod identity;
+pub mod prices;
 pub mod sqlite;
 pub mod state;
 

@@ -116,3 +116,36 @@ fn a_run_is_refused_where_a_worker_is_at_work() {
     assert!(refused.err.contains("share it"), "{}", refused.err);
     drop(state);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_equals_the_services_own_ledger_by_any_key() {
+    let simulator =
+        simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default()).await.unwrap();
+    let place = place_with(&format!("http://{}/v1", simulator.addr()));
+    let line = |n: usize| {
+        let mut line = support::cli::chat(&format!("job-{n}"), &format!("prompt {n}"), 32);
+        line["metadata"] = serde_json::json!({ "team": if n.is_multiple_of(2) { "東京" } else { "oslo" } });
+        line["body"]["model"] = ["gpt-4.1-mini", "my-own"][n % 3 / 2].into();
+        format!("{line}\n")
+    };
+    place.write("in.jsonl", (0..30).map(line).collect::<String>());
+    assert_eq!(place.run(&["run", "in.jsonl", "--batch", "night"]).code, Some(0));
+    let usage = |args: &[&str]| {
+        let ended = place.run(&[&["usage", "night"], args].concat());
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        ended
+    };
+    let report = json_of(&usage(&["--by", "metadata.team,model", "--json"]));
+    let ledger = simulator.ledger();
+    assert_eq!(report["total"]["prompt"], ledger.billed.usage.prompt_tokens);
+    assert_eq!(report["total"]["completion"], ledger.billed.usage.completion_tokens);
+    assert_eq!(report["lines"].as_array().unwrap().len(), 4);
+    assert_eq!(report["lines"][0]["keys"]["metadata.team"], "oslo");
+    assert!(report["total"]["cost"].is_null(), "a part of it has no price: {report}");
+    let table = usage(&["--by", "model"]);
+    assert!(table.out.contains("my-own") && table.out.contains("unknown"), "{}", table.out);
+    assert!(table.err.contains("prices of 20"), "{}", table.err);
+    let csv = usage(&["--by", "metadata.team", "--csv"]);
+    assert!(csv.out.starts_with("metadata.team,jobs,calls,prompt"), "{}", csv.out);
+    assert_eq!(place.run(&["usage", "--by", "team"]).code, Some(2));
+}

@@ -27,7 +27,8 @@ fn folder() -> PathBuf {
 fn examples() -> Vec<String> {
     let files = std::fs::read_dir(folder()).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.filter(|name| name.ends_with(".toml")).collect();
+    let is_example = |name: &String| name.ends_with(".toml") && name != "prices.toml";
+    let mut names: Vec<_> = names.filter(is_example).collect();
     names.sort();
     names
 }

@@ -20,7 +20,7 @@ use promptmill::queue::local::LocalQueue;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, Order, Recorded, Store, StoreError, Totals};
+use promptmill::store::{Batch, Brief, Order, Recorded, Store, StoreError, Totals};
 use promptmill::worker::{Halt, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
@@ -109,6 +109,12 @@ impl Store for Moody {
         order: Order,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
         self.inner.outcomes(batch, order).await
+    }
+    async fn briefs(
+        &self,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
+        self.inner.briefs(batch).await
     }
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         self.inner.totals(batch).await

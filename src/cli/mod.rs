@@ -15,6 +15,8 @@ mod run;
 mod simulate;
 mod status;
 mod summary;
+mod table;
+mod usage;
 mod work;
 
 use std::path::PathBuf;
@@ -54,6 +56,7 @@ enum Command {
     Work(work::Args),
     Status(status::Args),
     Results(results::Args),
+    Usage(usage::Args),
     Check(check::Args),
     Init(init::Args),
     Config(config::Args),
@@ -89,6 +92,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
                 Command::Results(args) => runtime.block_on(results::run(args, config)),
+                Command::Usage(args) => runtime.block_on(usage::run(args, config)),
                 Command::Check(args) => runtime.block_on(check::run(args, config)),
                 Command::Init(args) => runtime.block_on(init::run(args, config)),
                 Command::Config(args) => config::run(args, &config, &layers),

@@ -1,15 +1,37 @@
 //! `promptmill simulate`: the Azure OpenAI simulator as a server of its own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Exit, Failure, interrupt, print};
-use crate::simulator::{self, Faults, Latency, Settings};
+use crate::simulator::{self, Change, Faults, Latency, Setting, Settings, Spec};
+
+const HELP: &str = "\
+It answers on /openai/deployments/NAME/…, /openai/v1/… and /v1/….
+GET /ledger says what was admitted, refused and billed; GET /ledger?prompts=true by prompt.
+GET /deployments lists the deployments; POST settings to /deployments/NAME, or to /deployments for
+all, changes them while it runs:
+  curl -d tpm=30000,down=503:10s http://127.0.0.1:8080/deployments/east
+
+Settings of a deployment, KEY=VALUE with commas between them; what is not said is as the flags say:
+  tpm, rpm           tokens and requests a minute; none is unlimited
+  ptu                makes it provisioned: tokens a minute that drain from its bucket, in place of
+                     tpm and rpm; 100 % is what drains in one --window
+  latency-ms, token-ms, spread
+                     as the flags of these names
+  fault-rate         as --faults; single ones: rate-429, rate-500, rate-503, rate-408,
+                     rate-reset-before, rate-reset-after, rate-hang, rate-truncate
+  flex               the flex tier has room: on, or for a part of each period, as in 20s/60s; off is
+                     no flex tier
+  other-tpm          tokens a minute that other callers book; with other-bursts=5s/30s only then
+  rate-headers       on or off
+  down               reset, 500 or 503 for every call, for ever or as in 503:10s; off ends it
+A quota that the service lowers for a while:  --change 60s:tpm=30000 --change 120s:tpm=60000";
 
 /// Serve an Azure OpenAI simulator: quotas, latency, faults, and a ledger at /ledger
 #[derive(Debug, clap::Args)]
-#[command(after_help = "It answers on /openai/deployments/NAME/…, /openai/v1/… and /v1/….\n\
-    GET /ledger says what was admitted, refused and billed; GET /ledger?prompts=true by prompt.")]
+#[command(after_help = HELP)]
 pub(super) struct Args {
     /// Port on 127.0.0.1; 0 picks a free one, which is printed
     #[arg(long, default_value_t = 8080)]
@@ -47,9 +69,15 @@ pub(super) struct Args {
     /// What the service's charge is multiplied with, against the documented estimate
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     charge_factor: f64,
-    /// The only deployments there are; all names, if none is given
-    #[arg(long, value_name = "NAME")]
-    deployment: Vec<String>,
+    /// The only deployments there are, with their own settings; all names, if none is given
+    #[arg(long, value_name = "NAME[,KEY=VALUE…]")]
+    deployment: Vec<Spec>,
+    /// Change a deployment, or all, at a time after the start, as in 90s:tpm=60000
+    #[arg(long, value_name = "AFTER:[NAME,]KEY=VALUE…")]
+    change: Vec<Change>,
+    /// Leave out the headers about quota and utilisation, as gateways that strip them do
+    #[arg(long)]
+    no_rate_headers: bool,
     /// The variable that holds the key which callers must bring
     #[arg(long, value_name = "VARIABLE")]
     api_key_env: Option<String>,
@@ -89,6 +117,12 @@ fn settings(args: Args) -> Result<Settings, Failure> {
             Some(key.map_err(missing)?.into())
         }
     };
+    let mut overrides = BTreeMap::<String, Vec<Setting>>::new();
+    for Spec { deployment, settings } in args.deployment {
+        let no_name = "--deployment begins with a name, as in --deployment east,tpm=60000";
+        let name = deployment.ok_or_else(|| Failure::usage(anyhow::anyhow!(no_name)))?;
+        overrides.entry(name).or_default().extend(settings);
+    }
     Ok(Settings {
         seed: args.seed,
         tpm: args.tpm,
@@ -102,7 +136,9 @@ fn settings(args: Args) -> Result<Settings, Failure> {
         },
         faults: Faults { rate_hang: args.hangs, ..Faults::spread(args.faults) },
         api_key,
-        deployments: args.deployment,
+        overrides,
+        changes: args.change,
+        rate_headers: !args.no_rate_headers,
         typical_output: args.typical_output,
         charge_factor: args.charge_factor,
         ledger_samples: !args.no_samples,

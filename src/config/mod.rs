@@ -42,6 +42,7 @@ pub struct Config {
     pub store: Store,
     pub input: Input,
     pub worker: Worker,
+    pub prices: PriceTable,
     pub deployments: Vec<Deployment>,
 }
 
@@ -90,6 +91,14 @@ pub struct Worker {
     pub shutdown_grace_seconds: u64,
     pub request_timeout_seconds: u64,
     pub unreachable_after_seconds: u64,
+}
+
+/// What tokens cost.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PriceTable {
+    /// A table of your own instead of the built-in one.
+    pub file: Option<PathBuf>,
 }
 
 /// One deployment of a model.

@@ -1,5 +1,6 @@
-//! What people ask: how batches stand, results, and whether the services answer.
+//! What people ask: how batches stand, results, tokens and cost, and whether the services answer.
 
 pub mod batches;
 pub mod check;
 pub mod results;
+pub mod usage;

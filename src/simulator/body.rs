@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::ledger::Books;
+use super::books::Books;
 use super::stream::Events;
 
 /// The end of a body that breaks off on purpose.

@@ -1,6 +1,6 @@
-//! A model deployment: its name, what the name tells about the model, and its quota.
+//! A model deployment: its name, what the name tells about the model, and what it can take.
 //!
-//! Neighbours: `quota` counts for it, `service` finds it by name and asks it.
+//! Neighbours: `capacity` counts for it, `deployments` finds it by name.
 
 use std::sync::Mutex;
 
@@ -8,7 +8,7 @@ use bpe_openai::Tokenizer;
 use hyper::header::HeaderValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::quota::Quota;
+use super::capacity::Capacity;
 use super::settings::is_deployment_name;
 
 /// Model names and the version that answers under them; a longer name stands before its beginning.
@@ -39,12 +39,12 @@ pub struct Deployment {
     older_tokens: bool,
     /// Keeps the prompt caches of deployments apart.
     pub cache_salt: u64,
-    pub quota: Mutex<Quota>,
+    pub capacity: Mutex<Capacity>,
 }
 
 impl Deployment {
     /// `None` if nothing can be deployed under this name.
-    pub fn new(name: &str, quota: Quota) -> Option<Self> {
+    pub fn new(name: &str, capacity: Capacity) -> Option<Self> {
         if !is_deployment_name(name) {
             return None;
         }
@@ -55,7 +55,7 @@ impl Deployment {
             reasons: REASONING.iter().any(|model| name.starts_with(model)),
             older_tokens: has_older_tokens(name),
             cache_salt: xxh3_64(name.as_bytes()),
-            quota: Mutex::new(quota),
+            capacity: Mutex::new(capacity),
         })
     }
 
@@ -79,12 +79,13 @@ fn has_older_tokens(name: &str) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use super::super::quota::Limits;
+    use super::super::settings::Settings;
     use super::*;
 
     fn deployment(name: &str) -> Option<Deployment> {
-        let limits = Limits { tpm: None, rpm: None };
-        Deployment::new(name, Quota::new(limits, Duration::from_secs(60), Duration::from_secs(1)))
+        let Settings { window, request_slice, .. } = Settings::default();
+        let profile = Settings::default().profile();
+        Deployment::new(name, Capacity::new(Duration::ZERO, profile, window, request_slice))
     }
 
     #[test]

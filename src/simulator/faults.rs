@@ -2,7 +2,7 @@
 //!
 //! Pure and without state: each roll is a function of the seed, the prompt and how often this
 //! prompt has had its fate decided before. So the same load meets the same faults in whatever
-//! order it arrives, and a retry rolls anew. `service` acts on the fate, `ledger` counts it.
+//! order it arrives, and a retry rolls anew. `judge` rolls them, `books` count.
 
 use std::time::Duration;
 
@@ -31,15 +31,37 @@ impl Faults {
     /// 500, 503, 408, resets before and after the work, and truncated answers. No hangs, for those
     /// cost a client's whole time-out; no 429, for that is no fault of a request.
     pub fn spread(total: f64) -> Self {
-        let each = total / 6.0;
-        Self {
-            rate_500: each,
-            rate_503: each,
-            rate_408: each,
-            rate_reset_before: each,
-            rate_reset_after: each,
-            rate_truncate: each,
-            ..Self::default()
+        let mut faults = Self::default();
+        for fault in Self::SPREAD {
+            *faults.rate_mut(fault) = total / Self::SPREAD.len() as f64;
+        }
+        faults
+    }
+
+    /// The faults among which [`Faults::spread`] spreads.
+    pub const SPREAD: [Fault; 6] = [
+        Fault::Internal,
+        Fault::Unavailable,
+        Fault::Timeout,
+        Fault::ResetBefore,
+        Fault::ResetAfter,
+        Fault::Truncate,
+    ];
+
+    pub fn rate(mut self, fault: Fault) -> f64 {
+        *self.rate_mut(fault)
+    }
+
+    pub fn rate_mut(&mut self, fault: Fault) -> &mut f64 {
+        match fault {
+            Fault::Busy => &mut self.rate_429,
+            Fault::Internal => &mut self.rate_500,
+            Fault::Unavailable => &mut self.rate_503,
+            Fault::Timeout => &mut self.rate_408,
+            Fault::ResetBefore => &mut self.rate_reset_before,
+            Fault::ResetAfter => &mut self.rate_reset_after,
+            Fault::Hang => &mut self.rate_hang,
+            Fault::Truncate => &mut self.rate_truncate,
         }
     }
 

@@ -12,6 +12,7 @@ use hyper::{Response, StatusCode};
 use uuid::Uuid;
 
 use super::body::Reply;
+use super::capacity::Reading;
 use super::faults::mix;
 use super::quota::Standing;
 use super::refusal::{Refusal, whole_millis, whole_seconds};
@@ -27,6 +28,9 @@ const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-rema
 const REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
 const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
+const UTILIZATION: HeaderName = HeaderName::from_static("azure-openai-deployment-utilization");
+const SPILLED_FROM: HeaderName = HeaderName::from_static("x-ms-spillover-from-deployment");
+const SPILLED_FOR: HeaderName = HeaderName::from_static("x-ms-spillover-error");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const APIM_REQUEST_ID: HeaderName = HeaderName::from_static("apim-request-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -61,8 +65,27 @@ impl Head {
         self.headers.insert(MODEL_SESSION, SESSION);
     }
 
+    /// The provisioned deployment that handed the request on, and what it would have answered.
+    pub fn set_spilled(&mut self, from: &HeaderValue, status: StatusCode) {
+        self.headers.insert(SPILLED_FROM, from.clone());
+        self.headers.insert(SPILLED_FOR, status.as_u16().into());
+    }
+
+    pub fn set_reading(&mut self, reading: &Reading) {
+        match reading {
+            Reading::Quota(standing) => self.set_standing(standing),
+            // As Azure's own benchmark reads it: a number and a percent sign.
+            Reading::Utilization(share) => {
+                let percent = HeaderValue::from_str(&format!("{:.1}%", share * 100.0))
+                    .expect("digits fit a header");
+                self.headers.insert(UTILIZATION, percent);
+            }
+            Reading::Hidden => {}
+        }
+    }
+
     /// A deployment without a limit has no headers about it.
-    pub fn set_standing(&mut self, standing: &Standing) {
+    fn set_standing(&mut self, standing: &Standing) {
         if let (Some(limit), Some(left)) = (standing.limits.tpm, standing.remaining_tokens) {
             self.headers.insert(LIMIT_TOKENS, limit.into());
             self.headers.insert(REMAINING_TOKENS, left.into());

@@ -1,24 +1,14 @@
-//! The books: what was admitted, refused and billed, in total and for each distinct prompt.
+//! What the books say at one moment: the sums, and each deployment's windows.
 //!
-//! It exists to be audited: the sum over the prompts is the total, and a prompt that was billed
-//! twice says so. It is made for millions of prompts: one small line each, spread over shards so
-//! that requests rarely wait for each other, and no lock is held across an await. Neighbours:
-//! `service` writes it, `quota` has the windows, `GET /ledger` reads it.
+//! Only shapes and how they add up; this is the JSON of `GET /ledger`. Neighbours: `books` keeps
+//! the sums, `quota` the windows.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::faults::{Fault, FaultCounts};
+use super::faults::FaultCounts;
 use super::quota::Window;
-
-/// So many that two requests seldom meet in one, and that one of them is small enough to be listed
-/// in a single piece when there are a million prompts.
-const SHARDS: usize = 1_024;
-
-/// Characters of a prompt that are kept for people to know it by.
-const SAMPLE_CHARS: usize = 80;
 
 /// What a finished answer reports as its cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -35,7 +25,7 @@ impl Usage {
         self.prompt_tokens + self.completion_tokens
     }
 
-    fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.prompt_tokens += other.prompt_tokens;
         self.cached_tokens += other.cached_tokens;
         self.completion_tokens += other.completion_tokens;
@@ -50,11 +40,15 @@ pub struct Admitted {
     pub charged_tokens: u64,
 }
 
-/// Requests refused for the caller's quota.
+/// Requests refused with 429 for what the deployment could take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Refused {
     pub by_tokens: u64,
     pub by_requests: u64,
+    /// A provisioned deployment was above 100 %.
+    pub by_utilization: u64,
+    /// The flex tier had no room.
+    pub by_flex: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -62,6 +56,46 @@ pub struct Billed {
     pub requests: u64,
     #[serde(flatten)]
     pub usage: Usage,
+}
+
+/// The tiers that are billed by different prices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    Standard,
+    Flex,
+    /// Paid by the hour, not by the token.
+    Provisioned,
+}
+
+/// What was billed on each tier; together it is [`Ledger::billed`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Tiers {
+    pub standard: Billed,
+    pub flex: Billed,
+    pub provisioned: Billed,
+}
+
+impl Tiers {
+    pub fn of(&mut self, tier: Tier) -> &mut Billed {
+        match tier {
+            Tier::Standard => &mut self.standard,
+            Tier::Flex => &mut self.flex,
+            Tier::Provisioned => &mut self.provisioned,
+        }
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.standard.add(&other.standard);
+        self.flex.add(&other.flex);
+        self.provisioned.add(&other.provisioned);
+    }
+}
+
+impl Billed {
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.usage.add(&other.usage);
+    }
 }
 
 /// What was paid for again.
@@ -88,10 +122,13 @@ pub struct Ledger {
     pub requests: u64,
     pub admitted: Admitted,
     pub refused: Refused,
+    /// Requests that a provisioned deployment handed on to a standard one instead of failing.
+    pub spilled: u64,
     /// Whole 200 bodies that were handed to the connection.
     pub answered: u64,
     /// Requests whose answer was made, whether or not it reached the caller.
     pub billed: Billed,
+    pub tiers: Tiers,
     pub faults: FaultCounts,
     /// Requests that could never pass, by error code.
     pub rejected: BTreeMap<&'static str, u64>,
@@ -100,268 +137,4 @@ pub struct Ledger {
     pub billed_more_than_once: BilledAgain,
     /// The last windows of each deployment in which anything was asked.
     pub windows: Vec<DeploymentWindow>,
-}
-
-/// One distinct prompt.
-#[derive(Debug, Default)]
-pub struct Line {
-    pub arrived: u32,
-    /// Fates that were decided: what the dice count as attempts. Refusals decide none, so that the
-    /// fates of a prompt do not depend on how full the quota was.
-    pub fates: u32,
-    pub refused: u32,
-    pub faulted: u32,
-    pub answered: u32,
-    pub billed: u32,
-    /// Of all its billed requests.
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    sample: Option<Box<str>>,
-}
-
-/// The books' open page for one request: its prompt's line and the totals to add to.
-pub struct Page<'a> {
-    pub line: &'a mut Line,
-    totals: &'a mut Ledger,
-}
-
-impl Page<'_> {
-    pub fn refuse_tokens(&mut self) {
-        self.line.refused += 1;
-        self.totals.refused.by_tokens += 1;
-    }
-
-    pub fn refuse_requests(&mut self) {
-        self.line.refused += 1;
-        self.totals.refused.by_requests += 1;
-    }
-
-    pub fn admit(&mut self, charge: u64) {
-        self.totals.admitted.requests += 1;
-        self.totals.admitted.charged_tokens += charge;
-    }
-
-    pub fn fault(&mut self, fault: Fault) {
-        self.line.faulted += 1;
-        self.line.fates += 1;
-        self.totals.faults.count(fault);
-    }
-
-    pub fn bill(&mut self, usage: &Usage) {
-        self.line.billed += 1;
-        self.line.prompt_tokens += usage.prompt_tokens;
-        self.line.completion_tokens += usage.completion_tokens;
-        self.totals.billed.requests += 1;
-        self.totals.billed.usage.add(usage);
-        if self.line.billed > 1 {
-            self.totals.billed_more_than_once.excess_requests += 1;
-        }
-        if self.line.billed == 2 {
-            self.totals.billed_more_than_once.prompts += 1;
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Shard {
-    lines: HashMap<u64, Line>,
-    totals: Ledger,
-}
-
-/// The books that requests write to.
-#[derive(Debug)]
-pub struct Books {
-    shards: Vec<Mutex<Shard>>,
-    /// Refused before a prompt could be told.
-    rejected: Mutex<BTreeMap<&'static str, u64>>,
-    keep_samples: bool,
-}
-
-impl Books {
-    pub fn new(keep_samples: bool) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, rejected: Mutex::default(), keep_samples }
-    }
-
-    /// Opens the page of a prompt for a request that has arrived. Whatever `write` does happens at
-    /// once for everybody who reads or writes this prompt.
-    pub fn arrive<T>(&self, key: u64, sample: &str, write: impl FnOnce(&mut Page<'_>) -> T) -> T {
-        let mut shard = self.shard(key);
-        let Shard { lines, totals } = &mut *shard;
-        let line = lines.entry(key).or_insert_with(|| {
-            let sample = self.keep_samples.then(|| shortened(sample).into());
-            Line { sample, ..Line::default() }
-        });
-        line.arrived += 1;
-        totals.requests += 1;
-        write(&mut Page { line, totals })
-    }
-
-    /// Counts an answer that was handed over whole.
-    pub fn answer(&self, key: u64) {
-        let mut shard = self.shard(key);
-        shard.totals.answered += 1;
-        // After a reset the line may be gone; what was answered before it is not of interest.
-        if let Some(line) = shard.lines.get_mut(&key) {
-            line.answered += 1;
-        }
-    }
-
-    /// Counts a request that could never pass.
-    pub fn reject(&self, code: &'static str) {
-        *locked(&self.rejected).entry(code).or_default() += 1;
-    }
-
-    /// Everything starts again at zero, attempts included.
-    pub fn reset(&self) {
-        for shard in &self.shards {
-            *locked(shard) = Shard::default();
-        }
-        locked(&self.rejected).clear();
-    }
-
-    /// The sums; the windows are the caller's to add.
-    pub fn totals(&self) -> Ledger {
-        let rejected = locked(&self.rejected).clone();
-        let mut sum = Ledger { requests: rejected.values().sum(), rejected, ..Ledger::default() };
-        for shard in &self.shards {
-            let shard = locked(shard);
-            let totals = &shard.totals;
-            sum.requests += totals.requests;
-            sum.admitted.requests += totals.admitted.requests;
-            sum.admitted.charged_tokens += totals.admitted.charged_tokens;
-            sum.refused.by_tokens += totals.refused.by_tokens;
-            sum.refused.by_requests += totals.refused.by_requests;
-            sum.answered += totals.answered;
-            sum.billed.requests += totals.billed.requests;
-            sum.billed.usage.add(&totals.billed.usage);
-            sum.faults.add(&totals.faults);
-            sum.prompts += shard.lines.len() as u64;
-            let again = &totals.billed_more_than_once;
-            sum.billed_more_than_once.prompts += again.prompts;
-            sum.billed_more_than_once.excess_requests += again.excess_requests;
-        }
-        sum
-    }
-
-    /// The prompts of one shard as JSON lines, or `None` behind the last shard. Shard by shard, so
-    /// that listing a million prompts holds up few requests and little memory.
-    pub fn prompts(&self, shard: usize) -> Option<Vec<u8>> {
-        let shard = locked(self.shards.get(shard)?);
-        let mut out = Vec::with_capacity(shard.lines.len() * 256);
-        for (key, line) in &shard.lines {
-            let line = PromptLine::new(*key, line);
-            serde_json::to_writer(&mut out, &line).expect("a line has only numbers and strings");
-            out.push(b'\n');
-        }
-        Some(out)
-    }
-
-    fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {
-        locked(&self.shards[key as usize % SHARDS])
-    }
-}
-
-/// The books stay readable after a panic: each write is a few additions.
-pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn shortened(text: &str) -> &str {
-    text.char_indices().nth(SAMPLE_CHARS).map_or(text, |(end, _)| &text[..end])
-}
-
-/// One line of `GET /ledger?prompts=true`.
-#[derive(Serialize)]
-struct PromptLine<'a> {
-    key: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt: Option<&'a str>,
-    arrived: u32,
-    refused: u32,
-    faulted: u32,
-    answered: u32,
-    billed: u32,
-    prompt_tokens: u64,
-    completion_tokens: u64,
-}
-
-impl<'a> PromptLine<'a> {
-    fn new(key: u64, line: &'a Line) -> Self {
-        Self {
-            key: format!("{key:016x}"),
-            prompt: line.sample.as_deref(),
-            arrived: line.arrived,
-            refused: line.refused,
-            faulted: line.faulted,
-            answered: line.answered,
-            billed: line.billed,
-            prompt_tokens: line.prompt_tokens,
-            completion_tokens: line.completion_tokens,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const USAGE: Usage =
-        Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 5, reasoning_tokens: 0 };
-
-    #[test]
-    fn what_is_paid_twice_shows_in_the_totals() {
-        let books = Books::new(true);
-        for (key, times) in [(1, 1), (2, 2), (3, 4)] {
-            for _ in 0..times {
-                books.arrive(key, "", |page| page.bill(&USAGE));
-            }
-        }
-        let totals = books.totals();
-        assert_eq!(totals.prompts, 3);
-        assert_eq!(totals.billed.requests, 7);
-        assert_eq!(totals.billed.usage.prompt_tokens, 70);
-        let again = BilledAgain { prompts: 2, excess_requests: 4 };
-        assert_eq!(totals.billed_more_than_once, again);
-    }
-
-    #[test]
-    fn the_prompts_add_up_to_the_totals() {
-        let books = Books::new(true);
-        for key in 0..1_000 {
-            books.arrive(key * 31, "日本語の", |page| page.bill(&USAGE));
-            books.answer(key * 31);
-        }
-        let lines: Vec<u8> = (0..).map_while(|shard| books.prompts(shard)).flatten().collect();
-        let lines: Vec<serde_json::Value> = String::from_utf8(lines)
-            .unwrap()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        assert_eq!(lines.len(), 1_000);
-        let sum = |field: &str| lines.iter().filter_map(|line| line[field].as_u64()).sum::<u64>();
-        let totals = books.totals();
-        assert_eq!(sum("billed"), totals.billed.requests);
-        assert_eq!(sum("answered"), totals.answered);
-        assert_eq!(sum("prompt_tokens"), totals.billed.usage.prompt_tokens);
-        assert_eq!(lines[0]["prompt"], "日本語の");
-    }
-
-    #[test]
-    fn samples_are_short_and_can_be_left_out() {
-        assert_eq!(shortened(&"é".repeat(100)), "é".repeat(80));
-        let books = Books::new(false);
-        books.arrive(1, "secret", |_| ());
-        let line = (0..).find_map(|shard| books.prompts(shard).filter(|line| !line.is_empty()));
-        assert!(!String::from_utf8(line.unwrap()).unwrap().contains("secret"));
-    }
-
-    #[test]
-    fn a_reset_forgets_everything() {
-        let books = Books::new(true);
-        books.arrive(1, "", |page| page.bill(&USAGE));
-        books.reject("401");
-        books.reset();
-        assert_eq!(books.totals(), Ledger::default());
-    }
 }

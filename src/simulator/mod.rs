@@ -7,23 +7,33 @@
 //! station: what proves them must not be made of them.
 //!
 //! The way of a request: `connection` → `route` → `request` (shapes in `wire`) → `service` →
-//! `judge` (`quota`, `faults`, `ledger`) → `reply` or `stream` or `refusal`, with `head` → `body`.
+//! `deployments` → `judge` (`capacity`, `faults`, `books`) → `reply` or `stream` or `refusal`, with
+//! `head` → `body`. What a deployment can take is `capacity`: a `quota`, or a `bucket` if it is
+//! provisioned. Both are pure and public, so that simulated time can drive them without sockets.
+//! How a deployment behaves is a `profile`, and `spec` reads changes of it.
 
 mod body;
+mod books;
+pub mod bucket;
+mod capacity;
 mod connection;
 mod deployment;
+mod deployments;
+mod duty;
 mod embedding;
 mod faults;
 mod head;
 mod judge;
 mod ledger;
-mod quota;
+mod profile;
+pub mod quota;
 mod refusal;
 mod reply;
 mod request;
 mod route;
 mod service;
 mod settings;
+mod spec;
 mod stream;
 mod wire;
 
@@ -35,12 +45,14 @@ use hyper::header::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-pub use faults::{FaultCounts, Faults, Latency};
-pub use ledger::{Admitted, Billed, BilledAgain, DeploymentWindow, Ledger, Refused, Usage};
+pub use duty::{Duty, Others};
+pub use faults::{Fault, FaultCounts, Faults, Latency};
+pub use ledger::{Admitted, Billed, BilledAgain, DeploymentWindow, Ledger, Refused, Tiers, Usage};
+pub use profile::{Down, Setting};
 pub use quota::{NEVER_RETRY_AFTER, Window};
 pub use settings::{BadSettings, DEFAULT_DIMENSIONS, DEFAULT_MAX_OUTPUT, Settings};
+pub use spec::{BadSpec, Change, Spec};
 
-use quota::Limits;
 use service::Service;
 
 /// A running simulator. It stops when it is dropped.
@@ -48,7 +60,8 @@ use service::Service;
 pub struct Simulator {
     addr: SocketAddr,
     service: Arc<Service>,
-    accepting: JoinHandle<()>,
+    /// Accepts connections and keeps the schedule.
+    running: JoinHandle<()>,
 }
 
 /// Starts a simulator on `addr`; port 0 finds a free one. Bad settings are refused before the port
@@ -58,9 +71,12 @@ pub async fn start(addr: SocketAddr, settings: Settings) -> io::Result<Simulator
     let region = HeaderValue::from_str(&settings.region).map_err(io::Error::other)?;
     let listener = TcpListener::bind(addr).await?;
     let addr = listener.local_addr()?;
-    let service = Arc::new(Service::new(settings, region));
-    let accepting = tokio::spawn(connection::accept(listener, service.clone()));
-    Ok(Simulator { addr, service, accepting })
+    let service = Arc::new(Service::new(settings, region).map_err(io::Error::other)?);
+    let run = |service: Arc<Service>| async move {
+        tokio::join!(connection::accept(listener, service.clone()), service.keep_schedule());
+    };
+    let running = tokio::spawn(run(service.clone()));
+    Ok(Simulator { addr, service, running })
 }
 
 impl Simulator {
@@ -80,19 +96,26 @@ impl Simulator {
 
     /// Changes the quota of every deployment from now on; what is booked stays booked.
     pub fn set_quota(&self, tpm: Option<u64>, rpm: Option<u64>) {
-        self.service.set_limits(Limits { tpm, rpm });
+        let limits = [Setting::Tpm(tpm), Setting::Rpm(rpm)];
+        self.change(None, &limits).expect("every profile stays sound with any limits");
+    }
+
+    /// Changes how one deployment behaves from now on, or all of them and those to come. Either all
+    /// of the settings are taken or none.
+    pub fn change(&self, name: Option<&str>, settings: &[Setting]) -> Result<(), BadSettings> {
+        self.service.change(name, settings)
     }
 
     /// Closes the port and every connection, whatever is in flight.
     pub async fn shutdown(mut self) {
-        self.accepting.abort();
+        self.running.abort();
         // Aborting is what ends it, so the error is the expected end.
-        let _ = (&mut self.accepting).await;
+        let _ = (&mut self.running).await;
     }
 }
 
 impl Drop for Simulator {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.running.abort();
     }
 }

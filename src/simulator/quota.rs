@@ -2,7 +2,7 @@
 //!
 //! Pure: time comes in as the span since the simulator started, so the tests need no clock. It
 //! shares nothing with `admission/` on purpose: that side guesses what this side decides.
-//! `service` asks it once per request; `ledger` reads the windows it closed.
+//! `capacity` asks it once per request; `ledger` shows the windows it closed.
 //!
 //! The rules, after the published quota pages:
 //! - Tokens: each admitted request books its charge on arrival, and the counter starts again at
@@ -17,6 +17,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::Serialize;
+
+use super::duty::Others;
 
 /// What the service answers to a request that is larger than its whole quota.
 pub const NEVER_RETRY_AFTER: Duration = Duration::from_secs(86_400);
@@ -34,7 +36,7 @@ pub struct Limits {
 }
 
 /// What was booked in one window.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Window {
     /// Windows since the simulator started, the first being 0.
     pub index: u64,
@@ -42,6 +44,8 @@ pub struct Window {
     pub quota: Option<u64>,
     /// Tokens that were booked.
     pub charged: u64,
+    /// Tokens that other callers booked beside them.
+    pub others: u64,
     /// Requests that were admitted.
     pub admitted: u64,
     /// Requests that were refused, for tokens or for requests.
@@ -79,12 +83,15 @@ pub struct Quota {
     slice_index: u64,
     slice_used: u64,
     closed: VecDeque<Window>,
+    others: Option<Others>,
+    /// Until when the others' tokens are booked.
+    others_until: Duration,
 }
 
 impl Quota {
     pub fn new(limits: Limits, window: Duration, slice: Duration) -> Self {
         let quota = limits.tpm.map(|tpm| per_span(tpm, window));
-        let open = Window { index: 0, quota, charged: 0, admitted: 0, refused: 0 };
+        let open = Window { quota, ..Window::default() };
         Self {
             limits,
             window,
@@ -94,6 +101,8 @@ impl Quota {
             slice_index: 0,
             slice_used: 0,
             closed: VecDeque::new(),
+            others: None,
+            others_until: Duration::ZERO,
         }
     }
 
@@ -122,12 +131,26 @@ impl Quota {
         self.open.quota = limits.tpm.map(|tpm| per_span(tpm, self.window));
     }
 
+    /// Counts a request that something else than the quota refused.
+    pub fn refuse(&mut self, now: Duration) {
+        self.roll(now);
+        self.open.refused += 1;
+    }
+
+    /// Changes what others book from this moment on. They are refused by a full window like
+    /// everybody, and take no places in slices.
+    pub fn set_others(&mut self, now: Duration, others: Option<Others>) {
+        self.roll(now);
+        self.others = others;
+        self.others_until = self.others_until.max(now);
+    }
+
     pub fn standing(&mut self, now: Duration) -> Standing {
         self.roll(now);
         let minute = |rpm| per_span(rpm, self.window);
         Standing {
             limits: self.limits,
-            remaining_tokens: self.open.quota.map(|q| q.saturating_sub(self.open.charged)),
+            remaining_tokens: self.open.room(),
             remaining_requests: self.limits.rpm.map(|r| minute(r).saturating_sub(self.taken)),
             reset_tokens: until_next(now, self.window),
             reset_requests: until_next(now, self.slice),
@@ -151,7 +174,7 @@ impl Quota {
         }
         match self.open.quota {
             Some(quota) if charge > quota => Verdict::TokensFull { retry_after: NEVER_RETRY_AFTER },
-            Some(quota) if self.open.charged + charge > quota => {
+            Some(_) if self.open.room().is_some_and(|room| charge > room) => {
                 Verdict::TokensFull { retry_after: until_next(now, self.window) }
             }
             _ => Verdict::Admitted,
@@ -184,14 +207,17 @@ impl Quota {
     /// Closes what is over.
     fn roll(&mut self, now: Duration) {
         let slice_index = whole_spans(now, self.slice);
-        if slice_index != self.slice_index {
+        // Callers on several threads may come in another order than they looked at the clock:
+        // whoever comes late counts as of the latest.
+        if slice_index > self.slice_index {
             self.slice_index = slice_index;
             self.slice_used = 0;
         }
         let index = whole_spans(now, self.window);
-        if index != self.open.index {
+        if index > self.open.index {
+            self.book_others(span_times(self.window, self.open.index + 1));
             let quota = self.limits.tpm.map(|tpm| per_span(tpm, self.window));
-            let fresh = Window { index, quota, charged: 0, admitted: 0, refused: 0 };
+            let fresh = Window { index, quota, ..Window::default() };
             let over = std::mem::replace(&mut self.open, fresh);
             if over.admitted + over.refused > 0 {
                 if self.closed.len() == WINDOWS_KEPT {
@@ -200,7 +226,23 @@ impl Quota {
                 self.closed.push_back(over);
             }
             self.taken = 0;
+            self.others_until = span_times(self.window, index);
         }
+        self.book_others(now);
+    }
+
+    fn book_others(&mut self, until: Duration) {
+        let Some(others) = self.others else { return };
+        let asked = others.between(self.others_until, until);
+        self.open.others += asked.min(self.open.room().unwrap_or(u64::MAX));
+        self.others_until = self.others_until.max(until);
+    }
+}
+
+impl Window {
+    /// What can still be booked in it.
+    fn room(&self) -> Option<u64> {
+        self.quota.map(|quota| quota.saturating_sub(self.charged + self.others))
     }
 }
 
@@ -223,6 +265,7 @@ fn until_next(now: Duration, span: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::duty::Duty;
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -325,6 +368,29 @@ mod tests {
     }
 
     #[test]
+    fn others_book_beside_us_and_are_told_apart() {
+        let mut quota = quota(Some(1_000), None);
+        quota.set_others(Duration::ZERO, Some(Others { tpm: 600, bursts: Duty::ALWAYS }));
+        assert_eq!(quota.admit(SECOND * 30, 700), Verdict::Admitted);
+        assert_eq!(quota.standing(SECOND * 30).remaining_tokens, Some(0), "300 are the others'");
+        assert!(matches!(quota.admit(SECOND * 31, 1), Verdict::TokensFull { .. }));
+        assert_eq!(quota.admit(SECOND * 90, 500), Verdict::Admitted);
+        let seen: Vec<_> = quota.windows().map(|w| (w.charged, w.others)).collect();
+        assert_eq!(seen, [(700, 300), (500, 300)], "a full window refuses the others too");
+        quota.set_others(SECOND * 90, None);
+        assert_eq!(quota.standing(SECOND * 100).remaining_tokens, Some(200));
+    }
+
+    #[test]
+    fn who_comes_late_over_the_edge_of_a_window_does_not_open_the_old_one_again() {
+        let mut quota = quota(Some(1_000), Some(60));
+        assert_eq!(quota.admit(MINUTE, 600), Verdict::Admitted);
+        let late = MINUTE - Duration::from_millis(1);
+        assert!(matches!(quota.admit(late, 600), Verdict::RequestsFull { .. }));
+        assert_eq!(quota.windows().count(), 1);
+    }
+
+    #[test]
     fn the_ledger_sees_windows_with_traffic_only_and_not_for_ever() {
         let mut quota = quota(Some(100), None);
         for minute in (0..4_000).step_by(2) {
@@ -333,7 +399,14 @@ mod tests {
         }
         let windows: Vec<_> = quota.windows().cloned().collect();
         assert_eq!(windows.len(), WINDOWS_KEPT + 1, "the open one is extra");
-        let last = Window { index: 3_998, quota: Some(100), charged: 60, admitted: 1, refused: 1 };
+        let last = Window {
+            index: 3_998,
+            quota: Some(100),
+            charged: 60,
+            others: 0,
+            admitted: 1,
+            refused: 1,
+        };
         assert_eq!(windows.last(), Some(&last));
     }
 }

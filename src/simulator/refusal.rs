@@ -123,6 +123,28 @@ impl Refusal {
         )
     }
 
+    pub fn utilization_full(retry_after: Duration) -> Self {
+        let seconds = whole_seconds(retry_after);
+        Self::too_many(
+            retry_after,
+            &format!(
+                "The deployment is above 100 % of its provisioned throughput. \
+                 Please retry after {seconds} seconds."
+            ),
+        )
+    }
+
+    /// Without a time to come back, for nobody knows when there will be room.
+    pub fn no_flex_room() -> Self {
+        let message = "Flex processing has no capacity for this request at the moment.";
+        Self { retry_after: None, ..Self::too_many(Duration::ZERO, message) }
+    }
+
+    pub fn no_flex_tier() -> Self {
+        let message = "Invalid value for 'service_tier': 'flex' is not supported with this model.";
+        Self::invalid(message, Some("service_tier"))
+    }
+
     pub fn busy(retry_after: Duration) -> Self {
         Self::too_many(
             retry_after,

@@ -37,6 +37,8 @@ pub struct Answer<'a> {
     pub filters: bool,
     pub usage: Usage,
     pub choices: u32,
+    /// What it was billed as, in JSON: told to those who asked for a tier.
+    pub service_tier: &'static str,
     /// The answer wanted to be longer than the request allowed.
     pub cut_short: bool,
     pub words: Words,
@@ -88,9 +90,12 @@ impl Answer<'_> {
     }
 
     fn write_chat(&self, out: &mut Vec<u8>) {
-        let Self { id, created, model, .. } = self;
+        let Self { id, created, model, service_tier, .. } = self;
         put!(out, r#"{{"id":"chatcmpl-{id:016x}","object":"chat.completion","created":{created},"#);
-        put!(out, r#""model":"{model}","service_tier":null,"system_fingerprint":"fp_simulator","#);
+        put!(
+            out,
+            r#""model":"{model}","service_tier":{service_tier},"system_fingerprint":"fp_simulator","#
+        );
         put!(out, r#""choices":["#);
         for index in 0..self.choices {
             if index > 0 {
@@ -127,7 +132,7 @@ impl Answer<'_> {
 
     /// A Responses object; before it is `done` it has no output and no usage yet.
     pub fn write_response(&self, out: &mut Vec<u8>, done: bool) {
-        let Self { id, created, model, .. } = self;
+        let Self { id, created, model, service_tier, .. } = self;
         let status = match (done, self.cut_short) {
             (false, _) => "in_progress",
             (true, false) => "completed",
@@ -141,6 +146,7 @@ impl Answer<'_> {
             put!(out, "null");
         }
         put!(out, r#","instructions":null,"metadata":{{}},"model":"{model}","#);
+        put!(out, r#""service_tier":{service_tier},"#);
         put!(out, r#""parallel_tool_calls":true,"temperature":1.0,"tool_choice":"auto","#);
         put!(out, r#""tools":[],"top_p":1.0,"output":["#);
         if done {
@@ -228,6 +234,7 @@ pub mod tests {
             filters: true,
             usage,
             choices: 1,
+            service_tier: "null",
             cut_short: false,
             words: Words { start: 30, count: 10 },
             embedding: None,

@@ -52,6 +52,8 @@ pub struct Ask<'a> {
     pub choices: u32,
     pub stream: bool,
     pub include_usage: bool,
+    /// Whether the request asks for the flex tier, if it says anything of tiers.
+    pub flex: Option<bool>,
     /// The first parameter that reasoning models do not take.
     pub not_for_reasoning: Option<&'static str>,
     pub embedding: Option<EmbeddingAsk>,
@@ -80,6 +82,7 @@ impl<'a> Ask<'a> {
             choices: 1,
             stream: false,
             include_usage: false,
+            flex: None,
             not_for_reasoning: None,
             embedding: None,
         }
@@ -209,6 +212,7 @@ fn parse_chat(body: ChatBody<'_>) -> Result<Ask<'_>, Refusal> {
     ask.model = body.model.map(|Text(model)| model);
     ask.max_output = body.max_completion_tokens.or(body.max_tokens);
     ask.choices = body.n.unwrap_or(1);
+    ask.flex = body.service_tier.map(|Text(tier)| tier == "flex");
     ask.stream = body.stream.unwrap_or(false);
     ask.include_usage = body.stream_options.is_some_and(|o| o.include_usage.unwrap_or(false));
     if ask.max_output == Some(0) {
@@ -245,6 +249,7 @@ fn parse_responses(body: ResponsesBody<'_>) -> Result<Ask<'_>, Refusal> {
     }
     ask.model = body.model.map(|Text(model)| model);
     ask.max_output = body.max_output_tokens;
+    ask.flex = body.service_tier.map(|Text(tier)| tier == "flex");
     ask.stream = body.stream.unwrap_or(false);
     if ask.max_output.is_some_and(|max| max < 16) {
         let text = "'max_output_tokens' must be at least 16.";

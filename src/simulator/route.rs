@@ -1,4 +1,5 @@
-//! Which URL asks for what: the classic Azure paths, Azure's v1, plain OpenAI, and the ledger.
+//! Which URL asks for what: the classic Azure paths, Azure's v1, plain OpenAI, and the simulator's
+//! own, which are the ledger and the deployments.
 //!
 //! Neighbour: `service` does what the route says.
 
@@ -14,6 +15,9 @@ pub enum Route<'a> {
     /// One line for each distinct prompt.
     LedgerPrompts,
     LedgerReset,
+    Deployments,
+    /// Changes the deployment of this name, or all.
+    Change(Option<&'a str>),
     Nowhere,
 }
 
@@ -32,6 +36,11 @@ impl<'a> Route<'a> {
         let path = uri.path();
         match (method, path) {
             (&Method::POST, "/ledger/reset") | (&Method::DELETE, "/ledger") => Self::LedgerReset,
+            (&Method::GET, "/deployments") => Self::Deployments,
+            (&Method::POST, "/deployments") => Self::Change(None),
+            (&Method::POST, path) if path.starts_with("/deployments/") => {
+                Self::Change(path.strip_prefix("/deployments/"))
+            }
             (&Method::POST, _) => call(uri).map_or(Self::Nowhere, Self::Call),
             (&Method::GET, "/ledger") if query(uri, "prompts") == Some("true") => {
                 Self::LedgerPrompts
@@ -103,5 +112,13 @@ mod tests {
             let route = call.map_or(Route::Nowhere, Route::Call);
             assert_eq!(Route::of(&Method::POST, &uri), route, "{path}");
         }
+    }
+
+    #[test]
+    fn deployments_are_listed_and_changed() {
+        let (all, one) = ("/deployments".parse().unwrap(), "/deployments/east".parse().unwrap());
+        assert_eq!(Route::of(&Method::GET, &all), Route::Deployments);
+        assert_eq!(Route::of(&Method::POST, &all), Route::Change(None));
+        assert_eq!(Route::of(&Method::POST, &one), Route::Change(Some("east")));
     }
 }

@@ -3,15 +3,15 @@
 //! or an answer), carried out after the time it takes.
 //!
 //! Everything up to the waiting is done in one piece without await and without holding a lock over
-//! one. Neighbours: `route` and `request` before it, `judge` beside it; `head`, `reply`, `stream`,
-//! `body` and `refusal` word the answer.
+//! one. Neighbours: `route` and `request` before it, `judge` and `deployments` beside it; `head`,
+//! `reply`, `stream`, `body` and `refusal` word the answer.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::header::HeaderName;
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Request, Response};
 use secrecy::ExposeSecret;
@@ -20,24 +20,31 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::body::{Receipt, Reply};
+use super::books::{Books, locked};
+use super::capacity::Denial;
 use super::deployment::Deployment;
+use super::deployments::Deployments;
 use super::faults::{Fault, Pace, mix};
 use super::head::{Head, RequestIds};
 use super::judge::{Fate, Judge, Judgement};
-use super::ledger::{Books, DeploymentWindow, Ledger, locked};
-use super::quota::{Limits, Quota, Verdict};
+use super::ledger::{DeploymentWindow, Ledger, Tier};
+use super::profile::Setting;
 use super::refusal::Refusal;
 use super::reply::{Answer, Words};
 use super::request::{Api, Ask};
 use super::route::{Call, Route};
-use super::settings::Settings;
+use super::settings::{BadSettings, Settings};
+use super::spec;
 use super::stream::Events;
 
 /// Larger bodies are refused. It is above what any request within a context can have.
 const LARGEST_BODY: usize = 64 << 20;
 
-/// Deployments that are opened for names that nobody told of before.
-const MOST_DEPLOYMENTS: usize = 1_000;
+/// Longer lists of settings are refused.
+const LARGEST_CHANGE: usize = 64 << 10;
+
+/// Names the standard deployment for what a provisioned one can't take.
+const SPILLOVER: HeaderName = HeaderName::from_static("x-ms-spillover-deployment");
 
 /// When callers should come back while the service is busy.
 const BUSY_FOR: Duration = Duration::from_secs(1);
@@ -46,8 +53,7 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 pub struct Service {
     settings: Settings,
     region: HeaderValue,
-    limits: Mutex<Limits>,
-    deployments: RwLock<HashMap<Box<str>, Arc<Deployment>>>,
+    deployments: Deployments,
     judge: Judge,
     books: Arc<Books>,
     started: Instant,
@@ -72,22 +78,29 @@ enum Decision {
 
 impl Service {
     /// Takes settings that were checked.
-    pub fn new(settings: Settings, region: HeaderValue) -> Self {
+    pub fn new(settings: Settings, region: HeaderValue) -> Result<Self, BadSettings> {
         let books = Arc::new(Books::new(settings.ledger_samples));
-        let service = Self {
+        Ok(Self {
             region,
-            limits: Mutex::new(settings.limits()),
-            deployments: RwLock::default(),
+            deployments: Deployments::new(&settings)?,
             judge: Judge::new(settings.clone(), books.clone()),
             books,
             started: Instant::now(),
             ids: RequestIds::new(unix_time().as_nanos() as u64),
             settings,
-        };
-        for name in &service.settings.deployments {
-            service.open(name);
+        })
+    }
+
+    /// Makes the changes of the schedule when they are due.
+    pub async fn keep_schedule(&self) {
+        let mut changes: Vec<_> = self.settings.changes.iter().collect();
+        changes.sort_by_key(|change| change.after);
+        for change in changes {
+            wait(change.after.saturating_sub(self.started.elapsed())).await;
+            if let Err(error) = self.change(change.deployment.as_deref(), &change.settings) {
+                tracing::warn!(%error, "a scheduled change does not fit what was changed before");
+            }
         }
-        service
     }
 
     pub async fn handle(&self, request: Request<Incoming>) -> End {
@@ -104,6 +117,8 @@ impl Service {
                 head.json(json_body(&self.ledger()))
             }
             Route::Models => head.json(json_body(&self.models())),
+            Route::Deployments => head.json(json_body(&self.deployments.listed(self.now()))),
+            Route::Change(name) => return self.change_by(name, head, body).await,
             Route::Nowhere => head.refuse(Refusal::no_such_path()),
         };
         End::Answer(response)
@@ -111,9 +126,9 @@ impl Service {
 
     pub fn ledger(&self) -> Ledger {
         let mut ledger = self.books.totals();
-        for (name, deployment) in self.all_deployments() {
-            let quota = locked(&deployment.quota);
-            ledger.windows.extend(quota.windows().map(|window| DeploymentWindow {
+        for (name, deployment) in self.deployments.sorted() {
+            let capacity = locked(&deployment.capacity);
+            ledger.windows.extend(capacity.windows().map(|window| DeploymentWindow {
                 deployment: name.to_string(),
                 window: window.clone(),
             }));
@@ -125,23 +140,41 @@ impl Service {
 
     pub fn reset_ledger(&self) {
         self.books.reset();
-        for (_, deployment) in self.all_deployments() {
-            locked(&deployment.quota).forget_windows();
+        for (_, deployment) in self.deployments.sorted() {
+            locked(&deployment.capacity).forget_windows();
         }
     }
 
-    pub fn set_limits(&self, limits: Limits) {
-        *locked(&self.limits) = limits;
-        let now = self.started.elapsed();
-        for (_, deployment) in self.all_deployments() {
-            locked(&deployment.quota).set_limits(now, limits);
-        }
+    pub fn change(&self, name: Option<&str>, settings: &[Setting]) -> Result<(), BadSettings> {
+        self.deployments.change(self.now(), name, settings)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A change that somebody posted.
+    async fn change_by(&self, name: Option<&str>, head: Head, body: Incoming) -> End {
+        let body = match Limited::new(body, LARGEST_CHANGE).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return End::Answer(head.refuse(Refusal::body_too_large()));
+            }
+            Err(_) => return End::Gone,
+        };
+        let done = spec::settings(&String::from_utf8_lossy(&body))
+            .map_err(|error| error.to_string())
+            .and_then(|settings| self.change(name, &settings).map_err(|error| error.to_string()));
+        End::Answer(match done {
+            Ok(()) => head.json(json_body(&self.deployments.listed(self.now()))),
+            Err(error) => head.refuse(Refusal::invalid(&error, None)),
+        })
     }
 
     async fn call(&self, call: Call<'_>, head: Head, asked: &HeaderMap, body: Incoming) -> End {
         let decision = if self.has_key(asked) {
             match Limited::new(body, LARGEST_BODY).collect().await {
-                Ok(body) => self.decide(call, head, &body.to_bytes()),
+                Ok(body) => self.decide(call, head, asked, &body.to_bytes()),
                 Err(error) if error.is::<LengthLimitError>() => {
                     self.reject(head, Refusal::body_too_large())
                 }
@@ -171,30 +204,44 @@ impl Service {
             || header("authorization").and_then(|v| v.strip_prefix("Bearer ")) == Some(key)
     }
 
-    fn decide(&self, call: Call<'_>, mut head: Head, body: &[u8]) -> Decision {
+    fn decide(&self, call: Call<'_>, mut head: Head, asked: &HeaderMap, body: &[u8]) -> Decision {
         let ask = match Ask::parse(call.api, body) {
             Ok(ask) => ask,
             Err(refusal) => return self.reject(head, refusal),
         };
         let name = call.deployment.or(ask.model.as_deref()).unwrap_or_default();
-        let Some(deployment) = self.deployment(name) else {
+        let Some(deployment) = self.deployments.find(self.now(), name) else {
             return self.reject(head, Refusal::deployment_not_found());
         };
-        head.set_deployment(&deployment.name);
-        let prompt_tokens = ask.count_tokens(|text| deployment.count_tokens(text));
-        if let Err(refusal) = self.can_pass(&ask, &deployment, prompt_tokens) {
-            self.set_standing(&mut head, &deployment, ask.api);
+        let tokens = ask.count_tokens(|text| deployment.count_tokens(text));
+        if let Err(refusal) = self.can_pass(&ask, &deployment, tokens) {
+            self.set_deployment(&mut head, &deployment, ask.api);
             return self.reject(head, refusal);
         }
-        let judgement = self.judge.judge(self.started.elapsed(), &ask, &deployment, prompt_tokens);
-        self.set_standing(&mut head, &deployment, ask.api);
-        self.carry_out(&judgement, call, head, &ask, &deployment)
+        let standard = self.spillover(asked, &deployment);
+        let standard = standard.as_deref();
+        let judgement = self.judge.judge(self.now(), &ask, tokens, &deployment, standard);
+        self.set_deployment(&mut head, judgement.served, ask.api);
+        if let Some(status) = judgement.spilled {
+            head.set_spilled(&deployment.name, status);
+        }
+        self.carry_out(&judgement, call, head, &ask)
+    }
+
+    /// The standard deployment that a call to a provisioned one names for when that is full.
+    fn spillover(&self, asked: &HeaderMap, deployment: &Deployment) -> Option<Arc<Deployment>> {
+        let name = asked.get(SPILLOVER)?.to_str().ok()?;
+        let is_provisioned = locked(&deployment.capacity).profile().ptu.is_some();
+        if is_provisioned { self.deployments.find(self.now(), name) } else { None }
     }
 
     /// Whether the request could pass on a day without faults and with all of the quota.
     fn can_pass(&self, ask: &Ask<'_>, model: &Deployment, tokens: u32) -> Result<(), Refusal> {
         if let Some(param) = ask.not_for_reasoning.filter(|_| model.reasons) {
             return Err(Refusal::unsupported_parameter(param));
+        }
+        if ask.flex == Some(true) && locked(&model.capacity).profile().flex.is_none() {
+            return Err(Refusal::no_flex_tier());
         }
         if ask.says(&self.settings.content_filter_trigger) {
             return Err(Refusal::content_filter());
@@ -211,27 +258,27 @@ impl Service {
 
     fn carry_out(
         &self,
-        judgement: &Judgement,
+        judgement: &Judgement<'_>,
         call: Call<'_>,
         head: Head,
         ask: &Ask<'_>,
-        deployment: &Deployment,
     ) -> Decision {
-        let Judgement { fate, usage, output, pace } = judgement;
+        let Judgement { fate, usage, output, pace, tier, served, .. } = judgement;
         let answer = Answer {
             api: ask.api,
             id: mix(ask.key ^ self.settings.seed),
             created: unix_time().as_secs(),
-            model: &deployment.version,
+            model: &served.version,
             filters: call.azure,
             usage: *usage,
             choices: ask.choices,
+            service_tier: service_tier(ask, *tier),
             cut_short: output.cut_short,
             words: Words { start: ask.key % 1_024, count: output.visible.into() },
             embedding: ask.embedding.as_ref(),
         };
         match fate {
-            Fate::Refused(verdict) => Decision::at_once(head.refuse(refused(*verdict))),
+            Fate::Refused(denial) => Decision::at_once(head.refuse(refused(*denial))),
             Fate::Struck(fault) => struck(*fault, head, ask, &answer, *pace),
             Fate::Answered => {
                 let receipt = Receipt { books: self.books.clone(), key: ask.key };
@@ -252,42 +299,20 @@ impl Service {
         Decision::at_once(head.refuse(refusal))
     }
 
-    fn set_standing(&self, head: &mut Head, deployment: &Deployment, api: Api) {
+    fn set_deployment(&self, head: &mut Head, deployment: &Deployment, api: Api) {
+        head.set_deployment(&deployment.name);
+        let reading = locked(&deployment.capacity).reading(self.now());
         if self.settings.odd_rate_headers && api == Api::Responses {
             return head.set_odd_standing();
         }
-        head.set_standing(&locked(&deployment.quota).standing(self.started.elapsed()));
-    }
-
-    fn deployment(&self, name: &str) -> Option<Arc<Deployment>> {
-        let deployments = self.deployments.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(deployment) = deployments.get(name) {
-            return Some(deployment.clone());
-        }
-        let is_room = deployments.len() < MOST_DEPLOYMENTS;
-        drop(deployments);
-        if self.settings.deployments.is_empty() && is_room { self.open(name) } else { None }
-    }
-
-    fn open(&self, name: &str) -> Option<Arc<Deployment>> {
-        let Settings { window, request_slice, .. } = self.settings;
-        let quota = Quota::new(*locked(&self.limits), window, request_slice);
-        let fresh = Deployment::new(name, quota)?;
-        let mut all = self.deployments.write().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have opened it since it was looked for.
-        Some(all.entry(name.into()).or_insert_with(|| Arc::new(fresh)).clone())
-    }
-
-    fn all_deployments(&self) -> Vec<(Box<str>, Arc<Deployment>)> {
-        let all = self.deployments.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter().map(|(name, deployment)| (name.clone(), deployment.clone())).collect()
+        head.set_reading(&reading);
     }
 
     fn models(&self) -> serde_json::Value {
-        let mut names: Vec<_> = self.all_deployments().into_iter().map(|(name, _)| name).collect();
-        names.sort();
-        let model = |name| json!({"id": name, "object": "model", "owned_by": "simulator"});
-        json!({"object": "list", "data": names.iter().map(model).collect::<Vec<_>>()})
+        let model =
+            |(name, _): &(_, _)| json!({"id": name, "object": "model", "owned_by": "simulator"});
+        let models: Vec<_> = self.deployments.sorted().iter().map(model).collect();
+        json!({"object": "list", "data": models})
     }
 }
 
@@ -319,11 +344,21 @@ fn struck(fault: Fault, head: Head, ask: &Ask<'_>, answer: &Answer<'_>, pace: Pa
     }
 }
 
-fn refused(verdict: Verdict) -> Refusal {
-    match verdict {
-        Verdict::TokensFull { retry_after } => Refusal::tokens_full(retry_after),
-        Verdict::RequestsFull { retry_after } => Refusal::requests_full(retry_after),
-        Verdict::Admitted => unreachable!("an admitted request is not refused"),
+fn refused(denial: Denial) -> Refusal {
+    match denial {
+        Denial::Tokens { retry_after } => Refusal::tokens_full(retry_after),
+        Denial::Requests { retry_after } => Refusal::requests_full(retry_after),
+        Denial::Utilization { retry_after } => Refusal::utilization_full(retry_after),
+        Denial::NoFlexRoom => Refusal::no_flex_room(),
+    }
+}
+
+/// The answer's `service_tier`, in JSON.
+fn service_tier(ask: &Ask<'_>, tier: Tier) -> &'static str {
+    match (ask.flex, tier) {
+        (None, _) => "null",
+        (_, Tier::Flex) => r#""flex""#,
+        (_, Tier::Standard | Tier::Provisioned) => r#""default""#,
     }
 }
 

@@ -2,16 +2,21 @@
 //!
 //! A test sets fields on [`Settings::default`]; the command line fills the same struct. [`check`]
 //! runs before a port is bound, so that a simulator which runs is one that can divide by its
-//! window. Neighbours: `quota` and `faults` act on these values.
+//! window. Neighbours: `profile` is how one deployment behaves by them, `spec` reads
+//! its settings as text.
 //!
 //! [`check`]: Settings::check
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::duty::Duty;
 use super::faults::{Faults, Latency};
+use super::profile::{Profile, Setting};
 use super::quota::Limits;
+use super::spec::Change;
 
 /// Output tokens that the service books when a request does not say how many it wants at most.
 /// The service publishes no number; this is the one that promptmill's own admission assumes too.
@@ -41,8 +46,12 @@ pub struct Settings {
     pub faults: Faults,
     /// The key that callers must bring, as `api-key` or bearer token; `None` lets everybody in.
     pub api_key: Option<SecretString>,
-    /// The deployments there are; empty means that any name is one.
+    /// The deployments there are. Any name is one if there are none here nor in `overrides`.
     pub deployments: Vec<String>,
+    /// Deployments that differ from these settings, and how.
+    pub overrides: BTreeMap<String, Vec<Setting>>,
+    /// Changes by schedule.
+    pub changes: Vec<Change>,
     /// Prompt and output tokens that fit a chat or Responses request together. Embeddings are not
     /// measured by it.
     pub max_context: u32,
@@ -60,6 +69,8 @@ pub struct Settings {
     pub ledger_samples: bool,
     /// Rate-limit headers of Responses calls say -1 and 0, as has been seen in the wild.
     pub odd_rate_headers: bool,
+    /// Answers tell the standing of the quota, or the utilisation. Some gateways strip it.
+    pub rate_headers: bool,
     /// The region named in `x-ms-region`.
     pub region: String,
 }
@@ -76,6 +87,8 @@ impl Default for Settings {
             faults: Faults::default(),
             api_key: None,
             deployments: Vec::new(),
+            overrides: BTreeMap::new(),
+            changes: Vec::new(),
             max_context: 128_000,
             typical_output: 64,
             content_filter_trigger: "[[content_filter]]".to_owned(),
@@ -83,6 +96,7 @@ impl Default for Settings {
             charge_factor: 1.0,
             ledger_samples: true,
             odd_rate_headers: false,
+            rate_headers: true,
             region: "Simulated".to_owned(),
         }
     }
@@ -99,6 +113,14 @@ pub enum BadSettings {
     FaultRates,
     #[error("latency is in milliseconds, not negative and finite")]
     Latency,
+    #[error("ptu must be at least 1 token a minute, or none for a standard deployment")]
+    NoPtu,
+    #[error("a provisioned deployment has no flex tier: leave out flex or ptu")]
+    FlexOnPtu,
+    #[error("what comes and goes must be on for some time and no longer than its period")]
+    Duty,
+    #[error("there is no deployment '{0}': name one of those that were set up")]
+    NoSuchDeployment(String),
     #[error("charge_factor is {0}: it must be above 0 and finite")]
     ChargeFactor(f64),
     #[error("typical_output is {0}: it must be from 1 to {MOST_OUTPUT} tokens")]
@@ -120,13 +142,6 @@ impl Settings {
         if self.request_slice < Duration::from_millis(1) || self.request_slice > MINUTE {
             return Err(BadSettings::Slice(self.request_slice));
         }
-        if !self.faults.are_rates() {
-            return Err(BadSettings::FaultRates);
-        }
-        let Latency { base_ms, per_token_ms, sigma } = self.latency;
-        if [base_ms, per_token_ms, sigma].iter().any(|ms| !(0.0..f64::INFINITY).contains(ms)) {
-            return Err(BadSettings::Latency);
-        }
         if !(self.charge_factor.is_finite() && self.charge_factor > 0.0) {
             return Err(BadSettings::ChargeFactor(self.charge_factor));
         }
@@ -136,17 +151,65 @@ impl Settings {
         if self.max_context == 0 {
             return Err(BadSettings::NoContext);
         }
-        if let Some(name) = self.deployments.iter().find(|name| !is_deployment_name(name)) {
+        let mut names = self.deployments.iter().chain(self.overrides.keys());
+        if let Some(name) = names.find(|name| !is_deployment_name(name)) {
             return Err(BadSettings::DeploymentName(name.clone()));
         }
         if !self.region.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
             return Err(BadSettings::Region(self.region.clone()));
         }
-        Ok(())
+        self.check_profiles()
     }
 
-    pub fn limits(&self) -> Limits {
-        Limits { tpm: self.tpm, rpm: self.rpm }
+    /// Whether every name is a deployment.
+    pub fn takes_any_name(&self) -> bool {
+        self.deployments.is_empty() && self.overrides.is_empty()
+    }
+
+    /// How a deployment behaves of which nothing else is said.
+    pub fn profile(&self) -> Profile {
+        Profile {
+            limits: Limits { tpm: self.tpm, rpm: self.rpm },
+            ptu: None,
+            latency: self.latency,
+            faults: self.faults,
+            flex: None,
+            other_tpm: 0,
+            other_bursts: Duty::ALWAYS,
+            rate_headers: self.rate_headers,
+            outage: None,
+        }
+    }
+
+    /// Plays the schedule through on every deployment.
+    fn check_profiles(&self) -> Result<(), BadSettings> {
+        let mut common = self.profile();
+        common.check()?;
+        let mut known = BTreeMap::new();
+        for name in &self.deployments {
+            known.insert(name, common);
+        }
+        for (name, own) in &self.overrides {
+            known.insert(name, common.with(Duration::ZERO, own)?);
+        }
+        let mut changes: Vec<_> = self.changes.iter().collect();
+        changes.sort_by_key(|change| change.after);
+        for Change { after, deployment, settings } in changes {
+            if let Some(name) = deployment {
+                if self.takes_any_name() && is_deployment_name(name) {
+                    known.entry(name).or_insert(common);
+                }
+                let no_such = || BadSettings::NoSuchDeployment(name.clone());
+                let profile = known.get_mut(name).ok_or_else(no_such)?;
+                *profile = profile.with(*after, settings)?;
+                continue;
+            }
+            common = common.with(*after, settings)?;
+            for profile in known.values_mut() {
+                *profile = profile.with(*after, settings)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -171,6 +234,7 @@ mod tests {
         let faults = Faults { rate_hang: 2.0, ..Faults::default() };
         let latency = Latency { base_ms: -1.0, ..Latency::default() };
         let bad = "a b".to_owned();
+        let no_ptu = [("a".to_owned(), vec![Setting::Ptu(Some(0))])].into();
         let cases = [
             (Settings { window: Duration::ZERO, ..d() }, BadSettings::Window(Duration::ZERO)),
             (Settings { request_slice: Duration::ZERO, ..d() }, BadSettings::Slice(Duration::ZERO)),
@@ -181,9 +245,28 @@ mod tests {
             (Settings { max_context: 0, ..d() }, BadSettings::NoContext),
             (Settings { deployments: vec![bad.clone()], ..d() }, BadSettings::DeploymentName(bad)),
             (Settings { region: "é".to_owned(), ..d() }, BadSettings::Region("é".to_owned())),
+            (Settings { overrides: no_ptu, ..d() }, BadSettings::NoPtu),
         ];
         for (settings, fault) in cases {
             assert_eq!(settings.check(), Err(fault));
         }
+    }
+
+    #[test]
+    fn a_schedule_is_played_through_before_the_start() {
+        let check = |deployments: &[&str], changes: &[&str]| {
+            let deployments = deployments.iter().map(|name| name.to_string()).collect();
+            let changes = changes.iter().map(|change| change.parse().unwrap()).collect();
+            Settings { deployments, changes, ..Settings::default() }.check()
+        };
+        let no_such = BadSettings::NoSuchDeployment("b".to_owned());
+        assert_eq!(check(&["a"], &["1s:b,tpm=1"]), Err(no_such));
+        assert_eq!(check(&[], &["1s:b,tpm=1"]), Ok(()), "any name is a deployment");
+        assert_eq!(check(&["a"], &["1s:a,ptu=9", "2s:ptu=none", "3s:flex=on"]), Ok(()));
+        assert_eq!(
+            check(&["a"], &["1s:a,ptu=9", "3s:flex=on"]),
+            Err(BadSettings::FlexOnPtu),
+            "by then it is provisioned"
+        );
     }
 }

@@ -144,9 +144,10 @@ impl Events {
 }
 
 fn write_chunk_head(answer: &Answer<'_>, out: &mut Vec<u8>) {
-    let Answer { id, created, model, .. } = answer;
+    let Answer { id, created, model, service_tier, .. } = answer;
     put!(out, r#"{{"id":"chatcmpl-{id:016x}","object":"chat.completion.chunk","#);
-    put!(out, r#""created":{created},"model":"{model}","system_fingerprint":"fp_simulator","#);
+    put!(out, r#""created":{created},"model":"{model}","#);
+    put!(out, r#""service_tier":{service_tier},"system_fingerprint":"fp_simulator","#);
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub struct ChatBody<'a> {
     pub tools: Option<&'a RawValue>,
     pub max_tokens: Option<u32>,
     pub max_completion_tokens: Option<u32>,
+    #[serde(borrow)]
+    pub service_tier: Option<Text<'a>>,
     pub n: Option<u32>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
@@ -97,6 +99,8 @@ pub struct ResponsesBody<'a> {
     #[serde(borrow)]
     pub tools: Option<&'a RawValue>,
     pub max_output_tokens: Option<u32>,
+    #[serde(borrow)]
+    pub service_tier: Option<Text<'a>>,
     pub stream: Option<bool>,
 }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
-use super::{Batch, BatchState, Order, Recorded, Store, StoreError, Totals};
+use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::sqlite::{Database, SqliteError, parsed, text};
@@ -28,6 +28,33 @@ pub struct LocalStore {
 impl LocalStore {
     pub fn new(database: Database) -> Self {
         Self { database }
+    }
+
+    /// Rows of a batch as a stream, read by a thread of the database a chunk ahead.
+    fn stream<T: Send + 'static>(
+        &self,
+        batch: &BatchId,
+        sql: &'static str,
+        read_row: fn(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> BoxStream<'static, Result<T, StoreError>> {
+        let (send, receive) = mpsc::channel(4);
+        let (database, batch) = (self.database.clone(), batch.clone());
+        tokio::spawn(async move {
+            let failed = send.clone();
+            let read = database.read(move |c| read_in_chunks(c, &batch, (sql, read_row), &send));
+            if let Err(error) = read.await {
+                // Nobody listening means that the stream was dropped.
+                let _ = failed.send(Err(error.into())).await;
+            }
+        });
+        let chunks = stream::unfold(receive, |mut receive| async {
+            receive.recv().await.map(|chunk| (chunk, receive))
+        });
+        let rows = chunks.flat_map(|chunk: Result<Vec<T>, StoreError>| match chunk {
+            Ok(rows) => stream::iter(rows.into_iter().map(Ok)).left_stream(),
+            Err(error) => stream::once(async { Err(error) }).right_stream(),
+        });
+        rows.boxed()
     }
 }
 
@@ -55,24 +82,18 @@ impl Store for LocalStore {
         batch: &BatchId,
         order: Order,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
-        let (send, receive) = mpsc::channel(4);
-        let (database, batch) = (self.database.clone(), batch.clone());
-        tokio::spawn(async move {
-            let failed = send.clone();
-            let read = database.read(move |c| read_in_chunks(c, &batch, order, &send)).await;
-            if let Err(error) = read {
-                // Nobody listening means that the stream was dropped.
-                let _ = failed.send(Err(error.into())).await;
-            }
-        });
-        let chunks = stream::unfold(receive, |mut receive| async {
-            receive.recv().await.map(|chunk| (chunk, receive))
-        });
-        let outcomes = chunks.flat_map(|chunk: Result<Vec<Outcome>, StoreError>| match chunk {
-            Ok(outcomes) => stream::iter(outcomes.into_iter().map(Ok)).left_stream(),
-            Err(error) => stream::once(async { Err(error) }).right_stream(),
-        });
-        Ok(outcomes.boxed())
+        let sql = match order {
+            Order::AsStored => AS_STORED,
+            Order::ByPosition => BY_POSITION,
+        };
+        Ok(self.stream(batch, sql, read_outcome))
+    }
+
+    async fn briefs(
+        &self,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
+        Ok(self.stream(batch, BRIEFS, read_brief))
     }
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
@@ -265,35 +286,55 @@ fn sum_usage(c: &Connection, batch: &BatchId) -> rusqlite::Result<Totals> {
     Ok(totals)
 }
 
-type Chunks = mpsc::Sender<Result<Vec<Outcome>, StoreError>>;
+const AS_STORED: &str = "SELECT * FROM outcomes WHERE batch_id = ?1 ORDER BY seq";
 
-fn read_in_chunks(
+/// Only (position, seq) pairs go through SQLite's sorter, which spills to disk; the bodies are fetched
+/// after it. The LIMIT, which limits nothing, is what keeps the order: SQLite drops an ORDER BY inside
+/// a join as pointless if there is none.
+const BY_POSITION: &str =
+    "SELECT o.* FROM (SELECT seq AS at, position FROM outcomes WHERE batch_id = ?1
+                      ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at";
+
+const BRIEFS: &str = "SELECT ending, error_code, prompt_tokens, cached_tokens, completion_tokens,
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata
+    FROM outcomes WHERE batch_id = ?1 ORDER BY seq";
+
+fn read_in_chunks<T>(
     c: &Connection,
     batch: &BatchId,
-    order: Order,
-    send: &Chunks,
+    (sql, read_row): (&str, fn(&Row<'_>) -> rusqlite::Result<T>),
+    send: &mpsc::Sender<Result<Vec<T>, StoreError>>,
 ) -> rusqlite::Result<()> {
-    // Ordered: only (position, seq) pairs go through SQLite's sorter, which spills to disk; the
-    // bodies are fetched after it. The LIMIT, which limits nothing, is what keeps the order: SQLite
-    // drops an ORDER BY inside a join as pointless if there is none.
-    let sql = match order {
-        Order::AsStored => "SELECT * FROM outcomes WHERE batch_id = ?1 ORDER BY seq",
-        Order::ByPosition => {
-            "SELECT o.* FROM (SELECT seq AS at, position FROM outcomes WHERE batch_id = ?1
-                              ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at"
-        }
-    };
     let mut select = c.prepare_cached(sql)?;
     let mut rows = select.query([batch.as_str()])?;
     let mut chunk = Vec::with_capacity(CHUNK);
     while let Some(row) = rows.next()? {
-        chunk.push(read_outcome(row)?);
+        chunk.push(read_row(row)?);
         if chunk.len() == CHUNK && send.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
             return Ok(());
         }
     }
     let _ = send.blocking_send(Ok(chunk));
     Ok(())
+}
+
+fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
+    Ok(Brief {
+        ending: parsed(row, 0, Ending::from_name)?,
+        code: row.get(1)?,
+        usage: Usage {
+            prompt: row.get(2)?,
+            cached: row.get(3)?,
+            completion: row.get(4)?,
+            reasoning: row.get(5)?,
+        },
+        attempts: row.get(6)?,
+        deployment: row.get(7)?,
+        model: row.get(8)?,
+        latency_ms: row.get(9)?,
+        finished_at: parsed(row, 10, |at| at.parse().ok())?,
+        metadata: row.get(11)?,
+    })
 }
 
 fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {

@@ -116,6 +116,21 @@ impl Totals {
     }
 }
 
+/// An outcome without what was asked and answered: enough for every sum and distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Brief {
+    pub ending: Ending,
+    /// Why it has no answer, in one word.
+    pub code: Option<String>,
+    pub usage: Usage,
+    pub attempts: u32,
+    pub deployment: String,
+    pub model: String,
+    pub latency_ms: u64,
+    pub finished_at: Timestamp,
+    pub metadata: Option<Box<str>>,
+}
+
 /// The order in which outcomes are streamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -167,6 +182,12 @@ pub trait Store: Send + Sync {
         batch: &BatchId,
         order: Order,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError>;
+
+    /// Streams a batch's outcomes without their bodies, in any order and in bounded memory.
+    async fn briefs(
+        &self,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError>;
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError>;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
-use promptmill::store::{Batch, BatchState, Order, Recorded, Store, Totals};
+use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, Totals};
 
 type AnyStore = Arc<dyn Store>;
 
@@ -215,6 +215,35 @@ pub async fn outcomes_stream_by_position_when_asked(store: AnyStore) {
     shuffled.sort_by_key(|outcome| outcome.job_id);
     record(&store, &shuffled).await;
     assert!(all(&store, &batch, Order::ByPosition).await == outcomes);
+}
+
+pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
+    let batch = batch_id("briefs");
+    let mut given = outcomes(&batch, 300);
+    for outcome in given.iter_mut().step_by(7) {
+        outcome.metadata = Some(r#"{"team":"東京"}"#.into());
+        outcome.failure = Some(Failure { code: "content_filter".into(), message: "no".into() });
+    }
+    record(&store, &given).await;
+    let key = |b: &Brief| (b.latency_ms, format!("{b:?}"));
+    let brief = |o: Outcome| Brief {
+        ending: o.ending,
+        code: o.failure.map(|failure| failure.code),
+        usage: o.usage,
+        attempts: o.attempts,
+        deployment: o.deployment,
+        model: o.model,
+        latency_ms: o.latency_ms,
+        finished_at: o.finished_at,
+        metadata: o.metadata,
+    };
+    let mut briefs: Vec<_> = store.briefs(&batch).await.unwrap().try_collect().await.unwrap();
+    briefs.sort_by_key(key);
+    let mut expected: Vec<_> = given.into_iter().map(brief).collect();
+    expected.sort_by_key(key);
+    assert_eq!(briefs, expected);
+    let nobody = store.briefs(&batch_id("nobody")).await.unwrap();
+    assert_eq!(nobody.try_collect::<Vec<_>>().await.unwrap(), []);
 }
 
 pub async fn batches_are_listed_newest_first(store: AnyStore) {

@@ -20,6 +20,7 @@
 //! (counted, repeated), `pace` says when a write may go; the other files are one kind of item each.
 
 mod batches;
+mod briefs;
 mod calls;
 mod error;
 mod init;
@@ -44,7 +45,7 @@ use futures_util::stream::BoxStream;
 pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
-use super::{Batch, Expense, Order, Recorded, Store, StoreError, Totals};
+use super::{Batch, Brief, Expense, Order, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
 
@@ -173,6 +174,13 @@ impl Store for CosmosStore {
         order: Order,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
         Arc::clone(&self.inner).stream(batch, order).await
+    }
+
+    async fn briefs(
+        &self,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
+        Arc::clone(&self.inner).stream_briefs(batch).await
     }
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {

@@ -1,0 +1,85 @@
+//! A batch's outcomes without their bodies, as a stream: a fraction of the bytes, for sums.
+
+use std::sync::Arc;
+
+use azure_data_cosmos::feed::FeedScope;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use serde::Deserialize;
+
+use super::calls::{Pages, Purpose, page_of};
+use super::error::BadItem;
+use super::items::partition;
+use super::units::Operation;
+use super::{Inner, SHARDS_AT_A_TIME};
+use crate::job::BatchId;
+use crate::outcome::{Ending, Failure, Usage};
+use crate::store::{Brief, StoreError};
+
+const READ: Purpose = Purpose(Operation::Totals, "reading what outcomes used");
+
+const QUERY: &str = "SELECT c.id, c.ending, c.failure, c.usage, c.attempts, c.deployment, c.model, \
+                     c.latencyMs, c.finishedAt, c.metadata FROM c";
+
+const A_PAGE: u32 = 1000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    id: String,
+    ending: Ending,
+    #[serde(default)]
+    failure: Option<Failure>,
+    usage: Usage,
+    attempts: u32,
+    deployment: String,
+    model: String,
+    latency_ms: u64,
+    finished_at: String,
+    #[serde(default)]
+    metadata: Option<Box<str>>,
+}
+
+impl Item {
+    fn into_brief(self) -> Result<Brief, BadItem> {
+        let bad = || BadItem::Field { id: self.id.clone(), field: "finishedAt" };
+        Ok(Brief {
+            finished_at: self.finished_at.parse().map_err(|_| bad())?,
+            ending: self.ending,
+            code: self.failure.map(|failure| failure.code),
+            usage: self.usage,
+            attempts: self.attempts,
+            deployment: self.deployment,
+            model: self.model,
+            latency_ms: self.latency_ms,
+            metadata: self.metadata,
+        })
+    }
+}
+
+impl Inner {
+    pub(super) async fn stream_briefs(
+        self: Arc<Self>,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
+        let Some(shards) = self.known_shards(batch).await? else {
+            return Ok(stream::empty().boxed());
+        };
+        let batch = batch.clone();
+        let of_shard = move |shard| {
+            let scope = FeedScope::partition(partition(&batch, shard));
+            let pages = Pages::new(&self.outcomes, QUERY.into(), scope, page_of(A_PAGE), READ);
+            let store = Arc::clone(&self);
+            let pages = stream::try_unfold((store, pages), async |(store, mut pages)| {
+                let page: Option<Vec<Item>> = pages.next(&store.calls).await?;
+                Ok::<_, StoreError>(page.map(|page| (page, (store, pages))))
+            });
+            let brief = |item: Item| item.into_brief().map_err(StoreError::from);
+            pages
+                .map_ok(move |page| stream::iter(page.into_iter().map(brief)))
+                .try_flatten()
+                .boxed()
+        };
+        Ok(stream::iter(0..shards).map(of_shard).flatten_unordered(SHARDS_AT_A_TIME).boxed())
+    }
+}
