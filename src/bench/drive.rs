@@ -18,6 +18,9 @@ use super::tally::{Live, Slo, Span, Tally};
 use crate::job::Job;
 use crate::model::Client;
 
+/// Ended requests that may wait to be counted.
+const SAMPLES_AHEAD: usize = 4096;
+
 /// What is benchmarked, and how.
 pub struct Bench {
     pub client: Client,
@@ -84,7 +87,7 @@ pub(super) async fn phase(
         polling: AtomicU64::new(0),
         halt: stop.child_token(),
     });
-    let (send, samples) = mpsc::unbounded_channel();
+    let (send, samples) = mpsc::channel(SAMPLES_AHEAD);
     let sending = match phase.load.clone() {
         Load::Concurrency(calls) => {
             for _ in 0..calls {
@@ -111,7 +114,7 @@ pub(super) async fn phase(
 
 impl Run {
     /// Starts each request at its time, whatever became of those before it.
-    async fn open(self: Arc<Self>, load: Load, send: mpsc::UnboundedSender<Sample>) {
+    async fn open(self: Arc<Self>, load: Load, send: mpsc::Sender<Sample>) {
         let room = Arc::new(Semaphore::new(self.bench.max_in_flight));
         let sizes = match &load {
             Load::Replay(arrivals) => arrivals.clone(),
@@ -146,7 +149,7 @@ impl Run {
     }
 
     /// Starts the next request when the one before it ends.
-    async fn closed(self: Arc<Self>, send: mpsc::UnboundedSender<Sample>) {
+    async fn closed(self: Arc<Self>, send: mpsc::Sender<Sample>) {
         while !self.halt.is_cancelled() {
             let intended = self.zero.elapsed();
             if !self.may_start(intended) {
@@ -173,21 +176,21 @@ impl Run {
         self.bench.prompts.lock().unwrap_or_else(PoisonError::into_inner).next(sizes)
     }
 
-    async fn call(&self, job: &Job, intended: Duration, send: &mpsc::UnboundedSender<Sample>) {
+    async fn call(&self, job: &Job, intended: Duration, send: &mpsc::Sender<Sample>) {
         let times = Times { zero: self.zero, intended, until: self.until };
         let Bench { client, retry, .. } = self.bench.as_ref();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let sample = call::make(client, job, *retry, times, &self.halt).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         // The gatherer stays until all senders are gone.
-        let _ = send.send(sample);
+        let _ = send.send(sample).await;
     }
 
     /// Takes in samples until no task can send any more.
     async fn gather(
         &self,
         mut tally: Tally,
-        mut samples: mpsc::UnboundedReceiver<Sample>,
+        mut samples: mpsc::Receiver<Sample>,
         live: &mut (dyn FnMut(&Live) + Send),
     ) -> Measured {
         let mut ended = Ended::Complete;
