@@ -54,6 +54,8 @@ pub enum Ended {
     /// Too many failed requests.
     ErrorRate {
         rate: f64,
+        /// What the last of them failed with.
+        last: String,
     },
     Misconfigured {
         why: String,

@@ -174,11 +174,14 @@ impl Tally {
             self.seconds[index].add(sample, good);
             self.last_end = self.last_end.max(sample.ended);
         }
-        if let Ending::Misconfigured { why } = &sample.ending {
-            return Some(Ended::Misconfigured { why: why.clone() });
+        match &sample.ending {
+            Ending::Succeeded | Ending::Throttled => None,
+            Ending::Misconfigured { why } => Some(Ended::Misconfigured { why: why.clone() }),
+            Ending::Failed { code } => {
+                let rate = self.now.error_rate()?;
+                (rate > stop_at_error_rate).then(|| Ended::ErrorRate { rate, last: code.clone() })
+            }
         }
-        let rate = self.now.error_rate()?;
-        (rate > stop_at_error_rate).then_some(Ended::ErrorRate { rate })
     }
 
     fn measure(&mut self, sample: &Sample) {

@@ -31,8 +31,9 @@ impl fmt::Display for Report {
             Ended::Interrupted => {
                 writeln!(f, "\ninterrupted: the figures are of what was measured")
             }
-            Ended::ErrorRate { rate } => {
-                writeln!(f, "\nstopped: {:.0} % of the requests failed", rate * 100.0)
+            Ended::ErrorRate { rate, last } => {
+                let percent = rate * 100.0;
+                writeln!(f, "\nstopped: {percent:.0} % of the requests failed, the last: {last}")
             }
             Ended::Misconfigured { why } => writeln!(f, "\nstopped: {why}"),
         }

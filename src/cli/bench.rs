@@ -210,12 +210,10 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
 }
 
 fn exit(report: &Report) -> Exit {
-    let codes = |code: &str| report.phases.iter().any(|p| p.counts.codes.contains_key(code));
-    let any = report.phases.iter().any(|phase| phase.counts.succeeded > 0);
-    match report.ended {
+    match &report.ended {
         Ended::Interrupted => Exit::Interrupted,
         Ended::Misconfigured { .. } => Exit::Usage,
-        _ if !any && codes(Sample::UNREACHABLE) => Exit::Unreachable,
+        Ended::ErrorRate { last, .. } if last == Sample::UNREACHABLE => Exit::Unreachable,
         Ended::ErrorRate { .. } => Exit::SomeFailed,
         Ended::Complete => Exit::AllDone,
     }
