@@ -61,6 +61,8 @@ fn draw(
     let area = SVGBackend::with_string(out, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let top = y.end;
+    // The powers of two alone, where those are the levels.
+    let ticks = if axes.x_is_log2 { (x.end - x.start).ceil() as usize + 1 } else { 10 };
     let mut chart = ChartBuilder::on(&area)
         .margin(10)
         .x_label_area_size(40)
@@ -73,6 +75,7 @@ fn draw(
         .light_line_style(WHITE)
         .x_desc(axes.x)
         .y_desc(axes.y)
+        .x_labels(ticks)
         .x_label_formatter(&label_x)
         .y_label_formatter(&label_y)
         .label_style(("sans-serif", 13))
@@ -90,7 +93,7 @@ fn draw(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .label_font(("sans-serif", 13))
         .draw()?;
