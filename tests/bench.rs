@@ -74,6 +74,11 @@ fn a_stall_shows_in_the_latencies_of_all_that_had_to_wait() {
     assert!(percentile(&found, 0.5) >= 800.0, "{}", percentile(&found, 0.5));
     let lag = found.phases[0].client.lag.as_ref().unwrap();
     assert!(lag.max_ms >= 1_700.0, "the wait is told as lag too: {}", lag.max_ms);
+    let flags = ["--rate", "100", "--duration", "1", "--max-in-flight", "1"];
+    let cut = report(&Place::new(), &service, &flags);
+    let counts = &cut.phases[0].counts;
+    assert_eq!(counts.requests() + counts.unsent, 100, "{counts:?}");
+    assert!(counts.requests() <= 11 && counts.unsent >= 89, "{counts:?}");
     let one_by_one = report(&Place::new(), &service, &["--concurrency", "1", "--count", "5"]);
     assert!(percentile(&one_by_one, 0.5) >= 100.0);
 }

@@ -66,6 +66,8 @@ struct Run {
     in_flight: AtomicUsize,
     /// Microseconds that the pacer spent polling the clock in the measured part.
     polling: AtomicU64,
+    /// Requests of the measured part that were never started.
+    unsent: AtomicU64,
     halt: CancellationToken,
 }
 
@@ -85,6 +87,7 @@ pub(super) async fn phase(
         counted: AtomicU64::new(0),
         in_flight: AtomicUsize::new(0),
         polling: AtomicU64::new(0),
+        unsent: AtomicU64::new(0),
         halt: stop.child_token(),
     });
     let (send, samples) = mpsc::channel(SAMPLES_AHEAD);
@@ -121,10 +124,8 @@ impl Run {
             _ => Arc::default(),
         };
         let mut pacer = Pacer::default();
-        for (n, intended) in load.starts(self.bench.seed).enumerate() {
-            if !self.may_start(intended) {
-                break;
-            }
+        let mut starts = load.starts(self.bench.seed).enumerate();
+        while let Some((n, intended)) = starts.next().filter(|(_, at)| self.may_start(*at)) {
             let sizes = sizes.get(n).map(|arrival| (arrival.prompt_tokens, arrival.output_tokens));
             let job = self.next_job(sizes);
             tokio::select! {
@@ -135,8 +136,14 @@ impl Run {
                 pacer.polling = Duration::ZERO;
             }
             let place = tokio::select! {
+                biased;
                 place = room.clone().acquire_owned() => place,
                 () = self.halt.cancelled() => break,
+                () = self.end() => {
+                    let rest = starts.take_while(|(_, at)| self.may_start(*at)).count();
+                    self.unsent.store(1 + rest as u64, Ordering::Relaxed);
+                    break;
+                }
             };
             let (run, send) = (self.clone(), send.clone());
             tokio::spawn(async move {
@@ -172,6 +179,14 @@ impl Run {
         }
     }
 
+    /// Comes with the end of the measured part.
+    async fn end(&self) {
+        match self.until {
+            Some(until) => tokio::time::sleep_until(self.zero + until).await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn next_job(&self, sizes: Option<(u32, u32)>) -> Job {
         self.bench.prompts.lock().unwrap_or_else(PoisonError::into_inner).next(sizes)
     }
@@ -198,9 +213,7 @@ impl Run {
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         seconds.tick().await;
         let measured_from = tokio::time::sleep_until(self.zero + self.warm_up);
-        let measured_to = tokio::time::sleep_until(
-            self.zero + self.until.unwrap_or(Duration::from_secs(1 << 30)),
-        );
+        let measured_to = self.end();
         tokio::pin!(measured_from, measured_to);
         let (mut before, mut after) = (None, None);
         loop {
@@ -224,6 +237,7 @@ impl Run {
         }
         let spent = after.unwrap_or_else(processor_time).saturating_sub(before.unwrap_or_default());
         let polling = Duration::from_micros(self.polling.load(Ordering::Relaxed));
+        tally.counts.unsent = self.unsent.load(Ordering::Relaxed);
         tally.close(self.zero.elapsed(), spent.saturating_sub(polling));
         Measured { tally, ended }
     }

@@ -87,6 +87,8 @@ pub struct Counts {
     pub throttled: u64,
     pub failed: u64,
     pub codes: Codes,
+    /// Of an open loop: never started, since the most that may be in flight were until the end.
+    pub unsent: u64,
     /// Calls, tries again included; and those of them that were refused for quota.
     pub calls: u64,
     pub refused_calls: u64,

@@ -93,6 +93,9 @@ impl fmt::Display for PhaseReport {
         for (code, n) in &counts.codes {
             write!(f, ", {n} × {code}")?;
         }
+        if counts.unsent > 0 {
+            write!(f, ", {} never sent: --max-in-flight were out", counts.unsent)?;
+        }
         writeln!(
             f,
             "; {} calls, {} of them refused for quota",
