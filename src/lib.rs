@@ -11,6 +11,7 @@
 
 pub mod job;
 pub mod outcome;
+pub mod share;
 
 pub mod intake;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::demand::Meter;
 use super::pace::Pace;
 
 /// The part of the token quota that is paced out. The rest absorbs that requests reach the service
@@ -19,6 +20,9 @@ const REQUESTS_USED: f64 = 0.98;
 /// What may be caught up on after a late wake-up.
 const TOKEN_SLACK: Duration = Duration::from_millis(250);
 const REQUEST_SLACK: Duration = Duration::from_millis(50);
+
+/// A share that differs by less is the same: each change forgets what accrued in the last blink.
+const SAME_SHARE: f64 = 1e-4;
 
 /// First and longest pause of a deployment that can't be connected to.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -67,10 +71,25 @@ pub struct Deployment {
     limits: Limits,
     tokens: Option<Pace>,
     requests: Option<Pace>,
+    /// The fraction of the limits that is ours to use.
+    share: f64,
+    meter: Meter,
     in_flight: usize,
     paused_until: Option<Instant>,
     unreachable: Option<Outage>,
     retired: Option<String>,
+}
+
+/// How a deployment stands, for its siblings and for people.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Standing {
+    /// Fractions of the quota: what we may use, and what we could.
+    pub share: f64,
+    pub demand: f64,
+    pub in_flight: usize,
+    pub paused_ms: u64,
+    pub unreachable: bool,
+    pub retired: Option<String>,
 }
 
 /// A row of connections that could not be made.
@@ -89,6 +108,8 @@ impl Deployment {
             tokens: pace(limits.tpm, TOKENS_USED, TOKEN_SLACK),
             requests: pace(limits.rpm, REQUESTS_USED, REQUEST_SLACK),
             limits,
+            share: 1.0,
+            meter: Meter::new(now),
             in_flight: 0,
             paused_until: None,
             unreachable: None,
@@ -98,6 +119,7 @@ impl Deployment {
 
     /// Books a call of this charge if it can go now.
     pub fn take(&mut self, charge: u64, now: Instant) -> Readiness {
+        self.meter.waits_no_more(now);
         if self.retired.is_some() {
             return Readiness::Retired;
         }
@@ -112,17 +134,61 @@ impl Deployment {
         if self.in_flight >= room {
             return Readiness::WhenACallEnds;
         }
-        if let Some(at) = self.tokens.as_mut().and_then(|t| t.spend(charge, now).err()) {
+        if let Err(at) = self.book(charge, now) {
+            self.meter.waits(now, at);
             return Readiness::At(at);
+        }
+        self.meter.used(self.minutes(charge));
+        self.in_flight += 1;
+        Readiness::Taken
+    }
+
+    fn book(&mut self, charge: u64, now: Instant) -> Result<(), Instant> {
+        if let Some(tokens) = &mut self.tokens {
+            tokens.spend(charge, now)?;
         }
         if let Some(at) = self.requests.as_mut().and_then(|r| r.spend(1, now).err()) {
             if let Some(tokens) = &mut self.tokens {
                 tokens.put_back(charge);
             }
-            return Readiness::At(at);
+            return Err(at);
         }
-        self.in_flight += 1;
-        Readiness::Taken
+        Ok(())
+    }
+
+    /// How much of a minute's whole quota a call takes.
+    fn minutes(&self, charge: u64) -> f64 {
+        let tokens = self.limits.tpm.map_or(0.0, |tpm| charge as f64 / tpm as f64);
+        let requests = self.limits.rpm.map_or(0.0, |rpm| 1.0 / rpm as f64);
+        tokens.max(requests)
+    }
+
+    /// Paces at this fraction of the limits from now on.
+    pub fn set_share(&mut self, fraction: f64, now: Instant) {
+        if (fraction - self.share).abs() < SAME_SHARE {
+            return;
+        }
+        self.share = fraction;
+        let rate = |per_minute: u64, used: f64| per_minute as f64 * used * fraction;
+        if let Some((pace, tpm)) = self.tokens.as_mut().zip(self.limits.tpm) {
+            pace.change(rate(tpm, TOKENS_USED), TOKEN_SLACK, now);
+        }
+        if let Some((pace, rpm)) = self.requests.as_mut().zip(self.limits.rpm) {
+            pace.change(rate(rpm, REQUESTS_USED), REQUEST_SLACK, now);
+        }
+    }
+
+    /// How it stands now; the demand is that since this was last asked.
+    pub fn standing(&mut self, now: Instant) -> Standing {
+        let paused = self.paused_until.map(|until| until.saturating_duration_since(now));
+        Standing {
+            share: self.share,
+            demand: self.meter.demand(now),
+            in_flight: self.in_flight,
+            paused_ms: paused.unwrap_or_default().as_millis() as u64,
+            unreachable: self.unreachable.is_some(),
+            retired: self.retired.clone(),
+        }
     }
 
     /// Ends a call that [`Self::take`] booked.

@@ -6,8 +6,10 @@
 //! it starves.
 
 pub mod charge;
+mod demand;
 pub mod deployment;
 mod pace;
+pub mod shares;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use deployment::{Deployment, Feedback, Limits, Readiness};
+use deployment::{Deployment, Feedback, Limits, Readiness, Standing};
 
 /// A deployment's number in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,6 +137,17 @@ impl<T> Admission<T> {
     /// Hears how a call ended.
     pub fn observe(&mut self, deployment: DeploymentIndex, feedback: Feedback, now: Instant) {
         self.deployments[deployment.0].observe(feedback, now);
+    }
+
+    /// Sets the fraction of its quota that may be used of a deployment. Never a burst: what a larger
+    /// share allows accrues from now on.
+    pub fn set_share(&mut self, deployment: DeploymentIndex, fraction: f64, now: Instant) {
+        self.deployments[deployment.0].set_share(fraction, now);
+    }
+
+    /// How each deployment stands; the demand is that since this was last asked.
+    pub fn standings(&mut self, now: Instant) -> Vec<Standing> {
+        self.deployments.iter_mut().map(|deployment| deployment.standing(now)).collect()
     }
 
     /// Takes all waiting jobs out.

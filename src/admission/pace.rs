@@ -43,6 +43,11 @@ impl Pace {
         Self { limiter, clock, origin: now, burst: burst.get(), saved: 0 }
     }
 
+    /// Goes on at another rate. What was saved up is kept, and nothing accrues in retrospect.
+    pub fn change(&mut self, per_minute: f64, slack: Duration, now: Instant) {
+        *self = Self { saved: self.saved, ..Self::new(per_minute, slack, now) };
+    }
+
     /// Spends `cells`, or says when to ask again. What is taken meanwhile is kept for the asker.
     ///
     /// # Errors
@@ -131,6 +136,19 @@ mod tests {
         let mixed = |turn| [8_000, 50, 1_200][turn as usize % 3];
         let spent = spend_for(&mut pace, mixed, start, Duration::from_secs(600));
         assert!((590_000..=600_000).contains(&spent), "{spent}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_that_changes_gives_neither_burst_nor_gap() {
+        let start = Instant::now();
+        let mut pace = Pace::new(60_000.0, SLACK, start);
+        let (mut spent, second) = (0, Duration::from_secs(1));
+        for n in 0..60 {
+            spent += spend_for(&mut pace, |_| 100, start + n * second, second);
+            let rate = if n % 2 == 0 { 30_000.0 } else { 60_000.0 };
+            pace.change(rate, SLACK, start + (n + 1) * second);
+        }
+        assert!((44_000..=45_000).contains(&spent), "{spent}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::sizes::Shape;
-use crate::job::{Api, BatchId, Estimate, Job, JobId};
+use crate::job::{Api, BatchId, Estimate, History, Job, JobId};
 
 /// Each is one token with the space before it, and also without where it stands first.
 const WORDS: [&str; 32] = [
@@ -120,6 +120,8 @@ impl Prompts {
             priority: 0,
             metadata: None,
             look_up: false,
+            aside: None,
+            history: History::default(),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::intake::{self, EnqueueError};
 use crate::job::BatchId;
 use crate::outcome::Ending;
 use crate::queue::local::LocalQueue;
-use crate::report::results::{self, Paths, Written};
+use crate::report::results::{Paths, Selection, Written, jsonl};
 use crate::simulator::{self, Simulator};
 use crate::sqlite::Database;
 use crate::state::StateDir;
@@ -321,7 +321,9 @@ impl Run {
     async fn write_results(&mut self) -> Result<Written, Failure> {
         let checked = &mut self.input.checked;
         let faults = |file: &mut dyn io::Write| checked.write_faults(file);
-        results::write(&self.store, &self.batch, self.order, &self.paths, faults)
+        let selection =
+            Selection { batch: self.batch.clone(), order: self.order, endings: Vec::new() };
+        jsonl::write(&self.store, &selection, &self.paths, faults)
             .await
             .map_err(Failure::unreachable)
     }

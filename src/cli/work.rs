@@ -9,7 +9,7 @@ use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::outcome::Ending;
 use crate::report::batches;
-use crate::worker::{Halt, Progress, Worker, WorkerError};
+use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Work on the configured queue, beside as many other workers as you like, until SIGTERM
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
         targets,
-        settings: config.worker(args.drain),
+        settings: Settings { shared: true, ..config.worker(args.drain) },
         progress: progress.clone(),
     };
     let halt = tokio::spawn(worker.run(stop)).await.unwrap_or(Err(WorkerError::Panicked));

@@ -240,17 +240,19 @@ impl Config {
         Duration::from_secs(self.state.lock_seconds)
     }
 
-    /// The pipeline's settings.
+    /// The pipeline's settings, for a worker alone on its queue.
     pub fn worker(&self, drain: bool) -> worker::Settings {
         let calls: usize =
             self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum();
         worker::Settings {
             drain,
+            shared: false,
             // Besides those in flight: enough that the store is written in large groups, and that no
             // call ever waits for the queue.
             max_held: 2 * calls + HELD_BESIDE_CALLS,
             max_tries: self.worker.max_tries,
             max_deliveries: self.worker.max_deliveries,
+            postpone_from: worker::POSTPONE_FROM,
             shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             unreachable_after: Duration::from_secs(self.worker.unreachable_after_seconds),
         }

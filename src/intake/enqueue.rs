@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
@@ -20,6 +22,9 @@ const CHUNK_BYTES: usize = 4 << 20;
 
 /// Chunks that are read ahead while one is being sent.
 const READ_AHEAD: usize = 1;
+
+/// Bodies that are stored at the same time.
+const PAYLOADS_AT_A_TIME: usize = 4;
 
 /// Why jobs could not be enqueued. Those that were stay; running it again adds the rest.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +45,8 @@ pub enum EnqueueError {
     )]
     InputChanged { checked: u64, now: u64 },
     #[error(
-        "the job '{custom_id}' is larger than the {limit} bytes that the queue takes in a message: \
-         shorten its prompt, or use a queue with a higher limit"
+        "the job '{custom_id}' is larger than the {limit} bytes that the queue takes in a message, \
+         even without its body: shorten its custom_id or its metadata"
     )]
     TooLarge { custom_id: String, limit: usize },
     #[error("the task that reads the input panicked; its message is above")]
@@ -101,7 +106,7 @@ pub async fn enqueue(
             jobs = without_known(jobs, batch, store).await?;
             total.known += (all - jobs.len()) as u64;
         }
-        total.waiting += send_all(queue, jobs).await?;
+        total.waiting += send_all(queue, store, jobs).await?;
         sent(total.jobs);
     }
     reader.await.map_err(|_| EnqueueError::Panicked)??;
@@ -118,16 +123,28 @@ pub async fn enqueue(
     Ok(total)
 }
 
-/// Sends a chunk; returns how many of it the queue had already. A job that is too large is named.
-async fn send_all(queue: &dyn Queue, jobs: Vec<Job>) -> Result<u64, EnqueueError> {
-    let mut names: Vec<_> = jobs.iter().map(|job| job.custom_id.clone()).collect();
-    match queue.send(jobs).await {
-        Ok(sent) => Ok(sent.duplicates),
-        Err(QueueError::TooLarge { positions, limit }) => {
-            let custom_id = positions.first().map(|first| names.swap_remove(*first));
+/// Sends a chunk; returns how many of it the queue had already. Bodies that are too large for it are
+/// stored first, so that no message ever names what is not there.
+async fn send_all(
+    queue: &dyn Queue,
+    store: &dyn Store,
+    mut jobs: Vec<Job>,
+) -> Result<u64, EnqueueError> {
+    let (positions, limit) = match queue.send(jobs.clone()).await {
+        Err(QueueError::TooLarge { positions, limit }) => (positions, limit),
+        sent => return Ok(sent?.duplicates),
+    };
+    let bodies: Vec<_> = positions.iter().map(|n| jobs[*n].put_aside()).collect();
+    let names = positions.iter().filter_map(|n| jobs[*n].payload());
+    let put = |(name, body): (String, Bytes)| async move { store.put_payload(&name, body).await };
+    let puts = stream::iter(names.zip(bodies)).map(put).buffer_unordered(PAYLOADS_AT_A_TIME);
+    puts.try_collect::<()>().await?;
+    match queue.send(jobs.clone()).await {
+        Err(QueueError::TooLarge { positions, .. }) => {
+            let custom_id = positions.first().map(|n| jobs.swap_remove(*n).custom_id);
             Err(EnqueueError::TooLarge { custom_id: custom_id.unwrap_or_default(), limit })
         }
-        Err(error) => Err(error.into()),
+        sent => Ok(sent?.duplicates),
     }
 }
 

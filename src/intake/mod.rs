@@ -4,8 +4,11 @@
 //! found before the first token is paid. The second ([`enqueue()`]) streams the jobs to the queue.
 //! Both read the input again from its start, so input that can be read only once (standard input)
 //! is spooled to a file first.
+//!
+//! Jobs that ended as dead letters come in again by [`dead_letters`].
 
 mod batch_file;
+pub mod dead_letters;
 mod duplicates;
 mod enqueue;
 mod fault;

@@ -93,6 +93,8 @@ mod tests {
             priority: 0,
             metadata: None,
             look_up: false,
+            aside: None,
+            history: Default::default(),
         }
     }
 

@@ -120,6 +120,11 @@ impl Client {
         self.endpoint.base()
     }
 
+    /// See [`Endpoint::quota_key`].
+    pub fn quota_key(&self, model: Option<&str>) -> String {
+        self.endpoint.quota_key(model)
+    }
+
     /// Makes one call and judges how it ended.
     pub async fn call(&self, job: &Job) -> Verdict {
         self.call_watched(job, &mut |_| {}).await

@@ -149,7 +149,7 @@ pub async fn sum(
             let line = lines
                 .entry(keys)
                 .or_insert_with_key(|keys| Line { keys: keys.clone(), ..Line::default() });
-            line.jobs += 1;
+            line.jobs += u64::from(brief.ending.is_some());
             line.attempts += u64::from(brief.attempts);
             line.usage += brief.usage;
             let cost = prices.cost(&brief.model, brief.usage, false);
@@ -177,7 +177,7 @@ mod tests {
 
     fn brief(metadata: Option<&str>) -> Brief {
         Brief {
-            ending: crate::outcome::Ending::Succeeded,
+            ending: Some(crate::outcome::Ending::Succeeded),
             code: None,
             usage: Usage::default(),
             attempts: 1,

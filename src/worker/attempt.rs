@@ -1,26 +1,34 @@
 //! One call of one job, and what it leads to: an outcome, another try, or back in line.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rand::random;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::held::Held;
-use super::record::Finished;
+use super::postpone::Postponed;
+use super::record::{self, Finished};
 use super::{Progress, Target, retry};
 use crate::admission::DeploymentIndex;
 use crate::admission::deployment::Feedback;
+use crate::job::Job;
 use crate::model::verdict::{ErrorReply, Verdict};
 use crate::outcome::Failure;
+use crate::store::{Store, StoreError};
 
 /// What every call needs.
 pub(super) struct Caller {
     pub(super) targets: Vec<Target>,
     pub(super) max_tries: u32,
+    pub(super) postpone_from: Duration,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) to_postpone: mpsc::Sender<Postponed>,
     pub(super) to_record: mpsc::Sender<Finished>,
     pub(super) progress: Arc<Progress>,
 }
@@ -31,6 +39,8 @@ pub(super) struct Ended {
     pub(super) feedback: Feedback,
     /// The job, if it has no outcome yet, and when it may go in line again.
     pub(super) back: Option<(Held, Instant)>,
+    /// The store will not give the job's body; it would not take its outcome either.
+    pub(super) store_failed: Option<StoreError>,
 }
 
 /// Tells the conductor of a call's end, also if the call panics: a deployment must not lose room.
@@ -45,11 +55,20 @@ impl Permit {
     }
 
     fn end(mut self, feedback: Feedback, back: Option<(Held, Instant)>) {
-        self.send(feedback, back);
+        self.send(feedback, back, None);
     }
 
-    fn send(&mut self, feedback: Feedback, back: Option<(Held, Instant)>) {
-        let ended = Ended { deployment: self.deployment, feedback, back };
+    fn fail(mut self, held: Held, error: StoreError) {
+        self.send(Feedback::Responded, Some((held, Instant::now())), Some(error));
+    }
+
+    fn send(
+        &mut self,
+        feedback: Feedback,
+        back: Option<(Held, Instant)>,
+        store_failed: Option<StoreError>,
+    ) {
+        let ended = Ended { deployment: self.deployment, feedback, back, store_failed };
         // The channel has room for one message of every call in flight. It is closed only when
         // nobody counts calls any more.
         if let Some(channel) = self.ended.take() {
@@ -60,7 +79,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.send(Feedback::Responded, None);
+        self.send(Feedback::Responded, None, None);
     }
 }
 
@@ -71,9 +90,16 @@ impl Caller {
             // Somebody else has it or will; a call now could be paid twice.
             return;
         }
+        let job = match self.with_body(&held.delivery.job).await {
+            Ok(Some(job)) => job,
+            Ok(None) => return self.give_up_without_body(held, permit).await,
+            Err(error) => return permit.fail(held, error),
+        };
         let target = &self.targets[permit.deployment.0];
         let began = Instant::now();
-        let verdict = target.client.call(&held.delivery.job).await;
+        let verdict = target.client.call(&job).await;
+        // A body that lies aside is held only while it is needed.
+        drop(job);
         let latency = began.elapsed();
         debug!(
             job.id = %held.delivery.job.id,
@@ -112,6 +138,26 @@ impl Caller {
         }
     }
 
+    /// The job with its body, which is fetched if it lies aside; `None` if it is not there.
+    async fn with_body<'j>(&self, job: &'j Job) -> Result<Option<Cow<'j, Job>>, StoreError> {
+        let Some(name) = job.payload() else { return Ok(Some(Cow::Borrowed(job))) };
+        let body = record::until_reached(|| self.store.get_payload(&name)).await?;
+        Ok(body.and_then(|body| job.with_body(body)).map(Cow::Owned))
+    }
+
+    /// If somebody else brought the job to its end meanwhile, the body is gone and the outcome that
+    /// is recorded stands.
+    async fn give_up_without_body(&self, held: Held, permit: Permit) {
+        let name = held.delivery.job.payload().unwrap_or_default();
+        let description = format!(
+            "the request body lies aside, and the store has no payload '{name}' with that content: \
+             enqueue the job again from its input"
+        );
+        let finished = Finished::dead(held, "PayloadMissing", description);
+        let _ = self.to_record.send(finished).await;
+        permit.end(Feedback::Responded, None);
+    }
+
     /// Hands an outcome to the recorder; the permit is kept until there is room for it.
     async fn finish(&self, finished: Finished, permit: Permit) {
         // The recorder is gone only if the store failed for good: then the job is redelivered.
@@ -137,7 +183,15 @@ impl Caller {
             self.finish(finished, permit).await;
             return;
         }
-        let due = Instant::now() + retry::delay(held.attempts, retry_after, random());
+        let wait = retry::delay(held.attempts, retry_after, random());
+        if wait >= self.postpone_from {
+            permit.end(Feedback::Responded, None);
+            let postponed = Postponed::new(held, Timestamp::now() + wait, &error.failure);
+            // Closed only when the queue failed for good: then the job is redelivered.
+            let _ = self.to_postpone.send(postponed).await;
+            return;
+        }
+        let due = Instant::now() + wait;
         held.last_error = Some(error);
         permit.end(Feedback::Responded, Some((held, due)));
     }

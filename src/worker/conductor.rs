@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Caller, Ended, Permit};
 use super::held::Held;
 use super::record::Finished;
+use super::shares::Order;
 use super::{Halt, Progress, Settings};
-use crate::admission::{Admission, Next, Ticket};
+use crate::admission::{Admission, DeploymentIndex, Next, Ticket, shares};
 use crate::outcome::Ending;
+use crate::store::StoreError;
 
 /// An endpoint that never answered is given up sooner than one that did: it is likely misspelt.
 const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
@@ -27,7 +29,7 @@ pub(super) struct Conductor {
     pub(super) caller: Arc<Caller>,
     pub(super) settings: Settings,
     pub(super) progress: Arc<Progress>,
-    pub(super) arriving: mpsc::Receiver<Vec<Held>>,
+    pub(super) inbox: Inbox,
     pub(super) ended: mpsc::Receiver<Ended>,
     pub(super) ended_sender: mpsc::Sender<Ended>,
     calls: JoinSet<()>,
@@ -35,6 +37,14 @@ pub(super) struct Conductor {
     retries: BinaryHeap<Reverse<Retry>>,
     next_retry: u64,
     reached: bool,
+    store_failed: Option<StoreError>,
+}
+
+/// What comes to the conductor from other tasks.
+pub(super) struct Inbox {
+    pub(super) arriving: mpsc::Receiver<Vec<Held>>,
+    /// From the share task; closed where there is none.
+    pub(super) orders: mpsc::Receiver<Order>,
 }
 
 struct Retry {
@@ -48,7 +58,7 @@ impl Conductor {
         caller: Arc<Caller>,
         settings: Settings,
         progress: Arc<Progress>,
-        arriving: mpsc::Receiver<Vec<Held>>,
+        inbox: Inbox,
     ) -> Self {
         // Room for the end of every call that can be in flight, so that telling never waits.
         let calls = caller.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
@@ -58,21 +68,33 @@ impl Conductor {
             caller,
             settings,
             progress,
-            arriving,
+            inbox,
             ended,
             ended_sender,
             calls: JoinSet::new(),
             retries: BinaryHeap::new(),
             next_retry: 0,
             reached: false,
+            store_failed: None,
         }
     }
 
-    /// Runs until there is nothing left to come, or a halt; returns what was not started.
-    pub(super) async fn run(mut self, stop: &CancellationToken) -> (Halt, Vec<Held>) {
+    /// Runs until there is nothing left to come, a halt, or a failure of the store; returns what was
+    /// not started.
+    pub(super) async fn run(
+        mut self,
+        stop: &CancellationToken,
+    ) -> (Result<Halt, StoreError>, Vec<Held>) {
+        if self.settings.shared {
+            // Until the siblings have been heard.
+            self.use_shares(&vec![shares::floor(1); self.caller.targets.len()]);
+        }
         let mut ends = Vec::new();
         let halt = loop {
             let wake = self.admit().await;
+            if self.store_failed.is_some() {
+                break Halt::Stopped;
+            }
             if let Some(halt) = self.should_halt() {
                 break halt;
             }
@@ -82,7 +104,7 @@ impl Conductor {
                 _ = self.ended.recv_many(&mut ends, 64) => {
                     ends.drain(..).for_each(|ended| self.hear(ended));
                 }
-                arrived = self.arriving.recv() => match arrived {
+                arrived = self.inbox.arriving.recv() => match arrived {
                     Some(jobs) => jobs.into_iter().for_each(|held| self.line_up(held)),
                     // By itself the puller ends only when everything is settled; told to stop it
                     // may be gone before we hear of the stop.
@@ -91,12 +113,13 @@ impl Conductor {
                     }
                     None => break Halt::Drained,
                 },
+                Some(order) = self.inbox.orders.recv() => self.obey(order),
                 () = tokio::time::sleep_until(wake) => {}
             }
             while self.calls.try_join_next().is_some() {}
         };
         let back = self.wind_down(&halt).await;
-        (halt, back)
+        (self.store_failed.map_or(Ok(halt), Err), back)
     }
 
     /// Starts all that may go now; returns when to look again.
@@ -159,6 +182,7 @@ impl Conductor {
     fn hear(&mut self, ended: Ended) {
         use crate::admission::deployment::Feedback;
         let now = Instant::now();
+        self.store_failed = self.store_failed.take().or(ended.store_failed);
         self.reached |= matches!(ended.feedback, Feedback::Responded | Feedback::Throttled { .. });
         self.admission.observe(ended.deployment, ended.feedback, now);
         if let Some((held, due)) = ended.back {
@@ -168,6 +192,21 @@ impl Conductor {
                 self.next_retry += 1;
                 self.retries.push(Reverse(Retry { due: (due, self.next_retry), held }));
             }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Use(fractions) => self.use_shares(&fractions),
+            // Who does not wait any more asks again.
+            Order::Report(answer) => drop(answer.send(self.admission.standings(Instant::now()))),
+        }
+    }
+
+    fn use_shares(&mut self, fractions: &[f64]) {
+        let now = Instant::now();
+        for (index, fraction) in fractions.iter().enumerate() {
+            self.admission.set_share(DeploymentIndex(index), *fraction, now);
         }
     }
 
@@ -199,8 +238,8 @@ impl Conductor {
         }
         self.progress.cut_off.store(self.admission.in_flight() as u64, Ordering::Relaxed);
         self.calls.shutdown().await;
-        self.arriving.close();
-        while let Some(jobs) = self.arriving.recv().await {
+        self.inbox.arriving.close();
+        while let Some(jobs) = self.inbox.arriving.recv().await {
             back.extend(jobs);
         }
         back

@@ -23,7 +23,7 @@ pub(super) struct Held {
     pub(super) delivery: Delivery,
     /// What the service books for one call of it.
     pub(super) charge: u64,
-    /// Calls so far that count as tries.
+    /// Calls so far that count as tries, those of earlier deliveries included.
     pub(super) attempts: u32,
     pub(super) last_error: Option<ErrorReply>,
     pub(super) place: Place,
@@ -71,7 +71,8 @@ impl Locks {
         let lock = Lock { expires: Instant::now() + left, half_life: left / 2, lost: false };
         self.with(|held| held.insert(delivery.lock, lock));
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
-        Held { delivery, charge, attempts: 0, last_error: None, place }
+        let attempts = delivery.job.history.tries;
+        Held { delivery, charge, attempts, last_error: None, place }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {
@@ -97,7 +98,8 @@ impl Locks {
     }
 }
 
-fn until(at: Timestamp) -> Duration {
+/// From now until then.
+pub(super) fn until(at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
 }
 

@@ -27,7 +27,8 @@ const A_PAGE: u32 = 1000;
 #[serde(rename_all = "camelCase")]
 struct Item {
     id: String,
-    ending: Ending,
+    #[serde(default)]
+    ending: Option<Ending>,
     #[serde(default)]
     failure: Option<Failure>,
     usage: Usage,

@@ -8,10 +8,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::error::BadItem;
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
+use crate::share::{Part, Word};
 use crate::store::{Batch, BatchState, Recorded, StoreError};
 
 pub(super) const OUTCOMES: &str = "outcomes";
@@ -95,6 +97,13 @@ impl<'a> OutcomeItem<'a> {
         })
     }
 
+    /// The proof for somebody who came later.
+    pub(super) fn recorded(&self, job: JobId) -> Result<Recorded, BadItem> {
+        let digest = parse_digest(&self.digest)
+            .ok_or_else(|| BadItem::Field { id: job.to_string(), field: "digest" })?;
+        Ok(Recorded { job_id: job, ending: self.ending, digest, first: false })
+    }
+
     /// The outcome without a body that lies aside.
     pub(super) fn into_outcome(self) -> Result<Outcome, BadItem> {
         let id = self.id;
@@ -121,6 +130,44 @@ impl<'a> OutcomeItem<'a> {
     }
 }
 
+/// What a withdrawn outcome has cost: an item of `outcomes` that is none, since it has no ending.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Withdrawn<'a> {
+    id: String,
+    pk: &'a str,
+    batch_id: &'a str,
+    custom_id: &'a str,
+    withdrawn: Ending,
+    attempts: u32,
+    usage: Usage,
+    deployment: &'a str,
+    model: &'a str,
+    latency_ms: u64,
+    finished_at: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
+}
+
+impl<'a> Withdrawn<'a> {
+    pub(super) fn new(item: &'a OutcomeItem<'_>) -> Self {
+        Self {
+            id: format!("{}.{}", item.id, item.write_id),
+            pk: &item.pk,
+            batch_id: &item.batch_id,
+            custom_id: &item.custom_id,
+            withdrawn: item.ending,
+            attempts: item.attempts,
+            usage: item.usage,
+            deployment: &item.deployment,
+            model: &item.model,
+            latency_ms: item.latency_ms,
+            finished_at: &item.finished_at,
+            metadata: item.metadata.as_deref(),
+        }
+    }
+}
+
 /// What a proof needs of an item of `outcomes`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -142,7 +189,9 @@ impl Proof {
 /// What the totals need of an item of `outcomes`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Counted {
-    pub ending: Ending,
+    /// None of a withdrawn outcome.
+    #[serde(default)]
+    pub ending: Option<Ending>,
     pub attempts: u64,
     pub usage: Usage,
 }
@@ -205,8 +254,42 @@ pub(super) struct UsageItem {
     /// "2026-11-23T16", in UTC.
     pub hour: String,
     pub endings: BTreeMap<Ending, u64>,
+    /// Outcomes that ended as dead and were withdrawn, whoever had recorded them.
+    #[serde(default)]
+    pub withdrawn: u64,
     pub attempts: u64,
     pub usage: Usage,
+}
+
+/// The partition of all words, so that one read of one partition hears them all.
+pub(super) const WORDS: &str = "words";
+
+/// An item of `shares`: an instance's word; its id is the instance's.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct WordItem<'a> {
+    pub id: Uuid,
+    pub pk: Cow<'a, str>,
+    pub beat: u64,
+    pub parts: Cow<'a, BTreeMap<String, Part>>,
+    pub about: Cow<'a, serde_json::Value>,
+}
+
+impl<'a> WordItem<'a> {
+    pub(super) fn new(word: &'a Word) -> Self {
+        Self {
+            id: word.instance,
+            pk: WORDS.into(),
+            beat: word.beat,
+            parts: Cow::Borrowed(&word.parts),
+            about: Cow::Borrowed(&word.about),
+        }
+    }
+
+    pub(super) fn into_word(self) -> Word {
+        let (parts, about) = (self.parts.into_owned(), self.about.into_owned());
+        Word { instance: self.id, beat: self.beat, parts, about }
+    }
 }
 
 fn parse_job_id(id: &str) -> Option<JobId> {

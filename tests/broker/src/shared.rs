@@ -25,6 +25,8 @@ pub struct Shared {
     pub clock: Clock,
     pub tokens: TokenRules,
     pub max_message_size: u64,
+    /// Whether the key may read and create entities.
+    pub manage: bool,
     pub idle_timeout: Duration,
     /// Bumped when any queue changes, so that waiting receivers look again.
     pub changes: watch::Sender<u64>,
@@ -44,6 +46,7 @@ impl Shared {
                 key: settings.key.clone(),
             },
             max_message_size: settings.max_message_size,
+            manage: settings.manage,
             idle_timeout: settings.idle_timeout,
             changes: watch::Sender::new(0),
             orders: broadcast::Sender::new(ORDERS_KEPT),
