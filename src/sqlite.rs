@@ -84,7 +84,9 @@ CREATE TABLE outcomes (
     latency_ms        INTEGER NOT NULL,
     finished_at       TEXT    NOT NULL,
     metadata          TEXT,
-    body              TEXT
+    body              TEXT,
+    -- What the service billed it as, where it said so: default, flex.
+    service_tier      TEXT
 );
 -- What outcomes have cost that were taken back, so that their jobs are worked again.
 CREATE TABLE withdrawn (
@@ -100,7 +102,8 @@ CREATE TABLE withdrawn (
     model             TEXT    NOT NULL,
     latency_ms        INTEGER NOT NULL,
     finished_at       TEXT    NOT NULL,
-    metadata          TEXT
+    metadata          TEXT,
+    service_tier      TEXT
 );
 CREATE INDEX withdrawn_by_batch ON withdrawn (batch_id);
 CREATE TABLE payloads (

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
 use promptmill::job::{BatchId, JobId};
 use promptmill::model::Client;
@@ -55,9 +56,11 @@ impl Bench {
             queue: Arc::new(self.queue.clone()),
             store,
             targets: vec![Target {
-                name: "simulator".into(),
-                model: None,
-                limits: Limits { tpm: None, rpm: None, concurrency },
+                member: Member {
+                    name: "simulator".into(),
+                    limits: Limits { concurrency, ..Limits::default() },
+                    ..Member::default()
+                },
                 client: Client::new(endpoint, LONG).unwrap(),
             }],
             settings: Settings {
@@ -69,6 +72,7 @@ impl Bench {
                 postpone_from: POSTPONE_FROM,
                 shutdown_grace: Duration::from_secs(1),
                 unreachable_after: LONG,
+                spill_after: LONG,
             },
             progress: Arc::<Progress>::default(),
         }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::watch::Watch;
 use crate::job::Job;
 use crate::model::verdict::Verdict;
-use crate::model::{Client, Reply};
+use crate::model::{Called, Client, Reply};
 use crate::worker::retry;
 
 /// Calls of one request before it counts as what its last call came to.
@@ -53,6 +53,7 @@ pub struct Sample {
     pub output_tokens: u64,
     /// What the service books for it: prompt plus the most it may answer.
     pub charge: u64,
+    /// Percent, as the service says.
     pub utilization: Option<f64>,
     pub calls: u32,
     /// Of these, refused for quota.
@@ -95,10 +96,11 @@ pub(super) async fn make(
     };
     loop {
         let mut watch = Watch::new(job.api);
-        let verdict = client.call_watched(job, &mut |seen| watch.see(Instant::now(), seen)).await;
+        let Called { verdict, told } =
+            client.call_watched(job, &mut |bytes| watch.read(Instant::now(), bytes)).await;
         sample.ended = times.zero.elapsed();
         sample.calls += 1;
-        sample.utilization = watch.utilization.or(sample.utilization);
+        sample.utilization = told.utilisation.map(|share| share * 100.0).or(sample.utilization);
         let wait = match &verdict {
             Verdict::Answered(reply) => {
                 sample.answered(reply, &watch, times);
@@ -110,7 +112,7 @@ pub(super) async fn make(
             }
             Verdict::Transient { retry_after, .. } => *retry_after,
             Verdict::Unreachable { .. } => None,
-            Verdict::Refused(_) | Verdict::Misconfigured { .. } => {
+            Verdict::Refused(_) | Verdict::Missing { .. } | Verdict::Misconfigured { .. } => {
                 sample.ending = ending(verdict);
                 return sample;
             }
@@ -136,7 +138,7 @@ fn ending(verdict: Verdict) -> Ending {
             Ending::Failed { code: error.failure.code }
         }
         Verdict::Unreachable { .. } => Ending::Failed { code: Sample::UNREACHABLE.into() },
-        Verdict::Misconfigured { why } => Ending::Misconfigured { why },
+        Verdict::Missing { why } | Verdict::Misconfigured { why } => Ending::Misconfigured { why },
     }
 }
 

@@ -5,7 +5,6 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::job::Api;
-use crate::model::Seen;
 
 /// Notes the times of one call's answer.
 #[derive(Debug)]
@@ -16,23 +15,15 @@ pub(super) struct Watch {
     /// When the first and the last event with words came.
     pub(super) first: Option<Instant>,
     pub(super) last: Option<Instant>,
-    /// Percent, as the service says.
-    pub(super) utilization: Option<f64>,
 }
 
 impl Watch {
     pub(super) fn new(api: Api) -> Self {
-        Self { api, line: Vec::new(), first: None, last: None, utilization: None }
+        Self { api, line: Vec::new(), first: None, last: None }
     }
 
-    pub(super) fn see(&mut self, now: Instant, seen: Seen<'_>) {
-        match seen {
-            Seen::Utilization(percent) => self.utilization = Some(percent),
-            Seen::Chunk(bytes) => self.read(now, bytes),
-        }
-    }
-
-    fn read(&mut self, now: Instant, bytes: &[u8]) {
+    /// Takes in the next bytes of the body.
+    pub(super) fn read(&mut self, now: Instant, bytes: &[u8]) {
         let mut rest = bytes;
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let (head, tail) = rest.split_at(end);
@@ -116,7 +107,7 @@ mod tests {
         let start = Instant::now();
         let mut watch = Watch::new(api);
         for (ms, piece) in pieces.into_iter().enumerate() {
-            watch.see(start + Duration::from_millis(ms as u64), Seen::Chunk(piece));
+            watch.read(start + Duration::from_millis(ms as u64), piece);
         }
         let ms = |at: Option<Instant>| (at.unwrap() - start).as_millis();
         (ms(watch.first), ms(watch.last))

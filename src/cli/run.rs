@@ -236,7 +236,7 @@ impl Run {
 
     async fn work(&self, config: &Config, stop: CancellationToken) -> Result<(Halt, f64), Failure> {
         let targets = config.targets().map_err(Failure::usage)?;
-        let tpm = targets.iter().map(|target| target.limits.tpm).sum();
+        let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
         let shown = (!self.quiet).then(|| {
             let whole = Whole { jobs: self.input.checked.jobs, ended_before: self.before.ended() };
             Shown::start(self.progress.clone(), Some(whole), tpm)

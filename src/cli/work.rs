@@ -28,7 +28,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let backends = backends::open(&config).await?;
     let progress = Arc::<Progress>::default();
-    let tpm = targets.iter().map(|target| target.limits.tpm).sum();
+    let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
     let shown = Shown::start(progress.clone(), None, tpm);
     let worker = Worker {
         queue: backends.queue.clone(),

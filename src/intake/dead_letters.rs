@@ -176,6 +176,7 @@ fn outcome_of(letter: &DeadLetter) -> Option<Outcome> {
         body: None,
         failure: Some(Failure { code: reason, message: description }),
         usage: Usage::default(),
+        service_tier: None,
         attempts: job.history.tries,
         deployment: String::new(),
         model: job.model,

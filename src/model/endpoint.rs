@@ -144,7 +144,9 @@ impl Endpoint {
             return format!("{}.azure/{name}", host.split('.').next().unwrap_or_default());
         }
         let port = self.base.port().map(|port| format!(":{port}")).unwrap_or_default();
-        format!("{host}{port}{}/{name}", self.base.path().trim_end_matches('/'))
+        let path = self.base.path().trim_end_matches('/');
+        let path = path.strip_suffix("/v1").unwrap_or(path);
+        format!("{host}{port}{}/{name}", path.strip_suffix("/openai").unwrap_or(path))
     }
 
     /// The URL without any key in it.

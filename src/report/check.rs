@@ -53,7 +53,7 @@ pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
     };
     let mut findings = vec![try_queue(config).await, finding("store", store)];
     for target in targets {
-        let service = format!("deployment {} at {}", target.name, target.client.base());
+        let service = format!("deployment {} at {}", target.member.name, target.client.base());
         let problem = try_deployment(&target).await;
         findings.push(Finding { service, problem, ..Finding::default() });
     }
@@ -164,7 +164,7 @@ fn unfit(properties: &Properties, max_deliveries: u32) -> Vec<String> {
 /// A request that every service refuses as wrong, so that it costs nothing: refused is well.
 async fn try_deployment(target: &Target) -> Option<String> {
     let batch: BatchId = "check".parse().expect("it is of letters");
-    let model = target.model.clone().unwrap_or_else(|| target.name.clone());
+    let model = target.member.models.first().unwrap_or(&target.member.name).clone();
     let job = Job {
         id: JobId::new(&batch, "check"),
         batch_id: batch,
@@ -182,13 +182,13 @@ async fn try_deployment(target: &Target) -> Option<String> {
         aside: None,
         history: History::default(),
     };
-    match target.client.call(&job).await {
+    match target.client.call(&job).await.verdict {
         Verdict::Answered(_) | Verdict::Refused(_) | Verdict::Throttled { .. } => None,
         Verdict::Transient { error, .. } => {
             Some(format!("{}: {}", error.failure.code, error.failure.message))
         }
         Verdict::Unreachable { why } => Some(format!("no connection: {why}")),
-        Verdict::Misconfigured { why } => Some(why),
+        Verdict::Missing { why } | Verdict::Misconfigured { why } => Some(why),
     }
 }
 

@@ -152,7 +152,8 @@ pub async fn sum(
             line.jobs += u64::from(brief.ending.is_some());
             line.attempts += u64::from(brief.attempts);
             line.usage += brief.usage;
-            let cost = prices.cost(&brief.model, brief.usage, false);
+            let is_flex = brief.service_tier.as_deref() == Some("flex");
+            let cost = prices.cost(&brief.model, brief.usage, is_flex);
             line.cost.add(cost, brief.usage.total());
         }
     }
@@ -180,6 +181,7 @@ mod tests {
             ending: Some(crate::outcome::Ending::Succeeded),
             code: None,
             usage: Usage::default(),
+            service_tier: None,
             attempts: 1,
             deployment: "d".into(),
             model: "m".into(),

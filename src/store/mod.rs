@@ -132,6 +132,8 @@ pub struct Brief {
     /// Why it has no answer, in one word.
     pub code: Option<String>,
     pub usage: Usage,
+    /// What the service billed it as, if it said so.
+    pub service_tier: Option<Box<str>>,
     pub attempts: u32,
     pub deployment: String,
     pub model: String,

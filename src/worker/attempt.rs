@@ -15,9 +15,11 @@ use super::held::Held;
 use super::postpone::Postponed;
 use super::record::{self, Finished};
 use super::{Progress, Target, retry};
-use crate::admission::DeploymentIndex;
 use crate::admission::deployment::Feedback;
+use crate::admission::{Booking, DeploymentIndex};
 use crate::job::Job;
+use crate::model::Called;
+use crate::model::headers::RateHeaders;
 use crate::model::verdict::{ErrorReply, Verdict};
 use crate::outcome::Failure;
 use crate::store::{Store, StoreError};
@@ -35,8 +37,10 @@ pub(super) struct Caller {
 
 /// The end of a call, as the conductor hears it.
 pub(super) struct Ended {
-    pub(super) deployment: DeploymentIndex,
+    pub(super) booking: Booking,
     pub(super) feedback: Feedback,
+    /// What the response told of the deployment's limits.
+    pub(super) told: RateHeaders,
     /// The job, if it has no outcome yet, and when it may go in line again.
     pub(super) back: Option<(Held, Instant)>,
     /// The store will not give the job's body; it would not take its outcome either.
@@ -45,13 +49,18 @@ pub(super) struct Ended {
 
 /// Tells the conductor of a call's end, also if the call panics: a deployment must not lose room.
 pub(super) struct Permit {
-    deployment: DeploymentIndex,
+    booking: Booking,
+    told: RateHeaders,
     ended: Option<mpsc::Sender<Ended>>,
 }
 
 impl Permit {
-    pub(super) fn new(deployment: DeploymentIndex, ended: mpsc::Sender<Ended>) -> Self {
-        Self { deployment, ended: Some(ended) }
+    pub(super) fn new(booking: Booking, ended: mpsc::Sender<Ended>) -> Self {
+        Self { booking, told: RateHeaders::default(), ended: Some(ended) }
+    }
+
+    fn deployment(&self) -> DeploymentIndex {
+        self.booking.deployment
     }
 
     fn end(mut self, feedback: Feedback, back: Option<(Held, Instant)>) {
@@ -59,7 +68,7 @@ impl Permit {
     }
 
     fn fail(mut self, held: Held, error: StoreError) {
-        self.send(Feedback::Responded, Some((held, Instant::now())), Some(error));
+        self.send(Feedback::Unclear, Some((held, Instant::now())), Some(error));
     }
 
     fn send(
@@ -68,7 +77,8 @@ impl Permit {
         back: Option<(Held, Instant)>,
         store_failed: Option<StoreError>,
     ) {
-        let ended = Ended { deployment: self.deployment, feedback, back, store_failed };
+        let (booking, told) = (self.booking, self.told);
+        let ended = Ended { booking, feedback, told, back, store_failed };
         // The channel has room for one message of every call in flight. It is closed only when
         // nobody counts calls any more.
         if let Some(channel) = self.ended.take() {
@@ -79,13 +89,13 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.send(Feedback::Responded, None, None);
+        self.send(Feedback::Unclear, None, None);
     }
 }
 
 impl Caller {
     /// Calls for a job and brings it one step further.
-    pub(super) async fn attempt(self: Arc<Self>, mut held: Held, permit: Permit) {
+    pub(super) async fn attempt(self: Arc<Self>, mut held: Held, mut permit: Permit) {
         if held.place.is_lost() {
             // Somebody else has it or will; a call now could be paid twice.
             return;
@@ -95,15 +105,17 @@ impl Caller {
             Ok(None) => return self.give_up_without_body(held, permit).await,
             Err(error) => return permit.fail(held, error),
         };
-        let target = &self.targets[permit.deployment.0];
+        let target = &self.targets[permit.deployment().0];
+        let name = target.member.name.as_str();
         let began = Instant::now();
-        let verdict = target.client.call(&job).await;
+        let Called { verdict, told } = target.client.call(&job).await;
         // A body that lies aside is held only while it is needed.
         drop(job);
+        permit.told = told;
         let latency = began.elapsed();
         debug!(
             job.id = %held.delivery.job.id,
-            deployment.name = target.name,
+            deployment.name = name,
             duration_ms = latency.as_millis(),
             verdict = verdict.name(),
             "call ended"
@@ -111,13 +123,13 @@ impl Caller {
         match verdict {
             Verdict::Answered(reply) => {
                 held.attempts += 1;
-                let finished = Finished::answered(held, &target.name, reply, latency);
-                self.finish(finished, permit).await;
+                let finished = Finished::answered(held, name, reply, latency);
+                self.finish(finished, permit, Feedback::Responded).await;
             }
             Verdict::Refused(error) => {
                 held.attempts += 1;
-                let finished = Finished::refused(held, &target.name, error, latency);
-                self.finish(finished, permit).await;
+                let finished = Finished::refused(held, name, error, latency);
+                self.finish(finished, permit, Feedback::Responded).await;
             }
             Verdict::Transient { error, retry_after } => {
                 self.retry(held, permit, error, retry_after).await;
@@ -130,6 +142,10 @@ impl Caller {
             Verdict::Unreachable { why } => {
                 let why = format!("{}: {why}", target.client.base());
                 permit.end(Feedback::Unreachable { why }, Some((held, Instant::now())));
+            }
+            Verdict::Missing { why } => {
+                let why = format!("{} says {why}", target.client.base());
+                permit.end(Feedback::Missing { why }, Some((held, Instant::now())));
             }
             Verdict::Misconfigured { why } => {
                 let why = format!("{} says {why}", target.client.base());
@@ -155,14 +171,14 @@ impl Caller {
         );
         let finished = Finished::dead(held, "PayloadMissing", description);
         let _ = self.to_record.send(finished).await;
-        permit.end(Feedback::Responded, None);
+        permit.end(Feedback::Unclear, None);
     }
 
     /// Hands an outcome to the recorder; the permit is kept until there is room for it.
-    async fn finish(&self, finished: Finished, permit: Permit) {
+    async fn finish(&self, finished: Finished, permit: Permit, feedback: Feedback) {
         // The recorder is gone only if the store failed for good: then the job is redelivered.
         let _ = self.to_record.send(finished).await;
-        permit.end(Feedback::Responded, None);
+        permit.end(feedback, None);
     }
 
     async fn retry(
@@ -173,19 +189,22 @@ impl Caller {
         retry_after: Option<Duration>,
     ) {
         held.attempts += 1;
+        held.failed_at = Some(permit.deployment());
         self.progress.faults.fetch_add(1, Ordering::Relaxed);
+        let why = format!("{}: {}", error.failure.code, error.failure.message);
+        let feedback = Feedback::Faulted { why };
         if held.attempts >= self.max_tries {
             let Failure { code, message } = error.failure.clone();
             let description =
                 format!("{} tries, the last one ended with {code}: {message}", held.attempts);
             held.last_error = Some(error);
             let finished = Finished::dead(held, "RetriesExhausted", description);
-            self.finish(finished, permit).await;
+            self.finish(finished, permit, feedback).await;
             return;
         }
         let wait = retry::delay(held.attempts, retry_after, random());
         if wait >= self.postpone_from {
-            permit.end(Feedback::Responded, None);
+            permit.end(feedback, None);
             let postponed = Postponed::new(held, Timestamp::now() + wait, &error.failure);
             // Closed only when the queue failed for good: then the job is redelivered.
             let _ = self.to_postpone.send(postponed).await;
@@ -193,6 +212,6 @@ impl Caller {
         }
         let due = Instant::now() + wait;
         held.last_error = Some(error);
-        permit.end(Feedback::Responded, Some((held, due)));
+        permit.end(feedback, Some((held, due)));
     }
 }

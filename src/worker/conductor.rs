@@ -24,6 +24,9 @@ use crate::store::StoreError;
 /// An endpoint that never answered is given up sooner than one that did: it is likely misspelt.
 const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
 
+/// How often the deployments' state is shown.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
 pub(super) struct Conductor {
     pub(super) admission: Admission<Held>,
     pub(super) caller: Arc<Caller>,
@@ -38,6 +41,7 @@ pub(super) struct Conductor {
     next_retry: u64,
     reached: bool,
     store_failed: Option<StoreError>,
+    show_at: Instant,
 }
 
 /// What comes to the conductor from other tasks.
@@ -61,7 +65,7 @@ impl Conductor {
         inbox: Inbox,
     ) -> Self {
         // Room for the end of every call that can be in flight, so that telling never waits.
-        let calls = caller.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
+        let calls = caller.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
         let (ended_sender, ended) = mpsc::channel(calls.max(1));
         Self {
             admission,
@@ -76,6 +80,7 @@ impl Conductor {
             next_retry: 0,
             reached: false,
             store_failed: None,
+            show_at: Instant::now(),
         }
     }
 
@@ -98,7 +103,8 @@ impl Conductor {
             if let Some(halt) = self.should_halt() {
                 break halt;
             }
-            let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let shown_at = self.show();
+            let wake = wake.map_or(shown_at, |wake| wake.min(shown_at));
             tokio::select! {
                 () = stop.cancelled() => break Halt::Stopped,
                 _ = self.ended.recv_many(&mut ends, 64) => {
@@ -122,6 +128,16 @@ impl Conductor {
         (self.store_failed.map_or(Ok(halt), Err), back)
     }
 
+    /// Shows the deployments' state from time to time; returns when to show it again.
+    fn show(&mut self) -> Instant {
+        let now = Instant::now();
+        if now >= self.show_at {
+            self.progress.deployments.send_replace(self.admission.snapshot(now));
+            self.show_at = now + SHOW_EVERY;
+        }
+        self.show_at
+    }
+
     /// Starts all that may go now; returns when to look again.
     async fn admit(&mut self) -> Option<Instant> {
         let now = Instant::now();
@@ -136,9 +152,9 @@ impl Conductor {
                 Next::Wait(at) => {
                     return [at, next_retry].into_iter().flatten().min();
                 }
-                Next::Go(held, deployment) => {
+                Next::Go(held, booking) => {
                     self.progress.charged.fetch_add(held.charge, Ordering::Relaxed);
-                    let permit = Permit::new(deployment, self.ended_sender.clone());
+                    let permit = Permit::new(booking, self.ended_sender.clone());
                     self.calls.spawn(self.caller.clone().attempt(held, permit));
                     continue;
                 }
@@ -166,25 +182,28 @@ impl Conductor {
     }
 
     fn line_up(&mut self, held: Held) {
+        let now = Instant::now();
         let job = &held.delivery.job;
         let left = |at: Timestamp| {
             Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
         };
         let ticket = Ticket {
-            model: job.model.clone(),
+            lane: self.admission.lane_for(&job.model),
             charge: held.charge,
             priority: job.priority,
-            deadline: job.deadline.map(|at| Instant::now() + left(at)),
+            deadline: job.deadline.map(|at| now + left(at)),
+            since: held.since,
+            avoid: held.failed_at,
         };
-        self.admission.offer(&ticket, held);
+        self.admission.offer(&ticket, held, now);
     }
 
     fn hear(&mut self, ended: Ended) {
         use crate::admission::deployment::Feedback;
         let now = Instant::now();
         self.store_failed = self.store_failed.take().or(ended.store_failed);
-        self.reached |= matches!(ended.feedback, Feedback::Responded | Feedback::Throttled { .. });
-        self.admission.observe(ended.deployment, ended.feedback, now);
+        self.reached |= !matches!(ended.feedback, Feedback::Unreachable { .. } | Feedback::Unclear);
+        self.admission.observe(&ended.booking, ended.feedback, &ended.told, now);
         if let Some((held, due)) = ended.back {
             if due <= now {
                 self.line_up(held);
@@ -211,7 +230,8 @@ impl Conductor {
     }
 
     fn should_halt(&self) -> Option<Halt> {
-        if let Some(why) = self.admission.all_retired() {
+        let stranded = || self.admission.stranded().filter(|_| self.retries.is_empty());
+        if let Some(why) = self.admission.all_retired().or_else(stranded) {
             return Some(Halt::NoDeployment { why: why.to_owned() });
         }
         let patience =
@@ -232,7 +252,8 @@ impl Conductor {
                 break;
             }
             for ended in ends.drain(..) {
-                self.admission.observe(ended.deployment, ended.feedback, Instant::now());
+                let Ended { booking, feedback, told, .. } = ended;
+                self.admission.observe(&booking, feedback, &told, Instant::now());
                 back.extend(ended.back.map(|(held, _)| held));
             }
         }

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::admission::DeploymentIndex;
 use crate::model::verdict::ErrorReply;
 use crate::queue::{Delivery, LockToken, Queue};
 
@@ -26,6 +27,10 @@ pub(super) struct Held {
     /// Calls so far that count as tries, those of earlier deliveries included.
     pub(super) attempts: u32,
     pub(super) last_error: Option<ErrorReply>,
+    /// The deployment that failed it last.
+    pub(super) failed_at: Option<DeploymentIndex>,
+    /// When it came.
+    pub(super) since: Instant,
     pub(super) place: Place,
 }
 
@@ -68,11 +73,12 @@ impl Locks {
         room: OwnedSemaphorePermit,
     ) -> Held {
         let left = until(delivery.locked_until);
-        let lock = Lock { expires: Instant::now() + left, half_life: left / 2, lost: false };
+        let since = Instant::now();
+        let lock = Lock { expires: since + left, half_life: left / 2, lost: false };
         self.with(|held| held.insert(delivery.lock, lock));
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
         let attempts = delivery.job.history.tries;
-        Held { delivery, charge, attempts, last_error: None, place }
+        Held { delivery, charge, attempts, last_error: None, failed_at: None, since, place }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {

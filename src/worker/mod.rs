@@ -26,12 +26,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admission::deployment::Limits;
+use crate::admission::snapshot::Snapshot;
 use crate::admission::{Admission, Member};
 use crate::model::Client;
 use crate::outcome::{Ending, Outcome, Usage};
@@ -46,11 +46,7 @@ pub const POSTPONE_FROM: Duration = Duration::from_secs(30);
 /// A deployment that calls can go to.
 #[derive(Clone)]
 pub struct Target {
-    /// What outcomes and logs call it.
-    pub name: String,
-    /// The model it serves; `None`: whatever is asked for.
-    pub model: Option<String>,
-    pub limits: Limits,
+    pub member: Member,
     pub client: Client,
 }
 
@@ -73,6 +69,8 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// How long no deployment may be reachable before the worker gives up.
     pub unreachable_after: Duration,
+    /// How long a job waits for a tier of deployments before the one below may take it.
+    pub spill_after: Duration,
 }
 
 /// Why a worker ended.
@@ -118,6 +116,8 @@ pub struct Progress {
     pub faults: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
+    /// Every deployment's state, once a second.
+    pub deployments: watch::Sender<Vec<Snapshot>>,
 }
 
 impl Progress {
@@ -164,7 +164,7 @@ impl Worker {
         let locks = Arc::<Locks>::default();
         let grace = self.settings.shutdown_grace;
         let (to_admission, arriving) = mpsc::channel(4);
-        let calls = self.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
+        let calls = self.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
         let (to_record, finished) = mpsc::channel(calls.max(64));
         // Ends the whole pipeline when one of its tasks fails.
         let ending = stop.child_token();
@@ -195,7 +195,7 @@ impl Worker {
         );
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
-        let admission = admission_to(&self.targets);
+        let admission = admission_to(&self.targets, self.settings.spill_after);
         let (to_conductor, orders) = mpsc::channel(4);
         let sharing = self.settings.shared.then(|| {
             let sharing = shares::Sharing::new(self.store.clone(), &self.targets, to_conductor);
@@ -236,9 +236,9 @@ impl Worker {
     }
 }
 
-fn admission_to(targets: &[Target]) -> Admission<Held> {
-    let member = |t: &Target| Member { model: t.model.clone(), limits: t.limits.clone() };
-    Admission::new(targets.iter().map(member).collect(), Instant::now())
+fn admission_to(targets: &[Target], spill_after: Duration) -> Admission<Held> {
+    let members = targets.iter().map(|target| target.member.clone()).collect();
+    Admission::new(members, spill_after, Instant::now())
 }
 
 /// Runs a task of the pipeline; if it fails, the others are told to stop.

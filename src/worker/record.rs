@@ -53,6 +53,7 @@ impl Finished {
         outcome.request_id = reply.request_id;
         outcome.body = Some(reply.body);
         outcome.usage = reply.usage;
+        outcome.service_tier = reply.service_tier;
         outcome.deployment = deployment.into();
         outcome.latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         finished
@@ -107,6 +108,7 @@ impl Finished {
             body: None,
             failure: None,
             usage: Usage::default(),
+            service_tier: None,
             attempts,
             deployment: String::new(),
             model: job.model.clone(),

@@ -15,8 +15,8 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::Target;
-use crate::admission::deployment::Standing;
 use crate::admission::shares::{BEAT, Shares};
+use crate::admission::snapshot::Standing;
 use crate::share::Word;
 use crate::store::{Store, StoreError};
 
@@ -53,8 +53,11 @@ impl Sharing {
         targets: &[Target],
         orders: mpsc::Sender<Order>,
     ) -> Self {
-        let quota = |target: &Target| target.client.quota_key(target.model.as_deref());
-        let targets: Vec<_> = targets.iter().map(|t| (t.name.clone(), quota(t))).collect();
+        let quota = |target: &Target| {
+            let model = target.member.models.first().map(String::as_str);
+            target.client.quota_key(model)
+        };
+        let targets: Vec<_> = targets.iter().map(|t| (t.member.name.clone(), quota(t))).collect();
         let shares = Shares::new(targets.iter().map(|(_, quota)| quota.clone()));
         let about = json!({
             "host": host(),

@@ -45,6 +45,7 @@ pub fn outcome(job: &Job, ending: Ending) -> Outcome {
         body: Some(Bytes::from_static(br#"{"choices":[]}"#)),
         failure: None,
         usage: Usage { prompt: 8, cached: 0, completion: 5, reasoning: 0 },
+        service_tier: None,
         attempts: 1,
         deployment: "d".into(),
         model: job.model.clone(),

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
 use promptmill::model::Client;
 use promptmill::model::endpoint::{Endpoint, Given};
@@ -34,13 +35,16 @@ pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
         queue: on.queue.clone(),
         store: on.store.clone(),
         targets: vec![Target {
-            name: "simulator".into(),
-            model: None,
-            limits: Limits { tpm: None, rpm: None, concurrency: 4 },
+            member: Member {
+                name: "simulator".into(),
+                limits: Limits { concurrency: 4, ..Limits::default() },
+                ..Member::default()
+            },
             client: Client::new(endpoint, LONG).unwrap(),
         }],
         settings: Settings {
             shared: false,
+            spill_after: Duration::ZERO,
             drain: true,
             max_held: 16,
             max_tries: 3,

@@ -179,7 +179,7 @@ impl Args {
         let deployment = config.deployments[0].deployment.clone();
         let mut targets = config.targets().map_err(Failure::usage)?;
         let target = targets.remove(0);
-        let model = self.model.clone().or(target.model.clone()).or(deployment);
+        let model = self.model.clone().or(target.member.models.first().cloned()).or(deployment);
         let model = match (model, &self.requests.prompts) {
             (Some(model), _) => model,
             (None, Some(_)) => String::new(),
@@ -221,7 +221,7 @@ impl Args {
         };
         Setup {
             deployment: self.deployment.clone().unwrap_or_else(|| {
-                if model.is_empty() { target.name.clone() } else { model.to_owned() }
+                if model.is_empty() { target.member.name.clone() } else { model.to_owned() }
             }),
             endpoint: target.client.base().to_string(),
             requests,

@@ -54,6 +54,8 @@ pub(super) struct OutcomeItem<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Cow<'a, Failure>>,
     pub usage: Usage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<Cow<'a, str>>,
     pub attempts: u32,
     pub deployment: Cow<'a, str>,
     pub model: Cow<'a, str>,
@@ -85,6 +87,7 @@ impl<'a> OutcomeItem<'a> {
             request_id: o.request_id.as_deref().map(Cow::from),
             failure: o.failure.as_ref().map(Cow::Borrowed),
             usage: o.usage,
+            service_tier: o.service_tier.as_deref().map(Cow::from),
             attempts: o.attempts,
             deployment: o.deployment.as_str().into(),
             model: o.model.as_str().into(),
@@ -120,6 +123,7 @@ impl<'a> OutcomeItem<'a> {
             body: self.body.map(|body| body.into_owned().into()),
             failure: self.failure.map(Cow::into_owned),
             usage: self.usage,
+            service_tier: self.service_tier.map(|tier| tier.into_owned().into()),
             attempts: self.attempts,
             deployment: self.deployment.into_owned(),
             model: self.model.into_owned(),
@@ -147,6 +151,8 @@ pub(super) struct Withdrawn<'a> {
     finished_at: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'a str>,
 }
 
 impl<'a> Withdrawn<'a> {
@@ -164,6 +170,7 @@ impl<'a> Withdrawn<'a> {
             latency_ms: item.latency_ms,
             finished_at: &item.finished_at,
             metadata: item.metadata.as_deref(),
+            service_tier: item.service_tier.as_deref(),
         }
     }
 }

@@ -204,9 +204,9 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
         "INSERT OR IGNORE INTO outcomes (job_id, batch_id, custom_id, position, digest, ending,
              status_code, request_id, error_code, error_message, prompt_tokens, cached_tokens,
              completion_tokens, reasoning_tokens, attempts, deployment, model, latency_ms,
-             finished_at, metadata, body)
+             finished_at, metadata, body, service_tier)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-                 ?19, ?20, ?21)",
+                 ?19, ?20, ?21, ?22)",
     )?;
     let mut usage = UsageRows::new();
     let mut proofs = Vec::with_capacity(outcomes.len());
@@ -234,6 +234,7 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
             finished_at,
             o.metadata,
             o.body.as_deref().map(text).transpose()?,
+            o.service_tier,
         ])?;
         if inserted == 0 {
             let known = look_up_one(c, o.job_id)?;
@@ -270,7 +271,8 @@ fn withdraw_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>
     c.prepare_cached(
         "INSERT INTO withdrawn
          SELECT batch_id, custom_id, ending, prompt_tokens, cached_tokens, completion_tokens,
-                reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata
+                reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata,
+                service_tier
          FROM outcomes WHERE job_id = ?1",
     )?
     .execute([job.as_bytes()])?;
@@ -288,10 +290,10 @@ const BY_POSITION: &str =
                       ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at";
 
 const BRIEFS: &str = "SELECT ending, error_code, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier
     FROM outcomes WHERE batch_id = ?1
     UNION ALL SELECT NULL, NULL, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier
     FROM withdrawn WHERE batch_id = ?1";
 
 fn read_in_chunks<T>(
@@ -332,6 +334,7 @@ fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
         latency_ms: row.get(9)?,
         finished_at: parsed(row, 10, |at| at.parse().ok())?,
         metadata: row.get(11)?,
+        service_tier: row.get(12)?,
     })
 }
 
@@ -361,6 +364,7 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         finished_at: parsed(row, 19, |at| at.parse().ok())?,
         metadata: row.get(20)?,
         body: row.get::<_, Option<String>>(21)?.map(Into::into),
+        service_tier: row.get(22)?,
     })
 }
 

@@ -51,7 +51,7 @@ impl Lease {
             until,
             count: u32::try_from(properties.delivery_count).unwrap_or(1).max(1),
             message_id: properties.message_id,
-            number: i64::try_from(properties.sequence_number).unwrap_or_default(),
+            number: properties.sequence_number,
             enqueued: enqueued.unwrap_or_default(),
             life: Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default(),
             response: Arc::new(response),
