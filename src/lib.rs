@@ -32,6 +32,7 @@ pub mod prices;
 pub mod sqlite;
 pub mod state;
 
+pub mod bench;
 pub mod simulator;
 
 pub mod backends;

@@ -1,8 +1,10 @@
 //! The doors: arguments in, library called, text out. Only here is anything printed.
 
+mod bench;
 mod check;
 mod config;
 mod counted;
+mod endpoint;
 mod enqueue;
 mod init;
 mod input;
@@ -63,6 +65,7 @@ enum Command {
     Check(check::Args),
     Init(init::Args),
     Config(config::Args),
+    Bench(Box<bench::Args>),
     Simulate(simulate::Args),
 }
 
@@ -98,6 +101,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Check(args) => runtime.block_on(check::run(args, config)),
                 Command::Init(args) => runtime.block_on(init::run(args, config)),
                 Command::Config(args) => config::run(args, &config, &layers),
+                Command::Bench(args) => runtime.block_on(bench::run(*args, config)),
                 Command::Simulate(args) => runtime.block_on(simulate::run(args)),
             }
         })

@@ -12,6 +12,7 @@ pub mod dead_letters;
 mod duplicates;
 mod enqueue;
 mod fault;
+mod sample;
 mod source;
 mod tally;
 
@@ -23,6 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 pub use batch_file::Reading;
 pub use enqueue::{EnqueueError, Enqueued, enqueue};
 pub use fault::{Fault, LineFault};
+pub use sample::{SampleError, sample};
 pub use source::{Source, SourceError};
 
 use crate::job::BatchId;

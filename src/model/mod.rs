@@ -79,6 +79,9 @@ pub struct Reply {
     pub service_tier: Option<Box<str>>,
 }
 
+/// Whom a call hands the bytes of its answer's body as they come in.
+pub type Watch<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
+
 /// What came back before anybody judged it.
 #[derive(Debug)]
 pub(crate) enum Raw {
@@ -143,7 +146,12 @@ impl Client {
 
     /// Makes one call and judges how it ended.
     pub async fn call(&self, job: &Job) -> Called {
-        let raw = self.send(job).await;
+        self.call_watched(job, &mut |_| {}).await
+    }
+
+    /// As [`Self::call`], and tells of the answer while it comes in.
+    pub async fn call_watched(&self, job: &Job, watch: Watch<'_>) -> Called {
+        let raw = self.send(job, watch).await;
         let told = match &raw {
             Raw::Response { headers, .. } => RateHeaders::read(headers),
             _ => RateHeaders::default(),
@@ -151,7 +159,7 @@ impl Client {
         Called { verdict: verdict::judge((job.api, self.tier), raw, SystemTime::now()), told }
     }
 
-    async fn send(&self, job: &Job) -> Raw {
+    async fn send(&self, job: &Job, watch: Watch<'_>) -> Raw {
         let deployment = self.endpoint.deployment_for(&job.model);
         let mut request = self
             .http
@@ -167,20 +175,24 @@ impl Client {
             }
         }
         match request.send().await {
-            Ok(response) => read(response).await,
+            Ok(response) => read(response, watch).await,
             Err(error) if error.is_connect() => Raw::NoConnection(error),
             Err(error) => Raw::Broken { status: None, error },
         }
     }
 }
 
-async fn read(mut response: reqwest::Response) -> Raw {
+async fn read(mut response: reqwest::Response, watch: Watch<'_>) -> Raw {
     let status = response.status().as_u16();
     let headers = std::mem::take(response.headers_mut());
     let mut body: Option<bytes::BytesMut> = None;
     let mut first = Bytes::new();
     loop {
-        match response.chunk().await {
+        let chunk = response.chunk().await;
+        if let Ok(Some(bytes)) = &chunk {
+            watch(bytes);
+        }
+        match chunk {
             Ok(Some(chunk)) if first.is_empty() && body.is_none() => first = chunk,
             Ok(Some(chunk)) => {
                 let whole = body.get_or_insert_with(|| std::mem::take(&mut first).into());

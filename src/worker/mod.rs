@@ -19,7 +19,7 @@ mod hold;
 mod postpone;
 mod pull;
 mod record;
-mod retry;
+pub(crate) mod retry;
 mod shares;
 
 use std::sync::Arc;
