@@ -144,6 +144,13 @@ impl Client {
         self.endpoint.quota_key(model)
     }
 
+    /// The service's own time, as its `Date` header tells it, without a key and without a job.
+    pub async fn clock(&self) -> Option<SystemTime> {
+        let response = self.http.get(self.base().clone()).send().await.ok()?;
+        let date = response.headers().get(reqwest::header::DATE)?.to_str().ok()?;
+        httpdate::parse_http_date(date).ok()
+    }
+
     /// Makes one call and judges how it ended.
     pub async fn call(&self, job: &Job) -> Called {
         self.call_watched(job, &mut |_| {}).await

@@ -170,6 +170,13 @@ fn judge_error(status: u16, headers: &HeaderMap, body: Bytes, now: SystemTime) -
             let pause = retry_after.unwrap_or(DEFAULT_PAUSE).min(LONGEST_PAUSE);
             Verdict::Throttled { pause }
         }
+        401 if code == "PermissionDenied" => Verdict::Misconfigured {
+            why: format!(
+                "401: {} Give the identity the role 'Cognitive Services OpenAI User' on this \
+                 resource; a new assignment takes some minutes.",
+                error.failure.message
+            ),
+        },
         401 => Verdict::Misconfigured {
             why: format!(
                 "401: {} Check the API key and that it belongs to this endpoint.",

@@ -1,7 +1,7 @@
 //! Tries every configured service once, and says for each what is wrong and how to mend it.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -17,6 +17,10 @@ use crate::worker::Target;
 
 /// Locks that outlive an outage of some seconds; the service's default.
 const SHORTEST_LOCK: Duration = Duration::from_secs(60);
+
+/// Well below what any service lets pass (Cosmos DB and Service Bus: 15 and 5 minutes), well above what
+/// a slow answer can look like.
+const LARGEST_SKEW: Duration = Duration::from_secs(60);
 
 /// What became of one try.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -47,17 +51,51 @@ impl fmt::Display for Finding {
 
 /// Tries the queue, the store and each deployment.
 pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
-    let store = match backends::open_store(config).await {
-        Ok(store) => store.batches().await.map(drop).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+    let store = async {
+        let store = match backends::open_store(config).await {
+            Ok(store) => store.batches().await.map(drop).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        finding("store", store)
     };
-    let mut findings = vec![try_queue(config).await, finding("store", store)];
+    let mut findings = vec![timed(try_queue(config)).await, timed(store).await];
     for target in targets {
-        let service = format!("deployment {} at {}", target.member.name, target.client.base());
-        let problem = try_deployment(&target).await;
-        findings.push(Finding { service, problem, ..Finding::default() });
+        findings.push(timed(find_deployment(&target)).await);
     }
     findings
+}
+
+/// Notes how long a try took, if it succeeded.
+async fn timed(tried: impl Future<Output = Finding>) -> Finding {
+    let began = Instant::now();
+    let mut finding = tried.await;
+    if finding.problem.is_none() {
+        finding.notes.push(format!("answered in {} ms", began.elapsed().as_millis()));
+    }
+    finding
+}
+
+async fn find_deployment(target: &Target) -> Finding {
+    let service = format!("deployment {} at {}", target.member.name, target.client.base());
+    let problem = try_deployment(target).await;
+    let clock = target.client.clock().await;
+    let skewed = clock.and_then(|clock| skew(clock, SystemTime::now()));
+    Finding { service, problem, warnings: skewed.into_iter().collect(), ..Finding::default() }
+}
+
+/// What to say of two clocks that differ by more than a call can take.
+fn skew(theirs: SystemTime, ours: SystemTime) -> Option<String> {
+    let (apart, which) = match ours.duration_since(theirs) {
+        Ok(ahead) => (ahead, "ahead of"),
+        Err(behind) => (behind.duration(), "behind"),
+    };
+    (apart > LARGEST_SKEW).then(|| {
+        format!(
+            "this machine's clock is {} s {which} the service's: signatures and tokens may be \
+             refused as expired or not yet valid; set the clock by NTP",
+            apart.as_secs()
+        )
+    })
 }
 
 fn finding(service: &str, tried: Result<(), String>) -> Finding {
@@ -226,6 +264,15 @@ fn mend_for(problem: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::queue::Depth;
+
+    #[test]
+    fn a_clock_that_is_off_is_told_either_way() {
+        let now = SystemTime::now();
+        assert_eq!(skew(now, now + Duration::from_secs(5)), None);
+        let ahead = skew(now, now + Duration::from_secs(600)).unwrap();
+        assert!(ahead.contains("600 s ahead of"), "{ahead}");
+        assert!(skew(now + Duration::from_secs(600), now).unwrap().contains("600 s behind"));
+    }
 
     #[test]
     fn a_queue_that_does_not_fit_is_warned_of() {
