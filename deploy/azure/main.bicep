@@ -190,21 +190,21 @@ module endpoints 'modules/endpoints.bicep' = if (private) {
   }
 }
 
-module apiManagement 'modules/gateway.bicep' = if (gateway) {
+// The gateway's tier reaches no private endpoint.
+var hasGateway = gateway && private ? fail('Take either gateway or private.') : gateway
+
+module apiManagement 'modules/gateway.bicep' = if (hasGateway) {
   name: 'gateway'
   params: {
     location: location
     prefix: prefix
     contact: gatewayContact
     modelsEndpoint: openai.outputs.endpoint
-    modelsAccountName: openai.outputs.accountName
     workspaceId: logs.outputs.workspaceId
-    workerClientId: identities.outputs.workerClientId
-    operators: operators
   }
 }
 
-var endpoint = gateway ? apiManagement!.outputs.endpoint : openai.outputs.endpoint
+var endpoint = hasGateway ? apiManagement!.outputs.endpoint : openai.outputs.endpoint
 
 // The program's whole configuration, as the variables it reads: config/azure-managed-identity.toml in
 // another spelling. Every way to run the workers gets the same.
@@ -269,6 +269,10 @@ var modelSettings = flatten(map(range(0, length(models)), i => [
   {
     name: 'PROMPTMILL__DEPLOYMENTS__${i}__CONCURRENCY'
     value: string(concurrency)
+  }
+  {
+    name: 'PROMPTMILL__DEPLOYMENTS__${i}__TOKEN_SCOPE'
+    value: 'https://cognitiveservices.azure.com/.default'
   }
   {
     name: 'PROMPTMILL__DEPLOYMENTS__${i}__CREDENTIAL__MANAGED_IDENTITY__CLIENT_ID'
