@@ -6,17 +6,17 @@ targetScope = 'resourceGroup'
 
 @description('One deployment of a model, as the account is to have it.')
 type Model = {
-  @description('What jobs ask for in their `model`, and the name of the deployment.')
+  // What jobs ask for in their `model`, and the name of the deployment.
   name: string
-  @description('The model as the service calls it.')
+  // The model as the service calls it.
   model: string
-  @description('Its version.')
+  // Its version.
   version: string
-  @description('Where it may run and how it is paid, such as GlobalStandard or DataZoneStandard.')
+  // Where it may run and how it is paid, such as GlobalStandard or DataZoneStandard.
   sku: string
-  @description('Its quota in thousands of tokens a minute.')
+  // Its quota in thousands of tokens a minute.
   capacity: int
-  @description('Its quota in requests a minute.')
+  // Its quota in requests a minute.
   rpm: int
 }
 
@@ -59,7 +59,7 @@ param nightlyAt string = ''
 param models Model[]
 
 @description('Object ids of people and groups who may enqueue, read results and call the models.')
-param operators string[] = []
+param operators array = []
 
 @description('Whether the operators are people or groups.')
 @allowed([

@@ -5,7 +5,7 @@ param models array
 param private bool
 param workspaceId string
 param workerPrincipalId string
-param operators string[]
+param operators array
 param operatorsAre string
 
 // Cognitive Services OpenAI User: calls the models; sees no key and changes nothing.

@@ -7,7 +7,7 @@ param private bool
 param workspaceId string
 param workerPrincipalId string
 param scalerPrincipalId string
-param operators string[]
+param operators array
 param operatorsAre string
 
 // Azure Service Bus Data Receiver: the workers receive, renew and settle, and send nothing.

@@ -8,7 +8,7 @@ param maxRequestUnits int
 param private bool
 param workspaceId string
 @description('Who reads and writes items.')
-param principalIds string[]
+param principalIds array
 
 // Cosmos DB Built-in Data Contributor: a role of the account's own, not of the subscription's.
 var dataContributor = '00000000-0000-0000-0000-000000000002'
