@@ -52,6 +52,9 @@ param maxWorkers int = 10
 @minValue(1)
 param concurrency int = 64
 
+@description('Workers come as soon as there are jobs. Without it, only the nightly job works. Container Apps only.')
+param scaleByQueue bool = true
+
 @description('When a job drains the queue each night, as five cron fields in UTC; empty is never. Container Apps only.')
 param nightlyAt string = ''
 
@@ -91,7 +94,7 @@ param gatewayContact string = 'noreply@example.com'
 param logDays int = 30
 
 var suffix = uniqueString(resourceGroup().id)
-var prefix = '${name}-${suffix}'
+var prefix = toLower('${name}-${suffix}')
 // Registries and some others take letters and digits only.
 var compact = toLower(replace('${name}${suffix}', '-', ''))
 var queueName = 'prompts'
@@ -295,6 +298,7 @@ module containerApps 'modules/containerApps.bicep' = if (compute == 'containerAp
     queueNamespace: queue.outputs.namespaceName
     queueName: queueName
     maxWorkers: maxWorkers
+    scaleByQueue: scaleByQueue
     nightlyAt: nightlyAt
     workspaceName: logs.outputs.workspaceName
     subnetId: private ? network!.outputs.computeSubnetId : ''

@@ -5,7 +5,7 @@ param name = 'mills'
 param compute = 'containerApps'
 param maxWorkers = 20
 param concurrency = 128
-// 22:00 in Tokyo: whatever the day left is worked on, even if scaling by the queue is off.
+// 22:00 in Tokyo. For a night that has the quota to itself, add: param scaleByQueue = false
 param nightlyAt = '0 13 * * *'
 param models = [
   {

@@ -9,10 +9,13 @@ param scalerIdentityId string
 param queueNamespace string
 param queueName string
 param maxWorkers int
+param scaleByQueue bool
 param nightlyAt string
 param workspaceName string
 param subnetId string
 
+// Names of apps are short: at most 32 characters.
+var name = take(prefix, 24)
 // A worker holds this many jobs easily; one more worker is worth its start for as many again.
 var jobsAWorker = '200'
 // Longer than `worker.shutdown_grace_seconds` (25): what ends there is recorded and settled after it.
@@ -83,7 +86,7 @@ resource environment 'Microsoft.App/managedEnvironments@2025-01-01' = {
   }
 }
 
-resource worker 'Microsoft.App/containerApps@2025-01-01' = {
+resource worker 'Microsoft.App/containerApps@2026-01-01' = if (scaleByQueue) {
   name: '${name}-worker'
   location: location
   identity: identity
@@ -128,9 +131,9 @@ resource worker 'Microsoft.App/containerApps@2025-01-01' = {
   }
 }
 
-// For those who let jobs gather by day and want them worked on at night only: set `maxWorkers` of the
-// app aside and give the night to this.
-resource night 'Microsoft.App/jobs@2025-01-01' = if (!empty(nightlyAt)) {
+// For jobs that gather by day and are worked on at night: as many workers at once, until the queue is
+// empty.
+resource night 'Microsoft.App/jobs@2026-01-01' = if (!empty(nightlyAt)) {
   name: '${name}-night'
   location: location
   identity: identity
@@ -161,8 +164,5 @@ resource night 'Microsoft.App/jobs@2025-01-01' = if (!empty(nightlyAt)) {
     }
   }
 }
-
-// Names of apps are short: at most 32 characters.
-var name = take(prefix, 24)
 
 output environmentId string = environment.id
