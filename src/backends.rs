@@ -6,13 +6,17 @@ use std::sync::Arc;
 
 use crate::config::{self, Config};
 use crate::queue::local::LocalQueue;
-use crate::queue::service_bus::{ServiceBusQueue, SettingsError};
+use crate::queue::service_bus::admin::{Admin, Prepared};
+use crate::queue::service_bus::{self, SettingsError};
 use crate::queue::{Queue, QueueError};
 use crate::sqlite::{Database, SqliteError};
 use crate::state::{StateDir, StateError};
 use crate::store::cosmos::{self, CosmosStore};
 use crate::store::local::LocalStore;
 use crate::store::{Store, StoreError};
+
+/// What Service Bus has by default; room for workers that are stopped in the middle of a job.
+const USUAL_MAX_DELIVERIES: u32 = 10;
 
 /// Why a backend can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +77,19 @@ pub fn open_queue(config: &Config) -> Result<Arc<dyn Queue>, BackendError> {
         }
         config::Queue::ServiceBus(settings) => {
             let credential = settings.credential.as_ref().map(|c| c.credential()).transpose()?;
-            Arc::new(ServiceBusQueue::new(settings, credential)?)
+            service_bus::open(settings, credential)?
         }
     })
+}
+
+/// The Service Bus queue's settings and counts, where that is the queue.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_admin(config: &Config) -> Result<Option<Admin>, BackendError> {
+    let config::Queue::ServiceBus(settings) = &config.queue else { return Ok(None) };
+    let credential = settings.credential.as_ref().map(|c| c.credential()).transpose()?;
+    Ok(Some(Admin::new(settings, credential)?))
 }
 
 /// The store alone.
@@ -89,12 +103,22 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, BackendError>
     })
 }
 
-/// Creates what is missing where that is ours to create; says what is there now, a line each.
+/// What [`init`] did, a line each.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// What is there now.
+    pub done: Vec<String>,
+    /// What is left to others.
+    pub left: Vec<String>,
+}
+
+/// Creates what is missing where that is ours to create.
 ///
 /// # Errors
 /// As [`open`].
-pub async fn init(config: &Config) -> Result<Vec<String>, BackendError> {
+pub async fn init(config: &Config) -> Result<Ready, BackendError> {
     let mut done = Vec::new();
+    let mut left = Vec::new();
     if uses_state_dir(config) {
         drop(Database::open(&config.state.dir)?);
         done.push(format!("state file {}", config.state.dir.join("promptmill.db").display()));
@@ -106,7 +130,23 @@ pub async fn init(config: &Config) -> Result<Vec<String>, BackendError> {
             settings.database, settings.endpoint
         ));
     }
-    Ok(done)
+    if let Some(admin) = open_admin(config)? {
+        let max_deliveries = config.worker.max_deliveries.max(USUAL_MAX_DELIVERIES);
+        for queue in admin.prepare(max_deliveries).await {
+            match queue {
+                Prepared::Found(name) => done.push(format!("Service Bus queue '{name}'")),
+                Prepared::Created(name) => {
+                    done.push(format!("Service Bus queue '{name}', created now"));
+                }
+                Prepared::ToCreate { name, why } => left.push(format!(
+                    "see that the Service Bus queue '{name}' is there, with duplicate detection, a \
+                     lock duration of 5 minutes, a max delivery count of {max_deliveries} and \
+                     dead-lettering on expiration: it can't be seen to from here ({why})"
+                )),
+            }
+        }
+    }
+    Ok(Ready { done, left })
 }
 
 fn uses_state_dir(config: &Config) -> bool {

@@ -11,6 +11,7 @@
 
 pub mod job;
 pub mod outcome;
+pub mod share;
 
 pub mod intake;
 
@@ -31,8 +32,10 @@ pub mod prices;
 pub mod sqlite;
 pub mod state;
 
+pub mod bench;
 pub mod simulator;
 
 pub mod backends;
 pub mod cli;
 pub mod config;
+pub mod logging;

@@ -100,6 +100,8 @@ pub struct Outcome {
     pub body: Option<Bytes>,
     pub failure: Option<Failure>,
     pub usage: Usage,
+    /// What the service billed it as (`default`, `flex`), if it said so.
+    pub service_tier: Option<Box<str>>,
     /// HTTP calls that counted as tries; refusals for want of quota do not.
     pub attempts: u32,
     /// The deployment that answered last; empty if no call was made.

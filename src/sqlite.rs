@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
 /// Raised with every change of [`SCHEMA`] that older files do not have.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE queue (
@@ -35,13 +35,19 @@ CREATE TABLE queue (
     deadline       TEXT,
     metadata       TEXT,
     look_up        INTEGER NOT NULL,
+    first_enqueued INTEGER NOT NULL,
+    -- JSON: tries and errors of earlier deliveries.
+    history        TEXT,
+    -- JSON: what is known of a body that lies in payloads.
+    aside          TEXT,
     body           TEXT    NOT NULL,
     -- The same as UNIQUE (job_id), in an order in which neighbours of the input share pages.
     UNIQUE (batch_id, custom_id)
 );
 CREATE INDEX queue_in_order ON queue (available_at, priority DESC, seq);
 CREATE TABLE dead_letters (
-    seq            INTEGER PRIMARY KEY,
+    -- Never given twice: people name dead letters by it.
+    seq            INTEGER PRIMARY KEY AUTOINCREMENT,
     job_id         BLOB    NOT NULL,
     message        TEXT    NOT NULL,
     reason         TEXT    NOT NULL,
@@ -54,7 +60,9 @@ CREATE TABLE batches (
     state         TEXT    NOT NULL,
     jobs          INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL,
-    created_at    TEXT    NOT NULL
+    created_at    TEXT    NOT NULL,
+    -- JSON: the inputs that jobs counts.
+    inputs        TEXT    NOT NULL DEFAULT '[]'
 ) WITHOUT ROWID;
 CREATE TABLE outcomes (
     seq               INTEGER PRIMARY KEY,
@@ -78,8 +86,34 @@ CREATE TABLE outcomes (
     latency_ms        INTEGER NOT NULL,
     finished_at       TEXT    NOT NULL,
     metadata          TEXT,
-    body              TEXT
+    body              TEXT,
+    -- What the service billed it as, where it said so: default, flex.
+    service_tier      TEXT
 );
+-- What outcomes have cost that were taken back, so that their jobs are worked again.
+CREATE TABLE withdrawn (
+    batch_id          TEXT    NOT NULL,
+    custom_id         TEXT    NOT NULL,
+    ending            TEXT    NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    deployment        TEXT    NOT NULL,
+    model             TEXT    NOT NULL,
+    latency_ms        INTEGER NOT NULL,
+    finished_at       TEXT    NOT NULL,
+    metadata          TEXT,
+    service_tier      TEXT
+);
+CREATE INDEX withdrawn_by_batch ON withdrawn (batch_id);
+CREATE TABLE payloads (
+    name      TEXT    PRIMARY KEY,
+    stored_at INTEGER NOT NULL,
+    bytes     BLOB    NOT NULL
+);
+CREATE INDEX payloads_by_age ON payloads (stored_at);
 CREATE TABLE usage (
     batch_id          TEXT NOT NULL,
     deployment        TEXT NOT NULL,
@@ -93,6 +127,15 @@ CREATE TABLE usage (
     completion_tokens INTEGER NOT NULL,
     reasoning_tokens  INTEGER NOT NULL,
     PRIMARY KEY (batch_id, deployment, model, hour, ending)
+) WITHOUT ROWID;
+CREATE TABLE shares (
+    instance   TEXT PRIMARY KEY,
+    beat       INTEGER NOT NULL,
+    -- JSON: by deployment, what the instance could use and what it claims of the quota.
+    parts      TEXT    NOT NULL,
+    about      TEXT    NOT NULL,
+    -- Unix ms.
+    updated_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
 

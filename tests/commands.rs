@@ -124,7 +124,8 @@ async fn usage_equals_the_services_own_ledger_by_any_key() {
     let place = place_with(&format!("http://{}/v1", simulator.addr()));
     let line = |n: usize| {
         let mut line = support::cli::chat(&format!("job-{n}"), &format!("prompt {n}"), 32);
-        line["metadata"] = serde_json::json!({ "team": if n.is_multiple_of(2) { "東京" } else { "oslo" } });
+        line["metadata"] =
+            serde_json::json!({ "team": if n.is_multiple_of(2) { "東京" } else { "oslo" } });
         line["body"]["model"] = ["gpt-4.1-mini", "my-own"][n % 3 / 2].into();
         format!("{line}\n")
     };

@@ -8,7 +8,6 @@
 mod support;
 
 use std::collections::{HashMap, HashSet};
-use std::process::Command;
 
 use promptmill::simulator::{Faults, Latency, Settings};
 use support::cli::{Place, chats};
@@ -45,9 +44,8 @@ impl Night {
         // Moments spread over the whole night, none of them at the edge of a group or a chunk.
         let calls = 1 + (kill * 7_919) % (self.jobs as u64 * 9 / 10 / self.kills);
         wait_until(|| self.service.ledger().requests >= before + calls);
-        let kill = format!("kill -{signal} {}", run.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-        run.wait().unwrap().code()
+        run.signal(signal);
+        run.wait().code
     }
 
     fn finish(&self) {

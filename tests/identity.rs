@@ -91,7 +91,7 @@ fn a_managed_identitys_tokens_open_the_deployment_and_are_renewed_in_a_run() {
     assert!(endpoint.asked.load(Ordering::Relaxed) > 1, "a token of 2 s was renewed");
     assert_eq!(endpoint.resources.lock().unwrap()[0], "https://ai.azure.com");
     for secret in [TOKEN, "header-secret"] {
-        assert!(!ended.err.contains(secret) && !ended.out.contains(secret), "{}", ended.err);
+        assert!(!ended.log.contains(secret) && !ended.out.contains(secret), "{}", ended.err);
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use promptmill::queue::Queue;
 use promptmill::queue::local::LocalQueue;
 use promptmill::queue::service_bus::ServiceBusQueue;
+use promptmill::queue::service_bus::https::HttpsQueue;
 use promptmill::sqlite::Database;
 use service_bus_broker::Broker;
 use support::broker;
@@ -37,6 +38,17 @@ macro_rules! contract {
                 }
             )*
         }
+
+        mod service_bus_over_https {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    let (queue, _broker) = service_bus_over_https().await;
+                    contract::$name(Arc::new(queue)).await;
+                }
+            )*
+        }
     };
 }
 
@@ -51,6 +63,11 @@ contract!(
     a_scheduled_job_is_hidden_until_its_time,
     many_receivers_share_and_never_overlap,
     receive_wakes_for_a_job_that_comes_later,
+    a_postponed_job_comes_at_its_time_with_its_tries_and_uncounted,
+    postponing_under_a_lost_lock_leaves_nothing_that_is_not_looked_up,
+    dead_letters_are_listed_page_by_page,
+    a_resubmitted_dead_letter_is_a_new_job_that_knows_its_past,
+    only_the_chosen_dead_letters_are_taken_out,
     empty_batches_do_nothing,
 );
 
@@ -58,6 +75,13 @@ async fn service_bus() -> (ServiceBusQueue, Broker) {
     let jobs = broker::QueueSettings { lock: LOCK, ..broker::jobs() };
     let broker = broker::start(jobs).await;
     (broker::queue(&broker), broker)
+}
+
+/// With a queue for dead jobs, and the right to see counts: without these HTTPS can't do it all.
+async fn service_bus_over_https() -> (HttpsQueue, Broker) {
+    let jobs = broker::QueueSettings { lock: LOCK, ..broker::jobs() };
+    let broker = broker::start_for_https(jobs).await;
+    (broker::https_queue(&broker), broker)
 }
 
 #[allow(clippy::unwrap_used, reason = "part of tests")]

@@ -87,7 +87,8 @@ fn compressed_files_and_standard_input_are_read() {
     assert_eq!(place.ids("b.results.jsonl").len(), 4);
 
     let mut command = place.command(&["run", "-", "--simulate", "--out", "-", "--quiet"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(chats(5).as_bytes()).unwrap();
     let ended = Ended::from(child.wait_with_output().unwrap());
     assert_eq!((ended.code, ended.out.lines().count()), (Some(0), 5));
@@ -188,13 +189,12 @@ fn a_key_is_in_no_log_line_even_at_trace_level() {
     let service = Service::start(Settings { api_key: key, ..Settings::default() });
     let place = Place::new();
     place.write("in.jsonl", chats(5));
-    let mut command =
-        place.command(&["--log", "trace", "run", "in.jsonl", "--endpoint", &service.url()]);
+    let mut command = place.command(&["run", "in.jsonl", "--endpoint", &service.url()]);
     let ended = Ended::from(command.env("OPENAI_API_KEY", "s3cret-key").output().unwrap());
     assert_eq!(ended.code, Some(0));
-    assert!(ended.err.contains("call ended"), "trace level logs calls");
-    assert!(!ended.err.contains("s3cret-key"), "the key was logged");
-    assert!(!ended.err.contains("prompt 3"), "a prompt was logged");
+    assert!(ended.log.contains("call ended"), "everything is logged");
+    assert!(!ended.log.contains("s3cret-key"), "the key was logged");
+    assert!(!ended.log.contains("prompt 3"), "a prompt was logged");
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn the_second_process_on_a_state_directory_is_told_who_holds_it() {
     let mut first = place.spawn(&["run", "in.jsonl", "--endpoint", &url]);
     wait_until(|| service.ledger().requests >= 2);
     let second = place.run(&["run", "in.jsonl", "--endpoint", &url]);
-    first.kill().unwrap();
-    first.wait().unwrap();
+    first.signal("KILL");
+    first.wait();
     assert_eq!(second.code, Some(2));
     let expected = format!("in use by process {} since", first.id());
     assert!(second.err.contains(&expected), "{}", second.err);

@@ -58,7 +58,7 @@ async fn jobs_from_the_python_sdk_are_worked_like_ours() {
     assert_eq!((full.api, full.position, full.priority), (Api::Embeddings, 7, 3));
     assert_eq!(full.estimate, Some(Estimate { prompt: 2, max_output: 0 }));
     assert_eq!(full.metadata.as_deref(), Some(r#"{"team": "営業"}"#));
-    let letters = queue.dead_letters(5).await.unwrap();
+    let letters = queue.dead_letters(0, 5).await.unwrap();
     assert_eq!((letters.len(), letters[0].reason.reason.as_str()), (1, "NotAJob"));
 }
 

@@ -1,4 +1,4 @@
-//! The Service Bus queue as it is in the cloud: TLS, and tokens from Entra ID.
+//! The Service Bus queue as it is in the cloud: TLS, tokens from Entra ID, and a proxy on the way.
 //!
 //! Which certificates are trusted is the process's, so the test that trusts ours runs in a child of
 //! its own, to which the environment names them.
@@ -17,11 +17,13 @@ use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions}
 use azure_core::time::OffsetDateTime;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use promptmill::queue::service_bus::{ServiceBusQueue, Settings};
+use promptmill::queue::service_bus::https::HttpsQueue;
+use promptmill::queue::service_bus::{ServiceBusQueue, Settings, Transport};
 use promptmill::queue::{Queue, QueueError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use support::broker::{self, JOBS};
 use support::jobs::{Prover, job};
+use support::proxy::Proxy;
 use support::relay::{Front, Relay};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -80,30 +82,71 @@ impl TokenCredential for Entra {
     }
 }
 
-fn queue(port: u16, entra: Arc<Entra>) -> ServiceBusQueue {
-    let settings = Settings {
+fn settings(port: u16) -> Settings {
+    Settings {
         connection_string: None,
         namespace: Some(format!("localhost:{port}")),
         patience_seconds: 2,
         ..Settings::new(String::new(), JOBS)
-    };
-    ServiceBusQueue::new(&settings, Some(entra)).unwrap()
+    }
+}
+
+fn queue(port: u16, entra: Arc<Entra>) -> ServiceBusQueue {
+    ServiceBusQueue::new(&settings(port), Some(entra)).unwrap()
+}
+
+/// Runs one of the tests below in a process that trusts the certificates.
+async fn in_a_child(test: &str, folder: &Path, variables: &[(&str, String)]) {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", test, "--ignored"])
+        .env("SSL_CERT_FILE", folder.join("ca.pem"))
+        .env(FOLDER, folder)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(LONG, child.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_carries_jobs_on_entra_tokens_for_those_who_trust_the_certificate() {
     let folder = tempfile::tempdir().unwrap();
     make_certificates(folder.path());
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child
-        .args(["--exact", "in_a_process_that_trusts_the_certificate", "--ignored"])
-        .env("SSL_CERT_FILE", folder.path().join("ca.pem"))
-        .env(FOLDER, folder.path())
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = timeout(LONG, child.output()).await.unwrap().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    in_a_child("in_a_process_that_trusts_the_certificate", folder.path(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_goes_by_the_proxy_that_the_environment_names() {
+    let folder = tempfile::tempdir().unwrap();
+    make_certificates(folder.path());
+    let proxy = Proxy::start(None).await;
+    let variables = [("HTTPS_PROXY", proxy.url()), ("NO_PROXY", String::new())];
+    in_a_child("in_a_process_behind_a_proxy", folder.path(), &variables).await;
+    assert!(proxy.tunnels() >= 1, "nothing came by the proxy");
+    let passed = proxy.tunnels();
+    let variables = [("HTTPS_PROXY", proxy.url()), ("NO_PROXY", "localhost".to_owned())];
+    in_a_child("in_a_process_behind_a_proxy", folder.path(), &variables).await;
+    assert_eq!(proxy.tunnels(), passed, "NO_PROXY is heeded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by the test above"]
+async fn in_a_process_behind_a_proxy() {
+    let Ok(folder) = std::env::var(FOLDER) else { return };
+    let broker = broker::start(broker::jobs()).await;
+    let relay = Relay::start(tls(folder.as_ref()), broker.addr()).await;
+    let entra = Arc::new(Entra::default());
+    let settings = Settings { transport: Transport::Https, ..settings(relay.addr.port()) };
+    let queue = HttpsQueue::new(&settings, Some(entra.clone())).unwrap();
+    queue.send(vec![job("b", "a")]).await.unwrap();
+    let delivery = queue.receive(1, LONG).await.unwrap().remove(0);
+    let proof = Prover::new().prove(&delivery.job).await;
+    queue.settle(vec![delivery.complete(proof)]).await.unwrap();
+    queue.close().await;
+    assert_eq!(broker.counts(JOBS).completed, 1);
+    assert!(relay.accepted() >= 1 && entra.given.load(Ordering::SeqCst) >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,6 +40,10 @@ macro_rules! contract_on {
                     a_batch_is_written_over,
                     a_batch_can_be_announced_after_its_first_outcomes,
                     of_an_unknown_batch_nothing_is_known,
+                    a_dead_outcome_is_withdrawn_and_what_it_cost_stays,
+                    payloads_of_any_size_come_back_until_they_are_deleted,
+                    words_are_heard_as_they_were_said_until_they_are_taken_back,
+                    of_words_said_at_the_same_time_the_later_reader_hears_both,
                     empty_calls_do_nothing,
                 }
             }

@@ -15,9 +15,11 @@ use std::time::Duration;
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
 use promptmill::identity::Identity;
-use promptmill::outcome::Outcome;
+use promptmill::outcome::{Ending, Outcome};
+use promptmill::share::{Part, Word};
 use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
 use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
+use uuid::Uuid;
 
 /// Far above what the faults below cost, far below what hangs.
 const AT_MOST: Duration = Duration::from_secs(120);
@@ -142,6 +144,24 @@ async fn the_running_usage_of_several_workers_adds_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_withdraws_corrects_the_running_usage_of_who_recorded() {
+    let host = support::own_host().await;
+    let settings = support::settings(&host);
+    init(&settings).await.unwrap();
+    let one = CosmosStore::connect(&settings).await.unwrap();
+    let other = CosmosStore::connect(&settings).await.unwrap();
+    let batch = batch_id("night");
+    let mut mine = outcomes(&batch, 3);
+    mine[1].ending = Ending::Dead;
+    record(&any(&one), &mine).await;
+    assert_eq!(other.withdraw_dead(&batch, &[mine[1].job_id]).await.unwrap(), [None]);
+    let mut expected = totals_of(&mine);
+    expected.endings.remove(&Ending::Dead);
+    assert_eq!(one.running_totals(&batch).await.unwrap(), expected);
+    assert_eq!(other.totals(&batch).await.unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_keeps_its_shards_when_the_setting_changes() {
     let host = support::own_host().await;
     let eight = support::settings(&host);
@@ -180,6 +200,7 @@ async fn two_who_write_the_same_batch_both_get_there() {
         state: BatchState::Enqueuing,
         jobs,
         prompt_tokens: 0,
+        inputs: Vec::new(),
         created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
     };
     let puts = (0..8).map(|jobs| {
@@ -193,20 +214,6 @@ async fn two_who_write_the_same_batch_both_get_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn payloads_of_any_size_come_back_and_can_be_deleted() {
-    let host = support::own_host().await;
-    let store = support::store(&host).await;
-    let big: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
-    for (name, bytes) in [("none", &b""[..]), ("small", b"{}"), ("big", &big)] {
-        store.put_payload(name, bytes).await.unwrap();
-        assert!(store.get_payload(name).await.unwrap().unwrap() == bytes, "{name}");
-        store.delete_payload(name).await.unwrap();
-        assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
-        store.delete_payload(name).await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_units_are_counted_by_operation() {
     let host = support::own_host().await;
     let store = support::store(&host).await;
@@ -217,6 +224,39 @@ async fn request_units_are_counted_by_operation() {
     assert!(units.of(Operation::LookUp) == 0.0, "{units:?}");
     store.look_up(&batch_id("night"), &[mine[0].job_id]).await.unwrap();
     assert!(units.of(Operation::LookUp) >= 1.0, "{units:?}");
+}
+
+/// As a worker of eight with three deployments says it.
+fn word_of_eight(instance: u128) -> Word {
+    let name = |n: u32| format!("my-resource-{n}.azure/gpt-4.1-mini");
+    let standing = serde_json::json!({
+        "name": "gpt-4.1-mini", "share": 0.125, "demand": 1.0, "in_flight": 64, "paused_ms": 0,
+    });
+    Word {
+        instance: Uuid::from_u128(u128::MAX - instance),
+        beat: 1_000,
+        parts: (0..3).map(|n| (name(n), Part { demand: 1.0, claim: 0.125 })).collect(),
+        about: serde_json::json!({
+            "host": "promptmill-worker-7d9c5b8f6-x2x4z", "pid": 1, "version": "0.1.0",
+            "started": "2026-11-23T16:59:59Z", "deployments": [standing, standing, standing],
+        }),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_of_words_among_eight_is_cheap() {
+    let store = support::store(support::shared_host()).await;
+    let mut words: Vec<Word> = (0..8).map(word_of_eight).collect();
+    for word in &words {
+        store.put_word(word).await.unwrap();
+    }
+    let before = store.request_units().of(Operation::Shares);
+    words[0].beat += 1;
+    store.put_word(&words[0]).await.unwrap();
+    let write = store.request_units().of(Operation::Shares) - before;
+    assert_eq!(store.words().await.unwrap().len(), 8);
+    let exchange = store.request_units().of(Operation::Shares) - before;
+    assert!((1.0..15.0).contains(&exchange), "{exchange} RU, {write} of them for the write");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,6 +103,7 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
         state: BatchState::Running,
         jobs: 50,
         prompt_tokens: 1_000,
+        inputs: Vec::new(),
         created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
     };
     any.put_batch(&batch).await.unwrap();

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
 use promptmill::job::{BatchId, JobId};
 use promptmill::model::Client;
@@ -17,13 +19,15 @@ use promptmill::model::endpoint::{Endpoint, Given};
 use promptmill::outcome::{Ending, Outcome};
 use promptmill::queue::Queue;
 use promptmill::queue::local::LocalQueue;
+use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
 use promptmill::store::{Batch, Brief, Order, Recorded, Store, StoreError, Totals};
-use promptmill::worker::{Halt, Progress, Settings, Target, Worker};
+use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -52,18 +56,23 @@ impl Bench {
             queue: Arc::new(self.queue.clone()),
             store,
             targets: vec![Target {
-                name: "simulator".into(),
-                model: None,
-                limits: Limits { tpm: None, rpm: None, concurrency },
+                member: Member {
+                    name: "simulator".into(),
+                    limits: Limits { concurrency, ..Limits::default() },
+                    ..Member::default()
+                },
                 client: Client::new(endpoint, LONG).unwrap(),
             }],
             settings: Settings {
                 drain: true,
+                shared: false,
                 max_held,
                 max_tries: 3,
                 max_deliveries: 5,
+                postpone_from: POSTPONE_FROM,
                 shutdown_grace: Duration::from_secs(1),
                 unreachable_after: LONG,
+                spill_after: LONG,
             },
             progress: Arc::<Progress>::default(),
         }
@@ -103,6 +112,13 @@ impl Store for Moody {
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
         self.inner.look_up(batch, jobs).await
     }
+    async fn withdraw_dead(
+        &self,
+        batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        self.inner.withdraw_dead(batch, jobs).await
+    }
     async fn outcomes(
         &self,
         batch: &BatchId,
@@ -127,6 +143,24 @@ impl Store for Moody {
     }
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
         self.inner.batches().await
+    }
+    async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.inner.put_payload(name, bytes).await
+    }
+    async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get_payload(name).await
+    }
+    async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete_payload(name).await
+    }
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
+        self.inner.put_word(word).await
+    }
+    async fn words(&self) -> Result<Vec<Word>, StoreError> {
+        self.inner.words().await
+    }
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.inner.remove_word(instance).await
     }
 }
 
@@ -190,7 +224,7 @@ async fn a_job_that_is_handed_out_too_often_becomes_a_dead_letter() {
     }
     let worker = bench.worker(Arc::new(bench.store.clone()), 1, 4);
     assert_eq!(worker.run(CancellationToken::new()).await.unwrap(), Halt::Drained);
-    let letters = bench.queue.dead_letters(10).await.unwrap();
+    let letters = bench.queue.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters[0].reason.reason, "MaxDeliveryCountExceeded");
     assert_eq!(bench.simulator.ledger().requests, 0);
     let totals = bench.store.totals(&"b".parse().unwrap()).await.unwrap();

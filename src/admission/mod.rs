@@ -1,49 +1,98 @@
 //! Who may go now: jobs wait here until a deployment can take them.
 //!
 //! Pure: [`Admission`] decides from what it is told and from `now`; the worker's conductor owns it
-//! and turns the wheel. Jobs wait in one lane a model, in order of priority, deadline and age; only
-//! the head of a lane is ever offered, so a large job that waits for tokens is not overtaken until
-//! it starves.
+//! and turns the wheel. Jobs that the same deployments can serve wait in one [`line`], in order of
+//! priority, deadline and age. A deployment that has room takes the best job that suits it; the tiers
+//! are asked in order, and a lower one only for what those above can't take soon. `docs/admission.md`
+//! tells the whole.
+//!
+//! [`deployment`] joins what is known of each: [`pace`], [`learn`] (with [`window`], [`factor`] and
+//! [`recent`]), [`calls`], [`breaker`] and [`demand`], by which instances share it ([`shares`]).
 
+mod breaker;
+mod calls;
 pub mod charge;
+mod choose;
+mod demand;
 pub mod deployment;
+mod factor;
+mod learn;
+mod limits;
+mod line;
 mod pace;
+mod recent;
+pub mod shares;
+pub mod snapshot;
+mod window;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use deployment::{Deployment, Feedback, Limits, Readiness};
+use crate::model::headers::RateHeaders;
+use deployment::{Deployment, Feedback, Limits};
+use line::{Line, Waiting};
+use snapshot::{Snapshot, Standing};
+
+/// How long a job that a deployment failed waits for another one.
+const AVOID_FOR: Duration = Duration::from_secs(2);
 
 /// A deployment's number in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeploymentIndex(pub usize);
 
 /// One deployment that admission may send jobs to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Member {
-    /// The model it serves; `None`: whatever is asked for.
-    pub model: Option<String>,
+    /// What logs and reports call it.
+    pub name: String,
+    /// The models, by all their names, that it serves; empty: whatever is asked for.
+    pub models: Vec<String>,
+    /// 0 is asked first.
+    pub tier: u8,
+    /// Its part among the tier's deployments while all have room; absent: by their quotas.
+    pub weight: Option<f64>,
     pub limits: Limits,
 }
 
+/// The line of the jobs that the same deployments can serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneIndex(usize);
+
 /// What a job is judged by while it waits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Ticket {
-    pub model: String,
+    /// By [`Admission::lane_for`]; `None`: no deployment serves its model.
+    pub lane: Option<LaneIndex>,
     /// Tokens that the service will book.
     pub charge: u64,
     pub priority: i32,
     pub deadline: Option<Instant>,
+    /// Since when it wants to go: what a lower tier is opened by.
+    pub since: Instant,
+    /// The deployment that failed it last.
+    pub avoid: Option<DeploymentIndex>,
+}
+
+/// A call that admission let go, to be given back to [`Admission::observe`] at its end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Booking {
+    pub deployment: DeploymentIndex,
+    pub charge: u64,
+    pub at: Instant,
+    /// All that had been booked there with it.
+    pub(crate) total: f64,
+    /// It finds out for a breaker.
+    pub(crate) is_probe: bool,
 }
 
 /// What to do next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Next<T> {
-    /// Send it; the deployment has booked it and must hear of its end by [`Admission::observe`].
-    Go(T, DeploymentIndex),
+    /// Send it; the deployment must hear of its end by [`Admission::observe`].
+    Go(T, Booking),
     Expired(T),
     /// Larger than a whole minute's quota of every deployment that serves its model.
     NeverFits(T),
@@ -56,97 +105,226 @@ pub enum Next<T> {
 /// The waiting jobs and the deployments.
 pub struct Admission<T> {
     deployments: Vec<Deployment>,
+    places: Vec<Place>,
+    /// Deployments by tier, the first tier first.
+    tiers: Vec<Vec<usize>>,
     lanes: Vec<Lane<T>>,
+    /// The lane of each model that is named; all others go to the lane of any.
+    by_model: HashMap<String, usize>,
+    any: Option<usize>,
     /// Jobs of a model that no lane has; they can only be turned away.
     strays: Vec<T>,
     offered: u64,
-    /// Where the next look round starts, so that no lane is always last.
-    first_lane: usize,
+    spill_after: Duration,
+    /// The turn of the deployment that was chosen last.
+    turn: f64,
 }
 
+/// A deployment's place in the pool.
+struct Place {
+    tier: u8,
+    weight: Option<f64>,
+    /// The lanes it serves.
+    lanes: Vec<usize>,
+    /// Work it was given, by its weight: the least goes first.
+    turn: f64,
+}
+
+/// Models that the same deployments serve.
 struct Lane<T> {
-    model: Option<String>,
     members: Vec<usize>,
-    waiting: BinaryHeap<Waiting<T>>,
+    line: Line<T>,
+    /// Of the question under way: the heap of the head, when a tier that was asked could take its next
+    /// job, and the same without the tier that is being asked.
+    head: Option<line::Heap>,
+    soonest: Option<Instant>,
+    above: Option<Instant>,
 }
-
-struct Waiting<T> {
-    rank: Rank,
-    charge: u64,
-    deadline: Option<Instant>,
-    item: T,
-}
-
-/// Greater goes first: priority, then the earlier deadline (any before none), then age.
-type Rank = (i32, Reverse<(bool, Option<Instant>)>, Reverse<u64>);
 
 impl<T> Admission<T> {
-    pub fn new(members: Vec<Member>, now: Instant) -> Self {
-        let mut lanes: Vec<Lane<T>> = Vec::new();
-        for (index, member) in members.iter().enumerate() {
-            match lanes.iter_mut().find(|lane| lane.model == member.model) {
-                Some(lane) => lane.members.push(index),
-                None => lanes.push(Lane {
-                    model: member.model.clone(),
-                    members: vec![index],
-                    waiting: BinaryHeap::new(),
-                }),
-            }
+    /// `spill_after`: how long a job waits for a tier before the one below may take it.
+    pub fn new(members: Vec<Member>, spill_after: Duration, now: Instant) -> Self {
+        let mut admission = Self {
+            deployments: Vec::with_capacity(members.len()),
+            places: Vec::with_capacity(members.len()),
+            tiers: Vec::new(),
+            lanes: Vec::new(),
+            by_model: HashMap::new(),
+            any: None,
+            strays: Vec::new(),
+            offered: 0,
+            spill_after,
+            turn: 0.0,
+        };
+        admission.open_lanes(&members);
+        let mut tiers: Vec<u8> = members.iter().map(|member| member.tier).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
+        for tier in tiers {
+            let of = (0..members.len()).filter(|n| members[*n].tier == tier);
+            admission.tiers.push(of.collect());
         }
-        let deployments = members.into_iter().map(|m| Deployment::new(m.limits, now)).collect();
-        Self { deployments, lanes, strays: Vec::new(), offered: 0, first_lane: 0 }
+        for (index, member) in members.iter().enumerate() {
+            let serves = |lane: &usize| admission.lanes[*lane].members.contains(&index);
+            let lanes = (0..admission.lanes.len()).filter(serves).collect();
+            let (tier, weight) = (member.tier, member.weight);
+            admission.places.push(Place { tier, weight, lanes, turn: 0.0 });
+            let deployment = Deployment::new(&member.name, member.limits.clone(), now);
+            admission.deployments.push(deployment);
+        }
+        admission
+    }
+
+    /// One lane for all models that the same deployments serve.
+    fn open_lanes(&mut self, members: &[Member]) {
+        let serving = |serves: &dyn Fn(&Member) -> bool| -> Vec<usize> {
+            (0..members.len()).filter(|n| serves(&members[*n])).collect()
+        };
+        for model in members.iter().flat_map(|member| &member.models) {
+            let serving = serving(&|member| member.models.contains(model));
+            let lane = self.lane_of(serving);
+            self.by_model.insert(model.clone(), lane);
+        }
+        let any = serving(&|member| member.models.is_empty());
+        if !any.is_empty() {
+            self.any = Some(self.lane_of(any));
+        }
+    }
+
+    fn lane_of(&mut self, members: Vec<usize>) -> usize {
+        let known = self.lanes.iter().position(|lane| lane.members == members);
+        known.unwrap_or_else(|| {
+            self.lanes.push(Lane {
+                members,
+                line: Line::new(),
+                head: None,
+                soonest: None,
+                above: None,
+            });
+            self.lanes.len() - 1
+        })
+    }
+
+    /// Where jobs of a model wait.
+    pub fn lane_for(&self, model: &str) -> Option<LaneIndex> {
+        self.by_model.get(model).copied().or(self.any).map(LaneIndex)
     }
 
     /// Puts a job in line.
-    pub fn offer(&mut self, ticket: &Ticket, item: T) {
+    pub fn offer(&mut self, ticket: &Ticket, item: T, now: Instant) {
         self.offered += 1;
-        let serves =
-            |model: Option<&str>| self.lanes.iter().position(|lane| lane.model.as_deref() == model);
-        let Some(lane) = serves(Some(&ticket.model)).or_else(|| serves(None)) else {
+        let Some(LaneIndex(lane)) = ticket.lane else {
             self.strays.push(item);
             return;
         };
         let deadline = ticket.deadline;
         let rank =
             (ticket.priority, Reverse((deadline.is_none(), deadline)), Reverse(self.offered));
-        self.lanes[lane].waiting.push(Waiting { rank, charge: ticket.charge, deadline, item });
+        let avoids = ticket.avoid.map(|avoided| (avoided.0, now + AVOID_FOR));
+        let (charge, since) = (ticket.charge, ticket.since);
+        let waiting = Waiting { rank, charge, deadline, since, avoids, item };
+        self.lanes[lane].line.push(waiting);
     }
 
-    /// Decides about the foremost job of each lane.
+    /// Decides about one job.
     pub fn next(&mut self, now: Instant) -> Next<T> {
         if let Some(stray) = self.strays.pop() {
             return Next::NotServed(stray);
         }
-        let mut wake: Option<Instant> = None;
-        for turn in 0..self.lanes.len() {
-            let at = (self.first_lane + turn) % self.lanes.len();
-            match self.lanes[at].next(&mut self.deployments, now) {
-                Next::Wait(Some(until)) => wake = Some(wake.map_or(until, |w| w.min(until))),
-                Next::Wait(None) => {}
-                decided => {
-                    self.first_lane = at + 1;
-                    return decided;
-                }
+        let mut wake = None;
+        for lane in 0..self.lanes.len() {
+            if let Some(turned_away) = self.turn_away(lane, &mut wake, now) {
+                return turned_away;
+            }
+        }
+        for tier in 0..self.tiers.len() {
+            let Some((deployment, pick)) = self.choose(tier, &mut wake, now) else { continue };
+            if let Some(job) = self.lanes[pick.lane].line.pop(pick.heap) {
+                self.advance_turn(deployment, pick.charge);
+                let index = DeploymentIndex(deployment);
+                let booking = self.deployments[deployment].book(index, pick.charge, now);
+                return Next::Go(job.item, booking);
             }
         }
         Next::Wait(wake)
     }
 
-    /// Hears how a call ended.
-    pub fn observe(&mut self, deployment: DeploymentIndex, feedback: Feedback, now: Instant) {
-        self.deployments[deployment.0].observe(feedback, now);
+    /// Hears how a call ended, and what the response told of the limits.
+    pub fn observe(
+        &mut self,
+        booking: &Booking,
+        feedback: Feedback,
+        told: &RateHeaders,
+        now: Instant,
+    ) {
+        let index = booking.deployment.0;
+        let serves =
+            |n: usize| self.places[n].lanes.iter().any(|l| self.places[index].lanes.contains(l));
+        let stays = |n: usize| {
+            let other = &self.deployments[n];
+            n != index && serves(n) && other.retired().is_none() && !other.is_missing()
+        };
+        let is_last =
+            matches!(feedback, Feedback::Missing { .. }) && !(0..self.deployments.len()).any(stays);
+        self.deployments[index].observe(booking, feedback, told, is_last, now);
+    }
+
+    /// Lets this instance use a part of a deployment's quota (from 0 to 1), or of its calls in flight
+    /// where it has no quota. It can change at any time; a greater one brings no burst.
+    pub fn set_share(&mut self, deployment: DeploymentIndex, share: f64, now: Instant) {
+        self.deployments[deployment.0].set_share(share, now);
+    }
+
+    /// Tokens in line for a deployment: its part of what others may take too, by their sizes.
+    fn waiting_for(&self, index: usize) -> u64 {
+        let size = |n: &usize| match self.deployments[*n].retired() {
+            None => self.deployments[*n].size(),
+            Some(_) => 0.0,
+        };
+        let part = |lane: &usize| {
+            let lane = &self.lanes[*lane];
+            let all: f64 = lane.members.iter().map(size).sum();
+            lane.line.tokens() as f64 * size(&index) / all.max(1e-9)
+        };
+        self.places[index].lanes.iter().map(part).sum::<f64>() as u64
+    }
+
+    /// Every deployment's state.
+    pub fn snapshot(&mut self, now: Instant) -> Vec<Snapshot> {
+        let waiting: Vec<_> = (0..self.places.len()).map(|n| self.waiting_for(n)).collect();
+        let each = self.deployments.iter_mut().zip(&self.places).zip(waiting);
+        each.map(|((deployment, place), waiting)| deployment.snapshot(place.tier, waiting, now))
+            .collect()
+    }
+
+    /// Every deployment's state, with what could have been used of it since this was last asked.
+    pub fn standings(&mut self, now: Instant) -> Vec<Standing> {
+        let states = self.snapshot(now).into_iter().zip(&mut self.deployments);
+        states.map(|(state, d)| Standing { demand: d.demand(now), state }).collect()
     }
 
     /// Takes all waiting jobs out.
     pub fn drain(&mut self) -> Vec<T> {
-        let lanes = self.lanes.iter_mut().flat_map(|lane| lane.waiting.drain());
-        lanes.map(|waiting| waiting.item).chain(self.strays.drain(..)).collect()
+        let lanes = self.lanes.iter_mut().flat_map(|lane| lane.line.drain());
+        lanes.chain(self.strays.drain(..)).collect()
     }
 
     /// Why no deployment is left, if none is.
     pub fn all_retired(&self) -> Option<&str> {
-        let mut reasons = self.deployments.iter().map(Deployment::retired);
-        if reasons.clone().all(|reason| reason.is_some()) { reasons.next().flatten() } else { None }
+        first_if_all(self.deployments.iter().map(Deployment::retired))
+    }
+
+    /// Why nothing can go on: no call is under way, and no job in line has a deployment left.
+    pub fn stranded(&self) -> Option<&str> {
+        if self.in_flight() > 0 {
+            return None;
+        }
+        let why = |lane: &Lane<T>| {
+            first_if_all(lane.members.iter().map(|n| self.deployments[*n].retired()))
+        };
+        let mut waiting = self.lanes.iter().filter(|lane| lane.line.jobs() > 0).map(why);
+        let first = waiting.next()??;
+        waiting.all(|why| why.is_some()).then_some(first)
     }
 
     /// For how long every deployment that is left has been out of reach, and why the first is.
@@ -162,130 +340,10 @@ impl<T> Admission<T> {
     }
 }
 
-impl<T> Lane<T> {
-    fn next(&mut self, deployments: &mut [Deployment], now: Instant) -> Next<T> {
-        let Some(head) = self.waiting.peek() else { return Next::Wait(None) };
-        if head.deadline.is_some_and(|deadline| deadline <= now) {
-            return self.take_head(Next::Expired);
-        }
-        let mut wake = head.deadline;
-        let mut ever_fits = false;
-        for &member in &self.members {
-            match deployments[member].take(head.charge, now) {
-                Readiness::Taken => {
-                    return self.take_head(|item| Next::Go(item, DeploymentIndex(member)));
-                }
-                Readiness::At(at) => {
-                    ever_fits = true;
-                    wake = Some(wake.map_or(at, |w| w.min(at)));
-                }
-                Readiness::WhenACallEnds => ever_fits = true,
-                Readiness::NeverFits => {}
-                // The worker gives everything back once all are retired; until then others decide.
-                Readiness::Retired => ever_fits |= self.members.len() == 1,
-            }
-        }
-        if ever_fits { Next::Wait(wake) } else { self.take_head(Next::NeverFits) }
-    }
-
-    fn take_head(&mut self, decide: impl FnOnce(T) -> Next<T>) -> Next<T> {
-        self.waiting.pop().map_or(Next::Wait(None), |waiting| decide(waiting.item))
-    }
-}
-
-impl<T> PartialEq for Waiting<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.rank == other.rank
-    }
-}
-
-impl<T> Eq for Waiting<T> {}
-
-impl<T> PartialOrd for Waiting<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Waiting<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.rank.cmp(&other.rank)
-    }
+fn first_if_all<'a>(mut reasons: impl Iterator<Item = Option<&'a str>>) -> Option<&'a str> {
+    let first = reasons.next()??;
+    reasons.all(|reason| reason.is_some()).then_some(first)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(model: Option<&str>, tpm: Option<u64>) -> Member {
-        let limits = Limits { tpm, rpm: None, concurrency: 2 };
-        Member { model: model.map(Into::into), limits }
-    }
-
-    fn ticket(model: &str, charge: u64) -> Ticket {
-        Ticket { model: model.into(), charge, priority: 0, deadline: None }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn priority_then_deadline_then_age() {
-        let now = Instant::now();
-        let mut a = Admission::new(vec![member(None, None)], now);
-        let soon = Some(now + Duration::from_secs(5));
-        a.offer(&ticket("m", 1), "old");
-        a.offer(&ticket("m", 1), "young");
-        a.offer(&Ticket { deadline: soon, ..ticket("m", 1) }, "due");
-        a.offer(&Ticket { priority: 1, ..ticket("m", 1) }, "urgent");
-        let order: Vec<_> = std::iter::from_fn(|| match a.next(now) {
-            Next::Go(item, d) => {
-                a.observe(d, Feedback::Responded, now);
-                Some(item)
-            }
-            _ => None,
-        })
-        .collect();
-        assert_eq!(order, ["urgent", "due", "old", "young"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_passed_deadline_ends_without_a_call_even_while_all_is_full() {
-        let now = Instant::now();
-        let mut a = Admission::new(vec![member(None, Some(60))], now);
-        let deadline = now + Duration::from_secs(5);
-        a.offer(&Ticket { deadline: Some(deadline), ..ticket("m", 60) }, "late");
-        assert!(matches!(a.next(now), Next::Wait(Some(at)) if at <= deadline));
-        assert_eq!(a.next(deadline), Next::Expired("late"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn models_find_their_own_deployments_and_strangers_are_turned_away() {
-        let now = Instant::now();
-        let mut a = Admission::new(vec![member(Some("x"), None), member(Some("y"), None)], now);
-        a.offer(&ticket("y", 1), "y");
-        a.offer(&ticket("z", 1), "z");
-        assert_eq!(a.next(now), Next::NotServed("z"));
-        assert_eq!(a.next(now), Next::Go("y", DeploymentIndex(1)));
-        assert_eq!(a.next(now), Next::Wait(None));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_job_larger_than_every_quota_is_turned_away() {
-        let now = Instant::now();
-        let mut a = Admission::new(vec![member(None, Some(10)), member(None, Some(20))], now);
-        a.offer(&ticket("m", 21), "huge");
-        assert_eq!(a.next(now), Next::NeverFits("huge"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_second_deployment_takes_what_the_first_can_not() {
-        let now = Instant::now();
-        let mut a = Admission::new(vec![member(None, None), member(None, None)], now);
-        for n in 0..5 {
-            a.offer(&ticket("m", 1), n);
-        }
-        let mut went = Vec::new();
-        while let Next::Go(_, d) = a.next(now) {
-            went.push(d.0);
-        }
-        assert_eq!(went, [0, 0, 1, 1], "two calls in flight each");
-    }
-}
+mod tests;

@@ -1,7 +1,8 @@
 //! One rate, spent smoothly: so many cells a minute, never more than a blink's worth at once.
 //!
 //! The only file that knows `governor`. Its clock is a number that we set before every question, so
-//! that decisions depend on the `now` they are given and on nothing else.
+//! that decisions depend on the `now` they are given and on nothing else. A `governor` limiter can't
+//! change its rate: [`Pace::set_rate`] builds another one, empty, after taking out what was due.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,60 +16,107 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
+type Limiter = RateLimiter<NotKeyed, InMemoryState, SetClock, NoOpMiddleware<Nanos>>;
+
 /// A rate limiter that starts empty, so that joining a running minute never adds a burst to it.
 pub struct Pace {
-    limiter: RateLimiter<NotKeyed, InMemoryState, SetClock, NoOpMiddleware<Nanos>>,
+    limiter: Limiter,
     clock: SetClock,
     origin: Instant,
+    slack: Duration,
+    per_minute: f64,
+    cell: Duration,
     burst: u32,
     /// Cells taken from the limiter and not yet spent: a taker larger than the burst saves up.
     saved: u64,
+}
+
+/// When a taker can have its cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Later {
+    /// When to ask again: what accrues is kept for a short time only.
+    pub ask_at: Instant,
+    /// When all of it will be there, if nobody else takes of it.
+    pub expected: Instant,
 }
 
 impl Pace {
     /// `per_minute` cells, of which what accrues in `slack` may be caught up on at once after a
     /// late wake-up.
     pub fn new(per_minute: f64, slack: Duration, now: Instant) -> Self {
-        let cell_ns = (60e9 / per_minute.max(1e-3)).ceil().max(1.0);
-        // Cells that accrue within the slack; truncation is meant, a burst is whole cells.
-        let burst = (slack.as_nanos() as f64 / cell_ns).clamp(1.0, f64::from(u32::MAX)) as u32;
-        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::with_period(Duration::from_nanos(cell_ns as u64))
-            .expect("a cell takes at least a nanosecond")
-            .allow_burst(burst);
         let clock = SetClock::default();
-        let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-        let drained = limiter.check_n(burst);
-        debug_assert!(matches!(drained, Ok(Ok(()))), "a new limiter holds its whole burst");
-        Self { limiter, clock, origin: now, burst: burst.get(), saved: 0 }
+        let (limiter, cell, burst) = limiter(per_minute, slack, &clock);
+        Self { limiter, clock, origin: now, slack, per_minute, cell, burst, saved: 0 }
     }
 
-    /// Spends `cells`, or says when to ask again. What is taken meanwhile is kept for the asker.
+    pub fn per_minute(&self) -> f64 {
+        self.per_minute
+    }
+
+    /// What was gathered and not spent.
+    pub fn saved(&self) -> u64 {
+        self.saved
+    }
+
+    /// Goes on at another rate; what has accrued at the old one stays, and no burst comes with it.
+    pub fn set_rate(&mut self, per_minute: f64, now: Instant) {
+        self.clock.set(now.saturating_duration_since(self.origin));
+        let mut piece = self.burst;
+        while let Some(cells) = NonZeroU32::new(piece) {
+            match self.limiter.check_n(cells) {
+                Ok(Ok(())) => self.saved += u64::from(piece),
+                _ => piece /= 2,
+            }
+        }
+        self.per_minute = per_minute;
+        (self.limiter, self.cell, self.burst) = limiter(per_minute, self.slack, &self.clock);
+    }
+
+    /// Gathers `cells` for the asker, or says when they are there. What was gathered is kept.
     ///
     /// # Errors
-    /// The time from which the next piece can be had.
-    pub fn spend(&mut self, cells: u64, now: Instant) -> Result<(), Instant> {
+    /// The time to ask again, and the time to expect them by.
+    pub fn gather(&mut self, cells: u64, now: Instant) -> Result<(), Later> {
+        if self.saved >= cells {
+            return Ok(());
+        }
         self.clock.set(now.saturating_duration_since(self.origin));
+        // Half of the burst at a time: what accrues while the asker is late is not lost.
+        let most = self.burst.div_ceil(2);
         while self.saved < cells {
             let missing = u32::try_from(cells - self.saved).unwrap_or(u32::MAX);
-            let piece = NonZeroU32::new(missing.min(self.burst)).unwrap_or(NonZeroU32::MIN);
+            let piece = NonZeroU32::new(missing.min(most)).unwrap_or(NonZeroU32::MIN);
             match self.limiter.check_n(piece) {
                 Ok(Ok(())) => self.saved += u64::from(piece.get()),
                 Ok(Err(not_until)) => {
-                    let at = Duration::from(not_until.earliest_possible());
-                    return Err(self.origin + at);
+                    let ask_at = self.origin + Duration::from(not_until.earliest_possible());
+                    let after = u32::try_from(cells - self.saved).unwrap_or(u32::MAX) - piece.get();
+                    return Err(Later { ask_at, expected: ask_at + self.cell * after });
                 }
                 Err(_) => unreachable!("a piece is never larger than the burst"),
             }
         }
-        self.saved -= cells;
         Ok(())
     }
 
-    /// Takes cells back that were spent for something that then did not happen.
-    pub fn put_back(&mut self, cells: u64) {
-        self.saved += cells;
+    /// Spends what was gathered.
+    pub fn spend(&mut self, cells: u64) {
+        self.saved = self.saved.saturating_sub(cells);
     }
+}
+
+fn limiter(per_minute: f64, slack: Duration, clock: &SetClock) -> (Limiter, Duration, u32) {
+    let cell_ns = (60e9 / per_minute.max(1e-3)).ceil().max(1.0);
+    // Cells that accrue within the slack; truncation is meant, a burst is whole cells.
+    let burst = (slack.as_nanos() as f64 / cell_ns).clamp(1.0, f64::from(u32::MAX)) as u32;
+    let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+    let cell = Duration::from_nanos(cell_ns as u64);
+    let quota =
+        Quota::with_period(cell).expect("a cell takes at least a nanosecond").allow_burst(burst);
+    let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
+    let drained = limiter.check_n(burst);
+    debug_assert!(matches!(drained, Ok(Ok(()))), "a new limiter holds its whole burst");
+    (limiter, cell, burst.get())
 }
 
 /// Nanoseconds since the limiter began, as last set.
@@ -105,12 +153,13 @@ mod tests {
     ) -> u64 {
         let (mut now, mut spent, mut turn) = (start, 0, 0);
         while now < start + run {
-            match pace.spend(cells(turn), now) {
+            match pace.gather(cells(turn), now) {
                 Ok(()) => {
+                    pace.spend(cells(turn));
                     spent += cells(turn);
                     turn += 1;
                 }
-                Err(at) => now = at.max(now + Duration::from_nanos(1)),
+                Err(later) => now = later.ask_at.max(now + Duration::from_nanos(1)),
             }
         }
         spent
@@ -139,18 +188,37 @@ mod tests {
         let mut pace = Pace::new(60_000.0, SLACK, start);
         let later = start + Duration::from_secs(60);
         let mut at_once = 0;
-        while pace.spend(10, later).is_ok() {
+        while pace.gather(10, later).is_ok() {
+            pace.spend(10);
             at_once += 10;
         }
         assert!(at_once <= 250, "{at_once}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_put_back_is_spent_first() {
+    async fn a_changed_rate_keeps_what_accrued_and_brings_no_burst() {
         let start = Instant::now();
-        let mut pace = Pace::new(60.0, SLACK, start);
-        pace.put_back(5);
-        assert!(pace.spend(5, start).is_ok());
-        assert!(pace.spend(1, start).is_err());
+        let mut pace = Pace::new(60_000.0, SLACK, start);
+        let (mut spent, mut now) = (0, start);
+        for tenth in 1..=600_u32 {
+            now = start + Duration::from_millis(100) * tenth;
+            pace.set_rate(if tenth % 2 == 0 { 60_000.0 } else { 120_000.0 }, now);
+            while pace.gather(10, now).is_ok() {
+                pace.spend(10);
+                spent += 10;
+            }
+        }
+        assert!((88_000..=90_000).contains(&spent), "the mean of both rates: {spent}");
+        pace.set_rate(6e9, now);
+        assert!(pace.gather(1_000, now).is_err(), "a higher rate starts empty");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_taker_is_told_when_to_expect_its_cells() {
+        let start = Instant::now();
+        let mut pace = Pace::new(60_000.0, SLACK, start);
+        let later = pace.gather(8_000, start).unwrap_err();
+        assert!(later.ask_at <= start + SLACK);
+        assert_eq!(later.expected, start + Duration::from_secs(8));
     }
 }

@@ -1,8 +1,10 @@
 //! The doors: arguments in, library called, text out. Only here is anything printed.
 
+mod bench;
 mod check;
 mod config;
 mod counted;
+mod endpoint;
 mod enqueue;
 mod init;
 mod input;
@@ -23,9 +25,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::backends::BackendError;
 use crate::config::Layers;
+use crate::logging;
 
 /// Puts bulk prompts through Azure OpenAI under its limits: nothing lost, nothing paid twice.
 #[derive(Debug, Parser)]
@@ -34,7 +40,8 @@ pub struct Cli {
     /// The configuration file [default: promptmill.toml, where there is one]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What is logged to stderr, such as debug or promptmill=trace
+    /// What is logged to stderr, such as debug or promptmill=trace; no level shows keys or tokens, so
+    /// WebSocket frames never are
     #[arg(
         long,
         global = true,
@@ -58,6 +65,7 @@ enum Command {
     Check(check::Args),
     Init(init::Args),
     Config(config::Args),
+    Bench(Box<bench::Args>),
     Simulate(simulate::Args),
 }
 
@@ -93,6 +101,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Check(args) => runtime.block_on(check::run(args, config)),
                 Command::Init(args) => runtime.block_on(init::run(args, config)),
                 Command::Config(args) => config::run(args, &config, &layers),
+                Command::Bench(args) => runtime.block_on(bench::run(*args, config)),
                 Command::Simulate(args) => runtime.block_on(simulate::run(args)),
             }
         })
@@ -140,9 +149,10 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 fn start_logging(filter: EnvFilter) {
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(progress::stderr_beside_bar)
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(progress::stderr_beside_bar))
+        .with(filter)
+        .with(filter_fn(logging::tells_no_secret))
         .init();
 }
 

@@ -9,6 +9,7 @@ use clap::ValueHint;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::endpoint::EndpointFlags;
 use super::input::Input;
 use super::progress::{Shown, Whole};
 use super::summary::{Summary, ThisRun};
@@ -18,7 +19,7 @@ use crate::intake::{self, EnqueueError};
 use crate::job::BatchId;
 use crate::outcome::Ending;
 use crate::queue::local::LocalQueue;
-use crate::report::results::{self, Paths, Written};
+use crate::report::results::{Paths, Selection, Written, jsonl};
 use crate::simulator::{self, Simulator};
 use crate::sqlite::Database;
 use crate::state::StateDir;
@@ -44,24 +45,11 @@ pub(super) struct Args {
     /// Answer from the built-in Azure OpenAI simulator: no key, no network, no cost
     #[arg(long, conflicts_with = "endpoint")]
     simulate: bool,
-    /// Azure OpenAI, an API Management gateway, or any OpenAI-compatible server
-    #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
-    /// Use Azure's deployments path with this API version
-    #[arg(long, value_name = "VERSION", requires = "endpoint")]
-    api_version: Option<String>,
+    #[command(flatten)]
+    at: EndpointFlags,
     /// The deployment's name, where it is not the jobs' model
     #[arg(long, value_name = "NAME", requires = "endpoint")]
     deployment: Option<String>,
-    /// The variable that holds the API key [default: AZURE_OPENAI_API_KEY, then OPENAI_API_KEY]
-    #[arg(long, value_name = "VARIABLE", requires = "endpoint")]
-    api_key_env: Option<String>,
-    /// The file that holds the API key
-    #[arg(long, value_name = "FILE", requires = "endpoint", conflicts_with = "api_key_env")]
-    api_key_file: Option<PathBuf>,
-    /// The header that carries the key, such as Ocp-Apim-Subscription-Key for API Management
-    #[arg(long, value_name = "NAME", requires = "endpoint")]
-    api_key_header: Option<String>,
     /// The batch's name [default: from the input's name and content]
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
@@ -130,17 +118,10 @@ fn with_flags(mut config: Config, args: &Args) -> Result<Config, Failure> {
     }
     config.input.model = args.model.clone().or(config.input.model);
     config.input.max_line_mib = args.max_line_mib.unwrap_or(config.input.max_line_mib).max(1);
-    if args.endpoint.is_some() || args.simulate {
-        config.deployments = vec![Deployment {
-            endpoint: args.endpoint.clone().unwrap_or_default(),
-            name: args.simulate.then(|| "simulator".into()),
-            api_version: args.api_version.clone(),
-            deployment: args.deployment.clone(),
-            key_env: args.api_key_env.clone(),
-            key_file: args.api_key_file.clone(),
-            key_header: args.api_key_header.clone(),
-            ..Deployment::default()
-        }];
+    if args.at.endpoint.is_some() || args.simulate {
+        let given = args.at.deployment(args.deployment.as_deref());
+        let name = args.simulate.then(|| "simulator".into());
+        config.deployments = vec![Deployment { name, ..given }];
     }
     let limits = [args.tpm.is_some(), args.rpm.is_some(), args.concurrency.is_some()];
     match config.deployments.as_mut_slice() {
@@ -255,7 +236,7 @@ impl Run {
 
     async fn work(&self, config: &Config, stop: CancellationToken) -> Result<(Halt, f64), Failure> {
         let targets = config.targets().map_err(Failure::usage)?;
-        let tpm = targets.iter().map(|target| target.limits.tpm).sum();
+        let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
         let shown = (!self.quiet).then(|| {
             let whole = Whole { jobs: self.input.checked.jobs, ended_before: self.before.ended() };
             Shown::start(self.progress.clone(), Some(whole), tpm)
@@ -340,7 +321,9 @@ impl Run {
     async fn write_results(&mut self) -> Result<Written, Failure> {
         let checked = &mut self.input.checked;
         let faults = |file: &mut dyn io::Write| checked.write_faults(file);
-        results::write(&self.store, &self.batch, self.order, &self.paths, faults)
+        let selection =
+            Selection { batch: self.batch.clone(), order: self.order, endings: Vec::new() };
+        jsonl::write(&self.store, &selection, &self.paths, faults)
             .await
             .map_err(Failure::unreachable)
     }

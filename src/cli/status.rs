@@ -1,4 +1,4 @@
-//! `promptmill status`: batches, how far they are, and what waits.
+//! `promptmill status`: batches, how far they are, what waits, and who works.
 
 use serde_json::json;
 
@@ -7,8 +7,9 @@ use crate::backends;
 use crate::config::Config;
 use crate::job::BatchId;
 use crate::report::batches::{self, Standing};
+use crate::share::{Part, Word};
 
-/// Show batches with their counts, and how much waits in the queue
+/// Show batches with their counts, how much waits in the queue, and the workers of the last minute
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Only this batch
@@ -23,14 +24,16 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let queue = backends::open_queue(&config)?;
     let standings = batches::standings(store.as_ref(), args.batch.as_ref()).await;
     let depth = queue.depth().await;
+    let workers = store.words().await;
     queue.close().await;
     let standings = standings.map_err(Failure::unreachable)?;
     let depth = depth.map_err(Failure::unreachable)?;
+    let workers = workers.map_err(Failure::unreachable)?;
     if let (Some(batch), []) = (&args.batch, standings.as_slice()) {
         return Err(Failure::usage(anyhow::anyhow!("there is no batch '{batch}'")));
     }
     if args.json {
-        print(&json!({ "batches": standings, "queue": depth }).to_string());
+        print(&json!({ "batches": standings, "queue": depth, "workers": workers }).to_string());
         return Ok(Exit::AllDone);
     }
     for standing in &standings {
@@ -40,6 +43,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         "queue: {} ready, {} locked, {} scheduled, {} dead letters",
         depth.active, depth.locked, depth.scheduled, depth.dead_letters
     ));
+    workers.iter().for_each(|word| print(&worker(word)));
     Ok(Exit::AllDone)
 }
 
@@ -51,5 +55,21 @@ fn line(s: &Standing) -> String {
     format!(
         "{}: {state}, {} jobs{ended}, {} pending, {} prompt and {} completion tokens",
         s.batch, s.jobs, s.pending, usage.prompt, usage.completion
+    )
+}
+
+fn worker(word: &Word) -> String {
+    let about = |key: &str| word.about[key].as_str().unwrap_or("unknown").to_owned();
+    let part = |(quota, part): (&String, &Part)| {
+        let percent = |fraction: f64| format!("{:.0} %", fraction * 100.0);
+        format!("{} of {quota} (could use {})", percent(part.claim), percent(part.demand))
+    };
+    let parts: Vec<_> = word.parts.iter().map(part).collect();
+    format!(
+        "worker {} on {}, since {}: {}",
+        word.about["pid"],
+        about("host"),
+        about("started"),
+        parts.join(", ")
     )
 }

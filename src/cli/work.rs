@@ -9,7 +9,7 @@ use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::outcome::Ending;
 use crate::report::batches;
-use crate::worker::{Halt, Progress, Worker, WorkerError};
+use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Work on the configured queue, beside as many other workers as you like, until SIGTERM
 #[derive(Debug, clap::Args)]
@@ -28,13 +28,13 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let backends = backends::open(&config).await?;
     let progress = Arc::<Progress>::default();
-    let tpm = targets.iter().map(|target| target.limits.tpm).sum();
+    let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
     let shown = Shown::start(progress.clone(), None, tpm);
     let worker = Worker {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
         targets,
-        settings: config.worker(args.drain),
+        settings: Settings { shared: true, ..config.worker(args.drain) },
         progress: progress.clone(),
     };
     let halt = tokio::spawn(worker.run(stop)).await.unwrap_or(Err(WorkerError::Panicked));

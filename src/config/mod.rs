@@ -4,6 +4,7 @@
 //! are errors, so that a misspelt setting is found at start and not by its missing effect.
 //! `layers` lays the environment over the file; `explain` says where each value came from.
 
+mod deployment;
 mod explain;
 mod layers;
 
@@ -13,25 +14,20 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::admission::deployment::Limits;
-use crate::identity::Identity;
 use crate::intake::Reading;
-use crate::model::endpoint::{Endpoint, EndpointError, Given};
-use crate::model::tokens::Tokens;
-use crate::model::{Client, ClientError};
+use crate::model::ClientError;
+use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
 use crate::store::cosmos;
 use crate::worker::{self, Target};
 
+pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
 pub use layers::Layers;
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "promptmill.toml";
 
 const ENV_PREFIX: &str = "PROMPTMILL__";
-
-/// The variables that a key is looked for in where none is named.
-const USUAL_KEY_VARIABLES: [&str; 2] = ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -43,6 +39,7 @@ pub struct Config {
     pub input: Input,
     pub worker: Worker,
     pub prices: PriceTable,
+    pub pool: Pool,
     pub deployments: Vec<Deployment>,
 }
 
@@ -101,28 +98,12 @@ pub struct PriceTable {
     pub file: Option<PathBuf>,
 }
 
-/// One deployment of a model.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// How the deployments serve together.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Deployment {
-    /// What outcomes, logs and reports call it; the deployment's or the host's name if absent.
-    pub name: Option<String>,
-    pub endpoint: String,
-    pub api_version: Option<String>,
-    /// Its name at the service, where that differs from the model.
-    pub deployment: Option<String>,
-    /// The model it serves; absent: whatever is asked for.
-    pub model: Option<String>,
-    pub tpm: Option<u64>,
-    pub rpm: Option<u64>,
-    pub concurrency: Option<usize>,
-    pub key_env: Option<String>,
-    pub key_file: Option<PathBuf>,
-    pub key_header: Option<String>,
-    /// Entra ID instead of a key.
-    pub credential: Option<Identity>,
-    /// Whom the tokens are for, where the endpoint's usual scope is not right.
-    pub token_scope: Option<String>,
+pub struct Pool {
+    /// How long a job waits for a tier before the one below may take it.
+    pub spill_after_seconds: f64,
 }
 
 impl Default for State {
@@ -136,6 +117,13 @@ impl Default for Input {
     fn default() -> Self {
         // Room for a prompt with a picture; the service refuses larger ones in its own words.
         Self { model: None, max_line_mib: 16 }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        // A burst that a provisioned deployment can swallow by itself is over by then.
+        Self { spill_after_seconds: 5.0 }
     }
 }
 
@@ -158,9 +146,6 @@ impl Default for Worker {
 /// Jobs that wait or are being recorded, beside those in flight.
 const HELD_BESIDE_CALLS: usize = 1024;
 
-/// Calls in flight at a time for one deployment, where nothing was said.
-pub const DEFAULT_CONCURRENCY: usize = 64;
-
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -175,6 +160,10 @@ pub enum ConfigError {
     ServiceBus(#[from] service_bus::SettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
+    #[error("{key} must be {must}")]
+    Range { key: String, must: &'static str },
+    #[error("deployments.{0}: 'ptu' has neither 'tpm' nor 'flex'; take them away")]
+    PtuWithQuota(usize),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
@@ -219,6 +208,7 @@ impl Config {
                 [("tpm", d.tpm), ("rpm", d.rpm), ("concurrency", d.concurrency.map(|c| c as u64))];
             limits.map(|(key, value)| (format!("deployments.{n}.{key}"), value.unwrap_or(1)))
         });
+        self.check_pool()?;
         let counts = counts.map(|(key, value)| (key.to_owned(), value));
         match counts.into_iter().chain(deployments).find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(ConfigError::Zero { key }),
@@ -226,9 +216,22 @@ impl Config {
         }
     }
 
+    fn check_pool(&self) -> Result<(), ConfigError> {
+        if !(0.0..=86_400.0).contains(&self.pool.spill_after_seconds) {
+            let key = "pool.spill_after_seconds".to_owned();
+            return Err(ConfigError::Range { key, must: "from 0 to 86400" });
+        }
+        self.deployments.iter().enumerate().try_for_each(|(n, d)| d.check(n))
+    }
+
     /// How input lines are read.
     pub fn reading(&self) -> Reading {
-        let models: Option<Vec<_>> = self.deployments.iter().map(|d| d.model.clone()).collect();
+        let names = |d: &Deployment| {
+            let names = d.names();
+            (!names.is_empty()).then_some(names)
+        };
+        let models: Option<Vec<_>> = self.deployments.iter().map(names).collect();
+        let models = models.map(|models| models.concat());
         Reading {
             default_model: self.input.model.clone(),
             models: models.filter(|models| !models.is_empty()),
@@ -240,20 +243,27 @@ impl Config {
         Duration::from_secs(self.state.lock_seconds)
     }
 
-    /// The pipeline's settings.
+    /// The pipeline's settings, for a worker alone on its queue.
     pub fn worker(&self, drain: bool) -> worker::Settings {
-        let calls: usize =
-            self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum();
+        let calls = self.calls();
         worker::Settings {
             drain,
+            shared: false,
             // Besides those in flight: enough that the store is written in large groups, and that no
             // call ever waits for the queue.
             max_held: 2 * calls + HELD_BESIDE_CALLS,
             max_tries: self.worker.max_tries,
             max_deliveries: self.worker.max_deliveries,
+            postpone_from: worker::POSTPONE_FROM,
             shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             unreachable_after: Duration::from_secs(self.worker.unreachable_after_seconds),
+            spill_after: Duration::from_secs_f64(self.pool.spill_after_seconds),
         }
+    }
+
+    /// Calls that may be in flight at a time.
+    fn calls(&self) -> usize {
+        self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum()
     }
 
     /// The deployments, ready to be called.
@@ -261,68 +271,8 @@ impl Config {
     /// # Errors
     /// If an endpoint or its key can't be used.
     pub fn targets(&self) -> Result<Vec<Target>, ConfigError> {
-        self.deployments.iter().map(|deployment| self.target(deployment)).collect()
-    }
-
-    fn target(&self, d: &Deployment) -> Result<Target, ConfigError> {
-        let endpoint = Endpoint::new(Given {
-            url: d.endpoint.clone(),
-            api_version: d.api_version.clone(),
-            deployment: d.deployment.clone(),
-            key: d.key()?,
-            key_header: d.key_header.clone(),
-        })?;
-        let host = endpoint.base().host_str().unwrap_or_default().to_owned();
-        let name = d.name.clone().or_else(|| d.deployment.clone()).unwrap_or(host);
-        let tokens = d.tokens(&name, endpoint.token_scope())?;
         let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
-        let client = Client::new(endpoint, timeout)?;
-        Ok(Target {
-            name,
-            model: d.model.clone(),
-            limits: Limits {
-                tpm: d.tpm,
-                rpm: d.rpm,
-                concurrency: d.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
-            },
-            client: tokens.into_iter().fold(client, Client::with_tokens),
-        })
-    }
-}
-
-impl Deployment {
-    fn tokens(&self, name: &str, usual_scope: &str) -> Result<Option<Tokens>, ConfigError> {
-        let name = || name.to_owned();
-        let Some(identity) = &self.credential else {
-            return match self.token_scope {
-                Some(_) => Err(ConfigError::ScopeWithoutCredential(name())),
-                None => Ok(None),
-            };
-        };
-        if self.key_env.is_some() || self.key_file.is_some() {
-            return Err(ConfigError::KeyBesideCredential(name()));
-        }
-        let credential = identity.credential();
-        let credential =
-            credential.map_err(|source| ConfigError::Identity { name: name(), source })?;
-        Ok(Some(Tokens::new(credential, self.token_scope.as_deref().unwrap_or(usual_scope))))
-    }
-
-    fn key(&self) -> Result<Option<SecretString>, ConfigError> {
-        if self.credential.is_some() {
-            return Ok(None);
-        }
-        if let Some(path) = &self.key_file {
-            let key = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::KeyFile { path: path.clone(), source })?;
-            return Ok(Some(key.trim().to_owned().into()));
-        }
-        if let Some(variable) = &self.key_env {
-            let key = std::env::var(variable)
-                .map_err(|_| ConfigError::NoKeyVariable(variable.clone()))?;
-            return Ok(Some(key.into()));
-        }
-        Ok(USUAL_KEY_VARIABLES.iter().find_map(|name| std::env::var(name).ok()).map(Into::into))
+        self.deployments.iter().map(|deployment| deployment.target(timeout)).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::LineFault;
 use crate::admission::charge;
-use crate::job::{Api, BatchId, Job, JobId};
+use crate::job::{Api, BatchId, History, Job, JobId};
 
 /// How lines are read.
 #[derive(Debug, Clone)]
@@ -144,6 +144,8 @@ impl JobLine<'_> {
             priority: self.priority,
             metadata: self.metadata.map(|raw| raw.get().into()),
             look_up: false,
+            aside: None,
+            history: History::default(),
         }
     }
 }

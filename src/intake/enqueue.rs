@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::Checked;
 use super::batch_file::{Reading, read_line};
 use super::source::{Lines, Source, SourceError};
+use super::tally::{self, fingerprint};
+use super::{Checked, LineHash};
 use crate::job::{BatchId, Job};
 use crate::queue::{Queue, QueueError};
 use crate::store::{Batch, BatchState, Store, StoreError};
@@ -20,6 +23,9 @@ const CHUNK_BYTES: usize = 4 << 20;
 
 /// Chunks that are read ahead while one is being sent.
 const READ_AHEAD: usize = 1;
+
+/// Bodies that are stored at the same time.
+const PAYLOADS_AT_A_TIME: usize = 4;
 
 /// Why jobs could not be enqueued. Those that were stay; running it again adds the rest.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +46,8 @@ pub enum EnqueueError {
     )]
     InputChanged { checked: u64, now: u64 },
     #[error(
-        "the job '{custom_id}' is larger than the {limit} bytes that the queue takes in a message: \
-         shorten its prompt, or use a queue with a higher limit"
+        "the job '{custom_id}' is larger than the {limit} bytes that the queue takes in a message, \
+         even without its body: shorten its custom_id or its metadata"
     )]
     TooLarge { custom_id: String, limit: usize },
     #[error("the task that reads the input panicked; its message is above")]
@@ -78,17 +84,22 @@ pub async fn enqueue(
         state: BatchState::Enqueuing,
         jobs: 0,
         prompt_tokens: 0,
+        inputs: Vec::new(),
         created_at: Timestamp::now(),
     });
     document.state = BatchState::Enqueuing;
+    let given = tally::begin(&mut document, checked);
     store.put_batch(&document).await?;
 
+    // Where nothing has ended yet there is no need to ask for each job.
+    let any_ended = before.is_some() && store.totals(batch).await?.ended() > 0;
     let (send, mut chunks) = mpsc::channel(READ_AHEAD);
     let input = Input {
         sources: sources.to_vec(),
         reading: reading.clone(),
         repeated: checked.repeated.clone().into(),
         batch: batch.clone(),
+        shorter: given.shorter(&document),
     };
     let reader = tokio::task::spawn_blocking(move || input.read(&send));
     let mut total = Enqueued::default();
@@ -96,43 +107,52 @@ pub async fn enqueue(
         total.jobs += jobs.len() as u64;
         let tokens = jobs.iter().filter_map(|job| job.estimate).map(|e| u64::from(e.prompt));
         total.prompt_tokens += tokens.sum::<u64>();
-        if before.is_some() {
+        if any_ended {
             let all = jobs.len();
             jobs = without_known(jobs, batch, store).await?;
             total.known += (all - jobs.len()) as u64;
         }
-        total.waiting += send_all(queue, jobs).await?;
+        // The batch may be worked on at this moment: whoever receives one of these looks it up.
+        jobs.iter_mut().for_each(|job| job.look_up = before.is_some());
+        total.waiting += send_all(queue, store, jobs).await?;
         sent(total.jobs);
     }
-    reader.await.map_err(|_| EnqueueError::Panicked)??;
+    let starts_with = reader.await.map_err(|_| EnqueueError::Panicked)??;
     if total.jobs != checked.jobs {
         return Err(EnqueueError::InputChanged { checked: checked.jobs, now: total.jobs });
     }
-    // Several inputs may share a batch: what was known or waiting is counted already, unless the
-    // earlier enqueue never came to its end.
-    let counted = document.jobs.max(total.known + total.waiting);
-    document.jobs = counted + total.jobs - total.known - total.waiting;
-    document.prompt_tokens = document.prompt_tokens.max(total.prompt_tokens);
+    given.end(&mut document, &total, &starts_with);
     document.state = BatchState::Running;
     store.put_batch(&document).await?;
     Ok(total)
 }
 
-/// Sends a chunk; returns how many of it the queue had already. A job that is too large is named.
-async fn send_all(queue: &dyn Queue, jobs: Vec<Job>) -> Result<u64, EnqueueError> {
-    let mut names: Vec<_> = jobs.iter().map(|job| job.custom_id.clone()).collect();
-    match queue.send(jobs).await {
-        Ok(sent) => Ok(sent.duplicates),
-        Err(QueueError::TooLarge { positions, limit }) => {
-            let custom_id = positions.first().map(|first| names.swap_remove(*first));
+/// Sends a chunk; returns how many of it the queue had already. Bodies that are too large for it are
+/// stored first, so that no message ever names what is not there.
+async fn send_all(
+    queue: &dyn Queue,
+    store: &dyn Store,
+    mut jobs: Vec<Job>,
+) -> Result<u64, EnqueueError> {
+    let (positions, limit) = match queue.send(jobs.clone()).await {
+        Err(QueueError::TooLarge { positions, limit }) => (positions, limit),
+        sent => return Ok(sent?.duplicates),
+    };
+    let bodies: Vec<_> = positions.iter().map(|n| jobs[*n].put_aside()).collect();
+    let names = positions.iter().filter_map(|n| jobs[*n].payload());
+    let put = |(name, body): (String, Bytes)| async move { store.put_payload(&name, body).await };
+    let puts = stream::iter(names.zip(bodies)).map(put).buffer_unordered(PAYLOADS_AT_A_TIME);
+    puts.try_collect::<()>().await?;
+    match queue.send(jobs.clone()).await {
+        Err(QueueError::TooLarge { positions, .. }) => {
+            let custom_id = positions.first().map(|n| jobs.swap_remove(*n).custom_id);
             Err(EnqueueError::TooLarge { custom_id: custom_id.unwrap_or_default(), limit })
         }
-        Err(error) => Err(error.into()),
+        sent => Ok(sent?.duplicates),
     }
 }
 
-/// Leaves out the jobs with an outcome. The others are marked: the batch may be worked on at this
-/// moment, so whoever receives one of them looks it up once more.
+/// Leaves out the jobs with an outcome.
 async fn without_known(
     jobs: Vec<Job>,
     batch: &BatchId,
@@ -141,7 +161,7 @@ async fn without_known(
     let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
     let known = store.look_up(batch, &ids).await?;
     let mut unknown = Vec::new();
-    for (mut job, known) in jobs.into_iter().zip(known) {
+    for (job, known) in jobs.into_iter().zip(known) {
         match known {
             Some(proof) if proof.digest() != job.digest() => {
                 return Err(EnqueueError::Changed {
@@ -150,10 +170,7 @@ async fn without_known(
                 });
             }
             Some(_) => {}
-            None => {
-                job.look_up = true;
-                unknown.push(job);
-            }
+            None => unknown.push(job),
         }
     }
     Ok(unknown)
@@ -165,10 +182,15 @@ struct Input {
     reading: Reading,
     repeated: Arc<[u64]>,
     batch: BatchId,
+    /// Known inputs that this one may start with: lines and fingerprint.
+    shorter: Vec<(u64, String)>,
 }
 
 impl Input {
-    fn read(self, send: &mpsc::Sender<Vec<Job>>) -> Result<(), SourceError> {
+    /// Sends all jobs; returns the fingerprints of the known inputs that this one starts with.
+    fn read(self, send: &mpsc::Sender<Vec<Job>>) -> Result<Vec<String>, SourceError> {
+        let mut starts_with = Vec::new();
+        let mut hash = LineHash::new(&self.reading);
         let mut chunk = Vec::new();
         let mut bytes = 0;
         let mut ordinal = 0;
@@ -177,6 +199,10 @@ impl Input {
             while let Some(line) = lines.next()? {
                 let position = ordinal;
                 ordinal += 1;
+                hash.add(&line);
+                let so_far = self.shorter.iter().filter(|(lines, _)| *lines == ordinal);
+                let same = so_far.filter(|(_, known)| *known == fingerprint(hash.digest()));
+                starts_with.extend(same.map(|(_, known)| known.clone()));
                 let text = line.checked(self.reading.max_line_bytes);
                 // Faults were reported by the first pass.
                 let Ok(job) = text.and_then(|text| read_line(text, &self.reading)) else {
@@ -194,13 +220,13 @@ impl Input {
                 bytes = 0;
                 if send.blocking_send(std::mem::take(&mut chunk)).is_err() {
                     // Sending failed; the sender tells why.
-                    return Ok(());
+                    return Ok(starts_with);
                 }
             }
         }
         if !chunk.is_empty() {
             let _ = send.blocking_send(chunk);
         }
-        Ok(())
+        Ok(starts_with)
     }
 }

@@ -4,12 +4,17 @@
 //! found before the first token is paid. The second ([`enqueue()`]) streams the jobs to the queue.
 //! Both read the input again from its start, so input that can be read only once (standard input)
 //! is spooled to a file first.
+//!
+//! Jobs that ended as dead letters come in again by [`dead_letters`].
 
 mod batch_file;
+pub mod dead_letters;
 mod duplicates;
 mod enqueue;
 mod fault;
+mod sample;
 mod source;
+mod tally;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -19,12 +24,13 @@ use xxhash_rust::xxh3::Xxh3;
 pub use batch_file::Reading;
 pub use enqueue::{EnqueueError, Enqueued, enqueue};
 pub use fault::{Fault, LineFault};
+pub use sample::{SampleError, sample};
 pub use source::{Source, SourceError};
 
 use crate::job::BatchId;
 use batch_file::read_line;
 use duplicates::Duplicates;
-use source::Lines;
+use source::{Line, Lines};
 
 /// Faults that are kept to be shown in full; all of them are counted.
 const SHOWN_FAULTS: usize = 20;
@@ -43,6 +49,8 @@ pub enum CheckError {
 pub struct Checked {
     /// Lines that are jobs.
     pub jobs: u64,
+    /// All lines of all sources.
+    pub lines: u64,
     /// Lines that are not.
     pub faults: u64,
     /// The first of them.
@@ -88,11 +96,11 @@ pub fn check(
     reading: &Reading,
     scratch: PathBuf,
 ) -> Result<Checked, CheckError> {
-    let mut hash = Xxh3::new();
-    hash.update(reading.fingerprint().as_bytes());
+    let mut hash = LineHash::new(reading);
     let mut pass = Pass {
         checked: Checked {
             jobs: 0,
+            lines: 0,
             faults: 0,
             shown: Vec::new(),
             notes: Vec::new(),
@@ -108,8 +116,7 @@ pub fn check(
         let mut any = false;
         while let Some(line) = lines.next()? {
             any = true;
-            hash.update(line.bytes);
-            hash.update(b"\n");
+            hash.add(&line);
             let read =
                 line.checked(reading.max_line_bytes).and_then(|text| read_line(text, reading));
             match read {
@@ -131,8 +138,29 @@ pub fn check(
         }
     }
     pass.find_duplicates(sources)?;
+    pass.checked.lines = ordinal;
     pass.checked.fingerprint = hash.digest();
     Ok(pass.checked)
+}
+
+/// Makes the fingerprint of the lines so far: those of a longer input are told by their start.
+struct LineHash(Xxh3);
+
+impl LineHash {
+    fn new(reading: &Reading) -> Self {
+        let mut hash = Xxh3::new();
+        hash.update(reading.fingerprint().as_bytes());
+        Self(hash)
+    }
+
+    fn add(&mut self, line: &Line<'_>) {
+        self.0.update(line.bytes);
+        self.0.update(b"\n");
+    }
+
+    fn digest(&self) -> u64 {
+        self.0.digest()
+    }
 }
 
 struct Pass {

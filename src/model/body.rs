@@ -4,7 +4,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::Tier;
 use crate::job::{Api, Job};
+
+const FLEX: &str = r#""flex""#;
 
 #[derive(Deserialize)]
 struct Fields<'a> {
@@ -14,13 +17,16 @@ struct Fields<'a> {
     stream: Option<&'a RawValue>,
     #[serde(borrow)]
     stream_options: Option<&'a RawValue>,
+    #[serde(borrow)]
+    service_tier: Option<&'a RawValue>,
 }
 
-/// Puts the deployment's name into `model`, and asks a chat stream for its usage, without which
-/// nobody could say what it cost.
-pub(super) fn prepare(job: &Job, deployment: &str) -> Bytes {
+/// Puts the deployment's name into `model`, asks for the service tier, and asks a chat stream for its
+/// usage, without which nobody could say what it cost.
+pub(super) fn prepare(job: &Job, deployment: &str, tier: Tier) -> Bytes {
     let same_model = job.model == deployment;
-    if same_model && !contains(&job.body, b"\"stream\"") {
+    let flex = tier == Tier::Flex && job.api != Api::Embeddings;
+    if same_model && !flex && !contains(&job.body, b"\"stream\"") {
         return job.body.clone();
     }
     let Ok(fields) = serde_json::from_slice::<Fields<'_>>(&job.body) else {
@@ -42,6 +48,15 @@ pub(super) fn prepare(job: &Job, deployment: &str) -> Bytes {
             }
             (None, None) => {}
         }
+    }
+    match (fields.service_tier, fields.model) {
+        (Some(asked), _) if flex => edits.push(edit(&job.body, asked, FLEX.into())),
+        // The model's pair follows, so the comma is in place.
+        (None, Some(_)) if flex => {
+            let open = job.body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
+            edits.push((open, open, format!(r#""service_tier":{FLEX},"#)));
+        }
+        _ => {}
     }
     apply(&job.body, edits)
 }
@@ -93,34 +108,51 @@ mod tests {
             priority: 0,
             metadata: None,
             look_up: false,
+            aside: None,
+            history: Default::default(),
         }
     }
 
     #[test]
     fn a_body_that_needs_no_change_is_sent_byte_for_byte() {
         let job = job(Api::ChatCompletions, "m", r#"{ "model" : "m", "messages":[ ] }"#);
-        assert_eq!(prepare(&job, "m"), job.body);
+        assert_eq!(prepare(&job, "m", Tier::AsAsked), job.body);
     }
 
     #[test]
     fn the_deployments_name_replaces_the_models() {
         let job = job(Api::Responses, "m", r#"{"input":"the \"model\"","model":"m","x":1}"#);
-        assert_eq!(prepare(&job, "d"), r#"{"input":"the \"model\"","model":"d","x":1}"#);
+        assert_eq!(
+            prepare(&job, "d", Tier::AsAsked),
+            r#"{"input":"the \"model\"","model":"d","x":1}"#
+        );
     }
 
     #[test]
     fn a_chat_stream_is_asked_for_its_usage() {
         let plain = job(Api::ChatCompletions, "m", r#"{"stream": true,"model":"m"}"#);
         assert_eq!(
-            prepare(&plain, "m"),
+            prepare(&plain, "m", Tier::AsAsked),
             r#"{"stream": true,"stream_options":{"include_usage":true},"model":"m"}"#
         );
         let body = r#"{"model":"m","stream_options":{"include_usage":false},"stream":true}"#;
         assert_eq!(
-            prepare(&job(Api::ChatCompletions, "m", body), "m"),
+            prepare(&job(Api::ChatCompletions, "m", body), "m", Tier::AsAsked),
             r#"{"model":"m","stream_options":{"include_usage":true},"stream":true}"#
         );
         let off = job(Api::ChatCompletions, "m", r#"{"model":"m","stream":false}"#);
-        assert_eq!(prepare(&off, "m"), off.body);
+        assert_eq!(prepare(&off, "m", Tier::AsAsked), off.body);
+    }
+
+    #[test]
+    fn a_flex_lane_asks_for_its_tier_whatever_the_job_said() {
+        let plain = job(Api::ChatCompletions, "m", r#"{ "model":"m","messages":[]}"#);
+        assert_eq!(
+            prepare(&plain, "d", Tier::Flex),
+            r#"{"service_tier":"flex", "model":"d","messages":[]}"#
+        );
+        let asked = job(Api::Responses, "m", r#"{"model":"m","service_tier":"auto"}"#);
+        assert_eq!(prepare(&asked, "m", Tier::Flex), r#"{"model":"m","service_tier":"flex"}"#);
+        assert_eq!(prepare(&asked, "m", Tier::AsAsked), asked.body);
     }
 }

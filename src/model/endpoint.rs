@@ -134,6 +134,21 @@ impl Endpoint {
         self.deployment.as_deref().unwrap_or(model)
     }
 
+    /// What makes a quota one, as far as a caller can know: the resource and the deployment, however
+    /// the endpoint is spelt. (Azure docs, "Quotas and limits": quota is given to deployments.)
+    pub fn quota_key(&self, model: Option<&str>) -> String {
+        let name = self.deployment.as_deref().or(model).unwrap_or("*");
+        let host = self.base.host_str().unwrap_or_default();
+        if is_azure(&self.base) {
+            // One resource answers under several hosts and paths.
+            return format!("{}.azure/{name}", host.split('.').next().unwrap_or_default());
+        }
+        let port = self.base.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let path = self.base.path().trim_end_matches('/');
+        let path = path.strip_suffix("/v1").unwrap_or(path);
+        format!("{host}{port}{}/{name}", path.strip_suffix("/openai").unwrap_or(path))
+    }
+
     /// The URL without any key in it.
     pub fn base(&self) -> &Url {
         &self.base
@@ -249,6 +264,24 @@ mod tests {
         for (given, version, expected) in cases {
             assert_eq!(chat(given, version), expected, "{given} {version:?}");
         }
+    }
+
+    #[test]
+    fn one_quota_has_one_key_however_its_endpoint_is_spelt() {
+        let key = |url: &str, deployment: Option<&str>, model| {
+            let deployment = deployment.map(Into::into);
+            let given = Given { url: url.into(), deployment, ..Given::default() };
+            Endpoint::new(given).unwrap().quota_key(model)
+        };
+        for url in [
+            "https://R.openai.azure.com",
+            "https://r.services.ai.azure.com/openai/v1",
+            "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=x",
+        ] {
+            assert_eq!(key(url, Some("d"), Some("gpt-4.1")), "r.azure/d");
+        }
+        assert_eq!(key("https://gw.example.com/ai", None, Some("m")), "gw.example.com/ai/m");
+        assert_eq!(key("http://127.0.0.1:8080/v1/", None, None), "127.0.0.1:8080/*");
     }
 
     #[test]

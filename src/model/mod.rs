@@ -6,6 +6,7 @@
 
 mod body;
 pub mod endpoint;
+pub mod headers;
 mod stream;
 pub mod tokens;
 pub mod verdict;
@@ -19,6 +20,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use crate::job::Job;
 use crate::outcome::Usage;
 use endpoint::Endpoint;
+use headers::RateHeaders;
 use tokens::Tokens;
 use verdict::Verdict;
 
@@ -43,6 +45,24 @@ pub struct Client {
     endpoint: Arc<Endpoint>,
     /// Instead of a key.
     tokens: Option<Arc<Tokens>>,
+    tier: Tier,
+}
+
+/// The service tier that calls ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tier {
+    /// What the job's body says, or the deployment's own.
+    #[default]
+    AsAsked,
+    /// `service_tier: "flex"`: half the price, when there is room.
+    Flex,
+}
+
+/// The end of a call: what it means, and what the response told of the limits.
+#[derive(Debug)]
+pub struct Called {
+    pub verdict: Verdict,
+    pub told: RateHeaders,
 }
 
 /// A 2xx response, read to its end.
@@ -55,7 +75,12 @@ pub struct Reply {
     /// would have returned.
     pub body: Bytes,
     pub usage: Usage,
+    /// What it is billed as, if the service said so.
+    pub service_tier: Option<Box<str>>,
 }
+
+/// Whom a call hands the bytes of its answer's body as they come in.
+pub type Watch<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
 
 /// What came back before anybody judged it.
 #[derive(Debug)]
@@ -94,7 +119,7 @@ impl Client {
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
             .map_err(ClientError::Setup)?;
-        Ok(Self { http, endpoint: Arc::new(endpoint), tokens: None })
+        Ok(Self { http, endpoint: Arc::new(endpoint), tokens: None, tier: Tier::AsAsked })
     }
 
     /// Comes with Entra ID's tokens instead of a key.
@@ -103,18 +128,38 @@ impl Client {
         Self { tokens: Some(Arc::new(tokens)), ..self }
     }
 
+    /// Asks for a service tier.
+    #[must_use]
+    pub fn with_tier(self, tier: Tier) -> Self {
+        Self { tier, ..self }
+    }
+
     /// The endpoint's URL, without a key.
     pub fn base(&self) -> &url::Url {
         self.endpoint.base()
     }
 
-    /// Makes one call and judges how it ended.
-    pub async fn call(&self, job: &Job) -> Verdict {
-        let raw = self.send(job).await;
-        verdict::judge(job.api, raw, SystemTime::now())
+    /// See [`Endpoint::quota_key`].
+    pub fn quota_key(&self, model: Option<&str>) -> String {
+        self.endpoint.quota_key(model)
     }
 
-    async fn send(&self, job: &Job) -> Raw {
+    /// Makes one call and judges how it ended.
+    pub async fn call(&self, job: &Job) -> Called {
+        self.call_watched(job, &mut |_| {}).await
+    }
+
+    /// As [`Self::call`], and tells of the answer while it comes in.
+    pub async fn call_watched(&self, job: &Job, watch: Watch<'_>) -> Called {
+        let raw = self.send(job, watch).await;
+        let told = match &raw {
+            Raw::Response { headers, .. } => RateHeaders::read(headers),
+            _ => RateHeaders::default(),
+        };
+        Called { verdict: verdict::judge((job.api, self.tier), raw, SystemTime::now()), told }
+    }
+
+    async fn send(&self, job: &Job, watch: Watch<'_>) -> Raw {
         let deployment = self.endpoint.deployment_for(&job.model);
         let mut request = self
             .http
@@ -122,7 +167,7 @@ impl Client {
             .headers(self.endpoint.headers().clone())
             .header("x-ms-client-request-id", job.id.to_string())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(body::prepare(job, deployment));
+            .body(body::prepare(job, deployment, self.tier));
         if let Some(tokens) = &self.tokens {
             match tokens.header().await {
                 Ok(header) => request = request.header(AUTHORIZATION, header),
@@ -130,20 +175,24 @@ impl Client {
             }
         }
         match request.send().await {
-            Ok(response) => read(response).await,
+            Ok(response) => read(response, watch).await,
             Err(error) if error.is_connect() => Raw::NoConnection(error),
             Err(error) => Raw::Broken { status: None, error },
         }
     }
 }
 
-async fn read(mut response: reqwest::Response) -> Raw {
+async fn read(mut response: reqwest::Response, watch: Watch<'_>) -> Raw {
     let status = response.status().as_u16();
     let headers = std::mem::take(response.headers_mut());
     let mut body: Option<bytes::BytesMut> = None;
     let mut first = Bytes::new();
     loop {
-        match response.chunk().await {
+        let chunk = response.chunk().await;
+        if let Ok(Some(bytes)) = &chunk {
+            watch(bytes);
+        }
+        match chunk {
             Ok(Some(chunk)) if first.is_empty() && body.is_none() => first = chunk,
             Ok(Some(chunk)) => {
                 let whole = body.get_or_insert_with(|| std::mem::take(&mut first).into());

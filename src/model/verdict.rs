@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde::Deserialize;
 
-use super::{Raw, Reply, stream};
+use super::{Raw, Reply, Tier, stream};
 use crate::job::Api;
 use crate::outcome::{Failure, Usage};
 
@@ -46,6 +46,10 @@ pub enum Verdict {
     Unreachable {
         why: String,
     },
+    /// There is no such deployment, or not yet: one that was just created takes some minutes.
+    Missing {
+        why: String,
+    },
     /// The deployment will not answer as configured; the message says the mend.
     Misconfigured {
         why: String,
@@ -61,6 +65,7 @@ impl Verdict {
             Self::Throttled { .. } => "throttled",
             Self::Transient { .. } => "transient",
             Self::Unreachable { .. } => "unreachable",
+            Self::Missing { .. } => "missing",
             Self::Misconfigured { .. } => "misconfigured",
         }
     }
@@ -77,7 +82,7 @@ pub struct ErrorReply {
 }
 
 /// Judges what came back. `now` is for `retry-after` as a date.
-pub(super) fn judge(api: Api, raw: Raw, now: SystemTime) -> Verdict {
+pub(super) fn judge((api, tier): (Api, Tier), raw: Raw, now: SystemTime) -> Verdict {
     match raw {
         Raw::NoConnection(error) => Verdict::Unreachable { why: causes(&error) },
         Raw::NoToken(why) => Verdict::Unreachable { why },
@@ -90,6 +95,9 @@ pub(super) fn judge(api: Api, raw: Raw, now: SystemTime) -> Verdict {
         }
         Raw::Response { status: status @ 200..=299, headers, body } => {
             judge_answer(api, status, &headers, body)
+        }
+        Raw::Response { status: 400, headers, body } if tier == Tier::Flex => {
+            judge_flex_refusal(&headers, body, now)
         }
         Raw::Response { status, headers, body } => judge_error(status, &headers, body, now),
     }
@@ -115,10 +123,28 @@ fn judge_answer(api: Api, status: u16, headers: &HeaderMap, body: Bytes) -> Verd
             status,
             request_id: request_id(headers),
             usage: answer.usage.map_or_else(Usage::default, WireUsage::into_usage),
+            service_tier: answer.service_tier,
             body,
         }),
         Err(error) => unreadable(format!("the answer is not the JSON it should be: {error}")),
     }
+}
+
+/// A model without a flex tier refuses it with 400 (Azure docs: "flex processing"): then the lane is
+/// at fault and not the job.
+fn judge_flex_refusal(headers: &HeaderMap, body: Bytes, now: SystemTime) -> Verdict {
+    let said = Said::read(&body);
+    let is_about_tier = said.param.as_deref() == Some("service_tier")
+        || said.message.contains("service_tier")
+        || said.message.to_ascii_lowercase().contains("flex");
+    if !is_about_tier {
+        return judge_error(400, headers, body, now);
+    }
+    let why = format!(
+        "400: {} The model has no flex tier: take 'flex = true' away from this deployment.",
+        said.message
+    );
+    Verdict::Misconfigured { why }
 }
 
 fn judge_error(status: u16, headers: &HeaderMap, body: Bytes, now: SystemTime) -> Verdict {
@@ -156,9 +182,10 @@ fn judge_error(status: u16, headers: &HeaderMap, body: Bytes, now: SystemTime) -
                 error.failure.message
             ),
         },
-        404 => Verdict::Misconfigured {
+        404 => Verdict::Missing {
             why: format!(
-                "404: {} Check the endpoint's path and the deployment's name.",
+                "404: {} Check the endpoint's path and the deployment's name; \
+                 a deployment that was just created takes some minutes.",
                 error.failure.message
             ),
         },
@@ -229,6 +256,7 @@ fn causes(error: &reqwest::Error) -> String {
 struct Said {
     is_json: bool,
     code: Option<String>,
+    param: Option<String>,
     message: String,
 }
 
@@ -246,6 +274,7 @@ impl Said {
         struct Inner<'a> {
             code: Option<serde_json::Value>,
             r#type: Option<serde_json::Value>,
+            param: Option<serde_json::Value>,
             #[serde(borrow)]
             message: Option<Cow<'a, str>>,
         }
@@ -258,16 +287,18 @@ impl Said {
             Ok(Envelope { error: Some(inner), .. }) => Self {
                 is_json: true,
                 code: inner.code.and_then(text).or_else(|| inner.r#type.and_then(text)),
+                param: inner.param.and_then(text),
                 message: inner.message.unwrap_or_default().into_owned(),
             },
             Ok(Envelope { message, error: None }) => {
                 let message = message.unwrap_or_default().into_owned();
-                Self { is_json: true, code: None, message }
+                Self { is_json: true, code: None, param: None, message }
             }
             Err(_) => {
                 let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
                 let text = String::from_utf8_lossy(body);
-                Self { is_json, code: None, message: text.chars().take(KEPT_TEXT).collect() }
+                let message = text.chars().take(KEPT_TEXT).collect();
+                Self { is_json, code: None, param: None, message }
             }
         }
     }
@@ -276,6 +307,7 @@ impl Said {
 #[derive(Deserialize)]
 struct Answer {
     usage: Option<WireUsage>,
+    service_tier: Option<Box<str>>,
 }
 
 /// The usage of all three APIs: chat and embeddings say prompt and completion, Responses says
@@ -320,11 +352,20 @@ mod tests {
     use super::*;
 
     fn respond(status: u16, headers: &[(&'static str, &str)], body: &str) -> Verdict {
+        respond_to(Tier::AsAsked, status, headers, body)
+    }
+
+    fn respond_to(
+        tier: Tier,
+        status: u16,
+        headers: &[(&'static str, &str)],
+        body: &str,
+    ) -> Verdict {
         let headers =
             headers.iter().map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap())).collect();
         let body = Bytes::copy_from_slice(body.as_bytes());
         let now = httpdate::parse_http_date("Mon, 23 Nov 2026 16:00:00 GMT").unwrap();
-        judge(Api::ChatCompletions, Raw::Response { status, headers, body }, now)
+        judge((Api::ChatCompletions, tier), Raw::Response { status, headers, body }, now)
     }
 
     #[test]
@@ -339,7 +380,7 @@ mod tests {
             (431, "", "refused"),
             (401, r#"{"error":{"code":"401","message":"m"}}"#, "misconfigured"),
             (403, "{}", "misconfigured"),
-            (404, r#"{"error":{"code":"DeploymentNotFound","message":"m"}}"#, "misconfigured"),
+            (404, r#"{"error":{"code":"DeploymentNotFound","message":"m"}}"#, "missing"),
             (302, "", "misconfigured"),
             (408, "", "transient"),
             (409, "", "transient"),
@@ -351,6 +392,24 @@ mod tests {
         for (status, body, expected) in cases {
             assert_eq!(respond(status, &[], body).name(), expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn a_model_without_a_flex_tier_is_the_lanes_fault_and_not_the_jobs() {
+        let about = r#"{"error":{"message":"Unsupported value: 'flex'","param":"service_tier"}}"#;
+        let other = r#"{"error":{"code":"context_length_exceeded","message":"m"}}"#;
+        let named = |tier, body| respond_to(tier, 400, &[], body).name();
+        assert_eq!(named(Tier::Flex, about), "misconfigured");
+        assert_eq!(named(Tier::Flex, other), "refused");
+        assert_eq!(named(Tier::AsAsked, about), "refused", "the job asked for it");
+    }
+
+    #[test]
+    fn an_answer_says_what_it_is_billed_as() {
+        let Verdict::Answered(reply) = respond(200, &[], r#"{"service_tier":"flex"}"#) else {
+            panic!("answered");
+        };
+        assert_eq!(reply.service_tier.as_deref(), Some("flex"));
     }
 
     #[test]

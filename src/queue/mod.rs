@@ -8,8 +8,9 @@
 //! The order "record first, settle after" is in the types: a delivery can leave the queue only with
 //! the [`Recorded`] proof that the store gives out ([`Delivery::complete`]).
 //!
-//! Backends: [`local`] (SQLite) and [`service_bus`] (AMQP). Nothing outside a backend's file knows which one it is; all pass
-//! the one contract suite in `tests/support/contract_queue.rs`.
+//! Backends: [`local`] (SQLite) and [`service_bus`] (AMQP, or REST over HTTPS). Nothing outside a
+//! backend's file knows which one it is; all pass the one contract suite in
+//! `tests/support/contract_queue.rs`.
 
 pub mod local;
 pub mod service_bus;
@@ -48,6 +49,15 @@ impl Delivery {
         Settlement { lock: self.lock, kind: SettlementKind::Complete }
     }
 
+    /// Turns the delivery into an order to let the job wait in the queue until `until`, after so
+    /// many tries and their last error. Nothing has to be recorded: the job stays.
+    pub fn postpone(self, until: Timestamp, tries: u32, last_error: Option<&str>) -> Postponement {
+        let mut job = self.job;
+        job.not_before = Some(until);
+        job.history.postpone(tries, last_error);
+        Postponement { lock: self.lock, job, until }
+    }
+
     /// Turns the delivery into an order to set the job aside among the dead letters.
     ///
     /// # Panics
@@ -79,6 +89,20 @@ impl Settlement {
 pub enum SettlementKind {
     Complete,
     DeadLetter(DeadLetterReason),
+}
+
+/// An order to let a job wait. Made by [`Delivery`] alone.
+#[derive(Debug)]
+pub struct Postponement {
+    lock: LockToken,
+    job: Job,
+    until: Timestamp,
+}
+
+impl Postponement {
+    pub fn lock(&self) -> LockToken {
+        self.lock
+    }
 }
 
 /// Why a job was set aside, in the two fields that Service Bus has for it.
@@ -157,6 +181,10 @@ pub trait Queue: Send + Sync {
     /// the redelivery will find the outcome.
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), QueueError>;
 
+    /// Lets jobs wait in the queue until their time, with their tries. The deliveries end and are not
+    /// counted. A lock that was lost meanwhile is no error.
+    async fn postpone(&self, postponements: Vec<Postponement>) -> Result<(), QueueError>;
+
     /// Gives deliveries back, to be handed out again at once. Whether that raises the delivery
     /// count is the backend's.
     async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError>;
@@ -165,8 +193,19 @@ pub trait Queue: Send + Sync {
     /// look at its head.
     async fn depth(&self) -> Result<Depth, QueueError>;
 
-    /// Lists dead letters, oldest first, without locking them.
-    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
+    /// Lists up to `max` dead letters from a number on, oldest first, without locking them. Only an
+    /// empty list says that there are no more.
+    async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Puts dead letters back into the queue as new jobs: delivery count and tries begin anew, the
+    /// history goes on. Returns the numbers of those that were put back; what is no job, not there
+    /// or held by somebody else is left alone.
+    ///
+    /// To be called when their outcomes are withdrawn: see [`crate::intake::dead_letters`].
+    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError>;
+
+    /// Deletes dead letters; returns the numbers of those that were there.
+    async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError>;
 
     /// Ends the connection, if there is one, after what was settled has gone through. To be called
     /// before the process ends; nothing is to be asked of the queue any more.
@@ -176,10 +215,19 @@ pub trait Queue: Send + Sync {
 /// A message that was set aside.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
+    /// Its name among the dead letters, rising with time.
+    pub number: i64,
     /// Absent if the message is no job.
     pub job_id: Option<JobId>,
     pub message: Vec<u8>,
     pub reason: DeadLetterReason,
     pub delivery_count: u32,
     pub at: Timestamp,
+}
+
+impl DeadLetter {
+    /// The job, if it is one.
+    pub fn job(&self) -> Option<Job> {
+        Job::from_message(&self.message).ok()
+    }
 }

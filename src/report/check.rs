@@ -1,23 +1,34 @@
 //! Tries every configured service once, and says for each what is wrong and how to mend it.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 
 use crate::backends;
-use crate::config::Config;
-use crate::job::{Api, BatchId, Job, JobId};
+use crate::config::{self, Config};
+use crate::job::{Api, BatchId, History, Job, JobId};
 use crate::model::verdict::Verdict;
+use crate::queue::QueueError;
+use crate::queue::service_bus::Transport;
+use crate::queue::service_bus::admin::{Admin, Inspection, Properties};
 use crate::worker::Target;
 
+/// Locks that outlive an outage of some seconds; the service's default.
+const SHORTEST_LOCK: Duration = Duration::from_secs(60);
+
 /// What became of one try.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub service: String,
     /// Absent if all is well.
     pub problem: Option<String>,
     pub mend: Option<&'static str>,
+    /// What was seen besides.
+    pub notes: Vec<String>,
+    /// What works and does not fit.
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Display for Finding {
@@ -28,28 +39,23 @@ impl fmt::Display for Finding {
             (Some(problem), Some(mend)) => {
                 write!(f, "FAULT: {}: {problem}\n  mend: {mend}", self.service)
             }
-        }
+        }?;
+        self.notes.iter().try_for_each(|note| write!(f, "\n  {note}"))?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
     }
 }
 
 /// Tries the queue, the store and each deployment.
 pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
-    let queue = match backends::open_queue(config) {
-        Ok(queue) => {
-            let depth = queue.depth().await.map_err(|error| error.to_string());
-            queue.close().await;
-            depth.map(drop)
-        }
-        Err(error) => Err(error.to_string()),
-    };
     let store = match backends::open_store(config).await {
         Ok(store) => store.batches().await.map(drop).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let mut findings = vec![finding("queue", queue), finding("store", store)];
+    let mut findings = vec![try_queue(config).await, finding("store", store)];
     for target in targets {
-        let service = format!("deployment {} at {}", target.name, target.client.base());
-        findings.push(Finding { service, problem: try_deployment(&target).await, mend: None });
+        let service = format!("deployment {} at {}", target.member.name, target.client.base());
+        let problem = try_deployment(&target).await;
+        findings.push(Finding { service, problem, ..Finding::default() });
     }
     findings
 }
@@ -57,13 +63,108 @@ pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
 fn finding(service: &str, tried: Result<(), String>) -> Finding {
     let problem = tried.err();
     let mend = problem.as_deref().and_then(mend_for);
-    Finding { service: service.to_owned(), problem, mend }
+    Finding { service: service.to_owned(), problem, mend, ..Finding::default() }
+}
+
+/// Asks how much is there; of Service Bus also how the queue is set.
+async fn try_queue(config: &Config) -> Finding {
+    let mut tried = match backends::open_queue(config) {
+        Ok(queue) => {
+            let depth = queue.depth().await.map(drop);
+            queue.close().await;
+            depth
+        }
+        Err(error) => return finding("queue", Err(error.to_string())),
+    };
+    let (mut notes, mut warnings) = (Vec::new(), Vec::new());
+    if let (config::Queue::ServiceBus(settings), Ok(Some(admin))) =
+        (&config.queue, backends::open_admin(config))
+    {
+        match admin.inspect().await {
+            Inspection::Known(properties) => {
+                notes.push(described(&properties));
+                warnings = unfit(&properties, config.worker.max_deliveries);
+            }
+            Inspection::Missing(name) => warnings.push(format!(
+                "there is no queue '{name}': create it with 'promptmill init', or in the portal"
+            )),
+            Inspection::Hidden(why) => {
+                notes.push(format!("how it is set can't be seen from here: {why}"));
+                if settings.transport == Transport::Https {
+                    tried = reach_without_counts(&admin, tried, &mut warnings).await;
+                }
+            }
+        }
+    }
+    let finding = finding("queue", tried.map_err(|error| error.to_string()));
+    Finding { notes, warnings, ..finding }
+}
+
+/// Over HTTPS the counts need a right that work does not.
+async fn reach_without_counts(
+    admin: &Admin,
+    tried: Result<(), QueueError>,
+    warnings: &mut Vec<String>,
+) -> Result<(), QueueError> {
+    let Err(error) = tried else { return Ok(()) };
+    match admin.reach().await {
+        Ok(()) => {
+            warnings.push(format!("'status' will not work: {error}"));
+            Ok(())
+        }
+        Err(_) => Err(error),
+    }
+}
+
+fn described(properties: &Properties) -> String {
+    let Properties { lock, max_deliveries, drops_duplicates, depth } = properties;
+    let duplicates = match drops_duplicates {
+        Some(true) => "duplicate detection on",
+        Some(false) => "duplicate detection off",
+        None => "duplicate detection not said",
+    };
+    format!(
+        "locks last {} s, {max_deliveries} deliveries, {duplicates}; {} active, {} scheduled, {} \
+         dead letters",
+        lock.as_secs(),
+        depth.active,
+        depth.scheduled,
+        depth.dead_letters
+    )
+}
+
+/// What works and does not fit our work.
+fn unfit(properties: &Properties, max_deliveries: u32) -> Vec<String> {
+    let mut unfit = Vec::new();
+    if properties.drops_duplicates == Some(false) {
+        unfit.push(
+            "duplicate detection is off: jobs that are sent twice wait twice (none is paid for \
+             twice); it can be set only when a queue is created"
+                .to_owned(),
+        );
+    }
+    if properties.max_deliveries < max_deliveries {
+        unfit.push(format!(
+            "the queue sets a job aside after {} deliveries, before a worker ends it after \
+             {max_deliveries} (worker.max_deliveries): such a job has no outcome; raise the \
+             queue's max delivery count",
+            properties.max_deliveries
+        ));
+    }
+    if properties.lock < SHORTEST_LOCK {
+        unfit.push(format!(
+            "locks last {} s, so a short outage costs them and may cost calls; set the lock \
+             duration to 5 minutes",
+            properties.lock.as_secs()
+        ));
+    }
+    unfit
 }
 
 /// A request that every service refuses as wrong, so that it costs nothing: refused is well.
 async fn try_deployment(target: &Target) -> Option<String> {
     let batch: BatchId = "check".parse().expect("it is of letters");
-    let model = target.model.clone().unwrap_or_else(|| target.name.clone());
+    let model = target.member.models.first().unwrap_or(&target.member.name).clone();
     let job = Job {
         id: JobId::new(&batch, "check"),
         batch_id: batch,
@@ -78,14 +179,16 @@ async fn try_deployment(target: &Target) -> Option<String> {
         priority: 0,
         metadata: None,
         look_up: false,
+        aside: None,
+        history: History::default(),
     };
-    match target.client.call(&job).await {
+    match target.client.call(&job).await.verdict {
         Verdict::Answered(_) | Verdict::Refused(_) | Verdict::Throttled { .. } => None,
         Verdict::Transient { error, .. } => {
             Some(format!("{}: {}", error.failure.code, error.failure.message))
         }
         Verdict::Unreachable { why } => Some(format!("no connection: {why}")),
-        Verdict::Misconfigured { why } => Some(why),
+        Verdict::Missing { why } | Verdict::Misconfigured { why } => Some(why),
     }
 }
 
@@ -94,11 +197,11 @@ async fn try_deployment(target: &Target) -> Option<String> {
 fn mend_for(problem: &str) -> Option<&'static str> {
     const MENDS: [(&[&str], &str); 5] = [
         (
-            &["unauthorized-access"],
+            &["unauthorized-access", "http 401"],
             "check the key, or give the identity the roles 'Azure Service Bus Data Sender' and \
              'Azure Service Bus Data Receiver'; a clock that is off by minutes looks the same",
         ),
-        (&["amqp:not-found"], "check the queue's name, or create it"),
+        (&["amqp:not-found", "there is no queue"], "check the queue's name, or create it"),
         (
             &["certificate", "tls"],
             "something on the way shows another certificate: trust the company's proxy, \
@@ -111,10 +214,32 @@ fn mend_for(problem: &str) -> Option<&'static str> {
         (
             &["refused", "timed out", "no answer", "unreachable"],
             "check the address and the firewall: AMQP needs port 5671, or transport = \"websocket\" \
-             and port 443",
+             and port 443, or transport = \"https\" and an HTTP proxy",
         ),
     ];
     let problem = problem.to_lowercase();
     let known = |words: &[&str]| words.iter().any(|word| problem.contains(word));
     MENDS.iter().find(|(words, _)| known(words)).map(|(_, mend)| *mend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Depth;
+
+    #[test]
+    fn a_queue_that_does_not_fit_is_warned_of() {
+        let fit = Properties {
+            lock: Duration::from_secs(300),
+            max_deliveries: 10,
+            drops_duplicates: Some(true),
+            depth: Depth::default(),
+        };
+        assert!(unfit(&fit, 10).is_empty());
+        let lock = Duration::from_secs(30);
+        let bad = Properties { lock, max_deliveries: 5, drops_duplicates: Some(false), ..fit };
+        let warnings = unfit(&bad, 10);
+        assert_eq!(warnings.len(), 3);
+        assert!(warnings[1].contains("after 5 deliveries"), "{warnings:?}");
+    }
 }

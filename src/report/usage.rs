@@ -149,10 +149,11 @@ pub async fn sum(
             let line = lines
                 .entry(keys)
                 .or_insert_with_key(|keys| Line { keys: keys.clone(), ..Line::default() });
-            line.jobs += 1;
+            line.jobs += u64::from(brief.ending.is_some());
             line.attempts += u64::from(brief.attempts);
             line.usage += brief.usage;
-            let cost = prices.cost(&brief.model, brief.usage, false);
+            let is_flex = brief.service_tier.as_deref() == Some("flex");
+            let cost = prices.cost(&brief.model, brief.usage, is_flex);
             line.cost.add(cost, brief.usage.total());
         }
     }
@@ -177,9 +178,10 @@ mod tests {
 
     fn brief(metadata: Option<&str>) -> Brief {
         Brief {
-            ending: crate::outcome::Ending::Succeeded,
+            ending: Some(crate::outcome::Ending::Succeeded),
             code: None,
             usage: Usage::default(),
+            service_tier: None,
             attempts: 1,
             deployment: "d".into(),
             model: "m".into(),

@@ -12,14 +12,22 @@ pub mod local;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Outcome, Usage};
+use crate::share::Word;
+
+/// A word that was not renewed for this long is gone, by the store's clock. Readers know much
+/// sooner that its instance is dead; this only clears up.
+pub const WORD_TTL: Duration = Duration::from_secs(60);
 
 /// The proof that a job's outcome is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,15 +90,31 @@ impl BatchState {
     }
 }
 
+/// An input that was enqueued into a batch, so that giving it again counts nothing twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownInput {
+    /// Of all its lines and of how they are read. Text: a store's numbers may not hold 64 bits.
+    pub fingerprint: String,
+    pub lines: u64,
+    /// Jobs in it.
+    pub jobs: u64,
+    /// Those of them that no earlier input had.
+    pub counted: u64,
+    pub prompt_tokens: u64,
+}
+
 /// What is known of a batch besides its outcomes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     pub id: BatchId,
     pub state: BatchState,
-    /// Jobs that were validated and enqueued, over all inputs.
+    /// Distinct jobs that were validated and enqueued, over all inputs; `intake::tally` counts them.
     pub jobs: u64,
     /// Sum of the jobs' prompt token counts.
     pub prompt_tokens: u64,
+    /// The inputs that are in `jobs`, the latest last.
+    pub inputs: Vec<KnownInput>,
     pub created_at: Timestamp,
 }
 
@@ -119,10 +143,13 @@ impl Totals {
 /// An outcome without what was asked and answered: enough for every sum and distribution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Brief {
-    pub ending: Ending,
+    /// `None` of one that was withdrawn: what it cost was paid, but the job has not ended by it.
+    pub ending: Option<Ending>,
     /// Why it has no answer, in one word.
     pub code: Option<String>,
     pub usage: Usage,
+    /// What the service billed it as, if it said so.
+    pub service_tier: Option<Box<str>>,
     pub attempts: u32,
     pub deployment: String,
     pub model: String,
@@ -151,6 +178,10 @@ pub enum StoreError {
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// How long a payload is kept that nobody deletes: one whose job was never sent, or lies among the
+/// dead letters. Far longer than any job may wait.
+pub const PAYLOAD_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+
 /// What a store that is billed by use has charged this process so far.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Expense {
@@ -176,6 +207,16 @@ pub trait Store: Send + Sync {
         jobs: &[JobId],
     ) -> Result<Vec<Option<Recorded>>, StoreError>;
 
+    /// Takes away the outcomes of those jobs that ended as dead, so that they can be worked again. In
+    /// the order asked: `None` for a job that has no outcome now, the proof for one that ended
+    /// otherwise and stays so. What the dead ones cost stays in their batch's totals, their endings
+    /// don't. Asked again, it changes nothing more.
+    async fn withdraw_dead(
+        &self,
+        batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError>;
+
     /// Streams a batch's outcomes in bounded memory. Outcomes recorded meanwhile may be missing.
     async fn outcomes(
         &self,
@@ -183,7 +224,8 @@ pub trait Store: Send + Sync {
         order: Order,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError>;
 
-    /// Streams a batch's outcomes without their bodies, in any order and in bounded memory.
+    /// Streams a batch's outcomes without their bodies, those that were withdrawn as well, in any
+    /// order and in bounded memory.
     async fn briefs(
         &self,
         batch: &BatchId,
@@ -197,6 +239,26 @@ pub trait Store: Send + Sync {
 
     /// All batches, newest first.
     async fn batches(&self) -> Result<Vec<Batch>, StoreError>;
+
+    /// Keeps the body of a job that is too large for the queue, durably, for [`PAYLOAD_LIFE`]. The
+    /// same name is written over.
+    async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// `None` if it is not there as a whole.
+    async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// A payload that is not there is no error.
+    async fn delete_payload(&self, name: &str) -> Result<(), StoreError>;
+
+    /// Says a worker's word to its siblings, in place of its last one. When this returns, everybody
+    /// who asks for the [`Self::words`] hears it.
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError>;
+
+    /// The words of all instances, in no order.
+    async fn words(&self) -> Result<Vec<Word>, StoreError>;
+
+    /// Takes an instance's word back; none is no error.
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError>;
 
     /// What was charged so far; `None` where nothing is.
     fn expense(&self) -> Option<Expense> {

@@ -1,55 +1,84 @@
 //! One call of one job, and what it leads to: an outcome, another try, or back in line.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rand::random;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::held::Held;
-use super::record::Finished;
+use super::postpone::Postponed;
+use super::record::{self, Finished};
 use super::{Progress, Target, retry};
-use crate::admission::DeploymentIndex;
 use crate::admission::deployment::Feedback;
+use crate::admission::{Booking, DeploymentIndex};
+use crate::job::Job;
+use crate::model::Called;
+use crate::model::headers::RateHeaders;
 use crate::model::verdict::{ErrorReply, Verdict};
 use crate::outcome::Failure;
+use crate::store::{Store, StoreError};
 
 /// What every call needs.
 pub(super) struct Caller {
     pub(super) targets: Vec<Target>,
     pub(super) max_tries: u32,
+    pub(super) postpone_from: Duration,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) to_postpone: mpsc::Sender<Postponed>,
     pub(super) to_record: mpsc::Sender<Finished>,
     pub(super) progress: Arc<Progress>,
 }
 
 /// The end of a call, as the conductor hears it.
 pub(super) struct Ended {
-    pub(super) deployment: DeploymentIndex,
+    pub(super) booking: Booking,
     pub(super) feedback: Feedback,
+    /// What the response told of the deployment's limits.
+    pub(super) told: RateHeaders,
     /// The job, if it has no outcome yet, and when it may go in line again.
     pub(super) back: Option<(Held, Instant)>,
+    /// The store will not give the job's body; it would not take its outcome either.
+    pub(super) store_failed: Option<StoreError>,
 }
 
 /// Tells the conductor of a call's end, also if the call panics: a deployment must not lose room.
 pub(super) struct Permit {
-    deployment: DeploymentIndex,
+    booking: Booking,
+    told: RateHeaders,
     ended: Option<mpsc::Sender<Ended>>,
 }
 
 impl Permit {
-    pub(super) fn new(deployment: DeploymentIndex, ended: mpsc::Sender<Ended>) -> Self {
-        Self { deployment, ended: Some(ended) }
+    pub(super) fn new(booking: Booking, ended: mpsc::Sender<Ended>) -> Self {
+        Self { booking, told: RateHeaders::default(), ended: Some(ended) }
+    }
+
+    fn deployment(&self) -> DeploymentIndex {
+        self.booking.deployment
     }
 
     fn end(mut self, feedback: Feedback, back: Option<(Held, Instant)>) {
-        self.send(feedback, back);
+        self.send(feedback, back, None);
     }
 
-    fn send(&mut self, feedback: Feedback, back: Option<(Held, Instant)>) {
-        let ended = Ended { deployment: self.deployment, feedback, back };
+    fn fail(mut self, held: Held, error: StoreError) {
+        self.send(Feedback::Unclear, Some((held, Instant::now())), Some(error));
+    }
+
+    fn send(
+        &mut self,
+        feedback: Feedback,
+        back: Option<(Held, Instant)>,
+        store_failed: Option<StoreError>,
+    ) {
+        let (booking, told) = (self.booking, self.told);
+        let ended = Ended { booking, feedback, told, back, store_failed };
         // The channel has room for one message of every call in flight. It is closed only when
         // nobody counts calls any more.
         if let Some(channel) = self.ended.take() {
@@ -60,24 +89,33 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.send(Feedback::Responded, None);
+        self.send(Feedback::Unclear, None, None);
     }
 }
 
 impl Caller {
     /// Calls for a job and brings it one step further.
-    pub(super) async fn attempt(self: Arc<Self>, mut held: Held, permit: Permit) {
+    pub(super) async fn attempt(self: Arc<Self>, mut held: Held, mut permit: Permit) {
         if held.place.is_lost() {
             // Somebody else has it or will; a call now could be paid twice.
             return;
         }
-        let target = &self.targets[permit.deployment.0];
+        let job = match self.with_body(&held.delivery.job).await {
+            Ok(Some(job)) => job,
+            Ok(None) => return self.give_up_without_body(held, permit).await,
+            Err(error) => return permit.fail(held, error),
+        };
+        let target = &self.targets[permit.deployment().0];
+        let name = target.member.name.as_str();
         let began = Instant::now();
-        let verdict = target.client.call(&held.delivery.job).await;
+        let Called { verdict, told } = target.client.call(&job).await;
+        // A body that lies aside is held only while it is needed.
+        drop(job);
+        permit.told = told;
         let latency = began.elapsed();
         debug!(
             job.id = %held.delivery.job.id,
-            deployment.name = target.name,
+            deployment.name = name,
             duration_ms = latency.as_millis(),
             verdict = verdict.name(),
             "call ended"
@@ -85,13 +123,13 @@ impl Caller {
         match verdict {
             Verdict::Answered(reply) => {
                 held.attempts += 1;
-                let finished = Finished::answered(held, &target.name, reply, latency);
-                self.finish(finished, permit).await;
+                let finished = Finished::answered(held, name, reply, latency);
+                self.finish(finished, permit, Feedback::Responded).await;
             }
             Verdict::Refused(error) => {
                 held.attempts += 1;
-                let finished = Finished::refused(held, &target.name, error, latency);
-                self.finish(finished, permit).await;
+                let finished = Finished::refused(held, name, error, latency);
+                self.finish(finished, permit, Feedback::Responded).await;
             }
             Verdict::Transient { error, retry_after } => {
                 self.retry(held, permit, error, retry_after).await;
@@ -105,6 +143,10 @@ impl Caller {
                 let why = format!("{}: {why}", target.client.base());
                 permit.end(Feedback::Unreachable { why }, Some((held, Instant::now())));
             }
+            Verdict::Missing { why } => {
+                let why = format!("{} says {why}", target.client.base());
+                permit.end(Feedback::Missing { why }, Some((held, Instant::now())));
+            }
             Verdict::Misconfigured { why } => {
                 let why = format!("{} says {why}", target.client.base());
                 permit.end(Feedback::Misconfigured { why }, Some((held, Instant::now())));
@@ -112,11 +154,31 @@ impl Caller {
         }
     }
 
+    /// The job with its body, which is fetched if it lies aside; `None` if it is not there.
+    async fn with_body<'j>(&self, job: &'j Job) -> Result<Option<Cow<'j, Job>>, StoreError> {
+        let Some(name) = job.payload() else { return Ok(Some(Cow::Borrowed(job))) };
+        let body = record::until_reached(|| self.store.get_payload(&name)).await?;
+        Ok(body.and_then(|body| job.with_body(body)).map(Cow::Owned))
+    }
+
+    /// If somebody else brought the job to its end meanwhile, the body is gone and the outcome that
+    /// is recorded stands.
+    async fn give_up_without_body(&self, held: Held, permit: Permit) {
+        let name = held.delivery.job.payload().unwrap_or_default();
+        let description = format!(
+            "the request body lies aside, and the store has no payload '{name}' with that content: \
+             enqueue the job again from its input"
+        );
+        let finished = Finished::dead(held, "PayloadMissing", description);
+        let _ = self.to_record.send(finished).await;
+        permit.end(Feedback::Unclear, None);
+    }
+
     /// Hands an outcome to the recorder; the permit is kept until there is room for it.
-    async fn finish(&self, finished: Finished, permit: Permit) {
+    async fn finish(&self, finished: Finished, permit: Permit, feedback: Feedback) {
         // The recorder is gone only if the store failed for good: then the job is redelivered.
         let _ = self.to_record.send(finished).await;
-        permit.end(Feedback::Responded, None);
+        permit.end(feedback, None);
     }
 
     async fn retry(
@@ -127,18 +189,29 @@ impl Caller {
         retry_after: Option<Duration>,
     ) {
         held.attempts += 1;
+        held.failed_at = Some(permit.deployment());
         self.progress.faults.fetch_add(1, Ordering::Relaxed);
+        let why = format!("{}: {}", error.failure.code, error.failure.message);
+        let feedback = Feedback::Faulted { why };
         if held.attempts >= self.max_tries {
             let Failure { code, message } = error.failure.clone();
             let description =
                 format!("{} tries, the last one ended with {code}: {message}", held.attempts);
             held.last_error = Some(error);
             let finished = Finished::dead(held, "RetriesExhausted", description);
-            self.finish(finished, permit).await;
+            self.finish(finished, permit, feedback).await;
             return;
         }
-        let due = Instant::now() + retry::delay(held.attempts, retry_after, random());
+        let wait = retry::delay(held.attempts, retry_after, random());
+        if wait >= self.postpone_from {
+            permit.end(feedback, None);
+            let postponed = Postponed::new(held, Timestamp::now() + wait, &error.failure);
+            // Closed only when the queue failed for good: then the job is redelivered.
+            let _ = self.to_postpone.send(postponed).await;
+            return;
+        }
+        let due = Instant::now() + wait;
         held.last_error = Some(error);
-        permit.end(Feedback::Responded, Some((held, due)));
+        permit.end(feedback, Some((held, due)));
     }
 }

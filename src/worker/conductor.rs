@@ -15,19 +15,24 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Caller, Ended, Permit};
 use super::held::Held;
 use super::record::Finished;
+use super::shares::Order;
 use super::{Halt, Progress, Settings};
-use crate::admission::{Admission, Next, Ticket};
+use crate::admission::{Admission, DeploymentIndex, Next, Ticket, shares};
 use crate::outcome::Ending;
+use crate::store::StoreError;
 
 /// An endpoint that never answered is given up sooner than one that did: it is likely misspelt.
 const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
+
+/// How often the deployments' state is shown.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Conductor {
     pub(super) admission: Admission<Held>,
     pub(super) caller: Arc<Caller>,
     pub(super) settings: Settings,
     pub(super) progress: Arc<Progress>,
-    pub(super) arriving: mpsc::Receiver<Vec<Held>>,
+    pub(super) inbox: Inbox,
     pub(super) ended: mpsc::Receiver<Ended>,
     pub(super) ended_sender: mpsc::Sender<Ended>,
     calls: JoinSet<()>,
@@ -35,6 +40,15 @@ pub(super) struct Conductor {
     retries: BinaryHeap<Reverse<Retry>>,
     next_retry: u64,
     reached: bool,
+    store_failed: Option<StoreError>,
+    show_at: Instant,
+}
+
+/// What comes to the conductor from other tasks.
+pub(super) struct Inbox {
+    pub(super) arriving: mpsc::Receiver<Vec<Held>>,
+    /// From the share task; closed where there is none.
+    pub(super) orders: mpsc::Receiver<Order>,
 }
 
 struct Retry {
@@ -48,41 +62,55 @@ impl Conductor {
         caller: Arc<Caller>,
         settings: Settings,
         progress: Arc<Progress>,
-        arriving: mpsc::Receiver<Vec<Held>>,
+        inbox: Inbox,
     ) -> Self {
         // Room for the end of every call that can be in flight, so that telling never waits.
-        let calls = caller.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
+        let calls = caller.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
         let (ended_sender, ended) = mpsc::channel(calls.max(1));
         Self {
             admission,
             caller,
             settings,
             progress,
-            arriving,
+            inbox,
             ended,
             ended_sender,
             calls: JoinSet::new(),
             retries: BinaryHeap::new(),
             next_retry: 0,
             reached: false,
+            store_failed: None,
+            show_at: Instant::now(),
         }
     }
 
-    /// Runs until there is nothing left to come, or a halt; returns what was not started.
-    pub(super) async fn run(mut self, stop: &CancellationToken) -> (Halt, Vec<Held>) {
+    /// Runs until there is nothing left to come, a halt, or a failure of the store; returns what was
+    /// not started.
+    pub(super) async fn run(
+        mut self,
+        stop: &CancellationToken,
+    ) -> (Result<Halt, StoreError>, Vec<Held>) {
+        if self.settings.shared {
+            // Until the siblings have been heard.
+            self.use_shares(&vec![shares::floor(1); self.caller.targets.len()]);
+        }
         let mut ends = Vec::new();
         let halt = loop {
             let wake = self.admit().await;
+            if self.store_failed.is_some() {
+                break Halt::Stopped;
+            }
             if let Some(halt) = self.should_halt() {
                 break halt;
             }
-            let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let shown_at = self.show();
+            let wake = wake.map_or(shown_at, |wake| wake.min(shown_at));
             tokio::select! {
                 () = stop.cancelled() => break Halt::Stopped,
                 _ = self.ended.recv_many(&mut ends, 64) => {
                     ends.drain(..).for_each(|ended| self.hear(ended));
                 }
-                arrived = self.arriving.recv() => match arrived {
+                arrived = self.inbox.arriving.recv() => match arrived {
                     Some(jobs) => jobs.into_iter().for_each(|held| self.line_up(held)),
                     // By itself the puller ends only when everything is settled; told to stop it
                     // may be gone before we hear of the stop.
@@ -91,12 +119,23 @@ impl Conductor {
                     }
                     None => break Halt::Drained,
                 },
+                Some(order) = self.inbox.orders.recv() => self.obey(order),
                 () = tokio::time::sleep_until(wake) => {}
             }
             while self.calls.try_join_next().is_some() {}
         };
         let back = self.wind_down(&halt).await;
-        (halt, back)
+        (self.store_failed.map_or(Ok(halt), Err), back)
+    }
+
+    /// Shows the deployments' state from time to time; returns when to show it again.
+    fn show(&mut self) -> Instant {
+        let now = Instant::now();
+        if now >= self.show_at {
+            self.progress.deployments.send_replace(self.admission.snapshot(now));
+            self.show_at = now + SHOW_EVERY;
+        }
+        self.show_at
     }
 
     /// Starts all that may go now; returns when to look again.
@@ -113,9 +152,9 @@ impl Conductor {
                 Next::Wait(at) => {
                     return [at, next_retry].into_iter().flatten().min();
                 }
-                Next::Go(held, deployment) => {
+                Next::Go(held, booking) => {
                     self.progress.charged.fetch_add(held.charge, Ordering::Relaxed);
-                    let permit = Permit::new(deployment, self.ended_sender.clone());
+                    let permit = Permit::new(booking, self.ended_sender.clone());
                     self.calls.spawn(self.caller.clone().attempt(held, permit));
                     continue;
                 }
@@ -143,24 +182,28 @@ impl Conductor {
     }
 
     fn line_up(&mut self, held: Held) {
+        let now = Instant::now();
         let job = &held.delivery.job;
         let left = |at: Timestamp| {
             Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
         };
         let ticket = Ticket {
-            model: job.model.clone(),
+            lane: self.admission.lane_for(&job.model),
             charge: held.charge,
             priority: job.priority,
-            deadline: job.deadline.map(|at| Instant::now() + left(at)),
+            deadline: job.deadline.map(|at| now + left(at)),
+            since: held.since,
+            avoid: held.failed_at,
         };
-        self.admission.offer(&ticket, held);
+        self.admission.offer(&ticket, held, now);
     }
 
     fn hear(&mut self, ended: Ended) {
         use crate::admission::deployment::Feedback;
         let now = Instant::now();
-        self.reached |= matches!(ended.feedback, Feedback::Responded | Feedback::Throttled { .. });
-        self.admission.observe(ended.deployment, ended.feedback, now);
+        self.store_failed = self.store_failed.take().or(ended.store_failed);
+        self.reached |= !matches!(ended.feedback, Feedback::Unreachable { .. } | Feedback::Unclear);
+        self.admission.observe(&ended.booking, ended.feedback, &ended.told, now);
         if let Some((held, due)) = ended.back {
             if due <= now {
                 self.line_up(held);
@@ -171,8 +214,24 @@ impl Conductor {
         }
     }
 
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Use(fractions) => self.use_shares(&fractions),
+            // Who does not wait any more asks again.
+            Order::Report(answer) => drop(answer.send(self.admission.standings(Instant::now()))),
+        }
+    }
+
+    fn use_shares(&mut self, fractions: &[f64]) {
+        let now = Instant::now();
+        for (index, fraction) in fractions.iter().enumerate() {
+            self.admission.set_share(DeploymentIndex(index), *fraction, now);
+        }
+    }
+
     fn should_halt(&self) -> Option<Halt> {
-        if let Some(why) = self.admission.all_retired() {
+        let stranded = || self.admission.stranded().filter(|_| self.retries.is_empty());
+        if let Some(why) = self.admission.all_retired().or_else(stranded) {
             return Some(Halt::NoDeployment { why: why.to_owned() });
         }
         let patience =
@@ -193,14 +252,15 @@ impl Conductor {
                 break;
             }
             for ended in ends.drain(..) {
-                self.admission.observe(ended.deployment, ended.feedback, Instant::now());
+                let Ended { booking, feedback, told, .. } = ended;
+                self.admission.observe(&booking, feedback, &told, Instant::now());
                 back.extend(ended.back.map(|(held, _)| held));
             }
         }
         self.progress.cut_off.store(self.admission.in_flight() as u64, Ordering::Relaxed);
         self.calls.shutdown().await;
-        self.arriving.close();
-        while let Some(jobs) = self.arriving.recv().await {
+        self.inbox.arriving.close();
+        while let Some(jobs) = self.inbox.arriving.recv().await {
             back.extend(jobs);
         }
         back

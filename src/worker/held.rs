@@ -12,20 +12,28 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::admission::DeploymentIndex;
 use crate::model::verdict::ErrorReply;
 use crate::queue::{Delivery, LockToken, Queue};
 
 /// How often locks are looked at; Service Bus locks last 5 s at the least.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Locks that last less are judged by the queue alone.
+const SHORTEST_LOCK: Duration = Duration::from_secs(2);
+
 /// A delivery that waits, runs or is being recorded.
 pub(super) struct Held {
     pub(super) delivery: Delivery,
     /// What the service books for one call of it.
     pub(super) charge: u64,
-    /// Calls so far that count as tries.
+    /// Calls so far that count as tries, those of earlier deliveries included.
     pub(super) attempts: u32,
     pub(super) last_error: Option<ErrorReply>,
+    /// The deployment that failed it last.
+    pub(super) failed_at: Option<DeploymentIndex>,
+    /// When it came.
+    pub(super) since: Instant,
     pub(super) place: Place,
 }
 
@@ -39,7 +47,8 @@ pub(super) struct Place {
 impl Place {
     /// Whether somebody else may hold the job by now.
     pub(super) fn is_lost(&self) -> bool {
-        self.locks.with(|held| held.get(&self.lock).is_none_or(|lock| lock.lost))
+        let now = Instant::now();
+        self.locks.with(|held| held.get(&self.lock).is_none_or(|lock| lock.is_lost(now)))
     }
 }
 
@@ -60,6 +69,15 @@ struct Lock {
     lost: bool,
 }
 
+impl Lock {
+    /// Nobody may have told us: while a queue is away its locks run out unrenewed.
+    fn is_lost(&self, now: Instant) -> bool {
+        // What seems that short is a clock that goes ahead of the queue's; then only it can tell.
+        let can_judge = self.half_life >= SHORTEST_LOCK / 2;
+        self.lost || can_judge && self.expires <= now
+    }
+}
+
 impl Locks {
     pub(super) fn hold(
         self: &Arc<Self>,
@@ -68,10 +86,12 @@ impl Locks {
         room: OwnedSemaphorePermit,
     ) -> Held {
         let left = until(delivery.locked_until);
-        let lock = Lock { expires: Instant::now() + left, half_life: left / 2, lost: false };
+        let since = Instant::now();
+        let lock = Lock { expires: since + left, half_life: left / 2, lost: false };
         self.with(|held| held.insert(delivery.lock, lock));
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
-        Held { delivery, charge, attempts: 0, last_error: None, place }
+        let attempts = delivery.job.history.tries;
+        Held { delivery, charge, attempts, last_error: None, failed_at: None, since, place }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {
@@ -97,7 +117,8 @@ impl Locks {
     }
 }
 
-fn until(at: Timestamp) -> Duration {
+/// From now until then.
+pub(super) fn until(at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
 }
 
@@ -119,5 +140,23 @@ pub(super) async fn keep_locks(queue: Arc<dyn Queue>, locks: Arc<Locks>) {
             // The next look tries again; a lock that expires meanwhile is settled by redelivery.
             Err(error) => warn!(%error, locks = due.len(), "could not renew locks"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_ran_out_unrenewed_is_lost() {
+        let now = Instant::now();
+        let lock = |seconds| {
+            let left = Duration::from_secs(seconds);
+            Lock { expires: now + left, half_life: left / 2, lost: false }
+        };
+        assert!(!lock(5).is_lost(now + Duration::from_secs(4)));
+        assert!(lock(5).is_lost(now + Duration::from_secs(5)));
+        assert!(Lock { lost: true, ..lock(5) }.is_lost(now));
+        assert!(!lock(0).is_lost(now), "our clock goes ahead of the queue's");
     }
 }

@@ -4,7 +4,9 @@
 //! puller ──jobs──▶ conductor ──spawns──▶ attempt ──outcome──▶ recorder ──▶ settler
 //!    ▲                  ▲  owns Admission    │
 //!    └── room ──────────┼────────────────────┴── end of call, job to try again
-//!                       └─ keep_locks renews what all of them hold
+//!                       ├─ postpone_all gives jobs back whose next try is far off
+//!                       ├─ keep_locks renews what all of them hold
+//!                       └─ sharing says which part of the quotas is ours
 //! ```
 //!
 //! Every task has an owner and an end: [`Worker::run`] starts them and joins them, in the order in
@@ -13,20 +15,23 @@
 mod attempt;
 mod conductor;
 mod held;
+mod hold;
+mod postpone;
 mod pull;
 mod record;
-mod retry;
+pub(crate) mod retry;
+mod shares;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admission::deployment::Limits;
+use crate::admission::snapshot::Snapshot;
 use crate::admission::{Admission, Member};
 use crate::model::Client;
 use crate::outcome::{Ending, Outcome, Usage};
@@ -34,14 +39,14 @@ use crate::queue::{Queue, QueueError};
 use crate::store::{Recorded, Store, StoreError};
 use held::{Held, Locks};
 
+/// The usual [`Settings::postpone_from`]: half of Service Bus's usual lock, so that a job which only
+/// waits for its retry costs no renewal.
+pub const POSTPONE_FROM: Duration = Duration::from_secs(30);
+
 /// A deployment that calls can go to.
 #[derive(Clone)]
 pub struct Target {
-    /// What outcomes and logs call it.
-    pub name: String,
-    /// The model it serves; `None`: whatever is asked for.
-    pub model: Option<String>,
-    pub limits: Limits,
+    pub member: Member,
     pub client: Client,
 }
 
@@ -50,16 +55,22 @@ pub struct Target {
 pub struct Settings {
     /// Ends when the queue is empty.
     pub drain: bool,
+    /// Other workers use the same queue and quotas: it takes its share of both.
+    pub shared: bool,
     /// Deliveries held at a time, waiting and in flight together.
     pub max_held: usize,
     /// Calls of one job that may end in a passing fault before it is dead.
     pub max_tries: u32,
     /// Hand-outs of one job without an outcome before it is dead.
     pub max_deliveries: u32,
+    /// A retry that is at least so far off waits in the queue, a nearer one in the worker.
+    pub postpone_from: Duration,
     /// How long calls in flight may go on after a stop.
     pub shutdown_grace: Duration,
     /// How long no deployment may be reachable before the worker gives up.
     pub unreachable_after: Duration,
+    /// How long a job waits for a tier of deployments before the one below may take it.
+    pub spill_after: Duration,
 }
 
 /// Why a worker ended.
@@ -105,6 +116,8 @@ pub struct Progress {
     pub faults: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
+    /// Every deployment's state, once a second.
+    pub deployments: watch::Sender<Vec<Snapshot>>,
 }
 
 impl Progress {
@@ -151,7 +164,7 @@ impl Worker {
         let locks = Arc::<Locks>::default();
         let grace = self.settings.shutdown_grace;
         let (to_admission, arriving) = mpsc::channel(4);
-        let calls = self.targets.iter().map(|t| t.limits.concurrency).sum::<usize>();
+        let calls = self.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
         let (to_record, finished) = mpsc::channel(calls.max(64));
         // Ends the whole pipeline when one of its tasks fails.
         let ending = stop.child_token();
@@ -161,24 +174,39 @@ impl Worker {
             queue: self.queue.clone(),
             store: self.store.clone(),
             locks,
-            room: Arc::new(Semaphore::new(self.settings.max_held)),
+            hold: hold::Hold::new(
+                self.settings.max_held,
+                self.settings.shared.then_some(2 * calls),
+                self.progress.clone(),
+            ),
             settings: self.settings.clone(),
             to_admission,
             to_record: to_record.clone(),
         };
         let pulling = tokio::spawn(ends(ending.clone(), puller.run(ending.clone())));
-        let recording =
-            record::record_all(self.store, self.queue.clone(), finished, self.progress.clone());
+        let (to_postpone, postponed) = mpsc::channel(calls.max(64));
+        let postponing = postpone::postpone_all(self.queue.clone(), postponed);
+        let postponing = tokio::spawn(ends(ending.clone(), postponing));
+        let recording = record::record_all(
+            self.store.clone(),
+            self.queue.clone(),
+            finished,
+            self.progress.clone(),
+        );
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
-        let members = self
-            .targets
-            .iter()
-            .map(|target| Member { model: target.model.clone(), limits: target.limits.clone() });
-        let admission = Admission::new(members.collect(), Instant::now());
+        let admission = admission_to(&self.targets, self.settings.spill_after);
+        let (to_conductor, orders) = mpsc::channel(4);
+        let sharing = self.settings.shared.then(|| {
+            let sharing = shares::Sharing::new(self.store.clone(), &self.targets, to_conductor);
+            tokio::spawn(sharing.run(ending.clone()))
+        });
         let caller = attempt::Caller {
             targets: self.targets,
             max_tries: self.settings.max_tries,
+            postpone_from: self.settings.postpone_from,
+            store: self.store,
+            to_postpone,
             to_record,
             progress: self.progress.clone(),
         };
@@ -187,24 +215,30 @@ impl Worker {
             Arc::new(caller),
             self.settings.clone(),
             self.progress,
-            arriving,
+            conductor::Inbox { arriving, orders },
         );
         let (halt, back) = conductor.run(&ending).await;
         ending.cancel();
         give_back(self.queue.as_ref(), back).await;
+        if let Some(sharing) = sharing {
+            sharing.await.map_err(|_| WorkerError::Panicked)?;
+        }
         let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
-        let recorded = match halt {
-            Halt::Drained => recording.await,
-            // A store that is away for longer than the grace time must not keep us from ending.
-            _ => match tokio::time::timeout(grace, recording).await {
-                Ok(recorded) => recorded,
-                Err(_) => return Err(WorkerError::NotRecorded),
-            },
-        };
+        // A store that is away for longer than the grace time must not keep us from ending.
+        let patience = if matches!(halt, Ok(Halt::Drained)) { Duration::MAX } else { grace };
+        let recorded = tokio::time::timeout(patience, recording).await;
+        let recorded = recorded.map_err(|_| WorkerError::NotRecorded)?;
         let recorded = recorded.map_err(|_| WorkerError::Panicked)?;
+        let postponed = postponing.await.map_err(|_| WorkerError::Panicked)?;
         keeping.abort();
-        recorded.and(pulled).map(|()| halt)
+        recorded.and(postponed).and(pulled)?;
+        Ok(halt?)
     }
+}
+
+fn admission_to(targets: &[Target], spill_after: Duration) -> Admission<Held> {
+    let members = targets.iter().map(|target| target.member.clone()).collect();
+    Admission::new(members, spill_after, Instant::now())
 }
 
 /// Runs a task of the pipeline; if it fails, the others are told to stop.

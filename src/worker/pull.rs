@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::random;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::held::{Held, Locks};
+use super::held::{Held, Locks, until};
+use super::hold::Hold;
 use super::record::{self, Finished};
 use super::{Settings, WorkerError, retry};
 use crate::admission::charge;
 use crate::job::BatchId;
-use crate::outcome::Ending;
-use crate::queue::{DeadLetterReason, Delivery, Queue, QueueError, Settlement};
-use crate::store::{Recorded, Store};
+use crate::queue::{Delivery, Queue, QueueError};
+use crate::store::Store;
 
 /// How long one receive waits; a stop does not wait for it.
 const RECEIVE_WAIT: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ pub(super) struct Puller {
     pub(super) queue: Arc<dyn Queue>,
     pub(super) store: Arc<dyn Store>,
     pub(super) locks: Arc<Locks>,
-    pub(super) room: Arc<Semaphore>,
+    pub(super) hold: Hold,
     pub(super) settings: Settings,
     pub(super) to_admission: mpsc::Sender<Vec<Held>>,
     pub(super) to_record: mpsc::Sender<Finished>,
@@ -37,20 +38,18 @@ pub(super) struct Puller {
 
 impl Puller {
     /// Pulls until stopped, or, when draining, until the queue is empty and all is settled.
-    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
-        // A batch worth the round trip, and small enough that settled jobs make room in time.
-        let chunk = u32::try_from(self.settings.max_held.div_ceil(4)).unwrap_or(1).max(1);
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), WorkerError> {
         let mut failures = 0;
         loop {
             let room = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                room = self.room.clone().acquire_many_owned(chunk) => room,
+                room = self.hold.places() => room,
             };
-            let Ok(room) = room else { return Ok(()) };
+            let Some(room) = room else { return Ok(()) };
             let wait = if self.settings.drain { DRAIN_WAIT } else { RECEIVE_WAIT };
             let received = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                received = self.queue.receive(chunk as usize, wait) => received,
+                received = self.queue.receive(room.num_permits(), wait) => received,
             };
             match received {
                 Ok(deliveries) if deliveries.is_empty() => {
@@ -61,6 +60,8 @@ impl Puller {
                 }
                 Ok(deliveries) => {
                     failures = 0;
+                    let lock = deliveries.first().map(|delivery| until(delivery.locked_until));
+                    self.hold.follow(lock.unwrap_or_default(), Instant::now());
                     self.pass_on(deliveries, room).await?;
                 }
                 Err(QueueError::Unavailable(error)) => {
@@ -76,10 +77,16 @@ impl Puller {
 
     /// Whether nothing is left in the queue; first waits until all that we hold is settled.
     async fn is_drained(&self) -> Result<bool, WorkerError> {
-        let all = u32::try_from(self.settings.max_held).unwrap_or(u32::MAX);
         // Retries and scheduled jobs come due meanwhile, so the wait is short and asked again.
-        match tokio::time::timeout(DRAIN_WAIT, self.room.acquire_many(all)).await {
-            Ok(_nothing_is_held) => Ok(self.queue.depth().await?.pending() == 0),
+        match tokio::time::timeout(DRAIN_WAIT, self.hold.nothing()).await {
+            Ok(()) => match self.queue.depth().await {
+                Ok(depth) => Ok(depth.pending() == 0),
+                Err(QueueError::Unavailable(error)) => {
+                    warn!(%error, "can't tell whether the queue is empty; asking again");
+                    Ok(false)
+                }
+                Err(error) => Err(error.into()),
+            },
             Err(_) => Ok(false),
         }
     }
@@ -122,17 +129,20 @@ impl Puller {
             let ids: Vec<_> = held.iter().map(|held| held.delivery.job.id).collect();
             let known = record::until_reached(|| self.store.look_up(&batch, &ids)).await?;
             let mut settlements = Vec::new();
+            let mut done = Vec::new();
             let mut places = Vec::new();
             for (held, known) in held.into_iter().zip(known) {
                 match known {
                     Some(proof) => {
-                        settlements.push(settlement(held.delivery, proof));
+                        done.extend(record::done_with(&held.delivery, proof));
+                        settlements.push(record::settlement(held.delivery, proof, None));
                         places.push(held.place);
                     }
                     None => unknown.push(held),
                 }
             }
             debug!(batch.id = %batch, known = settlements.len(), "looked redeliveries up");
+            record::delete_payloads(self.store.as_ref(), done).await;
             if let Err(error) = self.queue.settle(settlements).await {
                 // They come again, and are looked up again.
                 warn!(%error, "could not settle redeliveries that have an outcome");
@@ -150,18 +160,6 @@ impl Puller {
         let finished = Finished::dead(held, "MaxDeliveryCountExceeded", description);
         let _ = self.to_record.send(finished).await;
     }
-}
-
-fn settlement(delivery: Delivery, proof: Recorded) -> Settlement {
-    if proof.ending() == Ending::Dead {
-        let reason = DeadLetterReason {
-            reason: "RetriesExhausted".into(),
-            description: "recorded as dead by a worker that stopped before it could say so here"
-                .into(),
-        };
-        return delivery.dead_letter(proof, reason);
-    }
-    delivery.complete(proof)
 }
 
 fn charge_of(delivery: &Delivery) -> u64 {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use rand::random;
 use tokio::sync::mpsc;
@@ -18,13 +19,20 @@ use crate::model::Reply;
 use crate::model::verdict::ErrorReply;
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::queue::{DeadLetterReason, Delivery, Queue, QueueError, Settlement};
-use crate::store::{Store, StoreError};
+use crate::store::{Recorded, Store, StoreError};
 
 /// Outcomes recorded together at the most.
 const GROUP: usize = 1024;
 
 /// How long a group waits to grow; nothing beside a call's seconds.
 const LINGER: Duration = Duration::from_millis(25);
+
+/// Groups wait only where outcomes come this fast: an answer that waits is one that a kill would make
+/// us pay again.
+const WORTH_WAITING: usize = 64;
+
+/// Payloads deleted at a time.
+const DELETIONS: usize = 8;
 
 /// Groups between recording and settling.
 const GROUPS_BETWEEN: usize = 2;
@@ -45,6 +53,7 @@ impl Finished {
         outcome.request_id = reply.request_id;
         outcome.body = Some(reply.body);
         outcome.usage = reply.usage;
+        outcome.service_tier = reply.service_tier;
         outcome.deployment = deployment.into();
         outcome.latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         finished
@@ -70,8 +79,11 @@ impl Finished {
     }
 
     /// All tries are used up; the last error, if there was one, is the outcome's.
-    pub(super) fn dead(mut held: Held, reason: &str, description: String) -> Self {
+    pub(super) fn dead(mut held: Held, reason: &str, mut description: String) -> Self {
         let last = held.last_error.take();
+        if let (None, Some(earlier)) = (&last, &held.delivery.job.history.last_error) {
+            description = format!("{description}; its last try ended with {earlier}");
+        }
         let mut finished = Self::ended(held, Ending::Dead, last);
         finished.outcome.failure.get_or_insert_with(|| Failure {
             code: reason.to_owned(),
@@ -96,6 +108,7 @@ impl Finished {
             body: None,
             failure: None,
             usage: Usage::default(),
+            service_tier: None,
             attempts,
             deployment: String::new(),
             model: job.model.clone(),
@@ -129,8 +142,12 @@ pub(super) async fn record_all(
     let (recorded, to_settle) = mpsc::channel(GROUPS_BETWEEN);
     let settling = tokio::spawn(settle_all(queue, to_settle));
     let mut group = Vec::with_capacity(GROUP);
+    let mut last = 0;
     while finished.recv_many(&mut group, GROUP).await > 0 {
-        gather(&mut finished, &mut group).await;
+        if group.len().max(last) >= WORTH_WAITING {
+            gather(&mut finished, &mut group).await;
+        }
+        last = group.len();
         let done = record_group(store.as_ref(), group.drain(..), &progress).await?;
         if recorded.send(done).await.is_err() {
             break;
@@ -166,15 +183,50 @@ async fn record_group(
     let outcomes = Arc::new(outcomes);
     let proofs = until_reached(|| store.record(outcomes.clone())).await?;
     progress.count(&outcomes, &proofs);
-    let mut done = Group { settlements: Vec::new(), places: Vec::new() };
+    let mut group = Group { settlements: Vec::new(), places: Vec::new() };
+    let mut done = Vec::new();
     for ((delivery, place, dead), proof) in waiting.into_iter().zip(proofs) {
-        done.settlements.push(match dead {
-            Some(reason) => delivery.dead_letter(proof, reason),
-            None => delivery.complete(proof),
-        });
-        done.places.push(place);
+        done.extend(done_with(&delivery, proof));
+        group.settlements.push(settlement(delivery, proof, dead));
+        group.places.push(place);
     }
-    Ok(done)
+    delete_payloads(store, done).await;
+    Ok(group)
+}
+
+/// What is recorded decides, whatever this worker came to.
+pub(super) fn settlement(
+    delivery: Delivery,
+    proof: Recorded,
+    dead: Option<DeadLetterReason>,
+) -> Settlement {
+    if proof.ending() == Ending::Dead {
+        return delivery.dead_letter(proof, dead.unwrap_or_else(died_before));
+    }
+    delivery.complete(proof)
+}
+
+fn died_before() -> DeadLetterReason {
+    DeadLetterReason {
+        reason: "RetriesExhausted".into(),
+        description: "recorded as dead by a worker that stopped before it could say so here".into(),
+    }
+}
+
+/// The payload that nobody needs any more. One of a dead letter is kept for its resubmission.
+pub(super) fn done_with(delivery: &Delivery, proof: Recorded) -> Option<String> {
+    delivery.job.payload().filter(|_| proof.ending() != Ending::Dead)
+}
+
+/// To be called between recording and settling: whoever comes to the job again finds its outcome and
+/// needs no body. So a crash leaves none behind: the redelivery deletes it.
+pub(super) async fn delete_payloads(store: &dyn Store, names: Vec<String>) {
+    let delete = |name: String| async move {
+        if let Err(error) = store.delete_payload(&name).await {
+            warn!(%error, payload = name, "a body is left behind; it goes when its time is over");
+        }
+    };
+    stream::iter(names).map(delete).buffer_unordered(DELETIONS).collect::<()>().await;
 }
 
 async fn settle_all(

@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// The wait before try number `tries + 1`: a random part (`random` is in 0..1) of a span that
 /// doubles with every try, or what the service asked for if that is longer.
-pub(super) fn delay(tries: u32, retry_after: Option<Duration>, random: f64) -> Duration {
+pub(crate) fn delay(tries: u32, retry_after: Option<Duration>, random: f64) -> Duration {
     let mut schedule: ExponentialBackoff = ExponentialBackoffBuilder::new()
         .with_initial_interval(FIRST)
         .with_multiplier(2.0)

@@ -1,10 +1,12 @@
 """Exchanges jobs with promptmill through a Service Bus queue, by Microsoft's Python SDK.
 
-Usage: service_bus_jobs.py CONNECTION_STRING QUEUE send|receive
+Usage: service_bus_jobs.py CONNECTION_STRING QUEUE send|receive|broken|reasons|enqueued
 
 `send` enqueues three jobs in the documented JSON, and one message that is no job. `receive` takes
 three jobs that promptmill sent, checks them field by field, and completes them; it then looks for
-the message that promptmill has set aside.
+the message that promptmill has set aside. `broken` sends messages that are no jobs, each in a way of
+its own, and `reasons` looks for them among the dead letters. `enqueued` reads the five jobs that the
+command `enqueue` wrote.
 """
 
 import json
@@ -91,10 +93,61 @@ def receive(client, queue):
         assert letters[0].dead_letter_error_description == "8 回の試行", letters[0]
 
 
+BROKEN = {
+    "not-json": "{not json",
+    "no-batch": json.dumps({"custom_id": "x", "url": "/v1/embeddings", "body": {}}),
+    "no-such-url": json.dumps(
+        {"custom_id": "x", "batch_id": "b", "url": "/v1/images", "body": {"model": "m"}}
+    ),
+    "binary": b"\xff\xfe\x00\x01",
+}
+
+
+def broken(client, queue):
+    with client.get_queue_sender(queue) as sender:
+        for name, body in BROKEN.items():
+            sender.send_messages(ServiceBusMessage(body, message_id=name))
+
+
+def reasons(client, queue):
+    with client.get_queue_receiver(queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER) as dead:
+        letters = {}
+        while len(letters) < len(BROKEN) + 1:
+            more = dead.receive_messages(max_message_count=9, max_wait_time=WAIT)
+            assert more, f"only {sorted(letters)} are set aside"
+            letters.update((letter.message_id, letter) for letter in more)
+    for name, body in BROKEN.items():
+        assert letters[name].dead_letter_reason == "NotAJob", letters[name]
+        assert letters[name].dead_letter_error_description, letters[name]
+        kept = b"".join(letters[name].body)
+        assert kept == (body if isinstance(body, bytes) else body.encode()), kept
+    assert "batch_id" in letters["no-batch"].dead_letter_error_description
+    assert "/v1/images" in letters["no-such-url"].dead_letter_error_description
+
+
+def enqueued(client, queue):
+    seen = {}
+    with client.get_queue_receiver(queue) as receiver:
+        while len(seen) < 5:
+            messages = receiver.receive_messages(max_message_count=5, max_wait_time=WAIT)
+            assert messages, f"only {len(seen)} jobs came"
+            for message in messages:
+                job = json.loads(b"".join(message.body))
+                assert message.message_id == job_id("night", job["custom_id"]), message
+                seen[job["position"]] = job
+                receiver.complete_message(message)
+    for position, job in seen.items():
+        assert job["custom_id"] == f"job-{position}" and job["batch_id"] == "night", job
+        assert (job["url"], job["method"]) == ("/v1/chat/completions", "POST"), job
+        assert job["body"]["messages"][0]["content"] == f"prompt {position}", job
+        assert job["estimate"]["prompt"] > 0 and job["estimate"]["max_output"] == 32, job
+
+
 def main():
     connection, queue, what = sys.argv[1:]
     with ServiceBusClient.from_connection_string(connection) as client:
-        {"send": send, "receive": receive}[what](client, queue)
+        actions = (send, receive, broken, reasons, enqueued)
+        {action.__name__: action for action in actions}[what](client, queue)
 
 
 if __name__ == "__main__":

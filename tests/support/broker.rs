@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use promptmill::queue::service_bus::{ServiceBusQueue, Settings};
+use promptmill::queue::service_bus::https::HttpsQueue;
+use promptmill::queue::service_bus::{ServiceBusQueue, Settings, Transport};
 use service_bus_broker::Broker;
 pub use service_bus_broker::QueueSettings;
 
@@ -16,6 +17,7 @@ pub fn jobs() -> QueueSettings {
 }
 
 pub async fn start(queue: QueueSettings) -> Broker {
+    super::secrets::watch();
     let settings = service_bus_broker::Settings {
         queues: vec![queue],
         ..service_bus_broker::Settings::default()
@@ -29,6 +31,30 @@ pub fn settings(broker: &Broker) -> Settings {
 
 pub fn queue(broker: &Broker) -> ServiceBusQueue {
     ServiceBusQueue::new(&settings(broker), None).unwrap()
+}
+
+/// Where dead jobs are copied to over HTTPS.
+pub const DEAD: &str = "jobs-dead";
+
+/// A broker with the queue and the one for its dead jobs.
+pub async fn start_for_https(queue: QueueSettings) -> Broker {
+    let settings = service_bus_broker::Settings {
+        queues: vec![queue, QueueSettings::new(DEAD)],
+        ..service_bus_broker::Settings::default()
+    };
+    service_bus_broker::start("127.0.0.1:0", settings).await.unwrap()
+}
+
+pub fn https_settings(broker: &Broker) -> Settings {
+    Settings {
+        transport: Transport::Https,
+        dead_letter_queue: Some(DEAD.to_owned()),
+        ..settings(broker)
+    }
+}
+
+pub fn https_queue(broker: &Broker) -> HttpsQueue {
+    HttpsQueue::new(&https_settings(broker), None).unwrap()
 }
 
 /// The settings of a queue behind a relay.

@@ -1,16 +1,25 @@
 //! The real binary in a folder of its own, and the files it leaves.
+//!
+//! It always logs everything, so that `secrets` can look through it; tests see what it says by
+//! default, unless they ask for the rest.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
+use super::secrets;
+
 /// A folder to run the binary in.
-pub struct Place(tempfile::TempDir);
+pub struct Place(tempfile::TempDir, AtomicUsize);
 
 impl Place {
     pub fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(tempfile::tempdir().unwrap(), AtomicUsize::new(0))
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -25,9 +34,10 @@ impl Place {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_promptmill"));
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY", "PROMPTMILL_LOG"] {
+        for name in ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"] {
             command.env_remove(name);
         }
+        command.env("PROMPTMILL_LOG", "trace");
         command
     }
 
@@ -35,8 +45,13 @@ impl Place {
         Ended::from(self.command(args).output().unwrap())
     }
 
-    pub fn spawn(&self, args: &[&str]) -> Child {
-        self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    /// Starts a process that writes to files: nobody reads a pipe while it is at work.
+    pub fn spawn(&self, args: &[&str]) -> Running {
+        let number = self.1.fetch_add(1, Ordering::Relaxed);
+        let paths = ["out", "err"].map(|what| self.path(&format!("process-{number}.{what}")));
+        let [out, err] = paths.each_ref().map(|path| File::create(path).unwrap());
+        let child = self.command(args).stdout(out).stderr(err).spawn().unwrap();
+        Running { child, paths, checked: false }
     }
 
     /// The custom_ids of a results or errors file, in its order.
@@ -63,22 +78,77 @@ impl Place {
     }
 }
 
+/// A process of the binary. It is killed with this value.
+pub struct Running {
+    child: Child,
+    paths: [PathBuf; 2],
+    checked: bool,
+}
+
+impl Running {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn wait(&mut self) -> Ended {
+        let status = self.child.wait().unwrap();
+        self.ended(status)
+    }
+
+    fn ended(&mut self, status: ExitStatus) -> Ended {
+        let [stdout, stderr] = self.paths.each_ref().map(|path| std::fs::read(path).unwrap());
+        self.checked = true;
+        Ended::from(Output { status, stdout, stderr })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        if !std::thread::panicking() && !self.checked {
+            self.ended(status.unwrap());
+        }
+    }
+}
+
 /// How a run of the binary ended.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
     pub out: String,
+    /// What it says by default.
     pub err: String,
+    /// All that went to stderr.
+    pub log: String,
 }
 
 impl From<Output> for Ended {
     fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        let [out, log] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        secrets::check(&out);
+        secrets::check(&log);
+        let err = log.lines().filter(|line| !is_quiet(line)).map(|line| format!("{line}\n"));
+        Self { code: output.status.code(), err: err.collect(), out, log }
     }
+}
+
+/// Whether this is a log line that is not shown by default: those start with a coloured time.
+fn is_quiet(line: &str) -> bool {
+    let is_log = line.starts_with("\u{1b}[2m20");
+    is_log && !["WARN", "ERROR"].iter().any(|level| line[..60.min(line.len())].contains(level))
 }
 
 /// One chat line of a batch file.

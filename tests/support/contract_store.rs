@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
+use promptmill::share::{Part, Word};
 use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, Totals};
+use uuid::Uuid;
 
 type AnyStore = Arc<dyn Store>;
 
@@ -30,6 +33,7 @@ pub fn outcome(batch: &BatchId, n: u64) -> Outcome {
         body: Some(format!(r#"{{"id":"{n}","choices":[]}}"#).into()),
         failure: None,
         usage: Usage { prompt: 100 + n, cached: n, completion: 10, reasoning: 2 },
+        service_tier: n.is_multiple_of(2).then(|| "flex".into()),
         attempts: 1 + (n % 3) as u32,
         deployment: format!("deployment-{}", n % 2),
         model: "gpt-4.1".into(),
@@ -68,6 +72,7 @@ fn batch(name: &str, created_at: &str) -> Batch {
         state: BatchState::Enqueuing,
         jobs: 3,
         prompt_tokens: 1_000,
+        inputs: Vec::new(),
         created_at: created_at.parse().unwrap(),
     }
 }
@@ -227,9 +232,10 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
     record(&store, &given).await;
     let key = |b: &Brief| (b.latency_ms, format!("{b:?}"));
     let brief = |o: Outcome| Brief {
-        ending: o.ending,
+        ending: Some(o.ending),
         code: o.failure.map(|failure| failure.code),
         usage: o.usage,
+        service_tier: o.service_tier,
         attempts: o.attempts,
         deployment: o.deployment,
         model: o.model,
@@ -290,7 +296,103 @@ pub async fn of_an_unknown_batch_nothing_is_known(store: AnyStore) {
     assert_eq!(store.batches().await.unwrap(), []);
 }
 
+pub async fn a_dead_outcome_is_withdrawn_and_what_it_cost_stays(store: AnyStore) {
+    let batch = batch_id("night");
+    let mut mine = outcomes(&batch, 6);
+    mine[2].ending = Ending::Dead;
+    mine[4].ending = Ending::Dead;
+    record(&store, &mine).await;
+    let mut totals = totals_of(&mine);
+    let stranger = JobId::new(&batch, "never enqueued");
+    let asked = [mine[4].job_id, mine[1].job_id, stranger];
+    for _ in 0..2 {
+        let stand = store.withdraw_dead(&batch, &asked).await.unwrap();
+        let endings: Vec<_> = stand.iter().map(|proof| proof.map(|p| p.ending())).collect();
+        assert_eq!(endings, [None, Some(Ending::Succeeded), None]);
+        totals.endings.insert(Ending::Dead, 1);
+        assert_eq!(store.totals(&batch).await.unwrap(), totals);
+        for order in [Order::AsStored, Order::ByPosition] {
+            let left = by_job(all(&store, &batch, order).await);
+            assert_eq!((left.len(), left.contains_key(&mine[4].job_id)), (5, false));
+        }
+    }
+    assert_eq!(store.look_up(&batch, &asked).await.unwrap()[0], None);
+    // Twice dead: both times are paid for.
+    for ending in [Ending::Dead, Ending::Succeeded] {
+        let again = Outcome { ending, latency_ms: 1, ..mine[4].clone() };
+        assert!(record(&store, std::slice::from_ref(&again)).await[0].is_first());
+        store.withdraw_dead(&batch, &[mine[2].job_id, again.job_id]).await.unwrap();
+        totals.usage += again.usage;
+        totals.attempts += u64::from(again.attempts);
+    }
+    totals.endings = [(Ending::Succeeded, 4), (Ending::Failed, 1)].into();
+    assert_eq!(store.totals(&batch).await.unwrap(), totals);
+    let briefs = store.briefs(&batch).await.unwrap();
+    let mut summed = Totals::default();
+    let sum = |brief: Brief| {
+        summed.usage += brief.usage;
+        summed.attempts += u64::from(brief.attempts);
+        brief.ending.inspect(|ending| *summed.endings.entry(*ending).or_default() += 1);
+        futures_util::future::ready(Ok(()))
+    };
+    briefs.try_for_each(sum).await.unwrap();
+    assert_eq!(summed, totals, "the briefs say the same");
+    assert_eq!(store.look_up(&batch, &asked).await.unwrap()[0].unwrap().ending(), {
+        Ending::Succeeded
+    });
+}
+
+pub async fn payloads_of_any_size_come_back_until_they_are_deleted(store: AnyStore) {
+    let big: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
+    for (name, bytes) in [("none", Bytes::new()), ("small", "{}".into()), ("big", big.into())] {
+        assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
+        store.put_payload(name, "another".into()).await.unwrap();
+        store.put_payload(name, bytes.clone()).await.unwrap();
+        assert!(store.get_payload(name).await.unwrap().unwrap() == bytes, "{name}");
+        store.delete_payload(name).await.unwrap();
+        assert_eq!(store.get_payload(name).await.unwrap(), None, "{name}");
+        store.delete_payload(name).await.unwrap();
+    }
+}
+
+fn word(instance: u128, beat: u64) -> Word {
+    let parts = [("https://a/北/gpt", 1.0, 0.125), ("b/#?\\", 0.1, 1.0 / 3.0)];
+    let part = |(name, demand, claim): (&str, f64, f64)| (name.to_owned(), Part { demand, claim });
+    Word {
+        instance: Uuid::from_u128(instance),
+        beat,
+        parts: parts.into_iter().map(part).collect(),
+        about: serde_json::json!({ "host": "夜", "deployments": [1, null, { "x": 0.5 }] }),
+    }
+}
+
+pub async fn words_are_heard_as_they_were_said_until_they_are_taken_back(store: AnyStore) {
+    assert_eq!(store.words().await.unwrap(), []);
+    for word in [word(1, 1), word(2, 5), word(1, 2)] {
+        store.put_word(&word).await.unwrap();
+    }
+    let mut heard = store.words().await.unwrap();
+    heard.sort_by_key(|word| word.instance);
+    assert_eq!(heard, [word(1, 2), word(2, 5)], "the last word of each");
+    store.remove_word(Uuid::from_u128(1)).await.unwrap();
+    store.remove_word(Uuid::from_u128(9)).await.unwrap();
+    assert_eq!(store.words().await.unwrap(), [word(2, 5)]);
+}
+
+pub async fn of_words_said_at_the_same_time_the_later_reader_hears_both(store: AnyStore) {
+    let talk = |instance: u128| {
+        let store = store.clone();
+        async move {
+            store.put_word(&word(instance, 1)).await.unwrap();
+            store.words().await.unwrap().len()
+        }
+    };
+    let heard = futures_util::future::join_all((0..8).map(talk)).await;
+    assert_eq!(heard.into_iter().max(), Some(8));
+}
+
 pub async fn empty_calls_do_nothing(store: AnyStore) {
+    assert_eq!(store.withdraw_dead(&batch_id("night"), &[]).await.unwrap(), []);
     assert_eq!(record(&store, &[]).await, []);
     assert_eq!(store.look_up(&batch_id("night"), &[]).await.unwrap(), []);
 }

@@ -1,5 +1,9 @@
 //! A Cosmos DB for tests: a server of this process, a database of each test.
 
+#[allow(dead_code, clippy::duplicate_mod, reason = "some test binaries have it beside `support`")]
+#[path = "secrets.rs"]
+mod secrets;
+
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,6 +28,7 @@ pub fn shared_host() -> &'static Host {
 
 /// A server that a test may break.
 pub async fn own_host() -> Host {
+    secrets::watch();
     let address = "127.0.0.1:0".parse().unwrap();
     cosmos_host::start(address, cosmos_host::Settings::default()).await.unwrap()
 }

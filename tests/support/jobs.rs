@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use promptmill::job::{Api, BatchId, Estimate, Job, JobId};
+use promptmill::job::{Api, BatchId, Estimate, History, Job, JobId};
 use promptmill::outcome::{Ending, Outcome, Usage};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
@@ -27,6 +27,8 @@ pub fn job(batch: &str, custom_id: &str) -> Job {
         priority: 0,
         metadata: Some(r#"{"team":"営業"}"#.into()),
         look_up: false,
+        aside: None,
+        history: History::default(),
     }
 }
 
@@ -43,6 +45,7 @@ pub fn outcome(job: &Job, ending: Ending) -> Outcome {
         body: Some(Bytes::from_static(br#"{"choices":[]}"#)),
         failure: None,
         usage: Usage { prompt: 8, cached: 0, completion: 5, reasoning: 0 },
+        service_tier: None,
         attempts: 1,
         deployment: "d".into(),
         model: job.model.clone(),

@@ -6,5 +6,8 @@ pub mod broker;
 pub mod cli;
 pub mod contract_queue;
 pub mod jobs;
+pub mod pipeline;
+pub mod proxy;
 pub mod relay;
+pub mod secrets;
 pub mod service;

@@ -46,13 +46,18 @@ impl Service {
 }
 
 /// Waits for something that must happen, for as long as any slow machine may need.
-pub fn wait_until(mut happened: impl FnMut() -> bool) {
+pub fn wait_until(happened: impl FnMut() -> bool) {
+    wait_for(Duration::from_secs(30), happened);
+}
+
+/// Waits for something that must happen within this time.
+pub fn wait_for(at_most: Duration, mut happened: impl FnMut() -> bool) {
     let (_keep_open, ticks) = std::sync::mpsc::channel::<()>();
-    for _ in 0..3_000 {
+    for _ in 0..at_most.as_millis() / 10 {
         if happened() {
             return;
         }
         let _ = ticks.recv_timeout(Duration::from_millis(10));
     }
-    panic!("it did not happen within 30 s");
+    panic!("it did not happen within {at_most:?}");
 }

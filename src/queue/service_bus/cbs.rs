@@ -40,14 +40,15 @@ pub(super) struct SharedKey {
     pub(super) key: SecretString,
 }
 
-struct Token {
+/// One token, and when it ends.
+pub(super) struct Token {
     kind: &'static str,
-    text: SecretString,
-    ends: Timestamp,
+    pub(super) text: SecretString,
+    pub(super) ends: Timestamp,
 }
 
 impl Credential {
-    async fn token(&self, audience: &str) -> Result<Token, Fault> {
+    pub(super) async fn token(&self, audience: &str) -> Result<Token, Fault> {
         match self {
             Self::Sas { key, lifetime } => {
                 // A signature ends with a whole second.

@@ -29,7 +29,6 @@ use uuid::Uuid;
 use super::cbs::Claims;
 use super::fault::{Fault, Trouble};
 use super::request::{CBS, RequestLink};
-use super::settings::Transport;
 
 /// One try, from the name look-up to the first token.
 const CONNECT_WAIT: Duration = Duration::from_secs(20);
@@ -96,7 +95,7 @@ pub(super) struct Place {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) tls: bool,
-    pub(super) transport: Transport,
+    pub(super) websocket: bool,
 }
 
 /// Gives out the live connection.
@@ -256,17 +255,15 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<ConnectionHandle<()>, Fault> {
-        let Place { host, port, tls, transport } = &self.place;
+        let Place { host, port, tls, websocket } = &self.place;
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(Fault::passing)?;
         // Dispositions are small frames that somebody waits for.
         stream.set_nodelay(true).map_err(Fault::passing)?;
-        match (tls, transport) {
-            (false, Transport::Amqp) => self.open_over(stream).await,
-            (false, Transport::Websocket) => self.open_websocket("ws", stream).await,
-            (true, Transport::Amqp) => self.open_over(secure(host, stream).await?).await,
-            (true, Transport::Websocket) => {
-                self.open_websocket("wss", secure(host, stream).await?).await
-            }
+        match (tls, websocket) {
+            (false, false) => self.open_over(stream).await,
+            (false, true) => self.open_websocket("ws", stream).await,
+            (true, false) => self.open_over(secure(host, stream).await?).await,
+            (true, true) => self.open_websocket("wss", secure(host, stream).await?).await,
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Fault {
 enum Kind {
     /// A lost connection, a busy broker, a move to another node.
     Passing,
+    /// By an HTTP status that is for its asker to judge.
+    Http(u16),
     /// A link that worked was cut off: its token ended. A new connection brings a new one.
     TokenEnded,
     /// Refused with a token that was just put.
@@ -52,6 +54,14 @@ struct Said {
     description: String,
 }
 
+/// What an HTTP status said.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP {status}: {detail}")]
+struct Answered {
+    status: u16,
+    detail: String,
+}
+
 /// Trouble that has no error of its own.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
@@ -65,6 +75,13 @@ pub(super) enum Trouble {
     Unreadable(&'static str),
     #[error("the queue is closed")]
     Closed,
+    #[error("there is no queue '{0}'")]
+    NoQueue(String),
+    #[error(
+        "how much the queue holds can't be seen over HTTPS without the right Manage: give the key \
+         that right, or set transport = \"amqp\" ({0})"
+    )]
+    NoCounts(String),
 }
 
 impl Fault {
@@ -86,6 +103,48 @@ impl Fault {
             _ => Kind::Passing,
         };
         Self { kind, source: Arc::new(Said { condition, description }) }
+    }
+
+    /// By an HTTP status that is no success. Which status means what: learn.microsoft.com,
+    /// "Service Bus REST API, response codes".
+    pub(super) fn answered(status: u16, detail: &str) -> Self {
+        let kind = match status {
+            401 => Kind::Unauthorized,
+            403 | 404 | 409 | 410 | 413 => Kind::Http(status),
+            408 | 429 | 500.. => Kind::Passing,
+            _ => Kind::Final,
+        };
+        let source = Answered { status, detail: detail.to_owned() };
+        Self { kind, source: Arc::new(source) }
+    }
+
+    /// What is missing is the lock of one message.
+    pub(super) fn of_lock(self) -> Self {
+        let kind = if self.is_missing() { Kind::LockLost } else { self.kind };
+        Self { kind, ..self }
+    }
+
+    /// For a message that fits: 403 is said of a full queue, and 413 of none.
+    pub(super) fn passing_if_full(self) -> Self {
+        let kind = if self.kind == Kind::Http(403) { Kind::Passing } else { self.kind };
+        Self { kind, ..self }
+    }
+
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self.kind, Kind::Http(404 | 410))
+    }
+
+    pub(super) fn is_conflict(&self) -> bool {
+        self.kind == Kind::Http(409)
+    }
+
+    /// For a message that may not fit: the service says 403 of both, a full queue and such.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self.kind, Kind::Http(403 | 413))
+    }
+
+    pub(super) fn is_not_allowed(&self) -> bool {
+        matches!(self.kind, Kind::Unauthorized | Kind::Http(403))
     }
 
     pub(super) fn is_passing(&self) -> bool {
@@ -121,7 +180,7 @@ impl From<Fault> for QueueError {
     fn from(fault: Fault) -> Self {
         match fault.kind {
             Kind::Passing | Kind::TokenEnded | Kind::LockLost => Self::Unavailable(Box::new(fault)),
-            Kind::Unauthorized | Kind::Final => Self::Refused(Box::new(fault)),
+            Kind::Unauthorized | Kind::Final | Kind::Http(_) => Self::Refused(Box::new(fault)),
         }
     }
 }
@@ -246,6 +305,19 @@ mod tests {
         for condition in ["com.microsoft:server-busy", "amqp:link:stolen", "amqp:internal-error"] {
             assert!(!refused(condition), "{condition}");
         }
+    }
+
+    #[test]
+    fn an_http_status_says_whether_trying_again_can_help() {
+        for status in [408, 429, 500, 503] {
+            assert!(Fault::answered(status, "").is_passing(), "{status}");
+        }
+        for status in [400, 401, 403, 404, 410, 413] {
+            assert!(!Fault::answered(status, "").is_passing(), "{status}");
+        }
+        assert!(Fault::answered(410, "").of_lock().is_lock_lost());
+        assert!(!Fault::answered(503, "").of_lock().is_lock_lost());
+        assert!(Fault::answered(403, "").passing_if_full().is_passing());
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Encoded {
         let body = job.to_message()?;
         let properties = Properties::builder()
             // Duplicate detection knows messages by this.
-            .message_id(MessageId::String(job.id.to_string()))
+            .message_id(MessageId::String(message_id(job)))
             .content_type(Symbol::from("application/json"))
             .build();
         let annotations = job.not_before.map(|at| {
@@ -71,6 +71,15 @@ impl Encoded {
     /// What the job adds to a batch.
     pub(super) fn size_in_batch(&self) -> usize {
         self.size + SECTION_FRAME
+    }
+}
+
+/// The job's id. What follows it in the queue has the place in its history added: a second message
+/// of the same place is a duplicate, one of the next place must not be taken for one.
+pub(super) fn message_id(job: &Job) -> String {
+    match (job.history.resubmitted, job.history.postponed) {
+        (0, 0) => job.id.to_string(),
+        (resubmitted, postponed) => format!("{}/{resubmitted}.{postponed}", job.id),
     }
 }
 
@@ -128,6 +137,10 @@ pub(super) fn locked_until(message: &Received) -> Timestamp {
     time(message, LOCKED_UNTIL).unwrap_or_else(|| Timestamp::now() + SHORTEST_LOCK)
 }
 
+pub(super) fn enqueued(message: &Received) -> Option<Timestamp> {
+    time(message, ENQUEUED)
+}
+
 pub(super) fn is_scheduled(message: &Received, now: Timestamp) -> bool {
     time(message, SCHEDULED).is_some_and(|due| due > now)
 }
@@ -150,10 +163,11 @@ pub(super) fn dead_letter(message: Received) -> DeadLetter {
         description: text(DESCRIPTION).unwrap_or_default(),
     };
     let delivery_count = message.header.as_ref().map_or(0, |header| header.delivery_count);
-    let at = time(&message, ENQUEUED).unwrap_or_default();
+    let at = enqueued(&message).unwrap_or_default();
+    let number = sequence_number(&message).unwrap_or_default();
     let message = body_of(&message.body).map(Cow::into_owned).unwrap_or_default();
     let job_id: Option<JobId> = Job::from_message(&message).ok().map(|job| job.id);
-    DeadLetter { job_id, message, reason, delivery_count, at }
+    DeadLetter { number, job_id, message, reason, delivery_count, at }
 }
 
 fn annotation<'m>(message: &'m Received, name: &str) -> Option<&'m Value> {

@@ -1,9 +1,10 @@
-//! Azure Service Bus as a queue, over AMQP 1.0.
+//! Azure Service Bus as a queue, over AMQP 1.0; over REST requests in [`https`]. [`open`] knows which.
 //!
 //! One connection and one session carry everything: `connection` makes them and makes them anew,
 //! `cbs` puts the tokens, `receiver` owns the receiving link (`inbound`, with `desk` as its bookkeeping),
-//! `sender` the sending one, `management` asks what no link can (over `request`), `message` turns
-//! jobs into messages and back, `fault` tells passing trouble from refusals. No type of the AMQP
+//! `sender` the sending one, `management` asks what no link can (over `request`), `dead` is the
+//! dead-letter side, `message` turns jobs into messages and back, `fault` tells passing trouble from
+//! refusals. `admin` reads how the queue is set, and creates it, over `http`. No type of the AMQP
 //! library leaves this folder.
 //!
 //! What Service Bus does otherwise than the seam says, and what we do about it:
@@ -12,12 +13,19 @@
 //!   lost means a redelivery, which finds its outcome. [`Queue::close`] waits until all is through.
 //! - It has no count over AMQP: [`Queue::depth`] looks at the first messages and stops at
 //!   1,000; locked ones count as active.
+//! - It can't put a message off: [`Queue::postpone`] sends a scheduled copy, then completes the
+//!   message. A crash in between leaves two messages of one job, so the copy says that it is to be
+//!   looked up. Its message id is another one, since duplicate detection knows the first.
 //! - A dead letter's time is that of its enqueuing; the service keeps no other.
 
+pub mod admin;
 mod cbs;
 mod connection;
+mod dead;
 mod desk;
 mod fault;
+mod http;
+pub mod https;
 mod inbound;
 mod management;
 mod message;
@@ -37,12 +45,14 @@ use tracing::warn;
 pub use settings::{Settings, SettingsError, Transport};
 
 use super::{
-    DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Queue, QueueError, Sent, Settlement,
-    SettlementKind,
+    DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Postponement, Queue, QueueError,
+    Sent, Settlement, SettlementKind,
 };
 use crate::job::Job;
 use cbs::Claims;
 use connection::{Connector, Place};
+use dead::DeadSide;
+use https::HttpsQueue;
 use inbound::Verdict;
 use management::{Management, PAGE, after};
 use receiver::{HandOut, Inbox, Locked};
@@ -61,7 +71,23 @@ pub struct ServiceBusQueue {
     inbox: Inbox,
     outbox: Outbox,
     management: Management,
-    dead_side: Management,
+    dead_side: DeadSide,
+}
+
+/// The queue over what the settings name as its transport. Needs a running tokio.
+///
+/// # Errors
+/// Says which setting is wrong.
+pub fn open(
+    settings: &Settings,
+    credential: Option<Arc<dyn TokenCredential>>,
+) -> Result<Arc<dyn Queue>, SettingsError> {
+    Ok(match settings.transport {
+        Transport::Https => Arc::new(HttpsQueue::new(settings, credential)?),
+        Transport::Amqp | Transport::Websocket => {
+            Arc::new(ServiceBusQueue::new(settings, credential)?)
+        }
+    })
 }
 
 impl ServiceBusQueue {
@@ -73,20 +99,22 @@ impl ServiceBusQueue {
         settings: &Settings,
         credential: Option<Arc<dyn TokenCredential>>,
     ) -> Result<Self, SettingsError> {
+        if settings.transport == Transport::Https {
+            return Err(SettingsError::NotAmqp);
+        }
         let plan = Plan::new(settings, credential)?;
         let mut audiences = vec![format!("sb://{}/{}", plan.host, plan.source)];
         if plan.target != plan.source {
             audiences.push(format!("sb://{}/{}", plan.host, plan.target));
         }
         let claims = Claims { credential: plan.credential, audiences };
-        let place =
-            Place { host: plan.host, port: plan.port, tls: plan.tls, transport: plan.transport };
+        let websocket = plan.transport == Transport::Websocket;
+        let place = Place { host: plan.host, port: plan.port, tls: plan.tls, websocket };
         let connector = Arc::new(Connector::new(place, claims));
-        let dead_side = format!("{}/$DeadLetterQueue", plan.source);
         let patience = plan.patience;
         Ok(Self {
             management: Management::new(connector.clone(), &plan.source, patience),
-            dead_side: Management::new(connector.clone(), &dead_side, patience),
+            dead_side: DeadSide::new(connector.clone(), &plan.source, patience),
             outbox: Outbox::new(connector.clone(), plan.target, patience),
             inbox: Inbox::start(connector.clone(), plan.source, patience),
             connector,
@@ -121,7 +149,9 @@ impl ServiceBusQueue {
         let delivery = |(locked, job): (Locked, Result<Job, String>)| {
             let (lock, locked_until) = (locked.lock, locked.until);
             let count = message::delivery_count(&locked.message);
-            Some(Delivery { job: job.ok()?, lock, locked_until, count })
+            let mut job = job.ok()?;
+            job.history.first_enqueued = first_enqueued_of(&job, &locked);
+            Some(Delivery { job, lock, locked_until, count })
         };
         Ok(handed_out.take().into_iter().zip(jobs).filter_map(delivery).collect())
     }
@@ -130,6 +160,11 @@ impl ServiceBusQueue {
 fn job_of(locked: &Locked) -> Result<Job, String> {
     let body = message::body_of(&locked.message.body)?;
     Job::from_message(&body).map_err(|error| error.to_string())
+}
+
+/// As the job says; if it does not, this is its first message.
+fn first_enqueued_of(job: &Job, locked: &Locked) -> Option<Timestamp> {
+    job.history.first_enqueued.or_else(|| message::enqueued(&locked.message))
 }
 
 #[async_trait]
@@ -182,6 +217,21 @@ impl Queue for ServiceBusQueue {
         self.settle_as(complete, Verdict::Complete).await
     }
 
+    async fn postpone(&self, postponements: Vec<Postponement>) -> Result<(), QueueError> {
+        let mut locks = Vec::with_capacity(postponements.len());
+        let mut copies = Vec::with_capacity(postponements.len());
+        for Postponement { lock, mut job, .. } in postponements {
+            job.look_up = true;
+            locks.push(lock);
+            copies.push(job);
+        }
+        let too_large = self.outbox.send_again(copies).await?;
+        // They can't wait here: they come again at once, counted.
+        let back = too_large.iter().rev().map(|n| locks.remove(*n)).collect();
+        self.settle_as(back, Verdict::Abandon).await?;
+        self.settle_as(locks, Verdict::Complete).await
+    }
+
     async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError> {
         self.settle_as(locks.to_vec(), Verdict::Abandon).await
     }
@@ -208,9 +258,9 @@ impl Queue for ServiceBusQueue {
         Ok(depth)
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+    async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
         let mut letters = Vec::new();
-        let mut from = 0;
+        let mut from = from;
         while letters.len() < max {
             let page = self.dead_side.peek(from, max - letters.len()).await?;
             let Some(next) = after(&page) else { break };
@@ -218,6 +268,14 @@ impl Queue for ServiceBusQueue {
             letters.extend(page.into_iter().map(message::dead_letter));
         }
         Ok(letters)
+    }
+
+    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
+        self.dead_side.take_out(numbers, Some(&self.outbox)).await
+    }
+
+    async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
+        self.dead_side.take_out(numbers, None).await
     }
 
     async fn close(&self) {

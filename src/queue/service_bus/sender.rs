@@ -31,8 +31,11 @@ const WINDOW: usize = 8;
 /// No batch is larger, whatever single messages may be.
 const LARGEST_BATCH: usize = 1 << 20;
 
-/// Left free in every message: what the service adds, and what a second try does.
+/// Left free in every message: what the service adds, and a second try of the same message.
 const MARGIN: usize = 512;
+
+/// Left free in a job's first message besides: what its history adds to those that follow.
+const ROOM_FOR_HISTORY: usize = 512;
 
 /// After this long a confirmation was lost.
 const CONFIRM_WAIT: Duration = Duration::from_secs(10);
@@ -54,12 +57,16 @@ impl Outbox {
 
     /// Sends all jobs, or none of them if some are too large.
     pub(super) async fn send(&self, jobs: Vec<Job>) -> Result<(), QueueError> {
+        self.send_all(jobs, ROOM_FOR_HISTORY).await
+    }
+
+    async fn send_all(&self, jobs: Vec<Job>, room: usize) -> Result<(), QueueError> {
         let encoded: Result<Vec<_>, _> = jobs.iter().map(Encoded::new).collect();
         let encoded = encoded.map_err(|error| QueueError::Refused(error.into()))?;
         let mut patience = Patience::new(self.patience);
         let limit = loop {
             if let Some(limit) = patience.bear(self.limit()).await {
-                break limit?;
+                break limit?.saturating_sub(room);
             }
         };
         let too_large = |(n, message): (usize, &Encoded)| (message.size > limit).then_some(n);
@@ -73,6 +80,38 @@ impl Outbox {
             if let Some(sent) = patience.bear(self.send_waiting(&mut waiting)).await {
                 return Ok(sent?);
             }
+        }
+    }
+
+    /// Sends further messages of jobs; the largest go without the text of their last error. Returns
+    /// the places of those that are too large all the same: other programs leave no margin.
+    pub(super) async fn send_again(&self, mut jobs: Vec<Job>) -> Result<Vec<usize>, QueueError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let too_large = self.send_unless_too_large(&jobs).await?;
+        if too_large.is_empty() {
+            return Ok(Vec::new());
+        }
+        for n in too_large {
+            jobs[n].history.last_error = None;
+        }
+        let too_large = self.send_unless_too_large(&jobs).await?;
+        if !too_large.is_empty() {
+            for n in too_large.iter().rev() {
+                jobs.remove(*n);
+            }
+            self.send_all(jobs, 0).await?;
+        }
+        Ok(too_large)
+    }
+
+    /// Sends all, or none and tells which are too large.
+    async fn send_unless_too_large(&self, jobs: &[Job]) -> Result<Vec<usize>, QueueError> {
+        match self.send_all(jobs.to_vec(), 0).await {
+            Ok(()) => Ok(Vec::new()),
+            Err(QueueError::TooLarge { positions, .. }) => Ok(positions),
+            Err(error) => Err(error),
         }
     }
 

@@ -19,6 +19,9 @@ const AMQPS_PORT: u16 = 5671;
 const AMQP_PORT: u16 = 5672;
 const HTTPS_PORT: u16 = 443;
 
+/// Where Microsoft's emulator answers HTTP.
+const EMULATOR_HTTP_PORT: u16 = 5300;
+
 /// Longer than any clock skew, and what the SDKs of the service use.
 const DEFAULT_SAS_LIFETIME: u64 = 3_600;
 
@@ -42,6 +45,14 @@ pub struct Settings {
     pub queue: String,
     #[serde(default)]
     pub transport: Transport,
+    /// With transport "https", which has no dead-lettering: a queue that gets a copy of each dead
+    /// job's message, with the reason in its properties.
+    #[serde(default)]
+    pub dead_letter_queue: Option<String>,
+    /// An HTTP proxy, such as `http://proxy.contoso.com:3128`, for transport "https" and for the
+    /// queue's description; what HTTPS_PROXY says if absent. NO_PROXY is heeded either way.
+    #[serde(default, serialize_with = "hidden_option")]
+    pub proxy: Option<SecretString>,
     /// How long one signature is good for; it is renewed in time.
     #[serde(default = "default_sas_lifetime")]
     pub sas_lifetime_seconds: u64,
@@ -50,7 +61,7 @@ pub struct Settings {
     pub patience_seconds: u64,
 }
 
-/// What carries AMQP.
+/// What carries the messages: AMQP, or REST requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -59,6 +70,9 @@ pub enum Transport {
     Amqp,
     /// A WebSocket on port 443, for networks that let nothing else out.
     Websocket,
+    /// REST requests, for networks in which only an HTTP proxy leads out. Slower, and its limits
+    /// are told in `https`.
+    Https,
 }
 
 fn default_sas_lifetime() -> u64 {
@@ -78,6 +92,8 @@ impl Settings {
             credential: None,
             queue: queue.into(),
             transport: Transport::default(),
+            dead_letter_queue: None,
+            proxy: None,
             sas_lifetime_seconds: DEFAULT_SAS_LIFETIME,
             patience_seconds: DEFAULT_PATIENCE,
         }
@@ -134,6 +150,20 @@ pub enum SettingsError {
     NoCredential,
     #[error("'{0}' must be at least 1")]
     Zero(&'static str),
+    #[error(
+        "'dead_letter_queue' goes with transport = \"https\"; AMQP sets dead letters aside in place"
+    )]
+    DeadLetterQueueOverAmqp,
+    #[error("'dead_letter_queue' must be another queue than 'queue'")]
+    DeadLettersToItself,
+    #[error("'proxy' should be a URL, such as http://proxy.contoso.com:3128")]
+    BadProxy,
+    #[error("transport = \"https\" is no AMQP")]
+    NotAmqp,
+    #[error("the HTTP client can't be set up")]
+    HttpClient(#[source] reqwest::Error),
+    #[error("the REST client can't be set up: {0}")]
+    Rest(String),
 }
 
 /// The settings, understood.
@@ -148,6 +178,10 @@ pub(super) struct Plan {
     /// Where jobs are sent to; the same but for topics.
     pub(super) target: String,
     pub(super) patience: Duration,
+    /// Where the namespace answers HTTP.
+    pub(super) http_port: u16,
+    pub(super) proxy: Option<SecretString>,
+    pub(super) dead_letter_queue: Option<String>,
 }
 
 impl Plan {
@@ -188,16 +222,31 @@ impl Plan {
         let tls = !given.emulator;
         let (host, port) = host_and_port(given.endpoint)?;
         let usual_port = match (settings.transport, tls) {
-            (Transport::Websocket, true) => HTTPS_PORT,
+            (Transport::Websocket | Transport::Https, true) => HTTPS_PORT,
             (Transport::Amqp, true) => AMQPS_PORT,
-            (_, false) => AMQP_PORT,
+            (Transport::Https, false) => EMULATOR_HTTP_PORT,
+            (Transport::Amqp | Transport::Websocket, false) => AMQP_PORT,
         };
+        let is_https = settings.transport == Transport::Https;
+        // A port that is named for AMQP is none for HTTP.
+        let own_port = port.filter(|port| is_https || ![AMQP_PORT, AMQPS_PORT].contains(port));
+        let dead_letter_queue = settings.dead_letter_queue.as_deref().map(|q| q.trim_matches('/'));
+        match dead_letter_queue {
+            Some(_) if !is_https => return Err(SettingsError::DeadLetterQueueOverAmqp),
+            Some(name) if name.eq_ignore_ascii_case(&source) => {
+                return Err(SettingsError::DeadLettersToItself);
+            }
+            _ => {}
+        }
         Ok(Self {
             host,
             port: port.unwrap_or(usual_port),
             tls,
             transport: settings.transport,
             credential,
+            http_port: own_port.unwrap_or(if tls { HTTPS_PORT } else { EMULATOR_HTTP_PORT }),
+            proxy: settings.proxy.clone(),
+            dead_letter_queue: dead_letter_queue.map(str::to_owned),
             target: topic_of(&source).to_owned(),
             source,
             patience: Duration::from_secs(settings.patience_seconds),
@@ -292,6 +341,26 @@ mod tests {
         let mut settings = Settings::new(CLOUD, "jobs");
         settings.transport = Transport::Websocket;
         assert_eq!(Plan::new(&settings, None).unwrap().port, 443);
+    }
+
+    #[test]
+    fn https_has_ports_and_settings_of_its_own() {
+        let mut settings = Settings::new(CLOUD, "jobs");
+        assert_eq!(Plan::new(&settings, None).unwrap().http_port, 443);
+        settings.dead_letter_queue = Some("jobs-dead".into());
+        let refused = Plan::new(&settings, None).err().unwrap();
+        assert!(refused.to_string().starts_with("'dead_letter_queue' goes with"), "{refused}");
+        settings.transport = Transport::Https;
+        let plan = Plan::new(&settings, None).unwrap();
+        assert_eq!((plan.port, plan.http_port), (443, 443));
+        settings.dead_letter_queue = Some("Jobs".into());
+        assert!(matches!(Plan::new(&settings, None), Err(SettingsError::DeadLettersToItself)));
+        let named = format!("{CLOUD};UseDevelopmentEmulator=true").replace(".net/", ".net:5672/");
+        assert_eq!(plan_of(&named).http_port, 5300);
+    }
+
+    fn plan_of(string: &str) -> Plan {
+        plan(string, "jobs").unwrap()
     }
 
     #[test]

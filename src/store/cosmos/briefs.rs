@@ -18,7 +18,7 @@ use crate::store::{Brief, StoreError};
 
 const READ: Purpose = Purpose(Operation::Totals, "reading what outcomes used");
 
-const QUERY: &str = "SELECT c.id, c.ending, c.failure, c.usage, c.attempts, c.deployment, c.model, \
+const QUERY: &str = "SELECT c.id, c.ending, c.failure, c.usage, c.serviceTier, c.attempts, c.deployment, c.model, \
                      c.latencyMs, c.finishedAt, c.metadata FROM c";
 
 const A_PAGE: u32 = 1000;
@@ -27,10 +27,13 @@ const A_PAGE: u32 = 1000;
 #[serde(rename_all = "camelCase")]
 struct Item {
     id: String,
-    ending: Ending,
+    #[serde(default)]
+    ending: Option<Ending>,
     #[serde(default)]
     failure: Option<Failure>,
     usage: Usage,
+    #[serde(default)]
+    service_tier: Option<Box<str>>,
     attempts: u32,
     deployment: String,
     model: String,
@@ -48,6 +51,7 @@ impl Item {
             ending: self.ending,
             code: self.failure.map(|failure| failure.code),
             usage: self.usage,
+            service_tier: self.service_tier,
             attempts: self.attempts,
             deployment: self.deployment,
             model: self.model,

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use azure_data_cosmos::feed::{ContinuationToken, FeedScope, QueryPageIterator};
-use azure_data_cosmos::models::{ItemResponse, ResponseHeaders};
+use azure_data_cosmos::models::{BatchResponse, ItemResponse, ResponseHeaders};
 use azure_data_cosmos::options::{MaxItemCountHint, QueryOptions};
 use azure_data_cosmos::{ContainerClient, CosmosError, Query};
 use futures_util::StreamExt;
@@ -64,10 +64,43 @@ impl Calls {
     where
         F: Future<Output = Result<ItemResponse, CosmosError>> + Send,
     {
+        self.in_turn(purpose, call, |done| self.counted(purpose, done)).await
+    }
+
+    /// Writes to one logical partition, all of them or none: false if they can't be carried out as
+    /// things stand there.
+    pub(super) async fn write_together<F>(
+        &self,
+        purpose: Purpose,
+        call: impl Fn() -> F + Send,
+    ) -> Result<bool, StoreError>
+    where
+        F: Future<Output = Result<BatchResponse, CosmosError>> + Send,
+    {
+        let judge = |done: Result<BatchResponse, CosmosError>| match done {
+            Ok(response) => {
+                self.charge(purpose, response.headers());
+                let answer = response.into_model()?;
+                Ok(answer.results().iter().all(|result| result.is_success()))
+            }
+            Err(error) => self.counted(purpose, Err(error)).map(|_| false),
+        };
+        self.in_turn(purpose, call, judge).await
+    }
+
+    async fn in_turn<F, R, A>(
+        &self,
+        purpose: Purpose,
+        call: impl Fn() -> F + Send,
+        judge: impl Fn(Result<R, CosmosError>) -> Result<A, CosmosError> + Send,
+    ) -> Result<A, StoreError>
+    where
+        F: Future<Output = Result<R, CosmosError>> + Send,
+    {
         let mut trouble = Trouble::new(self.patience);
         loop {
             let turn = self.pace.turn().await;
-            let done = self.counted(purpose, call().await);
+            let done = judge(call().await);
             drop(turn);
             let error = match done {
                 Ok(answer) => {
@@ -87,6 +120,18 @@ impl Calls {
 
     /// A point read.
     pub(super) async fn read<F>(
+        &self,
+        purpose: Purpose,
+        call: impl Fn() -> F + Send,
+    ) -> Result<Answer, StoreError>
+    where
+        F: Future<Output = Result<ItemResponse, CosmosError>> + Send,
+    {
+        self.at_once(purpose, call).await
+    }
+
+    /// A call that does not wait for its turn among the writes.
+    pub(super) async fn at_once<F>(
         &self,
         purpose: Purpose,
         call: impl Fn() -> F + Send,

@@ -25,9 +25,7 @@ pub(super) enum BadItem {
     BodyNotText(crate::job::JobId),
     #[error("{0}: the item exists when it is to be created, and not when it is to be read")]
     NeitherThereNorAbsent(&'static str),
-    #[error("part {part} of payload '{id}' is missing")]
-    PartMissing { id: String, part: u32 },
-    #[error("payload '{0}' does not exist")]
+    #[error("payload '{0}' does not exist as a whole")]
     NoPayload(String),
 }
 

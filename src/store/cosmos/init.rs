@@ -6,10 +6,7 @@ use azure_data_cosmos::{CosmosClient, CosmosError};
 use super::error::store_error;
 use super::items::{BATCHES, OUTCOMES, PAYLOADS, SHARES, USAGE};
 use super::settings::{Credential, Settings};
-use crate::store::StoreError;
-
-/// A worker that is gone for this long has no share any more; an item may say less.
-const SHARES_TTL_S: u32 = 60;
+use crate::store::{StoreError, WORD_TTL};
 
 /// Why the containers were not made.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +38,7 @@ pub async fn init(settings: &Settings) -> Result<(), StoreError> {
         (OUTCOMES, "/pk"),
         (BATCHES, "/id"),
         (USAGE, "/batchId"),
-        (SHARES, "/deployment"),
+        (SHARES, "/pk"),
         (PAYLOADS, "/id"),
     ] {
         create_container(&client, &settings.database, name, partition_key).await?;
@@ -58,8 +55,14 @@ async fn create_container(
     let mut properties = ContainerProperties::new(name, partition_key.into());
     properties = match name {
         OUTCOMES => properties.with_indexing_policy(outcomes_index()),
-        PAYLOADS => properties.with_indexing_policy(excluding(&["/*"])),
-        SHARES => properties.with_default_ttl(TimeToLive::Seconds(SHARES_TTL_S)),
+        // Bodies of jobs name their own time; those of outcomes stay.
+        PAYLOADS => properties
+            .with_indexing_policy(excluding(&["/*"]))
+            .with_default_ttl(TimeToLive::NoDefault),
+        // Read whole: an index would only make its many writes cost more.
+        SHARES => properties
+            .with_default_ttl(TimeToLive::Seconds(WORD_TTL.as_secs() as u32))
+            .with_indexing_policy(excluding(&["/*"])),
         _ => properties,
     };
     let database = client.database_client(database.to_owned());

@@ -8,11 +8,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::error::BadItem;
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
-use crate::store::{Batch, BatchState, Recorded, StoreError};
+use crate::share::{Part, Word};
+use crate::store::{Batch, BatchState, KnownInput, Recorded, StoreError};
 
 pub(super) const OUTCOMES: &str = "outcomes";
 pub(super) const BATCHES: &str = "batches";
@@ -52,6 +54,8 @@ pub(super) struct OutcomeItem<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Cow<'a, Failure>>,
     pub usage: Usage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<Cow<'a, str>>,
     pub attempts: u32,
     pub deployment: Cow<'a, str>,
     pub model: Cow<'a, str>,
@@ -83,6 +87,7 @@ impl<'a> OutcomeItem<'a> {
             request_id: o.request_id.as_deref().map(Cow::from),
             failure: o.failure.as_ref().map(Cow::Borrowed),
             usage: o.usage,
+            service_tier: o.service_tier.as_deref().map(Cow::from),
             attempts: o.attempts,
             deployment: o.deployment.as_str().into(),
             model: o.model.as_str().into(),
@@ -93,6 +98,13 @@ impl<'a> OutcomeItem<'a> {
             body_ref: None,
             write_id: write_id.into(),
         })
+    }
+
+    /// The proof for somebody who came later.
+    pub(super) fn recorded(&self, job: JobId) -> Result<Recorded, BadItem> {
+        let digest = parse_digest(&self.digest)
+            .ok_or_else(|| BadItem::Field { id: job.to_string(), field: "digest" })?;
+        Ok(Recorded { job_id: job, ending: self.ending, digest, first: false })
     }
 
     /// The outcome without a body that lies aside.
@@ -111,6 +123,7 @@ impl<'a> OutcomeItem<'a> {
             body: self.body.map(|body| body.into_owned().into()),
             failure: self.failure.map(Cow::into_owned),
             usage: self.usage,
+            service_tier: self.service_tier.map(|tier| tier.into_owned().into()),
             attempts: self.attempts,
             deployment: self.deployment.into_owned(),
             model: self.model.into_owned(),
@@ -118,6 +131,47 @@ impl<'a> OutcomeItem<'a> {
             finished_at: self.finished_at.parse().map_err(|_| bad("finishedAt"))?,
             metadata: self.metadata.map(|text| text.into_owned().into()),
         })
+    }
+}
+
+/// What a withdrawn outcome has cost: an item of `outcomes` that is none, since it has no ending.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Withdrawn<'a> {
+    id: String,
+    pk: &'a str,
+    batch_id: &'a str,
+    custom_id: &'a str,
+    withdrawn: Ending,
+    attempts: u32,
+    usage: Usage,
+    deployment: &'a str,
+    model: &'a str,
+    latency_ms: u64,
+    finished_at: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'a str>,
+}
+
+impl<'a> Withdrawn<'a> {
+    pub(super) fn new(item: &'a OutcomeItem<'_>) -> Self {
+        Self {
+            id: format!("{}.{}", item.id, item.write_id),
+            pk: &item.pk,
+            batch_id: &item.batch_id,
+            custom_id: &item.custom_id,
+            withdrawn: item.ending,
+            attempts: item.attempts,
+            usage: item.usage,
+            deployment: &item.deployment,
+            model: &item.model,
+            latency_ms: item.latency_ms,
+            finished_at: &item.finished_at,
+            metadata: item.metadata.as_deref(),
+            service_tier: item.service_tier.as_deref(),
+        }
     }
 }
 
@@ -142,7 +196,9 @@ impl Proof {
 /// What the totals need of an item of `outcomes`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Counted {
-    pub ending: Ending,
+    /// None of a withdrawn outcome.
+    #[serde(default)]
+    pub ending: Option<Ending>,
     pub attempts: u64,
     pub usage: Usage,
 }
@@ -161,14 +217,16 @@ pub(super) struct BatchItem {
     pub jobs: u64,
     #[serde(default)]
     pub prompt_tokens: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<KnownInput>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
 }
 
 impl BatchItem {
     pub(super) fn unannounced(id: &BatchId, shards: u32) -> Self {
-        let id = id.clone();
-        Self { id, shards, state: None, jobs: 0, prompt_tokens: 0, created_at: None }
+        let (id, inputs) = (id.clone(), Vec::new());
+        Self { id, shards, state: None, jobs: 0, prompt_tokens: 0, inputs, created_at: None }
     }
 
     pub(super) fn new(batch: &Batch, shards: u32) -> Self {
@@ -178,6 +236,7 @@ impl BatchItem {
             state: Some(batch.state),
             jobs: batch.jobs,
             prompt_tokens: batch.prompt_tokens,
+            inputs: batch.inputs.clone(),
             created_at: Some(batch.created_at.to_string()),
         }
     }
@@ -188,7 +247,7 @@ impl BatchItem {
             .parse()
             .map_err(|_| BadItem::Field { id: self.id.to_string(), field: "createdAt" })?;
         let (id, jobs, prompt_tokens) = (self.id, self.jobs, self.prompt_tokens);
-        Ok(Some(Batch { id, state, jobs, prompt_tokens, created_at }))
+        Ok(Some(Batch { id, state, jobs, prompt_tokens, inputs: self.inputs, created_at }))
     }
 }
 
@@ -205,8 +264,42 @@ pub(super) struct UsageItem {
     /// "2026-11-23T16", in UTC.
     pub hour: String,
     pub endings: BTreeMap<Ending, u64>,
+    /// Outcomes that ended as dead and were withdrawn, whoever had recorded them.
+    #[serde(default)]
+    pub withdrawn: u64,
     pub attempts: u64,
     pub usage: Usage,
+}
+
+/// The partition of all words, so that one read of one partition hears them all.
+pub(super) const WORDS: &str = "words";
+
+/// An item of `shares`: an instance's word; its id is the instance's.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct WordItem<'a> {
+    pub id: Uuid,
+    pub pk: Cow<'a, str>,
+    pub beat: u64,
+    pub parts: Cow<'a, BTreeMap<String, Part>>,
+    pub about: Cow<'a, serde_json::Value>,
+}
+
+impl<'a> WordItem<'a> {
+    pub(super) fn new(word: &'a Word) -> Self {
+        Self {
+            id: word.instance,
+            pk: WORDS.into(),
+            beat: word.beat,
+            parts: Cow::Borrowed(&word.parts),
+            about: Cow::Borrowed(&word.about),
+        }
+    }
+
+    pub(super) fn into_word(self) -> Word {
+        let (parts, about) = (self.parts.into_owned(), self.about.into_owned());
+        Word { instance: self.id, beat: self.beat, parts, about }
+    }
 }
 
 fn parse_job_id(id: &str) -> Option<JobId> {

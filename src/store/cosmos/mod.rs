@@ -2,11 +2,11 @@
 //!
 //! | container | partition key | an item |
 //! | --- | --- | --- |
-//! | `outcomes` | `/pk` | one outcome; its id is the job's |
+//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost |
 //! | `batches` | `/id` | one batch |
 //! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model and hour |
-//! | `shares` | `/deployment` | one worker's demand; expires |
-//! | `payloads` | `/id` | a part of what is too big for its own place |
+//! | `shares` | `/pk` | one worker's word to its siblings; expires |
+//! | `payloads` | `/id` | a part of what is too big for its own place; a job's body expires |
 //!
 //! A logical partition holds 20 GB and 10,000 RU/s, so a batch is spread over many: `pk` is
 //! `BATCH|SHARD`, the shard comes of the job id, and the number of shards stands in the batch.
@@ -29,9 +29,11 @@ mod pace;
 mod payloads;
 mod record;
 mod settings;
+mod shares;
 mod stream;
 mod units;
 mod usage;
+mod withdraw;
 mod write_ids;
 
 use std::collections::HashMap;
@@ -41,13 +43,15 @@ use async_trait::async_trait;
 use azure_data_cosmos::ContainerClient;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use uuid::Uuid;
 
 pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
-use super::{Batch, Brief, Expense, Order, Recorded, Store, StoreError, Totals};
+use super::{Batch, Brief, Expense, Order, PAYLOAD_LIFE, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
+use crate::share::Word;
 
 /// Shards that are read side by side.
 const SHARDS_AT_A_TIME: usize = 8;
@@ -64,6 +68,7 @@ struct Inner {
     batches: ContainerClient,
     usage: ContainerClient,
     payloads: ContainerClient,
+    shares: ContainerClient,
     writes_in_flight: usize,
     /// Shards of a batch that begins now.
     new_shards: u32,
@@ -93,6 +98,7 @@ impl CosmosStore {
             batches: container(items::BATCHES).await?,
             usage: container(items::USAGE).await?,
             payloads: container(items::PAYLOADS).await?,
+            shares: container(items::SHARES).await?,
             writes_in_flight: settings.writes_in_flight.get(),
             new_shards: settings.shards.get(),
             shards: Mutex::default(),
@@ -120,26 +126,6 @@ impl CosmosStore {
     pub async fn running_totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         self.inner.running_totals(batch).await
     }
-
-    /// Keeps what is too big for a queue message; the same name is written over.
-    ///
-    /// # Errors
-    /// As every operation of a store.
-    pub async fn put_payload(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.inner.put_payload(name, bytes).await
-    }
-
-    /// # Errors
-    /// As every operation of a store; a payload that is not there is none.
-    pub async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
-        self.inner.get_payload(name).await
-    }
-
-    /// # Errors
-    /// As every operation of a store; a payload that is not there is no error.
-    pub async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
-        self.inner.delete_payload(name).await
-    }
 }
 
 impl Inner {
@@ -166,6 +152,17 @@ impl Store for CosmosStore {
             return Ok(Vec::new());
         }
         self.inner.look_up(batch, jobs).await
+    }
+
+    async fn withdraw_dead(
+        &self,
+        batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.inner.withdraw_dead(batch, jobs).await
     }
 
     async fn outcomes(
@@ -197,6 +194,30 @@ impl Store for CosmosStore {
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
         self.inner.list_batches().await
+    }
+
+    async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.inner.put_payload(name, &bytes, Some(PAYLOAD_LIFE)).await
+    }
+
+    async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get_payload(name).await
+    }
+
+    async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete_payload(name).await
+    }
+
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
+        self.inner.put_word(word).await
+    }
+
+    async fn words(&self) -> Result<Vec<Word>, StoreError> {
+        self.inner.words().await
+    }
+
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.inner.remove_word(instance).await
     }
 
     fn expense(&self) -> Option<Expense> {

@@ -3,7 +3,10 @@
 //! A payload is one or more parts, each an item and a logical partition of its own: `NAME:0` says
 //! how many there are. It is written last and deleted last, so that a payload that can be found is
 //! whole, and an interrupted deletion can be repeated. A process that dies between the parts and
-//! the outcome they belong to leaves them behind; that costs storage, nothing else.
+//! the outcome they belong to leaves them behind; that costs storage, nothing else. Bodies of jobs
+//! expire, where the container has its time to live switched on (`promptmill init` does).
+
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -32,6 +35,9 @@ struct Part {
     parts: u32,
     /// Base64 of this part's bytes.
     data: String,
+    /// Seconds from the last write until the service deletes the item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl: Option<u64>,
 }
 
 /// The payload of a big body. The write is in the name: of two workers that record the same job,
@@ -41,13 +47,20 @@ pub(super) fn name_of_body(job: JobId, write_id: &str) -> String {
 }
 
 impl Inner {
-    pub(super) async fn put_payload(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Keeps it for so long, or until it is deleted.
+    pub(super) async fn put_payload(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        life: Option<Duration>,
+    ) -> Result<(), StoreError> {
         let chunks: Vec<&[u8]> =
             if bytes.is_empty() { vec![bytes] } else { bytes.chunks(PART_BYTES).collect() };
         let parts = chunks.len() as u32;
         let put = async |n: usize| {
             let id = part_id(name, n as u32);
-            let part = Part { id: id.clone(), parts, data: BASE64.encode(chunks[n]) };
+            let data = BASE64.encode(chunks[n]);
+            let part = Part { id: id.clone(), parts, data, ttl: life.map(|life| life.as_secs()) };
             let upsert = || self.payloads.upsert_item(id.clone(), &id, &part, None);
             self.calls.write(PUT, upsert).await?.made(PUT).map(drop)
         };
@@ -56,17 +69,15 @@ impl Inner {
         put(0).await
     }
 
-    /// None if there is no such payload.
+    /// None if there is no such payload, or not all of it: it is just being deleted then.
     pub(super) async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         let Some(first) = self.get_part(name, 0).await? else { return Ok(None) };
         let mut bytes = decode(&first)?;
-        let rest = (1..first.parts).map(async |n| match self.get_part(name, n).await? {
-            Some(part) => decode(&part),
-            None => Err(BadItem::PartMissing { id: name.to_owned(), part: n }.into()),
-        });
+        let rest = (1..first.parts).map(|n| self.get_part(name, n));
         let mut rest = stream::iter(rest).buffered(PARTS_IN_FLIGHT);
         while let Some(part) = rest.try_next().await? {
-            bytes.extend_from_slice(&part);
+            let Some(part) = part else { return Ok(None) };
+            bytes.extend_from_slice(&decode(&part)?);
         }
         Ok(Some(bytes.into()))
     }

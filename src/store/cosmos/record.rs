@@ -102,7 +102,8 @@ impl Inner {
         let mut item = OutcomeItem::new(outcome, &pk, &write_id)?;
         if is_too_big(&item) {
             let payload = payloads::name_of_body(outcome.job_id, &write_id);
-            self.put_payload(&payload, outcome.body.as_deref().unwrap_or_default()).await?;
+            let body = outcome.body.as_deref().unwrap_or_default();
+            self.put_payload(&payload, body, None).await?;
             item.body = None;
             item.body_ref = Some(payload.into());
         }

@@ -61,9 +61,13 @@ impl Inner {
     }
 
     fn pages(&self, batch: &BatchId, shard: u32, order: Order) -> Pages<Item> {
+        // What withdrawn outcomes cost has no ending.
         let (query, page) = match order {
-            Order::AsStored => ("SELECT * FROM c", A_PAGE),
-            Order::ByPosition => ("SELECT * FROM c ORDER BY c.position", AN_ORDERED_PAGE),
+            Order::AsStored => ("SELECT * FROM c WHERE IS_DEFINED(c.ending)", A_PAGE),
+            Order::ByPosition => {
+                let query = "SELECT * FROM c WHERE IS_DEFINED(c.ending) ORDER BY c.position";
+                (query, AN_ORDERED_PAGE)
+            }
         };
         let scope = FeedScope::partition(partition(batch, shard));
         Pages::new(&self.outcomes, query.into(), scope, page_of(page), READ)

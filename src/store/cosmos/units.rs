@@ -12,10 +12,11 @@ pub enum Operation {
     Usage,
     Batches,
     Payloads,
+    Shares,
 }
 
 impl Operation {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Record,
         Self::LookUp,
         Self::Outcomes,
@@ -23,6 +24,7 @@ impl Operation {
         Self::Usage,
         Self::Batches,
         Self::Payloads,
+        Self::Shares,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Operation {
             Self::Usage => "usage",
             Self::Batches => "batches",
             Self::Payloads => "payloads",
+            Self::Shares => "shares",
         }
     }
 }

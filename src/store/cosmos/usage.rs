@@ -15,11 +15,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::calls::{Pages, Purpose, page_of};
-use super::items::{Counted, UsageItem, partition};
+use super::items::{Counted, OutcomeItem, UsageItem, partition};
 use super::units::Operation;
 use super::{Inner, SHARDS_AT_A_TIME};
 use crate::job::BatchId;
-use crate::outcome::Outcome;
+use crate::outcome::{Ending, Outcome};
 use crate::store::{StoreError, Totals};
 
 const ADD: Purpose = Purpose(Operation::Usage, "writing the usage of this worker");
@@ -59,18 +59,30 @@ impl Running {
             // "2026-11-23T16" of an RFC 3339 time.
             let hour = o.finished_at.to_string()[..13].to_owned();
             let key = (o.batch_id.clone(), o.deployment.clone(), o.model.clone(), hour);
-            let row = match rows.entry(key) {
-                Entry::Occupied(row) => row.into_mut(),
-                Entry::Vacant(empty) => {
-                    let item = self.empty_item(empty.key());
-                    empty.insert(Row { item, changes: 0, written: 0 })
-                }
-            };
-            row.changes += 1;
+            let row = self.changing(&mut rows, key);
             *row.item.endings.entry(o.ending).or_default() += 1;
             row.item.attempts += u64::from(o.attempts);
             row.item.usage += o.usage;
         }
+    }
+
+    /// Counts an outcome as withdrawn. What it cost was paid, and stays.
+    pub(super) fn withdraw(&self, batch: &BatchId, item: &OutcomeItem<'_>) {
+        let hour = item.finished_at.chars().take(13).collect();
+        let key = (batch.clone(), item.deployment.to_string(), item.model.to_string(), hour);
+        self.changing(&mut self.rows(), key).item.withdrawn += 1;
+    }
+
+    fn changing<'r>(&self, rows: &'r mut HashMap<Key, Row>, key: Key) -> &'r mut Row {
+        let row = match rows.entry(key) {
+            Entry::Occupied(row) => row.into_mut(),
+            Entry::Vacant(empty) => {
+                let item = self.empty_item(empty.key());
+                empty.insert(Row { item, changes: 0, written: 0 })
+            }
+        };
+        row.changes += 1;
+        row
     }
 
     fn empty_item(&self, (batch, deployment, model, hour): &Key) -> UsageItem {
@@ -83,6 +95,7 @@ impl Running {
             model: model.clone(),
             hour: hour.clone(),
             endings: Default::default(),
+            withdrawn: 0,
             attempts: 0,
             usage: Default::default(),
         }
@@ -139,8 +152,10 @@ impl Inner {
             SUM,
         );
         let mut totals = Totals::default();
+        let mut withdrawn = 0;
         while let Some(items) = pages.next(&self.calls).await? {
             for item in items {
+                withdrawn += item.withdrawn;
                 for (ending, jobs) in item.endings {
                     *totals.endings.entry(ending).or_default() += jobs;
                 }
@@ -148,6 +163,9 @@ impl Inner {
                 totals.usage += item.usage;
             }
         }
+        let dead = totals.of(Ending::Dead).saturating_sub(withdrawn);
+        totals.endings.insert(Ending::Dead, dead);
+        totals.endings.retain(|_, jobs| *jobs > 0);
         Ok(totals)
     }
 
@@ -176,7 +194,9 @@ impl Inner {
         let mut totals = Totals::default();
         while let Some(items) = pages.next(&self.calls).await? {
             for item in items {
-                *totals.endings.entry(item.ending).or_default() += 1;
+                if let Some(ending) = item.ending {
+                    *totals.endings.entry(ending).or_default() += 1;
+                }
                 totals.attempts += item.attempts;
                 totals.usage += item.usage;
             }

@@ -93,6 +93,7 @@ mod tests {
             body: None,
             failure: None,
             usage: Usage::default(),
+            service_tier: None,
             attempts: 1,
             deployment: "d".into(),
             model: "m".into(),

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -234,6 +235,7 @@ impl Connection {
         let now = self.shared.clock.now();
         if self.tokens.next_end().is_some_and(|end| end <= now) {
             self.tokens.forget_ended(now);
+            self.shared.tokens_ended.fetch_add(1, Ordering::Relaxed);
             let tokens = std::mem::take(&mut self.tokens);
             self.detach_unauthorized(|resource| tokens.allow(resource, now));
             self.tokens = tokens;

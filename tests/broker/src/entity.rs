@@ -103,6 +103,10 @@ impl Queue {
         }
     }
 
+    pub fn settings(&self) -> &QueueSettings {
+        &self.settings
+    }
+
     /// Takes a message in and tells its sequence number; a duplicate is taken and dropped, as the
     /// service does.
     pub fn send(&mut self, message: Message, now: Millis) -> i64 {

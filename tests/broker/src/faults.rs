@@ -1,6 +1,9 @@
 //! Faults that a test asks for: what is to be lost or delayed, and orders to every connection.
 
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use hyper::StatusCode;
 
 /// What gets lost with a message on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Faults {
     pub settlements: Losses,
     pub sends: Losses,
     pub settlement_delay: Duration,
+    /// What the next HTTP requests are refused with.
+    pub refusals: VecDeque<StatusCode>,
 }
 
 /// An order to every open connection.

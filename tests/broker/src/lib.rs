@@ -1,13 +1,16 @@
-//! A Service Bus lookalike for tests: it speaks AMQP 1.0 the way the service does, keeps everything
-//! in memory, and breaks on demand.
+//! A Service Bus lookalike for tests: it speaks AMQP 1.0 and HTTP the way the service does, keeps
+//! everything in memory, and breaks on demand. One port serves both.
 //!
 //! The way of a frame: `serve` (socket) → `frames` (bytes to performatives) → `connection` (links,
 //! tokens) → `transfers` and `deliveries` (messages in and out, over `session`'s windows) →
-//! `namespace` → `entity` → `shelf` (pure state). `management` and `cbs` answer requests.
+//! `namespace` → `entity` → `shelf` (pure state). `management` and `cbs` answer requests. Over HTTP:
+//! `http` (requests, tokens) → `rest` (messages, in `rest_message`'s form) and `admin` (descriptions)
+//! → the same `namespace`.
 //!
-//! Not here: sessions in Service Bus's sense, transactions, partitions, rules on subscriptions, TLS
-//! and the HTTP side.
+//! Not here: sessions in Service Bus's sense, transactions, partitions, rules on subscriptions, and
+//! TLS.
 
+mod admin;
 mod cbs;
 mod connection;
 #[cfg(test)]
@@ -16,10 +19,13 @@ mod deliveries;
 mod entity;
 mod faults;
 mod frames;
+mod http;
 mod management;
 mod message;
 mod namespace;
 mod request;
+mod rest;
+mod rest_message;
 mod serve;
 mod session;
 mod shared;
@@ -30,6 +36,7 @@ mod wire;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, ToSocketAddrs};
@@ -55,6 +62,8 @@ pub struct Settings {
     pub max_message_size: u64,
     /// Whether links need a valid token.
     pub check_tokens: bool,
+    /// Whether the key has the right to read and create entities.
+    pub manage: bool,
     pub key_name: String,
     pub key: String,
     /// The silence the broker asks its clients not to exceed.
@@ -69,6 +78,7 @@ impl Default for Settings {
             // The Standard tier's limit.
             max_message_size: 256 * 1024,
             check_tokens: true,
+            manage: true,
             key_name: "RootManageSharedAccessKey".to_owned(),
             key: "SAS_KEY_VALUE".to_owned(),
             idle_timeout: Duration::from_secs(120),
@@ -194,6 +204,15 @@ impl Broker {
         self.shared.faults().sends.plan(count, loss);
     }
 
+    /// Refuses the next `count` HTTP requests with this status.
+    ///
+    /// # Panics
+    /// If it is no status of HTTP.
+    pub fn refuse_next_requests(&self, count: usize, status: u16) {
+        let status = hyper::StatusCode::from_u16(status).expect("a status of HTTP");
+        self.shared.faults().refusals.extend(std::iter::repeat_n(status, count));
+    }
+
     /// Holds confirmations of settlements back from now on; zero ends it.
     pub fn delay_settlements(&self, delay: Duration) {
         self.shared.faults().settlement_delay = delay;
@@ -209,6 +228,16 @@ impl Broker {
     /// Takes all tokens as ended: links are detached as unauthorized, new ones need a new token.
     pub fn expire_tokens(&self) {
         self.shared.order(Order::ExpireTokens);
+    }
+
+    /// Good tokens that were put so far, over all connections.
+    pub fn tokens_taken(&self) -> u64 {
+        self.shared.tokens_taken.load(Ordering::Relaxed)
+    }
+
+    /// Times that tokens of a connection ended unrenewed.
+    pub fn tokens_ended(&self) -> u64 {
+        self.shared.tokens_ended.load(Ordering::Relaxed)
     }
 
     /// Breaks every connection off and returns when all is down.

@@ -102,7 +102,8 @@ impl Namespace {
         namespace
     }
 
-    fn add(&mut self, path: &str, settings: QueueSettings) -> String {
+    /// Adds a queue; one of this path is not there yet.
+    pub fn add(&mut self, path: &str, settings: QueueSettings) -> String {
         let key = path.to_lowercase();
         self.queues.insert(key.clone(), Queue::new(settings));
         key

@@ -1,4 +1,5 @@
-//! One connection's task: the handshake, then reading, writing and waiting until either side ends.
+//! One connection's task: what it speaks, then over AMQP the handshake, and reading, writing and
+//! waiting until either side ends.
 
 use std::io;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::connection::Connection;
 use crate::deliveries::HIGH_WATER;
 use crate::faults::Order;
 use crate::frames::{self, AMQP_HEADER, Frame, SASL_HEADER};
+use crate::http;
 use crate::shared::Shared;
 use crate::wire::{self, Malformed};
 
@@ -34,6 +36,19 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let mut first = [0];
+    let peeked = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        _ = orders.recv() => return Ok(()),
+        peeked = stream.peek(&mut first) => peeked?,
+    };
+    if peeked == 0 {
+        return Ok(());
+    }
+    // No method of HTTP starts with the letter that AMQP's header starts with.
+    if first[0] != AMQP_HEADER[0] {
+        return serve_http(stream, shared, orders, stop).await;
+    }
     let mut input = BytesMut::with_capacity(64 * 1024);
     let shaken = tokio::select! {
         biased;
@@ -43,6 +58,24 @@ pub async fn serve(
         shaken = handshake(&mut stream, &mut input) => shaken?,
     };
     if shaken { converse(stream, input, shared, orders, stop).await } else { Ok(()) }
+}
+
+/// Requests and answers, until the client leaves or an order drops it.
+async fn serve_http(
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    mut orders: broadcast::Receiver<Order>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let dropped = async {
+        // Links and their tokens are AMQP's: only a drop is for everybody.
+        while !matches!(orders.recv().await, Ok(Order::Drop) | Err(_)) {}
+    };
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        () = dropped => Ok(()),
+        served = http::serve(stream, shared) => served.map_err(io::Error::other),
+    }
 }
 
 /// Frames in, frames out, and whatever comes between them.

@@ -1,6 +1,6 @@
 //! What the connections of one broker share: entities, faults, the clock, the ways to be woken.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,9 +22,15 @@ pub struct Shared {
     namespace: Mutex<Namespace>,
     faults: Mutex<Faults>,
     paused: AtomicBool,
+    /// Tokens that were put and good, over all connections.
+    pub tokens_taken: AtomicU64,
+    /// Times that tokens of a connection ended unrenewed.
+    pub tokens_ended: AtomicU64,
     pub clock: Clock,
     pub tokens: TokenRules,
     pub max_message_size: u64,
+    /// Whether the key may read and create entities.
+    pub manage: bool,
     pub idle_timeout: Duration,
     /// Bumped when any queue changes, so that waiting receivers look again.
     pub changes: watch::Sender<u64>,
@@ -37,6 +43,8 @@ impl Shared {
             namespace: Mutex::new(Namespace::new(&settings.queues, &settings.topics)),
             faults: Mutex::default(),
             paused: AtomicBool::new(false),
+            tokens_taken: AtomicU64::new(0),
+            tokens_ended: AtomicU64::new(0),
             clock: Clock::start(),
             tokens: TokenRules {
                 check: settings.check_tokens,
@@ -44,6 +52,7 @@ impl Shared {
                 key: settings.key.clone(),
             },
             max_message_size: settings.max_message_size,
+            manage: settings.manage,
             idle_timeout: settings.idle_timeout,
             changes: watch::Sender::new(0),
             orders: broadcast::Sender::new(ORDERS_KEPT),

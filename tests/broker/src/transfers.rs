@@ -1,5 +1,7 @@
 //! Messages from clients: put together, then sent to an entity, to `$cbs` or to `$management`.
 
+use std::sync::atomic::Ordering;
+
 use bytes::{Bytes, BytesMut};
 use fe2o3_amqp_types::definitions::Role;
 use fe2o3_amqp_types::messaging::{Accepted, DeliveryState, Rejected};
@@ -137,6 +139,7 @@ impl Connection {
         let reply = match self.shared.tokens.verify(token, audience, now) {
             Ok(ends) => {
                 self.tokens.put(audience, ends);
+                self.shared.tokens_taken.fetch_add(1, Ordering::Relaxed);
                 let accepted = "Accepted".to_owned();
                 Reply { status: 202, description: accepted, ..Reply::ok(Map::new()) }
             }

@@ -72,6 +72,26 @@ async fn the_python_sdk_gets_what_it_expects() {
 }
 
 #[tokio::test]
+async fn the_python_administration_client_reads_and_creates_queues() {
+    if let Some(python) = peer_from("PROMPTMILL_PEER_PYTHON") {
+        let broker = broker().await;
+        let script = "service_bus_admin.py";
+        let mut peer = Command::new(python);
+        peer.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../peers").join(script))
+            .arg(broker.connection_string())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, peer.output())
+            .await
+            .expect("the script ends in time")
+            .expect("the script can be started");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {}\n{said}", output.status);
+        assert_eq!(broker.counts("made").scheduled, 1, "the queue that it made is there for AMQP");
+    }
+}
+
+#[tokio::test]
 async fn the_javascript_sdk_gets_what_it_expects() {
     if let Some(modules) = peer_from("PROMPTMILL_PEER_NODE_MODULES") {
         let mut node = Command::new("node");

@@ -1,25 +1,29 @@
 //! The embedded queue: the `queue` and `dead_letters` tables of the state file.
 //!
 //! A row is handed out by moving its `available_at` to the lock's expiry, so a lock that runs out
-//! needs nobody to notice it: the row is simply available again.
+//! needs nobody to notice it: the row is simply available again. `rows` turns jobs into rows and back,
+//! `dead` keeps the dead letters.
+
+mod dead;
+mod rows;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension, named_params, params};
 use tokio::sync::{Notify, oneshot};
 use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Queue, QueueError, Sent, Settlement,
+    DeadLetter, Delivery, Depth, LockToken, Postponement, Queue, QueueError, Sent, Settlement,
     SettlementKind,
 };
-use crate::job::{Api, BatchId, Estimate, Job, JobId};
-use crate::sqlite::{Database, SqliteError, parsed, text};
+use crate::job::{BatchId, Job};
+use crate::sqlite::{Database, SqliteError};
+use rows::HandOut;
 
 /// Jobs that another process adds to the file make no sound here; this bounds how late we see them.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -109,7 +113,7 @@ impl Queue for LocalQueue {
             return Ok(Sent::default());
         }
         let total = jobs.len() as u64;
-        let accepted = self.database.write(move |c| insert(c, &jobs)).await?;
+        let accepted = self.database.write(move |c| rows::insert(c, &jobs)).await?;
         self.changed.notify_waiters();
         Ok(Sent { accepted, duplicates: total - accepted })
     }
@@ -137,7 +141,7 @@ impl Queue for LocalQueue {
                 "UPDATE queue SET available_at = ?3 WHERE seq = ?1 AND lock = ?2",
             )?;
             let one = |lock: &LockToken| {
-                let (seq, nonce) = row_of(*lock);
+                let (seq, nonce) = rows::row_of(*lock);
                 let renewed = renew.execute(params![seq, nonce, until.as_millisecond()])? == 1;
                 Ok(renewed.then_some(until))
             };
@@ -153,6 +157,16 @@ impl Queue for LocalQueue {
         Ok(self.database.write(move |c| settle(c, &settlements)).await?)
     }
 
+    async fn postpone(&self, postponements: Vec<Postponement>) -> Result<(), QueueError> {
+        if postponements.is_empty() {
+            return Ok(());
+        }
+        self.database.write(move |c| rows::postpone(c, &postponements)).await?;
+        // One may come due sooner than what the receivers wait for.
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
     async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError> {
         let locks = locks.to_vec();
         // A delivery that is given back untouched was none: its count goes back too.
@@ -162,7 +176,7 @@ impl Queue for LocalQueue {
                  WHERE seq = ?1 AND lock = ?2",
             )?;
             for lock in locks {
-                free.execute(row_of(lock))?;
+                free.execute(rows::row_of(lock))?;
             }
             Ok(())
         };
@@ -193,13 +207,20 @@ impl Queue for LocalQueue {
         Ok(self.database.read(count).await?)
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        let list = move |c: &Connection| {
-            let sql = "SELECT job_id, message, reason, description, delivery_count, at
-                       FROM dead_letters ORDER BY seq LIMIT ?1";
-            c.prepare(sql)?.query_map([max], read_dead_letter)?.collect()
-        };
-        Ok(self.database.read(list).await?)
+    async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        Ok(self.database.read(move |c| dead::list(c, from, max)).await?)
+    }
+
+    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
+        let numbers = numbers.to_vec();
+        let done = self.database.write(move |c| dead::resubmit(c, &numbers)).await?;
+        self.changed.notify_waiters();
+        Ok(done)
+    }
+
+    async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
+        let numbers = numbers.to_vec();
+        Ok(self.database.write(move |c| dead::discard(c, &numbers)).await?)
     }
 }
 
@@ -213,155 +234,13 @@ impl From<SqliteError> for QueueError {
     }
 }
 
-/// A token names its row and this one hand-out of it.
-fn token(seq: i64, nonce: i64) -> LockToken {
-    LockToken(Uuid::from_u64_pair(seq.cast_unsigned(), nonce.cast_unsigned()))
-}
-
-fn row_of(lock: LockToken) -> (i64, i64) {
-    let (seq, nonce) = lock.0.as_u64_pair();
-    (seq.cast_signed(), nonce.cast_signed())
-}
-
-fn insert(c: &Connection, jobs: &[Job]) -> rusqlite::Result<u64> {
-    let mut insert = c.prepare_cached(
-        "INSERT OR IGNORE INTO queue (job_id, available_at, priority, delivery_count, batch_id,
-             custom_id, position, url, model, prompt_tokens, max_output_tokens, deadline, metadata,
-             look_up, body)
-         VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-    )?;
-    let mut accepted = 0;
-    for job in jobs {
-        accepted += insert.execute(params![
-            job.id.as_bytes(),
-            job.not_before.map_or(0, Timestamp::as_millisecond),
-            job.priority,
-            job.batch_id.as_str(),
-            job.custom_id,
-            job.position,
-            job.api.url(),
-            job.model,
-            job.estimate.map(|e| e.prompt),
-            job.estimate.map(|e| e.max_output),
-            job.deadline.map(|at| at.to_string()),
-            job.metadata,
-            job.look_up,
-            text(&job.body)?,
-        ])?;
-    }
-    Ok(accepted as u64)
-}
-
-/// One hand-out of some jobs.
-struct HandOut {
-    max: usize,
-    now: Timestamp,
-    until: Timestamp,
-    nonce: i64,
-    only: Option<BatchId>,
-}
-
-impl HandOut {
-    fn run(&self, c: &Connection) -> rusqlite::Result<Vec<Delivery>> {
-        let mut take = c.prepare_cached(
-        "UPDATE queue SET available_at = :until, lock = :nonce, delivery_count = delivery_count + 1
-         WHERE seq IN (SELECT seq FROM queue
-                       WHERE available_at <= :now AND (:only IS NULL OR batch_id = :only)
-                       ORDER BY available_at, priority DESC, seq LIMIT :max)
-         RETURNING seq, delivery_count, job_id, batch_id, custom_id, position, url, model,
-                   prompt_tokens, max_output_tokens, deadline, metadata, priority, look_up, body",
-    )?;
-        let parameters = named_params! {
-            ":until": self.until.as_millisecond(),
-            ":nonce": self.nonce,
-            ":now": self.now.as_millisecond(),
-            ":max": self.max,
-            ":only": self.only.as_ref().map(BatchId::as_str),
-        };
-        let mut taken = take
-            .query_map(parameters, |row| {
-                Ok(Delivery {
-                    lock: token(row.get(0)?, self.nonce),
-                    locked_until: self.until,
-                    count: row.get(1)?,
-                    job: read_job(row)?,
-                })
-            })?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        // RETURNING promises no order.
-        taken.sort_by_key(|d| (std::cmp::Reverse(d.job.priority), row_of(d.lock).0));
-        Ok(taken)
-    }
-}
-
-fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
-    let prompt: Option<u32> = row.get(8)?;
-    let max_output: Option<u32> = row.get(9)?;
-    Ok(Job {
-        id: JobId::from_bytes(row.get(2)?),
-        batch_id: parsed(row, 3, |name| name.parse().ok())?,
-        custom_id: row.get(4)?,
-        position: row.get(5)?,
-        api: parsed(row, 6, Api::from_url)?,
-        model: row.get(7)?,
-        body: row.get::<_, String>(14)?.into(),
-        estimate: prompt
-            .zip(max_output)
-            .map(|(prompt, max_output)| Estimate { prompt, max_output }),
-        deadline: match row.get_ref(10)? {
-            ValueRef::Null => None,
-            _ => Some(parsed(row, 10, |at| at.parse().ok())?),
-        },
-        // What is handed out is past it.
-        not_before: None,
-        priority: row.get(12)?,
-        metadata: row.get(11)?,
-        look_up: row.get(13)?,
-    })
-}
-
 fn settle(c: &Connection, settlements: &[Settlement]) -> rusqlite::Result<()> {
     let mut remove = c.prepare_cached("DELETE FROM queue WHERE seq = ?1 AND lock = ?2")?;
     for settlement in settlements {
         if let SettlementKind::DeadLetter(reason) = settlement.kind() {
-            set_aside(c, settlement.lock(), reason)?;
+            dead::set_aside(c, settlement.lock(), reason)?;
         }
-        remove.execute(row_of(settlement.lock()))?;
+        remove.execute(rows::row_of(settlement.lock()))?;
     }
     Ok(())
-}
-
-fn set_aside(c: &Connection, lock: LockToken, reason: &DeadLetterReason) -> rusqlite::Result<()> {
-    let mut find = c.prepare_cached(
-        "SELECT seq, delivery_count, job_id, batch_id, custom_id, position, url, model,
-                prompt_tokens, max_output_tokens, deadline, metadata, priority, look_up, body
-         FROM queue WHERE seq = ?1 AND lock = ?2",
-    )?;
-    let held = find.query_row(row_of(lock), |row| Ok((row.get::<_, u32>(1)?, read_job(row)?)));
-    let Some((delivery_count, job)) = held.optional()? else { return Ok(()) };
-    let message =
-        job.to_message().map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-    c.prepare_cached(
-        "INSERT INTO dead_letters (job_id, message, reason, description, delivery_count, at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        job.id.as_bytes(),
-        text(&message)?,
-        reason.reason,
-        reason.description,
-        delivery_count,
-        Timestamp::now().to_string(),
-    ])?;
-    Ok(())
-}
-
-fn read_dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
-    Ok(DeadLetter {
-        job_id: Some(JobId::from_bytes(row.get(0)?)),
-        message: row.get::<_, String>(1)?.into_bytes(),
-        reason: DeadLetterReason { reason: row.get(2)?, description: row.get(3)? },
-        delivery_count: row.get(4)?,
-        at: parsed(row, 5, |at| at.parse().ok())?,
-    })
 }

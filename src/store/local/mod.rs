@@ -1,20 +1,29 @@
-//! The embedded store: the `outcomes`, `usage` and `batches` tables of the state file.
+//! The embedded store: the `outcomes`, `usage`, `batches`, `payloads` and `shares` tables of the state
+//! file.
+
+mod payloads;
+mod usage;
+mod words;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use jiff::Timestamp;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
+use crate::share::Word;
 use crate::sqlite::{Database, SqliteError, parsed, text};
+use usage::UsageRows;
 
 /// Outcomes that cross from the reading thread at a time.
 const CHUNK: usize = 128;
@@ -77,6 +86,16 @@ impl Store for LocalStore {
         Ok(self.database.read(look_up).await?)
     }
 
+    async fn withdraw_dead(
+        &self,
+        _batch: &BatchId,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        let jobs = jobs.to_vec();
+        let withdraw = move |c: &Connection| jobs.iter().map(|job| withdraw_one(c, *job)).collect();
+        Ok(self.database.write(withdraw).await?)
+    }
+
     async fn outcomes(
         &self,
         batch: &BatchId,
@@ -98,21 +117,24 @@ impl Store for LocalStore {
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         let batch = batch.clone();
-        Ok(self.database.read(move |c| sum_usage(c, &batch)).await?)
+        Ok(self.database.read(move |c| usage::sum(c, &batch)).await?)
     }
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let batch = batch.clone();
+        let inputs =
+            serde_json::to_string(&batch.inputs).map_err(|e| StoreError::Refused(e.into()))?;
         let put = move |c: &Connection| {
             c.execute(
-                "INSERT OR REPLACE INTO batches (batch_id, state, jobs, prompt_tokens, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO batches (batch_id, state, jobs, prompt_tokens, created_at, inputs)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     batch.id.as_str(),
                     batch.state.as_str(),
                     batch.jobs,
                     batch.prompt_tokens,
                     batch.created_at.to_string(),
+                    inputs,
                 ],
             )
         };
@@ -123,22 +145,48 @@ impl Store for LocalStore {
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         let id = id.clone();
         let find = move |c: &Connection| {
-            let sql = "SELECT batch_id, state, jobs, prompt_tokens, created_at FROM batches
-                       WHERE batch_id = ?1";
-            c.query_row(sql, [id.as_str()], read_batch).optional()
+            let sql = format!("{BATCHES} WHERE batch_id = ?1");
+            c.query_row(&sql, [id.as_str()], read_batch).optional()
         };
         Ok(self.database.read(find).await?)
     }
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
         let list = |c: &Connection| {
-            let sql = "SELECT batch_id, state, jobs, prompt_tokens, created_at FROM batches";
-            c.prepare(sql)?.query_map([], read_batch)?.collect::<rusqlite::Result<Vec<_>>>()
+            c.prepare(BATCHES)?.query_map([], read_batch)?.collect::<rusqlite::Result<Vec<_>>>()
         };
         let mut batches = self.database.read(list).await?;
         // Not by SQL: as text, "16:00:00Z" is later than "16:00:00.5Z".
         batches.sort_by_key(|batch| Reverse(batch.created_at));
         Ok(batches)
+    }
+
+    async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        Ok(self.database.write(move |c| payloads::put(c, &name, &bytes)).await?)
+    }
+
+    async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        let name = name.to_owned();
+        Ok(self.database.read(move |c| payloads::get(c, &name)).await?)
+    }
+
+    async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        Ok(self.database.write(move |c| payloads::delete(c, &name)).await?)
+    }
+
+    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
+        let word = word.clone();
+        Ok(self.database.write(move |c| words::put(c, &word)).await?)
+    }
+
+    async fn words(&self) -> Result<Vec<Word>, StoreError> {
+        Ok(self.database.read(words::read).await?)
+    }
+
+    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
+        Ok(self.database.write(move |c| words::remove(c, instance)).await?)
     }
 }
 
@@ -157,9 +205,9 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
         "INSERT OR IGNORE INTO outcomes (job_id, batch_id, custom_id, position, digest, ending,
              status_code, request_id, error_code, error_message, prompt_tokens, cached_tokens,
              completion_tokens, reasoning_tokens, attempts, deployment, model, latency_ms,
-             finished_at, metadata, body)
+             finished_at, metadata, body, service_tier)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-                 ?19, ?20, ?21)",
+                 ?19, ?20, ?21, ?22)",
     )?;
     let mut usage = UsageRows::new();
     let mut proofs = Vec::with_capacity(outcomes.len());
@@ -187,6 +235,7 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
             finished_at,
             o.metadata,
             o.body.as_deref().map(text).transpose()?,
+            o.service_tier,
         ])?;
         if inserted == 0 {
             let known = look_up_one(c, o.job_id)?;
@@ -214,76 +263,22 @@ fn look_up_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>>
         .optional()
 }
 
-/// Batch, deployment, model, hour, ending.
-type UsageKey<'a> = (&'a str, &'a str, &'a str, String, Ending);
-
-/// What one transaction adds to the `usage` table, one row a key rather than one an outcome.
-struct UsageRows<'a>(HashMap<UsageKey<'a>, (u64, u64, Usage)>);
-
-impl<'a> UsageRows<'a> {
-    fn new() -> Self {
-        Self(HashMap::new())
+fn withdraw_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>> {
+    let known = look_up_one(c, job)?;
+    if known.is_none_or(|known| known.ending() != Ending::Dead) {
+        return Ok(known);
     }
-
-    fn add(&mut self, o: &'a Outcome, finished_at: &str) {
-        // "2026-11-23T16" of an RFC 3339 time.
-        let hour = finished_at[..13].to_owned();
-        let key = (o.batch_id.as_str(), o.deployment.as_str(), o.model.as_str(), hour, o.ending);
-        let (jobs, attempts, usage) = self.0.entry(key).or_default();
-        *jobs += 1;
-        *attempts += u64::from(o.attempts);
-        *usage += o.usage;
-    }
-
-    fn write(self, c: &Connection) -> rusqlite::Result<()> {
-        let mut add = c.prepare_cached(
-            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-             ON CONFLICT DO UPDATE SET
-                 jobs = jobs + excluded.jobs,
-                 attempts = attempts + excluded.attempts,
-                 prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-                 cached_tokens = cached_tokens + excluded.cached_tokens,
-                 completion_tokens = completion_tokens + excluded.completion_tokens,
-                 reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens",
-        )?;
-        for ((batch, deployment, model, hour, ending), (jobs, attempts, u)) in self.0 {
-            add.execute(params![
-                batch,
-                deployment,
-                model,
-                hour,
-                ending.as_str(),
-                jobs,
-                attempts,
-                u.prompt,
-                u.cached,
-                u.completion,
-                u.reasoning
-            ])?;
-        }
-        Ok(())
-    }
-}
-
-fn sum_usage(c: &Connection, batch: &BatchId) -> rusqlite::Result<Totals> {
-    let mut sums = c.prepare_cached(
-        "SELECT ending, sum(jobs), sum(attempts), sum(prompt_tokens), sum(cached_tokens),
-                sum(completion_tokens), sum(reasoning_tokens)
-         FROM usage WHERE batch_id = ?1 GROUP BY ending",
-    )?;
-    let mut totals = Totals::default();
-    let mut rows = sums.query([batch.as_str()])?;
-    while let Some(row) = rows.next()? {
-        totals.endings.insert(parsed(row, 0, Ending::from_name)?, row.get(1)?);
-        totals.attempts += row.get::<_, u64>(2)?;
-        totals.usage += Usage {
-            prompt: row.get(3)?,
-            cached: row.get(4)?,
-            completion: row.get(5)?,
-            reasoning: row.get(6)?,
-        };
-    }
-    Ok(totals)
+    usage::uncount(c, job)?;
+    c.prepare_cached(
+        "INSERT INTO withdrawn
+         SELECT batch_id, custom_id, ending, prompt_tokens, cached_tokens, completion_tokens,
+                reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata,
+                service_tier
+         FROM outcomes WHERE job_id = ?1",
+    )?
+    .execute([job.as_bytes()])?;
+    c.prepare_cached("DELETE FROM outcomes WHERE job_id = ?1")?.execute([job.as_bytes()])?;
+    Ok(None)
 }
 
 const AS_STORED: &str = "SELECT * FROM outcomes WHERE batch_id = ?1 ORDER BY seq";
@@ -296,8 +291,11 @@ const BY_POSITION: &str =
                       ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at";
 
 const BRIEFS: &str = "SELECT ending, error_code, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata
-    FROM outcomes WHERE batch_id = ?1 ORDER BY seq";
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier
+    FROM outcomes WHERE batch_id = ?1
+    UNION ALL SELECT NULL, NULL, prompt_tokens, cached_tokens, completion_tokens,
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier
+    FROM withdrawn WHERE batch_id = ?1";
 
 fn read_in_chunks<T>(
     c: &Connection,
@@ -320,7 +318,10 @@ fn read_in_chunks<T>(
 
 fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
     Ok(Brief {
-        ending: parsed(row, 0, Ending::from_name)?,
+        ending: match row.get_ref(0)? {
+            ValueRef::Null => None,
+            _ => Some(parsed(row, 0, Ending::from_name)?),
+        },
         code: row.get(1)?,
         usage: Usage {
             prompt: row.get(2)?,
@@ -334,6 +335,7 @@ fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
         latency_ms: row.get(9)?,
         finished_at: parsed(row, 10, |at| at.parse().ok())?,
         metadata: row.get(11)?,
+        service_tier: row.get(12)?,
     })
 }
 
@@ -363,8 +365,12 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         finished_at: parsed(row, 19, |at| at.parse().ok())?,
         metadata: row.get(20)?,
         body: row.get::<_, Option<String>>(21)?.map(Into::into),
+        service_tier: row.get(22)?,
     })
 }
+
+const BATCHES: &str =
+    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs FROM batches";
 
 fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
     Ok(Batch {
@@ -373,5 +379,6 @@ fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
         jobs: row.get(2)?,
         prompt_tokens: row.get(3)?,
         created_at: parsed(row, 4, |at: &str| at.parse::<Timestamp>().ok())?,
+        inputs: parsed(row, 5, |inputs| serde_json::from_str(inputs).ok())?,
     })
 }

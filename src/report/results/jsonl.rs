@@ -4,42 +4,16 @@
 //! the output file, all other endings to the error file. Where the service itself refused, its words
 //! stand in `response` and `error` is null, as in the Batch API; where we gave up, `error` says why.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
 
-use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::job::BatchId;
+use super::target::Target;
+use super::{Paths, ResultsError, Selection, Written};
 use crate::outcome::{Ending, Outcome};
-use crate::store::{Order, Store, StoreError};
-
-/// Why results could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum ResultsError {
-    #[error("can't write {}", path.display())]
-    Write { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the stored body of '{custom_id}' is not JSON")]
-    Body { custom_id: String, source: serde_json::Error },
-}
-
-/// Where the lines go.
-#[derive(Debug, Clone)]
-pub struct Paths {
-    pub out: PathBuf,
-    pub errors: PathBuf,
-}
-
-/// Lines written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Written {
-    pub results: u64,
-    pub errors: u64,
-}
+use crate::store::Store;
 
 /// Streams a batch's outcomes into the two files. A file appears whole, under its name, at the end.
 /// `first_errors` may put lines before the outcomes' errors: those of the input.
@@ -48,8 +22,7 @@ pub struct Written {
 /// If the store or a file fails; earlier files stay as they were.
 pub async fn write(
     store: &dyn Store,
-    batch: &BatchId,
-    order: Order,
+    selection: &Selection,
     paths: &Paths,
     first_errors: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<Written, ResultsError> {
@@ -57,9 +30,8 @@ pub async fn write(
     let mut errors = Target::create(&paths.errors)?;
     first_errors(&mut errors.file).map_err(|source| errors.failed(source))?;
     let mut written = Written::default();
-    let mut outcomes = store.outcomes(batch, order).await?;
-    while let Some(outcome) = outcomes.next().await {
-        let outcome = outcome?;
+    let mut outcomes = selection.stream(store).await?;
+    while let Some(outcome) = outcomes.try_next().await? {
         let (target, count) = if outcome.ending == Ending::Succeeded {
             (&mut out, &mut written.results)
         } else {
@@ -130,54 +102,4 @@ struct Error<'a> {
     message: &'a str,
     ending: Ending,
     attempts: u32,
-}
-
-/// A file under a temporary name beside its own, or standard output.
-struct Target {
-    path: PathBuf,
-    file: BufWriter<Box<dyn Write + Send>>,
-    temporary: Option<tempfile::TempPath>,
-}
-
-impl Target {
-    fn create(path: &Path) -> Result<Self, ResultsError> {
-        let failed = |source| ResultsError::Write { path: path.to_owned(), source };
-        let path = path.to_owned();
-        // Pipes, terminals and /dev/null can't be replaced, only written to.
-        let special = path.metadata().is_ok_and(|m| !m.is_file());
-        if path.as_os_str() == "-" {
-            let file = BufWriter::new(Box::new(io::stdout()) as Box<dyn Write + Send>);
-            return Ok(Self { path, file, temporary: None });
-        }
-        if special {
-            let file = File::options().write(true).open(&path).map_err(failed)?;
-            let file = BufWriter::new(Box::new(file) as Box<dyn Write + Send>);
-            return Ok(Self { path, file, temporary: None });
-        }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = tempfile::Builder::new()
-            .prefix(".promptmill-")
-            .permissions(permissions())
-            .tempfile_in(folder)
-            .map_err(failed)?;
-        let (file, temporary) = temporary.into_parts();
-        let file = BufWriter::with_capacity(256 * 1024, Box::new(file) as Box<dyn Write + Send>);
-        Ok(Self { path, file, temporary: Some(temporary) })
-    }
-
-    fn finish(mut self) -> Result<(), ResultsError> {
-        self.file.flush().map_err(|source| self.failed(source))?;
-        let Some(temporary) = self.temporary.take() else { return Ok(()) };
-        temporary.persist(&self.path).map_err(|e| self.failed(e.error))
-    }
-
-    fn failed(&self, source: io::Error) -> ResultsError {
-        ResultsError::Write { path: self.path.clone(), source }
-    }
-}
-
-/// What a new file usually gets; temporary files are private by default.
-fn permissions() -> std::fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::Permissions::from_mode(0o644)
 }

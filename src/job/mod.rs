@@ -1,7 +1,11 @@
 //! What is asked: one prompt request and the names it goes by.
 //!
-//! Knows no other station. The serde form of [`Job`] is the queue message: the same JSON on every
-//! backend, so that a job enqueued by somebody else's script is worked like one of ours.
+//! Knows no other station. `message` is the form of a [`Job`] in every queue, `aside` is about bodies
+//! that are too large for one, `history` what a job carries from one message to the next.
+
+mod aside;
+mod history;
+mod message;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +14,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use uuid::Uuid;
+
+pub use aside::Aside;
+pub use history::History;
 
 /// Namespace of all job ids. Changing it would make every known job a stranger.
 const JOB_NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_41a6_52f0_5a8e_9b1d_c0ff_ee00_0001);
@@ -152,8 +158,10 @@ pub struct Job {
     pub api: Api,
     /// The model that is asked for; the pool that serves it decides which deployment answers.
     pub model: String,
-    /// The request body: one JSON object, as the user wrote it.
+    /// The request body: one JSON object, as the user wrote it; empty while it lies aside.
     pub body: Bytes,
+    /// Says that the body lies in the store, since it is too large for the queue.
+    pub aside: Option<Aside>,
     /// Absent when whoever enqueued the job did not count; the worker counts then.
     pub estimate: Option<Estimate>,
     /// After this time the job ends as expired, without a call.
@@ -167,101 +175,26 @@ pub struct Job {
     /// The job may have an outcome although it was never handed out under this message: look it up
     /// before any call.
     pub look_up: bool,
+    pub history: History,
 }
 
 impl Job {
     /// A fingerprint of what is asked (API and body), to tell a repeated job from a changed one.
     pub fn digest(&self) -> u64 {
-        let seed = self.api as u64;
-        xxhash_rust::xxh3::xxh3_64_with_seed(&self.body, seed)
+        self.aside.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
     }
 
-    /// The queue message: one JSON object.
-    ///
-    /// # Errors
-    /// Fails if `body` or `metadata` is not JSON, which intake never lets through.
-    pub fn to_message(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let body = serde_json::from_slice(&self.body)?;
-        let metadata = self.metadata.as_deref().map(serde_json::from_str);
-        serde_json::to_vec(&Message {
-            custom_id: self.custom_id.as_str().into(),
-            batch_id: self.batch_id.clone(),
-            method: Some("POST".into()),
-            url: self.api,
-            body,
-            position: Some(self.position),
-            estimate: self.estimate,
-            deadline: self.deadline,
-            not_before: self.not_before,
-            priority: self.priority,
-            metadata: metadata.transpose()?,
-            look_up: self.look_up,
-        })
-    }
-
-    /// Reads a queue message, from whoever wrote it.
-    ///
-    /// # Errors
-    /// Says what the message lacks to be a job.
-    pub fn from_message(message: &[u8]) -> Result<Self, serde_json::Error> {
-        let m: Message<'_> = serde_json::from_slice(message)?;
-        if m.method.as_deref().is_some_and(|method| method != "POST") {
-            return Err(serde::de::Error::custom("'method' must be \"POST\""));
-        }
-        let Model { model } = serde_json::from_str(m.body.get())?;
-        Ok(Self {
-            id: JobId::new(&m.batch_id, &m.custom_id),
-            batch_id: m.batch_id,
-            custom_id: m.custom_id.into_owned(),
-            position: m.position.unwrap_or(0),
-            api: m.url,
-            model: model.into_owned(),
-            body: Bytes::copy_from_slice(m.body.get().as_bytes()),
-            estimate: m.estimate,
-            deadline: m.deadline,
-            not_before: m.not_before,
-            priority: m.priority,
-            metadata: m.metadata.map(|raw| raw.get().into()),
-            look_up: m.look_up,
-        })
+    /// Makes a dead letter's job one to be worked again. It may have been worked meanwhile, so it is
+    /// to be looked up.
+    pub(crate) fn begin_anew(&mut self) {
+        self.history.resubmit();
+        self.not_before = None;
+        self.look_up = true;
     }
 }
 
-/// The JSON form of a [`Job`] in the queue.
-#[derive(Serialize, Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
-    custom_id: std::borrow::Cow<'a, str>,
-    batch_id: BatchId,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    method: Option<std::borrow::Cow<'a, str>>,
-    url: Api,
-    #[serde(borrow)]
-    body: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    estimate: Option<Estimate>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deadline: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_before: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    priority: i32,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a RawValue>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    look_up: bool,
-}
-
-#[derive(Deserialize)]
-struct Model<'a> {
-    #[serde(borrow)]
-    model: std::borrow::Cow<'a, str>,
-}
-
-fn is_zero(priority: &i32) -> bool {
-    *priority == 0
+fn digest(api: Api, body: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(body, api as u64)
 }
 
 #[cfg(test)]
@@ -278,12 +211,14 @@ mod tests {
             api: Api::ChatCompletions,
             model: "gpt-4.1".into(),
             body: Bytes::from_static(br#"{"model":"gpt-4.1","messages":[]}"#),
+            aside: None,
             estimate: Some(Estimate { prompt: 3, max_output: 16 }),
             deadline: Some("2026-11-24T06:00:00Z".parse().unwrap()),
             not_before: None,
             priority: 2,
             metadata: Some(r#"{"team":"経理"}"#.into()),
             look_up: true,
+            history: History { tries: 2, last_error: Some("逾時".into()), ..History::default() },
         }
     }
 
@@ -291,6 +226,20 @@ mod tests {
     fn a_job_survives_the_queue_unchanged() {
         let message = job().to_message().unwrap();
         assert_eq!(Job::from_message(&message).unwrap(), job());
+    }
+
+    #[test]
+    fn a_job_whose_body_lies_aside_travels_without_it_and_knows_it_again() {
+        let whole = job();
+        let mut aside = whole.clone();
+        let body = aside.put_aside();
+        assert_eq!(aside.digest(), whole.digest());
+        let message = aside.to_message().unwrap();
+        assert!(!String::from_utf8(message.clone()).unwrap().contains("messages"));
+        let received = Job::from_message(&message).unwrap();
+        assert_eq!(received, aside);
+        assert_eq!(received.with_body(body), Some(whole));
+        assert_eq!(received.with_body(Bytes::from_static(b"{}")), None, "another body");
     }
 
     #[test]

@@ -1,0 +1,124 @@
+//! What admission costs a job, on the thread that owns it: with 100,000 jobs in line and twenty
+//! deployments, a job comes in, one goes out, and one call ends.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use promptmill::admission::deployment::{Feedback, Limits};
+use promptmill::admission::{Admission, Booking, Member, Next, Ticket};
+use promptmill::model::headers::RateHeaders;
+use tokio::time::Instant;
+
+const IN_LINE: u64 = 100_000;
+const DEPLOYMENTS: usize = 20;
+
+/// Simulated time between two jobs.
+const STEP: Duration = Duration::from_micros(500);
+
+/// Calls under way at any time.
+const IN_FLIGHT: usize = 400;
+
+struct Wheel {
+    admission: Admission<u64>,
+    ticket: Ticket,
+    now: Instant,
+    under_way: std::collections::VecDeque<Booking>,
+    jobs: u64,
+}
+
+impl Wheel {
+    /// `tpm`: the quota of each deployment.
+    fn new(tpm: Option<u64>) -> Self {
+        let limits = Limits { tpm, concurrency: 64, ..Limits::default() };
+        let member = |n: usize| Member {
+            name: format!("d{n}"),
+            tier: (n % 2) as u8,
+            limits: limits.clone(),
+            ..Member::default()
+        };
+        let now = Instant::now();
+        let members = (0..DEPLOYMENTS).map(member).collect();
+        let admission = Admission::new(members, Duration::ZERO, now);
+        let ticket = Ticket {
+            lane: admission.lane_for("gpt-4.1"),
+            charge: 0,
+            priority: 0,
+            deadline: None,
+            since: now,
+            avoid: None,
+        };
+        let under_way = std::collections::VecDeque::new();
+        let mut wheel = Self { admission, ticket, now, under_way, jobs: 0 };
+        (0..IN_LINE).for_each(|_| wheel.offer());
+        wheel
+    }
+
+    fn offer(&mut self) {
+        self.jobs += 1;
+        self.ticket.charge = 50 + self.jobs.wrapping_mul(0x9E37_79B9) % 7_950;
+        self.ticket.since = self.now;
+        self.admission.offer(&self.ticket, self.jobs, self.now);
+    }
+
+    fn end_one(&mut self) {
+        if let Some(booking) = self.under_way.pop_front() {
+            let told = RateHeaders {
+                limit_tokens: Some(6_000_000),
+                remaining_tokens: Some(3_000_000),
+                reset_tokens: Some(Duration::from_secs(30)),
+                ..RateHeaders::default()
+            };
+            self.admission.observe(&booking, Feedback::Responded, black_box(&told), self.now);
+        }
+    }
+
+    /// Until one job went.
+    fn turn(&mut self) {
+        loop {
+            self.now += STEP;
+            if self.under_way.len() >= IN_FLIGHT {
+                self.end_one();
+            }
+            match self.admission.next(self.now) {
+                Next::Go(job, booking) => {
+                    black_box(job);
+                    self.under_way.push_back(booking);
+                    return self.offer();
+                }
+                Next::Wait(at) => {
+                    self.now = at.unwrap_or(self.now);
+                    self.end_one();
+                }
+                _ => unreachable!("every job fits"),
+            }
+        }
+    }
+}
+
+/// Time that this thread was on a CPU (Linux: proc_pid_schedstat), whatever else the machine does.
+fn on_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat");
+    let stat = stat.expect("Linux counts what a thread runs");
+    let nanos = stat.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.expect("the first number is nanoseconds"))
+}
+
+fn admission(c: &mut Criterion) {
+    let mut group = c.benchmark_group("admission, 100,000 jobs in line, 20 deployments");
+    group.throughput(Throughput::Elements(1));
+    for (name, tpm) in [("quota to spare", Some(600_000_000)), ("quota used up", Some(6_000_000))] {
+        let mut wheel = Wheel::new(tpm);
+        group.bench_function(name, |b| {
+            b.iter_custom(|turns| {
+                let began = on_cpu();
+                (0..turns).for_each(|_| wheel.turn());
+                on_cpu() - began
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, admission);
+criterion_main!(benches);

@@ -1,0 +1,170 @@
+//! Jobs in line, in order of priority, deadline and age, with a way to look behind the head.
+//!
+//! Where the head can't go anywhere for a while (too large for what is left of a window, too near
+//! its deadline for a slow tier, in want of another deployment than the one that failed it), a job
+//! behind it may. To find that one without a search the line is kept as some heaps: by what a job may
+//! use, and by its size in powers of two. The best job that fits is the best of their heads: a look
+//! at each, whatever the length of the line, and one heap operation. A job hidden behind a head of
+//! its own heap waits for it; the heaps are many enough that this costs little.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use tokio::time::Instant;
+
+/// Greater goes first: priority, then the earlier deadline (any before none), then age.
+pub type Rank = (i32, Reverse<(bool, Option<Instant>)>, Reverse<u64>);
+
+/// A job in line.
+pub struct Waiting<T> {
+    pub rank: Rank,
+    pub charge: u64,
+    pub deadline: Option<Instant>,
+    /// Since when it wants to go.
+    pub since: Instant,
+    /// The deployment that failed it, and until when it waits for another one.
+    pub avoids: Option<(usize, Instant)>,
+    pub item: T,
+}
+
+/// What a job may use: any deployment; not the slow ones because of its deadline; any but one.
+const KINDS: usize = 3;
+
+/// Sizes below 128 tokens, then doubling; the last has no upper bound.
+const SIZES: usize = 16;
+const SMALLEST_BITS: u32 = 7;
+
+/// The place of a heap in the line.
+pub type Heap = usize;
+
+/// The jobs that the same deployments can serve.
+pub struct Line<T> {
+    heaps: Vec<BinaryHeap<Waiting<T>>>,
+    /// The heaps that hold any, as bits.
+    filled: u64,
+    jobs: usize,
+    tokens: u64,
+}
+
+impl<T> Line<T> {
+    pub fn new() -> Self {
+        let heaps = (0..KINDS * SIZES).map(|_| BinaryHeap::new()).collect();
+        Self { heaps, filled: 0, jobs: 0, tokens: 0 }
+    }
+
+    pub fn push(&mut self, job: Waiting<T>) {
+        let kind = match (job.avoids, job.deadline) {
+            (Some(_), _) => 2,
+            (None, Some(_)) => 1,
+            (None, None) => 0,
+        };
+        let bits = (u64::BITS - job.charge.leading_zeros()).saturating_sub(SMALLEST_BITS);
+        let heap = kind * SIZES + (bits as usize).min(SIZES - 1);
+        self.jobs += 1;
+        self.tokens += job.charge;
+        self.filled |= 1 << heap;
+        self.heaps[heap].push(job);
+    }
+
+    /// The best job that suits, among the heads.
+    pub fn best(&self, mut suits: impl FnMut(&Waiting<T>) -> bool) -> Option<(Heap, &Waiting<T>)> {
+        let mut best: Option<(Heap, &Waiting<T>)> = None;
+        let mut left = self.filled;
+        while left != 0 {
+            let heap = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let Some(head) = self.heaps[heap].peek() else { continue };
+            if best.is_none_or(|(_, best)| head.rank > best.rank) && suits(head) {
+                best = Some((heap, head));
+            }
+        }
+        best
+    }
+
+    /// The best job of all.
+    pub fn head(&self) -> Option<(Heap, &Waiting<T>)> {
+        self.best(|_| true)
+    }
+
+    /// The head of a heap.
+    pub fn peek(&self, heap: Heap) -> Option<&Waiting<T>> {
+        self.heaps[heap].peek()
+    }
+
+    /// Whether any may have a deadline.
+    pub fn has_deadlines(&self) -> bool {
+        self.filled >> SIZES != 0
+    }
+
+    /// Takes the head of a heap out.
+    pub fn pop(&mut self, heap: Heap) -> Option<Waiting<T>> {
+        let job = self.heaps[heap].pop()?;
+        if self.heaps[heap].is_empty() {
+            self.filled &= !(1 << heap);
+        }
+        self.jobs -= 1;
+        self.tokens -= job.charge;
+        Some(job)
+    }
+
+    pub fn drain(&mut self) -> impl Iterator<Item = T> {
+        (self.filled, self.jobs, self.tokens) = (0, 0, 0);
+        self.heaps.iter_mut().flat_map(BinaryHeap::drain).map(|job| job.item)
+    }
+
+    pub fn jobs(&self) -> usize {
+        self.jobs
+    }
+
+    /// Tokens that all of them would book.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+}
+
+impl<T> PartialEq for Waiting<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank == other.rank
+    }
+}
+
+impl<T> Eq for Waiting<T> {}
+
+impl<T> PartialOrd for Waiting<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Waiting<T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank.cmp(&other.rank)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(age: u64, charge: u64, now: Instant) -> Waiting<u64> {
+        let rank = (0, Reverse((true, None)), Reverse(age));
+        Waiting { rank, charge, deadline: None, since: now, avoids: None, item: age }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_best_that_fits_is_found_behind_a_head_that_does_not() {
+        let now = Instant::now();
+        let mut line = Line::new();
+        for (age, charge) in [(1, 8_000), (2, 7_000), (3, 900), (4, 60), (5, 800)] {
+            line.push(job(age, charge, now));
+        }
+        assert_eq!(line.tokens(), 16_760);
+        let mut take = |room: u64| {
+            let (heap, _) = line.best(|job| job.charge <= room)?;
+            line.pop(heap).map(|job| job.item)
+        };
+        let taken = [take(1_000), take(1_000), take(100), take(100), take(u64::MAX)];
+        assert_eq!(taken, [Some(3), Some(4), None, None, Some(1)]);
+        assert_eq!((line.jobs(), line.tokens()), (2, 7_800));
+    }
+}

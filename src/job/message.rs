@@ -1,0 +1,127 @@
+//! A job as a queue's message: the same JSON on every backend, so that a job enqueued by somebody
+//! else's script is worked like one of ours.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Api, Aside, BatchId, Estimate, History, Job, JobId};
+
+impl Job {
+    /// The queue message: one JSON object.
+    ///
+    /// # Errors
+    /// Fails if `body` or `metadata` is not JSON, which intake never lets through.
+    pub fn to_message(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let body = match self.aside {
+            None => Some(serde_json::from_slice(&self.body)?),
+            Some(_) => None,
+        };
+        let metadata = self.metadata.as_deref().map(serde_json::from_str);
+        serde_json::to_vec(&Message {
+            custom_id: self.custom_id.as_str().into(),
+            batch_id: self.batch_id.clone(),
+            method: Some("POST".into()),
+            url: self.api,
+            body,
+            body_ref: self.aside,
+            model: self.aside.map(|_| self.model.as_str().into()),
+            position: Some(self.position),
+            estimate: self.estimate,
+            deadline: self.deadline,
+            not_before: self.not_before,
+            priority: self.priority,
+            metadata: metadata.transpose()?,
+            look_up: self.look_up,
+            history: self.history.clone(),
+        })
+    }
+
+    /// Reads a queue message, from whoever wrote it.
+    ///
+    /// # Errors
+    /// Says what the message lacks to be a job.
+    pub fn from_message(message: &[u8]) -> Result<Self, serde_json::Error> {
+        let m: Message<'_> = serde_json::from_slice(message)?;
+        if m.method.as_deref().is_some_and(|method| method != "POST") {
+            return Err(serde::de::Error::custom("'method' must be \"POST\""));
+        }
+        let model = match (m.body, m.body_ref) {
+            (Some(body), None) => serde_json::from_str::<Model<'_>>(body.get())?.model,
+            // Nobody fetches a body only to count it.
+            (None, Some(_)) if m.estimate.is_none() => {
+                return Err(serde::de::Error::missing_field("estimate"));
+            }
+            (None, Some(_)) => m.model.ok_or_else(|| serde::de::Error::missing_field("model"))?,
+            (None, None) => return Err(serde::de::Error::missing_field("body")),
+            (Some(_), Some(_)) => {
+                return Err(serde::de::Error::custom("'body' and 'body_ref' exclude each other"));
+            }
+        };
+        let body = m.body.map_or(&[][..], |body| body.get().as_bytes());
+        Ok(Self {
+            id: JobId::new(&m.batch_id, &m.custom_id),
+            batch_id: m.batch_id,
+            custom_id: m.custom_id.into_owned(),
+            position: m.position.unwrap_or(0),
+            api: m.url,
+            model: model.into_owned(),
+            body: Bytes::copy_from_slice(body),
+            aside: m.body_ref,
+            estimate: m.estimate,
+            deadline: m.deadline,
+            not_before: m.not_before,
+            priority: m.priority,
+            metadata: m.metadata.map(|raw| raw.get().into()),
+            look_up: m.look_up,
+            history: m.history,
+        })
+    }
+}
+
+/// The JSON form of a [`Job`] in the queue.
+#[derive(Serialize, Deserialize)]
+struct Message<'a> {
+    #[serde(borrow)]
+    custom_id: Cow<'a, str>,
+    batch_id: BatchId,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    method: Option<Cow<'a, str>>,
+    url: Api,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    body: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_ref: Option<Aside>,
+    /// Beside a body that lies aside; otherwise it stands in the body.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    model: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimate: Option<Estimate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    priority: i32,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RawValue>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    look_up: bool,
+    #[serde(default, skip_serializing_if = "History::is_empty")]
+    history: History,
+}
+
+#[derive(Deserialize)]
+struct Model<'a> {
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+}
+
+fn is_zero(priority: &i32) -> bool {
+    *priority == 0
+}
