@@ -12,13 +12,28 @@ def of_program() -> dict:
     items = (folder / "items.rs").read_text(encoding="utf-8")
     names = dict(re.findall(r'const (\w+): &str = "(\w+)"', items))
     init = (folder / "init.rs").read_text(encoding="utf-8")
-    ttl = re.search(r"SHARES_TTL_S: u32 = (\d+)", init)[1]
-    texts = re.search(r"fn outcomes_index.*?excluding\(&\[(.*?)\]\)", init, re.S)[1]
-    excluded = {"OUTCOMES": re.findall(r'"(.*?)"', texts), "PAYLOADS": ["/*"]}
+    texts = re.search(r"fn outcomes_index.*?(excluding\(.*?\))", init, re.S)[1]
+    arms = re.search(r"match name \{\n(.*?)\n        _ => ", init, re.S)[1]
+    said = dict(re.findall(r"^        (\w+) => (.*?),$", arms.replace("outcomes_index()", texts), re.S | re.M))
     return {
-        names[name]: (key, ttl if name == "SHARES" else "-1", excluded.get(name, []))
+        names[name]: (key, time_to_live(said.get(name, "")), excluded(said.get(name, "")))
         for name, key in re.findall(r'\((\w+), "(/\w+)"\)', init)
     }
+
+
+def excluded(said: str) -> list:
+    paths = re.search(r"excluding\(&\[(.*?)\]\)", said, re.S)
+    return re.findall(r'"(.*?)"', paths[1]) if paths else []
+
+
+def time_to_live(said: str) -> str:
+    if "TimeToLive" not in said:
+        return "0"
+    constant = re.search(r"TimeToLive::Seconds\((\w+)", said)
+    if not constant:
+        return "-1"
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.rs"))
+    return re.search(rf"const {constant[1]}: Duration = Duration::from_secs\((\d+)\)", sources)[1]
 
 
 def of_templates() -> dict:

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -77,7 +78,10 @@ def main():
             program.takes(f"compose: {name}", environment)
             program.knows(f"compose: {name}", service["command"])
     for path in sys.argv[3:]:
-        for resource in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")):
+        resources = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
+        file = next(r["data"]["promptmill.toml"] for r in resources if r["kind"] == "ConfigMap")
+        shutdown = tomllib.loads(file)["worker"]["shutdown_grace_seconds"]
+        for resource in resources:
             spec = resource.get("spec", {})
             template = spec.get("template") or spec.get("jobTargetRef", {}).get("template")
             if resource["kind"] == "ConfigMap":
@@ -89,8 +93,8 @@ def main():
                 grace = template["spec"]["terminationGracePeriodSeconds"]
                 arguments = template["spec"]["containers"][0]["args"]
                 program.knows(path, arguments)
-                if grace <= 90:
-                    program.faults.append(f"{path}: {grace} s are no longer than the grace time")
+                if grace <= shutdown:
+                    program.faults.append(f"{path}: the pod is killed after {grace} s, too early")
     print("\n".join(program.faults))
     print(f"{program.tried} settings and commands tried, {len(program.faults)} faults")
     sys.exit(bool(program.faults))

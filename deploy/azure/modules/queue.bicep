@@ -10,9 +10,9 @@ param scalerPrincipalId string
 param operators array
 param operatorsAre string
 
-// Azure Service Bus Data Receiver: the workers receive, renew and settle, and send nothing.
+// Azure Service Bus Data Receiver: the workers receive, renew and settle.
 var dataReceiver = '4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0'
-// Azure Service Bus Data Sender: operators enqueue.
+// Azure Service Bus Data Sender: operators enqueue, and workers put jobs off.
 var dataSender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39'
 // Azure Service Bus Data Owner: KEDA reads the queue's length through the management API, which the
 // two roles above do not open. On this one queue, by an identity that no worker has.
@@ -57,6 +57,16 @@ resource workerReceives 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(queue.id, workerPrincipalId, dataReceiver)
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', dataReceiver)
+    principalId: workerPrincipalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+resource workerSends 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: queue
+  name: guid(queue.id, workerPrincipalId, dataSender)
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', dataSender)
     principalId: workerPrincipalId
     principalType: 'ServicePrincipal'
   }

@@ -20,12 +20,13 @@ var everything = [
   }
 ]
 
-// Every indexed text costs request units at each write, and nobody searches these.
+// Every indexed text costs request units at each write, and nobody searches these. A time to live of 0
+// is none, of -1 only what an item names itself.
 var containers = [
   {
     name: 'outcomes'
     key: '/pk'
-    ttl: -1
+    ttl: 0
     included: everything
     excluded: [
       {
@@ -42,26 +43,27 @@ var containers = [
   {
     name: 'batches'
     key: '/id'
-    ttl: -1
+    ttl: 0
     included: everything
     excluded: []
   }
   {
     name: 'usage'
     key: '/batchId'
-    ttl: -1
+    ttl: 0
     included: everything
     excluded: []
   }
   {
-    // A worker that is gone for a minute has no share any more.
+    // A worker that says nothing for a while has no share any more. Read whole, so without an index.
     name: 'shares'
-    key: '/deployment'
+    key: '/pk'
     ttl: 60
-    included: everything
-    excluded: []
+    included: []
+    excluded: everything
   }
   {
+    // Bodies of jobs name their own time; those of outcomes stay.
     name: 'payloads'
     key: '/id'
     ttl: -1
@@ -137,7 +139,7 @@ resource container 'Microsoft.DocumentDB/databaseAccounts/sqlDatabases/container
           kind: 'Hash'
           version: 2
         }
-        defaultTtl: item.ttl < 0 ? null : item.ttl
+        defaultTtl: item.ttl == 0 ? null : item.ttl
         indexingPolicy: {
           automatic: true
           indexingMode: 'consistent'
