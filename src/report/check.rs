@@ -1,10 +1,12 @@
 //! Tries every configured service once, and says for each what is wrong and how to mend it.
 
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
+
+use tokio::time::Instant;
 
 use crate::backends;
 use crate::config::{self, Config};
