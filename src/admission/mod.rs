@@ -1,13 +1,13 @@
 //! Who may go now: jobs wait here until a deployment can take them.
 //!
 //! Pure: [`Admission`] decides from what it is told and from `now`; the worker's conductor owns it
-//! and turns the wheel. Jobs that the same deployments can serve wait in one [`line`], in order of
+//! and turns the wheel. Jobs that the same deployments can serve wait in one `line`, in order of
 //! priority, deadline and age. A deployment that has room takes the best job that suits it; the tiers
 //! are asked in order, and a lower one only for what those above can't take soon. `docs/admission.md`
 //! tells the whole.
 //!
-//! [`deployment`] joins what is known of each: [`pace`], [`learn`] (with [`window`], [`factor`] and
-//! [`recent`]), [`calls`], [`breaker`] and [`demand`], by which instances share it ([`shares`]).
+//! `deployment` joins what is known of each: `pace`, `learn` (with `window`, `factor` and
+//! `recent`), `calls`, `breaker` and `demand`, by which instances share it (`shares`).
 
 mod breaker;
 mod calls;
