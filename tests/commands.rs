@@ -150,3 +150,35 @@ async fn usage_equals_the_services_own_ledger_by_any_key() {
     assert!(csv.out.starts_with("metadata.team,jobs,calls,prompt"), "{}", csv.out);
     assert_eq!(place.run(&["usage", "--by", "team"]).code, Some(2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_by_cause_shown_and_worked_again() {
+    let start = |settings| simulator::start("127.0.0.1:0".parse().unwrap(), settings);
+    let faults = simulator::Faults { rate_503: 1.0, ..simulator::Faults::default() };
+    let broken = start(Settings { faults, ..Settings::default() }).await.unwrap();
+    let place = place_with(&format!("http://{}/v1", broken.addr()));
+    place.write("in.jsonl", chats(3));
+    let work = |url: &str| {
+        let mut command = place.command(&["work", "--drain"]);
+        command.env("PROMPTMILL__WORKER__MAX_TRIES", "1");
+        command.env("PROMPTMILL__DEPLOYMENTS__0__ENDPOINT", url);
+        Ended::from(command.output().unwrap())
+    };
+    assert_eq!(place.run(&["enqueue", "in.jsonl", "--batch", "night"]).code, Some(0));
+    assert_eq!(work(&format!("http://{}/v1", broken.addr())).code, Some(1));
+    let listed = place.run(&["dead-letters", "list"]);
+    assert!(listed.out.starts_with("3 RetriesExhausted, such as job-"), "{}", listed.out);
+    let shown = place.run(&["dead-letters", "show", "job-1"]);
+    assert_eq!(json_of(&shown)["message"]["custom_id"], "job-1", "{}", shown.out);
+    assert_eq!(place.run(&["dead-letters", "retry"]).code, Some(2), "which?");
+    let retried = place.run(&["dead-letters", "retry", "job-0", "job-1", "--batch", "night"]);
+    assert!(retried.err.contains("2 jobs are in the queue again"), "{}", retried.err);
+    let well = start(Settings::default()).await.unwrap();
+    assert_eq!(work(&format!("http://{}/v1", well.addr())).code, Some(0));
+    let dropped = place.run(&["dead-letters", "drop", "--all"]);
+    assert!(dropped.err.contains("1 dead letters were dropped"), "{}", dropped.err);
+    let status = json_of(&place.run(&["status", "night", "--json"]));
+    assert_eq!(status["batches"][0]["state"], "done", "{status}");
+    let endings = &status["batches"][0]["endings"];
+    assert_eq!((endings["succeeded"].as_u64(), endings["dead"].as_u64()), (Some(2), Some(1)));
+}

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod config;
 mod counted;
+mod dead_letters;
 mod endpoint;
 mod enqueue;
 mod init;
@@ -62,6 +63,7 @@ enum Command {
     Status(status::Args),
     Results(results::Args),
     Usage(usage::Args),
+    DeadLetters(dead_letters::Args),
     Check(check::Args),
     Init(init::Args),
     Config(config::Args),
@@ -97,6 +99,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
                 Command::Results(args) => runtime.block_on(results::run(args, config)),
+                Command::DeadLetters(args) => runtime.block_on(dead_letters::run(args, config)),
                 Command::Usage(args) => runtime.block_on(usage::run(args, config)),
                 Command::Check(args) => runtime.block_on(check::run(args, config)),
                 Command::Init(args) => runtime.block_on(init::run(args, config)),

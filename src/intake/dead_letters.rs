@@ -107,6 +107,23 @@ pub async fn discard(
     }
 }
 
+/// Looks at all dead letters, oldest first, a page at a time.
+///
+/// # Errors
+/// What the queue said.
+pub async fn visit(
+    queue: &dyn Queue,
+    mut see: impl FnMut(&DeadLetter),
+) -> Result<(), DeadLetterError> {
+    let mut from = 0;
+    loop {
+        let page = queue.dead_letters(from, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        from = last.number + 1;
+        page.iter().for_each(&mut see);
+    }
+}
+
 /// The job behind a dead letter.
 struct Named {
     batch: BatchId,
