@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a deployment serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Service {
     /// By tokens and requests a minute.
     #[default]

@@ -7,6 +7,7 @@ use crate::backends;
 use crate::config::Config;
 use crate::job::BatchId;
 use crate::report::batches::{self, Standing};
+use crate::report::deployments::{self, Deployment};
 use crate::share::{Part, Word};
 
 /// Show batches with their counts, how much waits in the queue, and the workers of the last minute
@@ -33,7 +34,14 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         return Err(Failure::usage(anyhow::anyhow!("there is no batch '{batch}'")));
     }
     if args.json {
-        print(&json!({ "batches": standings, "queue": depth, "workers": workers }).to_string());
+        let deployments = deployments::sum(&workers);
+        let status = json!({
+            "batches": standings,
+            "queue": depth,
+            "deployments": deployments,
+            "workers": workers,
+        });
+        print(&status.to_string());
         return Ok(Exit::AllDone);
     }
     for standing in &standings {
@@ -43,6 +51,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         "queue: {} ready, {} locked, {} scheduled, {} dead letters",
         depth.active, depth.locked, depth.scheduled, depth.dead_letters
     ));
+    deployments::sum(&workers).iter().for_each(|of| print(&deployment(of)));
     workers.iter().for_each(|word| print(&worker(word)));
     Ok(Exit::AllDone)
 }
@@ -56,6 +65,20 @@ fn line(s: &Standing) -> String {
         "{}: {state}, {} jobs{ended}, {} pending, {} prompt and {} completion tokens",
         s.batch, s.jobs, s.pending, usage.prompt, usage.completion
     )
+}
+
+fn deployment(d: &Deployment) -> String {
+    let tpm = d.tpm.map_or_else(|| "unknown".to_owned(), |tpm| tpm.to_string());
+    let mut line = format!(
+        "deployment {}: {} tokens in the last minute of {tpm} TPM, {} waiting, {} calls in flight, \
+         {} workers",
+        d.name, d.used_last_minute, d.waiting, d.in_flight, d.workers
+    );
+    if let Some(ms) = d.paused_ms {
+        line += &format!(", paused by a 429 for {} s more", ms.div_ceil(1_000));
+    }
+    d.troubles.iter().for_each(|why| line += &format!(", kept off: {why}"));
+    line
 }
 
 fn worker(word: &Word) -> String {

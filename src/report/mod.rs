@@ -2,5 +2,6 @@
 
 pub mod batches;
 pub mod check;
+pub mod deployments;
 pub mod results;
 pub mod usage;
