@@ -36,6 +36,7 @@ CASES = {
     "three": case("three deployments (1, 0.4 and 2 times the quota; 1, 5 and 2 s), the third away for "
                   "two windows: the others, and it before and after", "three", tpm=int(3.4 * TPM),
                   least=0.97, most=0.01),
+    "flex": case("a flex tier above the standard one, room in two of four windows", "flex"),
 }
 
 
@@ -63,28 +64,33 @@ def read(url):
 
 def start(key, case):
     os.makedirs(key)
-    three = case["simulate"] == ["three"]
-    flags = case["simulate"]
-    if three:
+    flags, names = case["simulate"], ["one"]
+    if key == "three":
+        names = ["east", "north", "south"]
         down = f"{window * 3.5}s:south,down=503:{2 * window}s"
         flags = ["--change", down]
         for name, part, latency in [("east", 1, 1000), ("north", 0.4, 5000), ("south", 2, 2000)]:
             flags += ["--deployment", f"{name},tpm={int(part * TPM)},latency-ms={latency}"]
+    elif key == "flex":
+        names = ["one-flex", "one"]
+        flags = ["--deployment", f"one,tpm={TPM},latency-ms=2000,flex={2 * window}s/{4 * window}s"]
     else:
         flags = ["--tpm", str(TPM), "--latency-ms", "2000", *flags]
     flags = [mill, "simulate", "--port", "0", "--window", str(window), "--spread", "0.3", *flags]
     with open(f"{key}/address", "w") as address:
-        simulator = subprocess.Popen(flags, stdout=address)
+        simulator = subprocess.Popen(flags, stdout=address, stderr=subprocess.DEVNULL)
     while not (url := open(f"{key}/address").read().strip()):
         time.sleep(0.02)
-    factor = {"doubled": 1.5, "x0.6": 1 / 0.6}.get(key, 1)
+    factor = {"halved": 0.75, "doubled": 1.5, "x0.6": 1 / 0.6, "x1.5": 1 / 1.5}.get(key, 1)
     write_jobs(f"{key}/in.jsonl", case["tpm"] * window / 60 * (LASTS + 1) * factor, case["sizes"])
     with open(f"{key}/promptmill.toml", "w") as config:
-        names = ["east", "north", "south"] if three else ["one"]
         for name in names:
             quota = {"east": TPM, "north": int(0.4 * TPM), "south": 2 * TPM}.get(name, case["tpm"])
             config.write(f'[[deployments]]\nname = "{name}"\nendpoint = "{url}/openai/deployments"\n'
-                         f'model = "gpt-4.1-mini"\ndeployment = "{name}"\nconcurrency = 1000\n')
+                         f'model = "gpt-4.1-mini"\ndeployment = "{name.removesuffix("-flex")}"\n'
+                         f"concurrency = 1000\n")
+            if key == "flex":
+                config.write("flex = true\n" if name == "one-flex" else "tier = 1\n")
             if case["told"]:
                 config.write(f"tpm = {quota}\n")
     log = open(f"{key}/log", "w")
@@ -113,6 +119,9 @@ def judge(key, case, url):
     lost = summary["jobs"] - sum(summary["endings"].values())
     good = min(used) >= case["least"] and rate <= case["most"] and lost == 0
     parts = ", ".join(f"{part:.2%}" for part in used)
+    if key == "flex":
+        billed = {tier: ledger["tiers"][tier]["requests"] for tier in ("flex", "standard")}
+        parts += f", {billed['flex'] / sum(billed.values()):.0%} of the calls at the flex price"
     asked = f"≥ {case['least']:.0%}, ≤ {case['most']:.1%}"
     return f"| {case['name']} | {parts} | {rate:.3%} | {lost} | {again} | {asked} | {'yes' if good else 'NO'} |", good
 
