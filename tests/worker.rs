@@ -65,6 +65,7 @@ impl Bench {
             }],
             settings: Settings {
                 drain: true,
+                only: None,
                 shared: false,
                 max_held,
                 max_tries: 3,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::endpoint::EndpointFlags;
 use super::input::Input;
 use super::progress::{Shown, Whole};
-use super::summary::{Summary, ThisRun};
+use super::summary::{self, Summary, ThisRun};
 use super::{Exit, Failure, interrupt, print, say};
 use crate::config::{Config, Deployment};
 use crate::intake::{self, EnqueueError};
@@ -26,7 +26,7 @@ use crate::sqlite::Database;
 use crate::state::StateDir;
 use crate::store::local::LocalStore;
 use crate::store::{Order, Store, Totals};
-use crate::worker::{Halt, Progress, Worker, WorkerError};
+use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
 #[derive(Debug, clap::Args)]
@@ -246,7 +246,7 @@ impl Run {
             queue: Arc::new(self.queue.clone()),
             store: Arc::new(self.store.clone()),
             targets,
-            settings: config.worker(true),
+            settings: Settings { only: Some(self.batch.clone()), ..config.worker(true) },
             progress: self.progress.clone(),
         };
         let began = Instant::now();
@@ -266,6 +266,13 @@ impl Run {
         let again = format!("{left} jobs are left; nothing is lost: run the same command again");
         match halt {
             Halt::Drained => {}
+            Halt::Paused { .. } => {
+                let batch = self.store.batch(&self.batch).await.map_err(Failure::unreachable)?;
+                let why = batch.and_then(|batch| batch.reason);
+                summary::say_paused(&self.batch, why.as_deref());
+                say(&format!("{again} then"));
+                return Ok(Exit::SomeFailed);
+            }
             Halt::Stopped => {
                 let cut_off = self.progress.cut_off.load(Ordering::Relaxed);
                 if cut_off > 0 {
