@@ -40,6 +40,8 @@ macro_rules! contract_on {
                     a_batch_is_written_over,
                     a_batchs_state_changes_only_from_where_it_may,
                     of_state_changes_at_the_same_time_one_wins,
+                    a_budget_is_claimed_and_given_back,
+                    of_claims_at_the_same_time_no_more_are_granted_than_allowed,
                     a_batch_can_be_announced_after_its_first_outcomes,
                     of_an_unknown_batch_nothing_is_known,
                     a_dead_outcome_is_withdrawn_and_what_it_cost_stays,

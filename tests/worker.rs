@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
+use promptmill::budget::{Budget, Claim, Limit};
 use promptmill::job::{BatchId, JobId};
 use promptmill::model::Client;
 use promptmill::model::endpoint::{Endpoint, Given};
@@ -148,6 +149,19 @@ impl Store for Moody {
         reason: Option<&str>,
     ) -> Result<Option<Batch>, StoreError> {
         self.inner.change_state(id, from, to, reason).await
+    }
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        self.inner.limit_budget(batch, limit).await
+    }
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        self.inner.budget(batch).await
+    }
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        self.inner.claim(batch, claim).await
     }
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         self.inner.batch(id).await

@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Outcome, Usage};
 use crate::share::Word;
@@ -249,6 +250,24 @@ pub trait Store: Send + Sync {
         to: BatchState,
         reason: Option<&str>,
     ) -> Result<Option<Batch>, StoreError>;
+
+    /// Gives a batch its budget, or another limit to the one that it has. Returns the budget as it
+    /// stands then: with its old limit if the unit is another, or if more is committed already.
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError>;
+
+    /// None for a batch that may cost whatever it costs.
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError>;
+
+    /// Changes what is committed and spent of a batch's budget, as a whole or not at all: whether it
+    /// was granted, and how the budget stands. `None` if there is no budget.
+    ///
+    /// A claim that failed may have been granted. Who took must take that for refused and who gave
+    /// back for granted: then no more is ever spent than was allowed.
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError>;
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError>;
 

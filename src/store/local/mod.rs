@@ -1,6 +1,7 @@
-//! The embedded store: the `outcomes`, `usage`, `batches`, `payloads` and `shares` tables of the state
-//! file.
+//! The embedded store: the `outcomes`, `usage`, `batches`, `budgets`, `payloads` and `shares` tables of
+//! the state file.
 
+mod budgets;
 mod payloads;
 mod usage;
 mod words;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
@@ -164,6 +166,25 @@ impl Store for LocalStore {
             Ok(Some(Batch { state: to, reason, ..batch }))
         };
         Ok(self.database.write(change).await?)
+    }
+
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        let (batch, limit) = (batch.clone(), limit.clone());
+        Ok(self.database.write(move |c| budgets::limit(c, &batch, &limit)).await?)
+    }
+
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        let batch = batch.clone();
+        Ok(self.database.read(move |c| budgets::find(c, &batch)).await?)
+    }
+
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        let (batch, claim) = (batch.clone(), *claim);
+        Ok(self.database.write(move |c| budgets::claim(c, &batch, &claim)).await?)
     }
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
