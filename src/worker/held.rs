@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use super::states::Known;
 use crate::admission::DeploymentIndex;
+use crate::job::Estimate;
 use crate::model::verdict::ErrorReply;
 use crate::queue::{Delivery, LockToken, Queue};
 
@@ -26,6 +27,8 @@ const SHORTEST_LOCK: Duration = Duration::from_secs(2);
 /// A delivery that waits, runs or is being recorded.
 pub(super) struct Held {
     pub(super) delivery: Delivery,
+    /// What it may take.
+    pub(super) estimate: Estimate,
     /// What the service books for one call of it.
     pub(super) charge: u64,
     /// Calls so far that count as tries, those of earlier deliveries included.
@@ -86,7 +89,7 @@ impl Locks {
         self: &Arc<Self>,
         delivery: Delivery,
         batch: Arc<Known>,
-        charge: u64,
+        estimate: Estimate,
         room: OwnedSemaphorePermit,
     ) -> Held {
         let left = until(delivery.locked_until);
@@ -94,8 +97,18 @@ impl Locks {
         let lock = Lock { expires: since + left, half_life: left / 2, lost: false };
         self.with(|held| held.insert(delivery.lock, lock));
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
-        let attempts = delivery.job.history.tries;
-        Held { delivery, charge, attempts, last_error: None, failed_at: None, batch, since, place }
+        let (attempts, charge) = (delivery.job.history.tries, estimate.charge());
+        Held {
+            delivery,
+            estimate,
+            charge,
+            attempts,
+            last_error: None,
+            failed_at: None,
+            batch,
+            since,
+            place,
+        }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {
