@@ -14,6 +14,7 @@
 
 mod attempt;
 mod conductor;
+pub mod explain;
 mod held;
 mod hold;
 mod postpone;
