@@ -115,6 +115,9 @@ impl Store for Moody {
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
         self.inner.look_up(batch, jobs).await
     }
+    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(batch, job).await
+    }
     async fn withdraw_dead(
         &self,
         batch: &BatchId,

@@ -91,6 +91,11 @@ impl<T> Line<T> {
         self.heaps[heap].peek()
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Waiting<T>> {
+        self.heaps.iter().flatten()
+    }
+
     /// Whether any may have a deadline.
     pub fn has_deadlines(&self) -> bool {
         self.filled >> SIZES != 0

@@ -7,7 +7,8 @@
 //! tells the whole.
 //!
 //! `deployment` joins what is known of each: `pace`, `learn` (with `window`, `factor` and
-//! `recent`), `calls`, `breaker` and `demand`, by which instances share it (`shares`).
+//! `recent`), `calls`, `breaker` and `demand`, by which instances share it (`shares`). `explain` tells
+//! people why a job waits.
 
 mod breaker;
 mod calls;
@@ -15,6 +16,7 @@ pub mod charge;
 mod choose;
 mod demand;
 pub mod deployment;
+pub mod explain;
 mod factor;
 mod learn;
 mod limits;

@@ -14,6 +14,7 @@
 
 pub mod local;
 pub mod service_bus;
+pub mod sight;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use uuid::Uuid;
 
 use crate::job::{Amendment, Job, JobId};
 use crate::store::Recorded;
+use sight::{Sight, Sought};
 
 /// One hand-out's key to its lock; a redelivery gets a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -192,6 +194,10 @@ pub trait Queue: Send + Sync {
     /// How much is there: exact where it is 0, and at least what is said where the backend can only
     /// look at its head.
     async fn depth(&self) -> Result<Depth, QueueError>;
+
+    /// Looks for jobs without taking them, as far as the backend can: over all of the queue, over its
+    /// head alone, or not at all.
+    async fn look(&self, sought: &Sought) -> Result<Sight, QueueError>;
 
     /// Lists up to `max` dead letters from a number on, oldest first, without locking them. Only an
     /// empty list says that there are no more.

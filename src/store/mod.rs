@@ -210,6 +210,9 @@ pub trait Store: Send + Sync {
         jobs: &[JobId],
     ) -> Result<Vec<Option<Recorded>>, StoreError>;
 
+    /// One job's outcome with all of its text.
+    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError>;
+
     /// Takes away the outcomes of those jobs that ended as dead, so that they can be worked again. In
     /// the order asked: `None` for a job that has no outcome now, the proof for one that ended
     /// otherwise and stays so. What the dead ones cost stays in their batch's totals, their endings

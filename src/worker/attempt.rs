@@ -18,7 +18,7 @@ use super::record::{self, Finished};
 use super::{Progress, Target, retry};
 use crate::admission::deployment::Feedback;
 use crate::admission::{Booking, DeploymentIndex, Member};
-use crate::job::Job;
+use crate::job::{Job, JobId};
 use crate::model::Called;
 use crate::model::headers::RateHeaders;
 use crate::model::verdict::{ErrorReply, Verdict};
@@ -41,6 +41,7 @@ pub(super) struct Caller {
 
 /// The end of a call, as the conductor hears it.
 pub(super) struct Ended {
+    pub(super) job: JobId,
     pub(super) booking: Booking,
     pub(super) feedback: Feedback,
     /// What the response told of the deployment's limits.
@@ -53,14 +54,15 @@ pub(super) struct Ended {
 
 /// Tells the conductor of a call's end, also if the call panics: a deployment must not lose room.
 pub(super) struct Permit {
+    job: JobId,
     booking: Booking,
     told: RateHeaders,
     ended: Option<mpsc::Sender<Ended>>,
 }
 
 impl Permit {
-    pub(super) fn new(booking: Booking, ended: mpsc::Sender<Ended>) -> Self {
-        Self { booking, told: RateHeaders::default(), ended: Some(ended) }
+    pub(super) fn new(job: JobId, booking: Booking, ended: mpsc::Sender<Ended>) -> Self {
+        Self { job, booking, told: RateHeaders::default(), ended: Some(ended) }
     }
 
     fn deployment(&self) -> DeploymentIndex {
@@ -81,8 +83,8 @@ impl Permit {
         back: Option<(Held, Instant)>,
         store_failed: Option<StoreError>,
     ) {
-        let (booking, told) = (self.booking, self.told);
-        let ended = Ended { booking, feedback, told, back, store_failed };
+        let (job, booking, told) = (self.job, self.booking, self.told);
+        let ended = Ended { job, booking, feedback, told, back, store_failed };
         // The channel has room for one message of every call in flight. It is closed only when
         // nobody counts calls any more.
         if let Some(channel) = self.ended.take() {

@@ -1,7 +1,7 @@
 //! The wheel around admission: jobs come in, calls go out, ends come back, one timer.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use super::record::Finished;
 use super::shares::Order;
 use super::states::{Course, States};
 use super::{Halt, Progress, Settings};
-use crate::admission::{Admission, DeploymentIndex, Next, Ticket, shares};
+use crate::admission::{Admission, Booking, DeploymentIndex, Next, Ticket, shares};
+use crate::job::{BatchId, JobId};
 use crate::outcome::Ending;
 use crate::store::StoreError;
 
@@ -42,11 +43,13 @@ pub(super) struct Conductor {
     pub(super) ended_sender: mpsc::Sender<Ended>,
     calls: JoinSet<()>,
     /// Jobs that wait for their next try, by when it is due.
-    retries: BinaryHeap<Reverse<Retry>>,
+    pub(super) retries: BinaryHeap<Reverse<Retry>>,
     next_retry: u64,
     /// Jobs whose batches may not go, until the others have room for them.
     aside: Vec<Held>,
     states: Arc<States>,
+    /// Calls under way, for people who ask.
+    pub(super) flights: HashMap<JobId, Flight>,
     reached: bool,
     store_failed: Option<StoreError>,
     show_at: Instant,
@@ -59,9 +62,32 @@ pub(super) struct Inbox {
     pub(super) orders: mpsc::Receiver<Order>,
 }
 
-struct Retry {
-    due: (Instant, u64),
-    held: Held,
+pub(super) struct Retry {
+    pub(super) due: (Instant, u64),
+    pub(super) held: Held,
+}
+
+/// A job whose call is under way.
+pub(super) struct Flight {
+    pub(super) batch: BatchId,
+    pub(super) tries: u32,
+    pub(super) last_error: Option<String>,
+    pub(super) deadline: Option<Timestamp>,
+    pub(super) deployment: DeploymentIndex,
+    pub(super) since: Instant,
+}
+
+impl Flight {
+    fn of(held: &Held, booking: &Booking) -> Self {
+        Self {
+            batch: held.delivery.job.batch_id.clone(),
+            tries: held.attempts,
+            last_error: held.last_error(),
+            deadline: held.delivery.job.deadline,
+            deployment: booking.deployment,
+            since: booking.at,
+        }
+    }
 }
 
 impl Conductor {
@@ -89,6 +115,7 @@ impl Conductor {
             next_retry: 0,
             aside: Vec::new(),
             states,
+            flights: HashMap::new(),
             reached: false,
             store_failed: None,
             show_at: Instant::now(),
@@ -166,7 +193,9 @@ impl Conductor {
                 }
                 Next::Go(held, booking) => {
                     self.progress.charged.fetch_add(held.charge, Ordering::Relaxed);
-                    let permit = Permit::new(booking, self.ended_sender.clone());
+                    let job = held.delivery.job.id;
+                    self.flights.insert(job, Flight::of(&held, &booking));
+                    let permit = Permit::new(job, booking, self.ended_sender.clone());
                     self.calls.spawn(self.caller.clone().attempt(held, permit));
                     continue;
                 }
@@ -258,6 +287,7 @@ impl Conductor {
         use crate::admission::deployment::Feedback;
         let now = Instant::now();
         self.store_failed = self.store_failed.take().or(ended.store_failed);
+        self.flights.remove(&ended.job);
         self.reached |= !matches!(ended.feedback, Feedback::Unreachable { .. } | Feedback::Unclear);
         self.admission.observe(&ended.booking, ended.feedback, &ended.told, now);
         if let Some((held, due)) = ended.back {
@@ -280,6 +310,9 @@ impl Conductor {
             Order::Recheck => self.recheck(),
             // Who does not wait any more asks again.
             Order::Report(answer) => drop(answer.send(self.admission.standings(Instant::now()))),
+            Order::Explain(question, answer) => {
+                drop(answer.send(self.explain(&question, Instant::now())));
+            }
         }
     }
 

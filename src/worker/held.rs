@@ -43,6 +43,15 @@ pub(super) struct Held {
     pub(super) place: Place,
 }
 
+impl Held {
+    /// How its last try ended, in this delivery or an earlier one.
+    pub(super) fn last_error(&self) -> Option<String> {
+        let failure = self.last_error.as_ref().map(|error| &error.failure);
+        let told = failure.map(|failure| format!("{}: {}", failure.code, failure.message));
+        told.or_else(|| self.delivery.job.history.last_error.clone())
+    }
+}
+
 /// Gives the room and the register's entry back when it is dropped.
 pub(super) struct Place {
     lock: LockToken,

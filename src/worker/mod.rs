@@ -16,6 +16,7 @@
 
 mod attempt;
 mod conductor;
+pub mod explain;
 mod held;
 mod hold;
 mod postpone;
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -249,9 +251,7 @@ impl Worker {
         let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
         // A store that is away for longer than the grace time must not keep us from ending.
         let patience = if matches!(halt, Ok(Halt::Drained)) { Duration::MAX } else { grace };
-        let recorded = tokio::time::timeout(patience, recording).await;
-        let recorded = recorded.map_err(|_| WorkerError::NotRecorded)?;
-        let recorded = recorded.map_err(|_| WorkerError::Panicked)?;
+        let recorded = all_recorded(recording, patience).await?;
         let postponed = postponing.await.map_err(|_| WorkerError::Panicked)?;
         keeping.abort();
         recorded.and(postponed)?;
@@ -277,6 +277,15 @@ async fn ends<T>(
         others.cancel();
     }
     result
+}
+
+/// The end of the recorder's task.
+async fn all_recorded(
+    recording: JoinHandle<Result<(), WorkerError>>,
+    patience: Duration,
+) -> Result<Result<(), WorkerError>, WorkerError> {
+    let ended = tokio::time::timeout(patience, recording).await;
+    ended.map_err(|_| WorkerError::NotRecorded)?.map_err(|_| WorkerError::Panicked)
 }
 
 async fn give_back(queue: &dyn Queue, back: Vec<Held>) {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::job::{Job, JobId};
+use crate::queue::sight::{Place, Seen, Sight, Sought};
 use crate::queue::{DeadLetter, DeadLetterReason, LockToken};
 
 const LOCKED_UNTIL: &str = "x-opt-locked-until";
@@ -149,6 +150,26 @@ pub(super) fn sequence_number(message: &Received) -> Option<i64> {
     match annotation(message, SEQUENCE)? {
         Value::Long(number) => Some(*number),
         _ => None,
+    }
+}
+
+/// Adds what is seen on a page. The service does not tell of locks.
+pub(super) fn look(page: &[Received], sought: &Sought, sight: &mut Sight) {
+    let now = Timestamp::now();
+    for message in page {
+        let job = body_of(&message.body).ok().and_then(|body| Job::from_message(&body).ok());
+        let Some(job) = job else { continue };
+        let due = time(message, SCHEDULED).filter(|due| *due > now);
+        if sought.batch.as_ref() == Some(&job.batch_id) {
+            let count =
+                if due.is_some() { &mut sight.batch.scheduled } else { &mut sight.batch.active };
+            *count += 1;
+        }
+        if sought.jobs.contains(&job.id) {
+            let place = due.map_or(Place::Active, |until| Place::Scheduled { until });
+            let deliveries = message.header.as_ref().map_or(0, |header| header.delivery_count);
+            sight.jobs.push(Seen::new(job, deliveries, place));
+        }
     }
 }
 

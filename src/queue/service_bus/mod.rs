@@ -49,6 +49,7 @@ use super::{
     Sent, Settlement, SettlementKind,
 };
 use crate::job::{Amendment, Job};
+use crate::queue::sight::{Sight, Sought};
 use cbs::Claims;
 use connection::{Connector, Place};
 use dead::DeadSide;
@@ -256,6 +257,19 @@ impl Queue for ServiceBusQueue {
             from = next;
         }
         Ok(depth)
+    }
+
+    async fn look(&self, sought: &Sought) -> Result<Sight, QueueError> {
+        let mut sight = Sight::default();
+        let (mut from, mut seen) = (0, 0);
+        for _ in 0..PAGES {
+            let page = self.management.peek(from, PAGE).await?;
+            message::look(&page, sought, &mut sight);
+            seen += page.len() as u64;
+            let Some(next) = after(&page) else { return Ok(sight) };
+            from = next;
+        }
+        Ok(Sight { looked_at: Some(seen), ..sight })
     }
 
     async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {

@@ -158,6 +158,10 @@ impl Store for CosmosStore {
         self.inner.look_up(batch, jobs).await
     }
 
+    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(batch, job).await
+    }
+
     async fn withdraw_dead(
         &self,
         batch: &BatchId,

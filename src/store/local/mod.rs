@@ -88,6 +88,14 @@ impl Store for LocalStore {
         Ok(self.database.read(look_up).await?)
     }
 
+    async fn outcome(&self, _batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
+        let sql = "SELECT * FROM outcomes WHERE job_id = ?1";
+        let read = move |c: &Connection| {
+            c.prepare_cached(sql)?.query_row([job.as_bytes()], read_outcome).optional()
+        };
+        Ok(self.database.read(read).await?)
+    }
+
     async fn withdraw_dead(
         &self,
         _batch: &BatchId,
