@@ -27,6 +27,8 @@ pub mod store;
 
 pub mod report;
 
+pub mod serve;
+
 pub mod identity;
 pub mod prices;
 pub mod sqlite;

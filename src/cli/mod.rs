@@ -13,6 +13,7 @@ mod interrupt;
 mod progress;
 mod results;
 mod run;
+mod serve;
 mod simulate;
 mod status;
 mod summary;
@@ -60,6 +61,7 @@ enum Command {
     Run(run::Args),
     Enqueue(enqueue::Args),
     Work(work::Args),
+    Serve(serve::Args),
     Status(status::Args),
     Results(results::Args),
     Usage(usage::Args),
@@ -97,6 +99,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
+                Command::Serve(args) => runtime.block_on(serve::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
                 Command::Results(args) => runtime.block_on(results::run(args, config)),
                 Command::DeadLetters(args) => runtime.block_on(dead_letters::run(args, config)),
