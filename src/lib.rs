@@ -40,4 +40,5 @@ pub mod simulator;
 pub mod backends;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod logging;

@@ -38,6 +38,8 @@ macro_rules! contract_on {
                     briefs_say_the_same_as_the_outcomes,
                     batches_are_listed_newest_first,
                     a_batch_is_written_over,
+                    a_batchs_state_changes_only_from_where_it_may,
+                    of_state_changes_at_the_same_time_one_wins,
                     a_batch_can_be_announced_after_its_first_outcomes,
                     of_an_unknown_batch_nothing_is_known,
                     a_dead_outcome_is_withdrawn_and_what_it_cost_stays,

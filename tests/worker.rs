@@ -23,7 +23,7 @@ use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, Brief, Order, Recorded, Store, StoreError, Totals};
+use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
 use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
@@ -137,6 +137,16 @@ impl Store for Moody {
     }
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        self.inner.change_state(id, from, to, reason).await
     }
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         self.inner.batch(id).await

@@ -19,12 +19,13 @@ use crate::intake::{self, EnqueueError};
 use crate::job::BatchId;
 use crate::outcome::Ending;
 use crate::queue::local::LocalQueue;
+use crate::report::batches;
 use crate::report::results::{Paths, Selection, Written, jsonl};
 use crate::simulator::{self, Simulator};
 use crate::sqlite::Database;
 use crate::state::StateDir;
 use crate::store::local::LocalStore;
-use crate::store::{BatchState, Order, Store, Totals};
+use crate::store::{Order, Store, Totals};
 use crate::worker::{Halt, Progress, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
@@ -215,9 +216,9 @@ impl Run {
         let to = (&self.queue as _, &self.store as _);
         let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
         let enqueued = enqueued.map_err(|error| match error {
-            EnqueueError::Changed { .. } | EnqueueError::InputChanged { .. } => {
-                Failure::usage(error)
-            }
+            EnqueueError::Changed { .. }
+            | EnqueueError::InputChanged { .. }
+            | EnqueueError::Cancelled(_) => Failure::usage(error),
             error => Failure::unreachable(error),
         })?;
         if !self.quiet {
@@ -330,10 +331,11 @@ impl Run {
 
     async fn close_batch(&self, totals: &Totals) -> Result<(), Failure> {
         let batch = self.store.batch(&self.batch).await.map_err(Failure::unreachable)?;
-        if let Some(mut batch) = batch.filter(|batch| totals.ended() >= batch.jobs) {
-            batch.state = BatchState::Done;
-            self.store.put_batch(&batch).await.map_err(Failure::unreachable)?;
+        match batch.filter(|batch| totals.ended() >= batch.jobs) {
+            Some(batch) => {
+                batches::close(&self.store, &batch.id).await.map_err(Failure::unreachable)
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }

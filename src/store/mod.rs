@@ -109,6 +109,8 @@ pub struct KnownInput {
 pub struct Batch {
     pub id: BatchId,
     pub state: BatchState,
+    /// Why it is in this state, where somebody said so.
+    pub reason: Option<String>,
     /// Distinct jobs that were validated and enqueued, over all inputs; `intake::tally` counts them.
     pub jobs: u64,
     /// Sum of the jobs' prompt token counts.
@@ -233,7 +235,20 @@ pub trait Store: Send + Sync {
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError>;
 
+    /// Creates the batch, or writes over its counts and inputs. The state and the reason of one that
+    /// is there stay: whoever counts must not undo a pause.
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Changes a batch's state and reason, and nothing else, if its state is one of `from`. Returns
+    /// the batch as it is then; `None` if there is none. To be called by [`crate::control`] and by
+    /// those who fill and close batches.
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError>;
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError>;
 

@@ -70,6 +70,7 @@ fn batch(name: &str, created_at: &str) -> Batch {
     Batch {
         id: batch_id(name),
         state: BatchState::Enqueuing,
+        reason: None,
         jobs: 3,
         prompt_tokens: 1_000,
         inputs: Vec::new(),
@@ -268,10 +269,54 @@ pub async fn a_batch_is_written_over(store: AnyStore) {
     let first = batch("night", "2026-11-23T16:00:00Z");
     assert_eq!(store.batch(&first.id).await.unwrap(), None);
     store.put_batch(&first).await.unwrap();
-    let changed = Batch { state: BatchState::Running, jobs: 4, ..first };
+    let changed = Batch { jobs: 4, ..first };
     store.put_batch(&changed).await.unwrap();
     assert_eq!(store.batch(&changed.id).await.unwrap(), Some(changed.clone()));
     assert_eq!(store.batches().await.unwrap(), [changed]);
+}
+
+pub async fn a_batchs_state_changes_only_from_where_it_may(store: AnyStore) {
+    use BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
+    let first = batch("night", "2026-11-23T16:00:00Z");
+    let id = &first.id;
+    assert_eq!(store.change_state(id, &[Running], Paused, None).await.unwrap(), None);
+    store.put_batch(&first).await.unwrap();
+    let paused = store.change_state(id, &[Enqueuing], Paused, Some("it is 夜")).await.unwrap();
+    let expected = Batch { state: Paused, reason: Some("it is 夜".into()), ..first.clone() };
+    assert_eq!(paused, Some(expected.clone()));
+    assert_eq!(store.batch(id).await.unwrap(), Some(expected.clone()));
+    assert_eq!(store.change_state(id, &[Running], Done, None).await.unwrap(), Some(expected));
+    let counted = Batch { state: Running, jobs: 9, ..first.clone() };
+    store.put_batch(&counted).await.unwrap();
+    let after = store.batch(id).await.unwrap().unwrap();
+    assert_eq!((after.state, after.jobs), (Paused, 9), "whoever counts does not undo a pause");
+    assert_eq!(after.reason.as_deref(), Some("it is 夜"));
+    let cancelled = store.change_state(id, &[Running, Paused], Cancelled, None).await.unwrap();
+    let expected = Batch { state: Cancelled, reason: None, jobs: 9, ..first };
+    assert_eq!(cancelled, Some(expected.clone()));
+    assert_eq!(store.batches().await.unwrap(), [expected]);
+}
+
+pub async fn of_state_changes_at_the_same_time_one_wins(store: AnyStore) {
+    use BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
+    let first = batch("night", "2026-11-23T16:00:00Z");
+    store.put_batch(&first).await.unwrap();
+    let change = |to: BatchState| {
+        let (store, first) = (store.clone(), first.clone());
+        async move {
+            let counted = Batch { jobs: 7, ..first.clone() };
+            let put = store.put_batch(&counted);
+            let changed = store.change_state(&first.id, &[Enqueuing], to, None);
+            let (put, changed) = tokio::join!(put, changed);
+            put.unwrap();
+            changed.unwrap().unwrap().state
+        }
+    };
+    let ends = futures_util::future::join_all([Paused, Cancelled, Running, Done].map(change)).await;
+    let after = store.batch(&first.id).await.unwrap().unwrap();
+    assert_ne!(after.state, Enqueuing);
+    assert!(ends.iter().all(|end| *end == after.state), "{ends:?}");
+    assert_eq!(after.jobs, 7);
 }
 
 pub async fn a_batch_can_be_announced_after_its_first_outcomes(store: AnyStore) {

@@ -48,7 +48,9 @@ use uuid::Uuid;
 pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
-use super::{Batch, Brief, Expense, Order, PAYLOAD_LIFE, Recorded, Store, StoreError, Totals};
+use super::{
+    Batch, BatchState, Brief, Expense, Order, PAYLOAD_LIFE, Recorded, Store, StoreError, Totals,
+};
 use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
 use crate::share::Word;
@@ -186,6 +188,16 @@ impl Store for CosmosStore {
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        self.inner.change_state(id, from, to, reason).await
     }
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
