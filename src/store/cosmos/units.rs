@@ -13,10 +13,11 @@ pub enum Operation {
     Batches,
     Payloads,
     Shares,
+    Notes,
 }
 
 impl Operation {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Record,
         Self::LookUp,
         Self::Outcomes,
@@ -25,6 +26,7 @@ impl Operation {
         Self::Batches,
         Self::Payloads,
         Self::Shares,
+        Self::Notes,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -37,6 +39,7 @@ impl Operation {
             Self::Batches => "batches",
             Self::Payloads => "payloads",
             Self::Shares => "shares",
+            Self::Notes => "notes",
         }
     }
 }
