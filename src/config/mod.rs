@@ -15,7 +15,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::intake::Reading;
+use crate::intake::{Reading, Terms};
 use crate::model::ClientError;
 use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
@@ -242,6 +242,7 @@ impl Config {
             default_model: self.input.model.clone(),
             models: models.filter(|models| !models.is_empty()),
             max_line_bytes: self.input.max_line_mib << 20,
+            terms: Terms::default(),
         }
     }
 
