@@ -28,6 +28,8 @@ pub mod store;
 
 pub mod report;
 
+pub mod serve;
+
 pub mod identity;
 pub mod prices;
 pub mod sqlite;

@@ -15,6 +15,7 @@ mod interrupt;
 mod progress;
 mod results;
 mod run;
+mod serve;
 mod simulate;
 mod status;
 mod summary;
@@ -62,6 +63,7 @@ enum Command {
     Run(run::Args),
     Enqueue(enqueue::Args),
     Work(work::Args),
+    Serve(serve::Args),
     Status(status::Args),
     Pause(control::PauseArgs),
     Resume(control::ResumeArgs),
@@ -102,6 +104,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
+                Command::Serve(args) => runtime.block_on(serve::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
                 Command::Pause(args) => runtime.block_on(control::pause(args, config)),
                 Command::Resume(args) => runtime.block_on(control::resume(args, config)),

@@ -7,6 +7,7 @@
 mod deployment;
 mod explain;
 mod layers;
+mod serve;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::intake::Reading;
+use crate::intake::{Reading, Terms};
 use crate::model::ClientError;
 use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
@@ -23,6 +24,7 @@ use crate::worker::{self, Target};
 
 pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
 pub use layers::Layers;
+pub use serve::{Role, Serve, Token};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "promptmill.toml";
@@ -40,6 +42,7 @@ pub struct Config {
     pub worker: Worker,
     pub prices: PriceTable,
     pub pool: Pool,
+    pub serve: Serve,
     pub deployments: Vec<Deployment>,
 }
 
@@ -176,6 +179,8 @@ pub enum ConfigError {
     KeyBesideCredential(String),
     #[error("deployment {0}: 'token_scope' goes with 'credential'")]
     ScopeWithoutCredential(String),
+    #[error("serve.tokens '{name}': {problem}")]
+    Token { name: String, problem: String },
     #[error("deployment {name}: the identity can't be used here: {source}")]
     Identity { name: String, source: azure_core::Error },
 }
@@ -209,6 +214,7 @@ impl Config {
             limits.map(|(key, value)| (format!("deployments.{n}.{key}"), value.unwrap_or(1)))
         });
         self.check_pool()?;
+        self.serve.check()?;
         let counts = counts.map(|(key, value)| (key.to_owned(), value));
         match counts.into_iter().chain(deployments).find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(ConfigError::Zero { key }),
@@ -237,6 +243,7 @@ impl Config {
             models: models.filter(|models| !models.is_empty()),
             is_bounded: false,
             max_line_bytes: self.input.max_line_mib << 20,
+            terms: Terms::default(),
         }
     }
 

@@ -33,6 +33,8 @@ pub enum LineFault {
         "the url '{0}' is not served; use /v1/chat/completions, /v1/responses or /v1/embeddings"
     )]
     Url(String),
+    #[error("the line asks for {url}, but its batch is for {endpoint}; make a batch for each")]
+    OtherApi { url: &'static str, endpoint: &'static str },
     #[error(
         "the body names no model; add \"model\" to it, or give --model for all lines without one"
     )]
@@ -52,7 +54,7 @@ pub enum LineFault {
 
 impl LineFault {
     /// A word for programs that read the error file.
-    fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::EmptyFile => "empty_file",
             Self::NotUtf8 { .. } => "invalid_utf8",
@@ -61,10 +63,23 @@ impl LineFault {
             Self::Missing { .. } => "missing_field",
             Self::Wrong { .. } => "invalid_field",
             Self::Url(_) => "invalid_url",
+            Self::OtherApi { .. } => "mismatched_endpoint",
             Self::NoModel => "missing_model",
             Self::UnknownModel { .. } => "unknown_model",
             Self::Unbounded => "missing_max_tokens",
             Self::DuplicateCustomId { .. } => "duplicate_custom_id",
+        }
+    }
+
+    /// The field at fault.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::EmptyFile | Self::NotUtf8 { .. } | Self::TooLong { .. } | Self::Json(_) => None,
+            Self::Missing { field, .. } | Self::Wrong { field, .. } => Some(field),
+            Self::Url(_) | Self::OtherApi { .. } => Some("url"),
+            Self::NoModel | Self::UnknownModel { .. } => Some("body.model"),
+            Self::Unbounded => Some("body.max_completion_tokens"),
+            Self::DuplicateCustomId { .. } => Some("custom_id"),
         }
     }
 }

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
 
-pub use batch_file::Reading;
+pub use batch_file::{Reading, Terms};
 pub use enqueue::{EnqueueError, Enqueued, enqueue};
 pub use fault::{Fault, LineFault};
 pub use sample::{SampleError, sample};
