@@ -196,11 +196,7 @@ impl Worker {
             store: self.store.clone(),
             locks,
             states: states.clone(),
-            hold: hold::Hold::new(
-                self.settings.max_held,
-                self.settings.shared.then_some(2 * calls),
-                self.progress.clone(),
-            ),
+            hold: hold_for(calls, &self.settings, &self.progress),
             settings: self.settings.clone(),
             to_admission,
             to_postpone: to_postpone.clone(),
@@ -248,10 +244,10 @@ impl Worker {
             sharing.await.map_err(|_| WorkerError::Panicked)?;
         }
         watching.await.map_err(|_| WorkerError::Panicked)?;
-        let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
         // A store that is away for longer than the grace time must not keep us from ending.
         let patience = if matches!(halt, Ok(Halt::Drained)) { Duration::MAX } else { grace };
-        let recorded = all_recorded(recording, patience).await?;
+        let pulled = in_time(pulling, patience).await?;
+        let recorded = in_time(recording, patience).await?;
         let postponed = postponing.await.map_err(|_| WorkerError::Panicked)?;
         keeping.abort();
         recorded.and(postponed)?;
@@ -260,6 +256,11 @@ impl Worker {
             (halt, _) => Ok(halt),
         }
     }
+}
+
+fn hold_for(calls: usize, settings: &Settings, progress: &Arc<Progress>) -> hold::Hold {
+    let least = settings.shared.then_some(2 * calls);
+    hold::Hold::new(settings.max_held, least, progress.clone())
 }
 
 fn admission_to(targets: &[Target], spill_after: Duration) -> Admission<Held> {
@@ -279,12 +280,9 @@ async fn ends<T>(
     result
 }
 
-/// The end of the recorder's task.
-async fn all_recorded(
-    recording: JoinHandle<Result<(), WorkerError>>,
-    patience: Duration,
-) -> Result<Result<(), WorkerError>, WorkerError> {
-    let ended = tokio::time::timeout(patience, recording).await;
+/// The end of a task that may wait for the store.
+async fn in_time<T>(task: JoinHandle<T>, patience: Duration) -> Result<T, WorkerError> {
+    let ended = tokio::time::timeout(patience, task).await;
     ended.map_err(|_| WorkerError::NotRecorded)?.map_err(|_| WorkerError::Panicked)
 }
 
