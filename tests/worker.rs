@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
 use promptmill::job::{BatchId, JobId};
@@ -23,7 +24,7 @@ use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, Brief, Order, Recorded, Store, StoreError, Totals};
+use promptmill::store::{Batch, Brief, Order, Recorded, Running, Store, StoreError, Totals};
 use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
@@ -134,6 +135,9 @@ impl Store for Moody {
     }
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         self.inner.totals(batch).await
+    }
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
+        self.inner.running(batch, since).await
     }
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await

@@ -3,5 +3,6 @@
 pub mod batches;
 pub mod check;
 pub mod deployments;
+pub mod forecast;
 pub mod results;
 pub mod usage;
