@@ -17,7 +17,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    fn new(batch: &Batch, totals: Totals) -> Self {
+    pub(super) fn new(batch: &Batch, totals: Totals) -> Self {
         Self {
             batch: batch.id.clone(),
             state: if is_finished(batch, &totals) { BatchState::Done } else { batch.state },
@@ -68,6 +68,6 @@ pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
 }
 
 /// A batch that is still being enqueued does not know its number of jobs yet.
-fn is_finished(batch: &Batch, totals: &Totals) -> bool {
+pub(super) fn is_finished(batch: &Batch, totals: &Totals) -> bool {
     batch.state == BatchState::Running && totals.ended() >= batch.jobs
 }

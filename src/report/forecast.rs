@@ -21,7 +21,7 @@ pub const RATE_WINDOW_S: i64 = 5 * 60;
 pub const LOOK_BACK_S: i64 = 30 * 60;
 
 /// Less than this tells of chance.
-const SHORTEST_STRETCH_S: f64 = 5.0;
+const SHORTEST_STRETCH_S: f64 = 1.0;
 
 /// 90 % quantiles of Student's t by degrees of freedom from 1; beyond, the normal one.
 const T90: [f64; 10] = [3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372];

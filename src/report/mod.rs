@@ -4,5 +4,6 @@ pub mod batches;
 pub mod check;
 pub mod deployments;
 pub mod forecast;
+pub mod live;
 pub mod results;
 pub mod usage;

@@ -112,7 +112,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    fn add(&mut self, cost: Option<Money>, tokens: u64) {
+    pub(super) fn add(&mut self, cost: Option<Money>, tokens: u64) {
         match cost {
             Some(cost) => self.known += cost,
             None => self.unpriced_tokens += tokens,
