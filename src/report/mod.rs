@@ -1,5 +1,6 @@
 //! What people ask: how batches stand, results, tokens and cost, and whether the services answer.
 
+pub mod account;
 pub mod batches;
 pub mod check;
 pub mod deployments;
