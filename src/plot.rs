@@ -44,6 +44,8 @@ pub(crate) struct Axes<'a> {
     pub(crate) x_is_log2: bool,
     /// Marked by an upright line.
     pub(crate) mark: Option<f64>,
+    /// The lines' names stand in the plot, not beside it.
+    pub(crate) has_legend: bool,
 }
 
 /// What a plot says to those who don't see it.
@@ -73,6 +75,12 @@ pub(crate) fn bars(bars: &[Bar], axes: Axes<'_>, told: Told<'_>) -> Option<Strin
 
 fn with_headroom(top: f64) -> f64 {
     if top > 0.0 { top * 1.05 } else { 1.0 }
+}
+
+/// The colour of the n-th line, for a legend beside its plot.
+pub(crate) fn colour(n: usize) -> String {
+    let RGBColor(red, green, blue) = COLOURS[n % COLOURS.len()];
+    format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
 struct Shapes<'a> {
@@ -137,7 +145,7 @@ fn draw(
         let style = BLACK.mix(0.5).stroke_width(1);
         chart.draw_series(LineSeries::new([(at, 0.0), (at, top)], style))?;
     }
-    if !shapes.lines.is_empty() {
+    if axes.has_legend {
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::LowerRight)
@@ -172,7 +180,8 @@ mod tests {
     use super::*;
 
     const TOLD: Told<'_> = Told { title: "Throughput", description: "a < b" };
-    const AXES: Axes<'_> = Axes { x: "seconds", y: "RPM", x_is_log2: false, mark: Some(1.0) };
+    const AXES: Axes<'_> =
+        Axes { x: "seconds", y: "RPM", x_is_log2: false, mark: Some(1.0), has_legend: true };
 
     #[test]
     fn a_plot_has_its_names_and_needs_nothing_else() {
@@ -189,8 +198,9 @@ mod tests {
         let line = |points| Line { name: "n".into(), points };
         assert_eq!(lines(&[line(vec![])], AXES, TOLD), None);
         assert!(lines(&[line(vec![(3.0, 0.0)])], AXES, TOLD).is_some());
-        assert_eq!(bars(&[], AXES, TOLD), None);
-        assert!(bars(&[(0.0, 1.0, 3.0), (1.0, 2.0, 0.0)], AXES, TOLD).is_some());
+        const BARE: Axes<'_> = Axes { has_legend: false, ..AXES };
+        assert_eq!(bars(&[], BARE, TOLD), None);
+        assert!(bars(&[(0.0, 1.0, 3.0), (1.0, 2.0, 0.0)], BARE, TOLD).is_some());
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Report {
     }
 
     fn plots(&self) -> Vec<(&'static str, Option<String>)> {
-        let seconds = Axes { x: "seconds", y: "", x_is_log2: false, mark: None };
+        let seconds = Axes { x: "seconds", y: "", x_is_log2: false, mark: None, has_legend: true };
         let per_second = Axes { y: "requests a second", ..seconds };
         let per_minute = Axes { y: "tokens a minute", ..seconds };
         let of_all = Axes { x: "milliseconds", y: "share of requests", ..seconds };

@@ -101,7 +101,7 @@ pub struct Bill {
 /// One deployment's part.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
-    /// Empty of jobs that ended without a call.
+    /// Empty of jobs that ended without the answer of one.
     pub deployment: String,
     pub model: String,
     pub service_tier: Option<Box<str>>,

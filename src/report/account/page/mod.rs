@@ -15,12 +15,13 @@ use crate::report::usage::Cost;
 const STYLE: &str = ":root{color-scheme:light dark;--ink:#1d1d1f;--paper:#fff;--faint:#6b6b70;\
 --rule:#d9d9de;--bad:#b3261e;--good:#0b6b3a}@media(prefers-color-scheme:dark){:root{--ink:#ececf0;\
 --paper:#17171a;--faint:#a0a0a8;--rule:#3a3a40;--bad:#ff8a80;--good:#7ddba3}}\
-body{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:0 1em;\
-color:var(--ink);background:var(--paper)}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}\
+body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;\
+color:var(--ink);background:var(--paper)}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}h3{font-size:1em;margin:1em 0 0}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
 caption{text-align:left;font-weight:600;padding:.4em 0}\
-th,td{padding:.25em .7em;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}\
-td.n,th.n{text-align:right;white-space:nowrap}tr.sum td,tr.sum th{font-weight:600}\
+th,td{padding:.25em .55em;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}\
+th{vertical-align:bottom}td.n,th.n{text-align:right}td,tbody th{white-space:nowrap}\
+td.w{white-space:normal;overflow-wrap:anywhere}tr.sum td,tr.sum th{font-weight:600}\
 .good{color:var(--good)}.bad{color:var(--bad);font-weight:700;border:2px solid;padding:.6em .8em}\
 .faint{color:var(--faint);font-size:.9em}figure{margin:1em 0;break-inside:avoid}\
 figcaption{font-weight:600}ul{margin:0;padding-left:1.1em}\
@@ -162,7 +163,7 @@ impl Account {
         let cause = |(n, cause): (usize, &super::Cause)| {
             let examples = cause.examples.iter().map(|text| format!("<li>{}</li>", escaped(text)));
             format!(
-                "<tr><th scope=\"row\">{}</th><td>{}</td>{}<td><ul>{}</ul></td></tr>",
+                "<tr><th scope=\"row\">{}</th><td>{}</td>{}<td class=\"w\"><ul>{}</ul></td></tr>",
                 escaped(words.ending(cause.ending)),
                 escaped(&cause.code),
                 number(&format!("/failures/{n}/jobs"), cause.jobs),
@@ -199,7 +200,7 @@ impl Account {
 
 fn line_row(words: &Words, n: usize, line: &Line) -> String {
     let at = |key: &str| format!("/lines/{n}/{key}");
-    let name = if line.deployment.is_empty() { words.no_call } else { &line.deployment };
+    let name = if line.deployment.is_empty() { words.none_answered } else { &line.deployment };
     let cells = [
         format!("<td>{}</td>", escaped(&line.model)),
         format!("<td>{}</td>", escaped(line.service_tier.as_deref().unwrap_or_default())),

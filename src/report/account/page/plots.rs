@@ -20,10 +20,10 @@ impl Account {
         let series =
             OverTime { points: &points, start, unit, width: self.over_time.seconds_a_point };
         let figure = |title: &str, lines: &[Line]| {
-            let axes = Axes { x: &since, y: "", x_is_log2: false, mark: None };
-            let description = told_peaks(lines);
+            let axes = Axes { x: &since, y: "", x_is_log2: false, mark: None, has_legend: false };
+            let description = lines.iter().map(peak).collect::<Vec<_>>().join(", ");
             let told = Told { title, description: &description };
-            figure(title, plot::lines(lines, axes, told), &description)
+            figure(title, plot::lines(lines, axes, told), &legend(lines))
         };
         let jobs = [series.per_minute(words.jobs_per_minute, |point| point.ended)];
         let troubles = [
@@ -138,19 +138,25 @@ fn unit(span_s: i64, words: &Words) -> Unit {
     }
 }
 
-/// Each line's largest value, for those who don't see it.
-fn told_peaks(lines: &[Line]) -> String {
-    let peak = |line: &Line| {
-        let most = line.points.iter().map(|point| point.1).fold(0.0, f64::max);
-        format!("{} ≤ {}", line.name, grouped(most.round() as u64))
+/// A line's name and largest value, for those who don't see it.
+fn peak(line: &Line) -> String {
+    let most = line.points.iter().map(|point| point.1).fold(0.0, f64::max);
+    format!("{} ≤ {}", line.name, grouped(most.round() as u64))
+}
+
+fn legend(lines: &[Line]) -> String {
+    let entry = |(n, line): (usize, &Line)| {
+        let colour = plot::colour(n);
+        let mark = format!("<span aria-hidden=\"true\" style=\"color:{colour}\">■</span>");
+        format!("{mark} {}", escaped(&peak(line)))
     };
-    lines.iter().map(peak).collect::<Vec<_>>().join(", ")
+    lines.iter().enumerate().map(entry).collect::<Vec<_>>().join(" &nbsp; ")
 }
 
 fn spread_figure(words: &Words, (title, unit, key): (&str, &str, &str), spread: &Spread) -> String {
     let bar = |bar: &super::super::Bar| (bar.from.log2(), bar.to.log2(), bar.count as f64);
     let bars: Vec<plot::Bar> = spread.bars.iter().map(bar).collect();
-    let axes = Axes { x: unit, y: words.jobs, x_is_log2: true, mark: None };
+    let axes = Axes { x: unit, y: words.jobs, x_is_log2: true, mark: None, has_legend: false };
     let description = format!("p50 {}, p95 {} {unit}", spread.p50, spread.p95);
     let told = Told { title, description: &description };
     let figures = [
@@ -170,15 +176,19 @@ fn spread_figure(words: &Words, (title, unit, key): (&str, &str, &str), spread: 
     let heads: Vec<&str> = figures.iter().map(|figure| figure.0).chain([words.mean]).collect();
     let heads = [&[""], heads.as_slice()].concat();
     let row = format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", escaped(unit));
-    figure(title, plot::bars(&bars, axes, told), &description) + &table("", &heads, &row)
+    // Of equal values there is nothing to be seen.
+    let bars = (spread.min < spread.max).then(|| plot::bars(&bars, axes, told)).flatten();
+    let title_alone = format!("<h3>{title}</h3>");
+    let figure = bars.map_or(title_alone, |bars| figure(title, Some(bars), ""));
+    figure + &table("", &heads, &row)
 }
 
-fn figure(caption: &str, svg: Option<String>, description: &str) -> String {
+/// A plot, and what stands under it, as HTML.
+fn figure(caption: &str, svg: Option<String>, under: &str) -> String {
     svg.map_or_else(String::new, |svg| {
         format!(
-            "<figure><figcaption>{}</figcaption>{svg}<p class=\"faint\">{}</p></figure>",
+            "<figure><figcaption>{}</figcaption>{svg}<div class=\"faint\">{under}</div></figure>",
             escaped(caption),
-            escaped(description)
         )
     })
 }
