@@ -11,8 +11,11 @@ use crate::prices::Prices;
 use crate::report::live::{Count, Live};
 use crate::store::{BatchState, Store, StoreError};
 
-/// To the upper left corner, and nothing after it (ECMA-48: CUP, ED).
-const CLEAR: &str = "\x1b[H\x1b[J";
+/// To the upper left corner; nothing more on the line; nothing more below (ECMA-48: CUP, EL, ED).
+/// What is drawn over does not flicker, as what is cleared first would.
+const HOME: &str = "\x1b[H";
+const END_LINE: &str = "\x1b[K\n";
+const END: &str = "\x1b[J";
 
 pub(super) async fn watch(
     args: &Args,
@@ -49,8 +52,9 @@ pub(super) async fn watch(
             seen["at"] = Timestamp::now().to_string().into();
             print(&seen.to_string());
         } else if on_terminal {
-            let lines = seen.lines(prices, None).join("\n");
-            print(&format!("{CLEAR}{} · every {} s\n{lines}", time(), args.interval));
+            let lines = seen.lines(prices, None).join(END_LINE);
+            let head = format!("{} · every {} s", time(), args.interval);
+            print(&format!("{HOME}{head}{END_LINE}{lines}{END_LINE}{END}"));
         } else {
             let open = seen.batches.iter().filter(|live| !is_over(live) || args.batch.is_some());
             let batches: Vec<_> = open.map(|live| text::batch_in_short(live, prices)).collect();
