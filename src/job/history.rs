@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Amendment;
+
 /// Characters kept of an error: enough to know it by, small enough for every message.
 const LONGEST_ERROR: usize = 300;
 
@@ -28,6 +30,9 @@ pub struct History {
     /// How the last try ended, in short.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What was amended when it came back from the dead letters.
+    #[serde(skip_serializing_if = "Amendment::is_empty")]
+    pub amendment: Amendment,
 }
 
 impl History {
@@ -44,8 +49,8 @@ impl History {
 
     /// The job begins anew; what it was stays known.
     pub(crate) fn resubmit(&mut self) {
-        let (resubmitted, first_enqueued) = (self.resubmitted + 1, self.first_enqueued);
-        *self = Self { resubmitted, first_enqueued, ..Self::default() };
+        self.resubmitted += 1;
+        (self.tries, self.postponed, self.last_error) = (0, 0, None);
     }
 }
 

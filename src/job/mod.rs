@@ -3,7 +3,9 @@
 //! Knows no other station. `message` is the form of a [`Job`] in every queue, `aside` is about bodies
 //! that are too large for one, `history` what a job carries from one message to the next.
 
+mod amendment;
 mod aside;
+pub(crate) mod edit;
 mod history;
 mod message;
 
@@ -16,6 +18,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use amendment::Amendment;
 pub use aside::Aside;
 pub use history::History;
 
@@ -182,14 +185,6 @@ impl Job {
     /// A fingerprint of what is asked (API and body), to tell a repeated job from a changed one.
     pub fn digest(&self) -> u64 {
         self.aside.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
-    }
-
-    /// Makes a dead letter's job one to be worked again. It may have been worked meanwhile, so it is
-    /// to be looked up.
-    pub(crate) fn begin_anew(&mut self) {
-        self.history.resubmit();
-        self.not_before = None;
-        self.look_up = true;
     }
 }
 

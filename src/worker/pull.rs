@@ -164,6 +164,7 @@ impl Puller {
 
 fn charge_of(delivery: &Delivery) -> u64 {
     let job = &delivery.job;
-    let estimate = job.estimate.unwrap_or_else(|| charge::estimate(job.api, &job.model, &job.body));
+    let estimate =
+        job.estimate.unwrap_or_else(|| charge::estimate(job.api, &job.model, &job.amended_body()));
     estimate.charge()
 }
