@@ -43,3 +43,4 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod logging;
+mod plot;

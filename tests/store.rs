@@ -36,6 +36,7 @@ macro_rules! contract_on {
                     five_thousand_outcomes_stream_completely,
                     outcomes_stream_by_position_when_asked,
                     briefs_say_the_same_as_the_outcomes,
+                    running_sums_tell_deployments_models_tiers_and_minutes_apart,
                     batches_are_listed_newest_first,
                     a_batch_is_written_over,
                     a_batchs_state_changes_only_from_where_it_may,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
 use promptmill::budget::{Budget, Claim, Limit};
@@ -25,7 +26,7 @@ use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
 use promptmill::store::{
-    Batch, BatchState, Brief, Note, Order, Recorded, Store, StoreError, Totals,
+    Batch, BatchState, Brief, Note, Order, Recorded, Running, Store, StoreError, Totals,
 };
 use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
@@ -142,6 +143,9 @@ impl Store for Moody {
     }
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         self.inner.totals(batch).await
+    }
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
+        self.inner.running(batch, since).await
     }
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await

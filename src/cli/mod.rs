@@ -13,6 +13,7 @@ mod init;
 mod input;
 mod interrupt;
 mod progress;
+mod report;
 mod results;
 mod run;
 mod serve;
@@ -70,6 +71,7 @@ enum Command {
     Cancel(control::CancelArgs),
     Results(results::Args),
     Usage(usage::Args),
+    Report(report::Args),
     DeadLetters(dead_letters::Args),
     Check(check::Args),
     Init(init::Args),
@@ -112,6 +114,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Results(args) => runtime.block_on(results::run(args, config)),
                 Command::DeadLetters(args) => runtime.block_on(dead_letters::run(args, config)),
                 Command::Usage(args) => runtime.block_on(usage::run(args, config)),
+                Command::Report(args) => runtime.block_on(report::run(args, config)),
                 Command::Check(args) => runtime.block_on(check::run(args, config)),
                 Command::Init(args) => runtime.block_on(init::run(args, config)),
                 Command::Config(args) => config::run(args, &config, &layers),

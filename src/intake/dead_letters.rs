@@ -191,10 +191,12 @@ fn outcome_of(letter: &DeadLetter) -> Option<Outcome> {
         usage: Usage::default(),
         service_tier: None,
         attempts: job.history.tries,
+        throttled: job.history.throttled,
         deployment: String::new(),
         model: job.model,
         latency_ms: 0,
         finished_at: Timestamp::now(),
+        deadline: job.deadline,
         metadata: job.metadata,
     })
 }

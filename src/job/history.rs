@@ -15,6 +15,9 @@ pub struct History {
     /// Calls that counted as tries, in earlier deliveries.
     #[serde(skip_serializing_if = "is_zero")]
     pub tries: u32,
+    /// Calls that were refused for want of quota, as far as a delivery was not lost with its worker.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub throttled: u32,
     /// How often it went back to the queue to wait there, since it was last enqueued anew.
     #[serde(skip_serializing_if = "is_zero")]
     pub postponed: u32,

@@ -25,7 +25,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    fn new(batch: &Batch, budget: Option<Budget>, totals: Totals) -> Self {
+    pub(super) fn new(batch: &Batch, budget: Option<Budget>, totals: Totals) -> Self {
         let is_done = is_finished(batch, &totals);
         Self {
             batch: batch.id.clone(),

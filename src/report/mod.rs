@@ -1,7 +1,10 @@
 //! What people ask: how batches stand, results, tokens and cost, and whether the services answer.
 
+pub mod account;
 pub mod batches;
 pub mod check;
 pub mod deployments;
+pub mod forecast;
+pub mod live;
 pub mod results;
 pub mod usage;

@@ -11,6 +11,7 @@ pub mod cosmos;
 pub mod local;
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use uuid::Uuid;
 
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
-use crate::outcome::{Ending, Outcome, Usage};
+use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
 
 /// A word that was not renewed for this long is gone, by the store's clock. Readers know much
@@ -143,21 +144,93 @@ impl Totals {
     }
 }
 
+impl AddAssign<&Self> for Totals {
+    fn add_assign(&mut self, other: &Self) {
+        for (ending, jobs) in &other.endings {
+            *self.endings.entry(*ending).or_default() += jobs;
+        }
+        self.usage += other.usage;
+        self.attempts += other.attempts;
+    }
+}
+
+/// What a batch came to so far, by the sums that are kept beside its outcomes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Running {
+    pub sums: Vec<RunningSum>,
+    /// By the Unix minute in which they ended. Minutes in which none did are absent.
+    pub minutes: BTreeMap<i64, Minute>,
+}
+
+/// What one deployment has done of a batch, with one model on one service tier.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RunningSum {
+    pub deployment: String,
+    pub model: String,
+    pub service_tier: Option<Box<str>>,
+    pub totals: Totals,
+}
+
+/// What ended in one minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Minute {
+    pub jobs: u64,
+    /// Prompt and completion.
+    pub tokens: u64,
+    /// The second of the minute in which the first of them ended.
+    pub from_second: u8,
+}
+
+impl Default for Minute {
+    fn default() -> Self {
+        Self { jobs: 0, tokens: 0, from_second: 59 }
+    }
+}
+
+impl Minute {
+    /// Of one outcome.
+    pub fn of(outcome: &Outcome) -> (i64, Self) {
+        let second = outcome.finished_at.as_second();
+        let from_second = u8::try_from(second.rem_euclid(60)).unwrap_or_default();
+        (second.div_euclid(60), Self { jobs: 1, tokens: outcome.usage.total(), from_second })
+    }
+}
+
+impl AddAssign for Minute {
+    fn add_assign(&mut self, other: Self) {
+        self.jobs += other.jobs;
+        self.tokens += other.tokens;
+        self.from_second = self.from_second.min(other.from_second);
+    }
+}
+
+impl Running {
+    /// All sums together.
+    pub fn totals(&self) -> Totals {
+        self.sums.iter().fold(Totals::default(), |mut all, sum| {
+            all += &sum.totals;
+            all
+        })
+    }
+}
+
 /// An outcome without what was asked and answered: enough for every sum and distribution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Brief {
     /// `None` of one that was withdrawn: what it cost was paid, but the job has not ended by it.
     pub ending: Option<Ending>,
-    /// Why it has no answer, in one word.
-    pub code: Option<String>,
+    /// Why it has no answer.
+    pub failure: Option<Failure>,
     pub usage: Usage,
     /// What the service billed it as, if it said so.
     pub service_tier: Option<Box<str>>,
     pub attempts: u32,
+    pub throttled: u32,
     pub deployment: String,
     pub model: String,
     pub latency_ms: u64,
     pub finished_at: Timestamp,
+    pub deadline: Option<Timestamp>,
     pub metadata: Option<Box<str>>,
 }
 
@@ -249,6 +322,11 @@ pub trait Store: Send + Sync {
     ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError>;
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError>;
+
+    /// The same by what is cheap enough to be asked for every second, with the minutes since then. A
+    /// store that counts in another place than it records may be short of what a worker that was
+    /// killed had recorded last; [`Self::totals`] never is.
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError>;
 
     /// Creates the batch, or writes over its counts and inputs. The state and the reason of one that
     /// is there stay: whoever counts must not undo a pause.

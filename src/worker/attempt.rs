@@ -174,6 +174,7 @@ impl Caller {
             }
             Verdict::Throttled { pause } => {
                 self.progress.throttled.fetch_add(1, Ordering::Relaxed);
+                held.delivery.job.history.throttled += 1;
                 let until = Instant::now() + pause;
                 permit.end(Feedback::Throttled { until }, Some((held, Instant::now())));
             }

@@ -115,10 +115,12 @@ impl Finished {
             usage: Usage::default(),
             service_tier: None,
             attempts,
+            throttled: job.history.throttled,
             deployment: String::new(),
             model: job.model.clone(),
             latency_ms: 0,
             finished_at: Timestamp::now(),
+            deadline: job.deadline,
             metadata: job.metadata.clone(),
         };
         if let Some(error) = error {

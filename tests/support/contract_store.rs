@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use jiff::Timestamp;
 use promptmill::budget::{Claim, Limit};
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
 use promptmill::share::{Part, Word};
-use promptmill::store::{Batch, BatchState, Brief, Note, Order, Recorded, Store, Totals};
+use promptmill::store::{
+    Batch, BatchState, Brief, Minute, Note, Order, Recorded, Running, Store, Totals,
+};
 use uuid::Uuid;
 
 type AnyStore = Arc<dyn Store>;
@@ -36,10 +39,12 @@ pub fn outcome(batch: &BatchId, n: u64) -> Outcome {
         usage: Usage { prompt: 100 + n, cached: n, completion: 10, reasoning: 2 },
         service_tier: n.is_multiple_of(2).then(|| "flex".into()),
         attempts: 1 + (n % 3) as u32,
+        throttled: (n % 4) as u32,
         deployment: format!("deployment-{}", n % 2),
         model: "gpt-4.1".into(),
         latency_ms: 700 + n,
         finished_at: "2026-11-23T16:59:59.123456789Z".parse().unwrap(),
+        deadline: n.is_multiple_of(5).then(|| "2026-11-24T08:00:00Z".parse().unwrap()),
         metadata: None,
     }
 }
@@ -235,14 +240,16 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
     let key = |b: &Brief| (b.latency_ms, format!("{b:?}"));
     let brief = |o: Outcome| Brief {
         ending: Some(o.ending),
-        code: o.failure.map(|failure| failure.code),
+        failure: o.failure,
         usage: o.usage,
         service_tier: o.service_tier,
         attempts: o.attempts,
+        throttled: o.throttled,
         deployment: o.deployment,
         model: o.model,
         latency_ms: o.latency_ms,
         finished_at: o.finished_at,
+        deadline: o.deadline,
         metadata: o.metadata,
     };
     let mut briefs: Vec<_> = store.briefs(&batch).await.unwrap().try_collect().await.unwrap();
@@ -252,6 +259,38 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
     assert_eq!(briefs, expected);
     let nobody = store.briefs(&batch_id("nobody")).await.unwrap();
     assert_eq!(nobody.try_collect::<Vec<_>>().await.unwrap(), []);
+}
+
+pub async fn running_sums_tell_deployments_models_tiers_and_minutes_apart(store: AnyStore) {
+    let batch = batch_id("night");
+    let mut mine = outcomes(&batch, 40);
+    for (n, outcome) in mine.iter_mut().enumerate() {
+        let at = format!("2026-11-23T16:{}:{:02}Z", 50 + n / 8, 10 + n % 8);
+        outcome.finished_at = at.parse().unwrap();
+    }
+    for some in mine.chunks(7) {
+        record(&store, some).await;
+    }
+    // What is there already is not counted again.
+    record(&store, &mine[..9]).await;
+    let since: Timestamp = "2026-11-23T16:51:30Z".parse().unwrap();
+    let running = store.running(&batch, since).await.unwrap();
+    assert_eq!(running.totals(), totals_of(&mine));
+    let by_key = |o: &Outcome| (o.deployment.clone(), o.model.clone(), o.service_tier.clone());
+    for sum in &running.sums {
+        let key = (sum.deployment.clone(), sum.model.clone(), sum.service_tier.clone());
+        let of_key = mine.iter().filter(|o| by_key(o) == key);
+        assert_eq!(sum.totals, totals_of(of_key), "{key:?}");
+    }
+    assert_eq!(running.sums.len(), 2, "each deployment has one tier here");
+    let minute = |n: usize| {
+        let tokens = mine[8 * n..8 * (n + 1)].iter().map(|o| o.usage.total()).sum();
+        let at: Timestamp = format!("2026-11-23T16:{}:00Z", 50 + n).parse().unwrap();
+        (at.as_second() / 60, Minute { jobs: 8, tokens, from_second: 10 })
+    };
+    assert_eq!(running.minutes, (1..5).map(minute).collect(), "the first minute was before");
+    let nobody = store.running(&batch_id("nobody"), since).await.unwrap();
+    assert_eq!(nobody, Running::default());
 }
 
 pub async fn batches_are_listed_newest_first(store: AnyStore) {

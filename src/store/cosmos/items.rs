@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::error::BadItem;
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::{Part, Word};
-use crate::store::{Batch, BatchState, KnownInput, Note, Recorded, StoreError};
+use crate::store::{Batch, BatchState, KnownInput, Minute, Note, Recorded, StoreError};
 
 pub(super) const OUTCOMES: &str = "outcomes";
 pub(super) const BATCHES: &str = "batches";
@@ -57,10 +58,14 @@ pub(super) struct OutcomeItem<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<Cow<'a, str>>,
     pub attempts: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub throttled: u32,
     pub deployment: Cow<'a, str>,
     pub model: Cow<'a, str>,
     pub latency_ms: u64,
     pub finished_at: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,10 +94,12 @@ impl<'a> OutcomeItem<'a> {
             usage: o.usage,
             service_tier: o.service_tier.as_deref().map(Cow::from),
             attempts: o.attempts,
+            throttled: o.throttled,
             deployment: o.deployment.as_str().into(),
             model: o.model.as_str().into(),
             latency_ms: o.latency_ms,
             finished_at: o.finished_at.to_string().into(),
+            deadline: o.deadline,
             metadata: o.metadata.as_deref().map(Cow::from),
             body: body.map_err(|_| BadItem::BodyNotText(o.job_id))?.map(Cow::from),
             body_ref: None,
@@ -125,10 +132,12 @@ impl<'a> OutcomeItem<'a> {
             usage: self.usage,
             service_tier: self.service_tier.map(|tier| tier.into_owned().into()),
             attempts: self.attempts,
+            throttled: self.throttled,
             deployment: self.deployment.into_owned(),
             model: self.model.into_owned(),
             latency_ms: self.latency_ms,
             finished_at: self.finished_at.parse().map_err(|_| bad("finishedAt"))?,
+            deadline: self.deadline,
             metadata: self.metadata.map(|text| text.into_owned().into()),
         })
     }
@@ -144,6 +153,8 @@ pub(super) struct Withdrawn<'a> {
     custom_id: &'a str,
     withdrawn: Ending,
     attempts: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    throttled: u32,
     usage: Usage,
     deployment: &'a str,
     model: &'a str,
@@ -164,6 +175,7 @@ impl<'a> Withdrawn<'a> {
             custom_id: &item.custom_id,
             withdrawn: item.ending,
             attempts: item.attempts,
+            throttled: item.throttled,
             usage: item.usage,
             deployment: &item.deployment,
             model: &item.model,
@@ -262,7 +274,8 @@ impl BatchItem {
     }
 }
 
-/// An item of `usage`: what one writer has recorded of one batch, deployment, model and hour.
+/// An item of `usage`: what one writer has recorded of one batch, deployment, model,
+/// service tier and hour.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UsageItem {
@@ -272,8 +285,13 @@ pub(super) struct UsageItem {
     pub worker: String,
     pub deployment: String,
     pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<Box<str>>,
     /// "2026-11-23T16", in UTC.
     pub hour: String,
+    /// What ended in it, by the minute of the hour.
+    #[serde(default)]
+    pub minutes: BTreeMap<u8, Minute>,
     pub endings: BTreeMap<Ending, u64>,
     /// Outcomes that ended as dead and were withdrawn, whoever had recorded them.
     #[serde(default)]
@@ -333,6 +351,10 @@ impl NoteItem {
         let (id, json) = (note.id.clone(), note.json.clone());
         Self { id, pk: Self::partition(&note.kind), json, ttl: -1 }
     }
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn parse_job_id(id: &str) -> Option<JobId> {

@@ -45,14 +45,15 @@ use async_trait::async_trait;
 use azure_data_cosmos::ContainerClient;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
 use super::{
-    Batch, BatchState, Brief, Expense, Note, Order, PAYLOAD_LIFE, Recorded, Store, StoreError,
-    Totals,
+    Batch, BatchState, Brief, Expense, Note, Order, PAYLOAD_LIFE, Recorded, Running, Store,
+    StoreError, Totals,
 };
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
@@ -80,7 +81,7 @@ struct Inner {
     new_shards: u32,
     shards: Mutex<HashMap<BatchId, u32>>,
     write_ids: write_ids::WriteIds,
-    running: usage::Running,
+    running: usage::OwnSums,
 }
 
 impl CosmosStore {
@@ -109,7 +110,7 @@ impl CosmosStore {
             new_shards: settings.shards.get(),
             shards: Mutex::default(),
             write_ids: write_ids::WriteIds::default(),
-            running: usage::Running::new(),
+            running: usage::OwnSums::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -130,7 +131,7 @@ impl CosmosStore {
     /// # Errors
     /// As [`Store::totals`].
     pub async fn running_totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
-        self.inner.running_totals(batch).await
+        Ok(self.running(batch, Timestamp::MAX).await?.totals())
     }
 }
 
@@ -192,6 +193,10 @@ impl Store for CosmosStore {
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         self.inner.totals(batch).await
+    }
+
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
+        self.inner.running(batch, since).await
     }
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {

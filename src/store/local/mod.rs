@@ -15,12 +15,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use jiff::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Batch, BatchState, Brief, Note, Order, Recorded, Store, StoreError, Totals};
+use super::{Batch, BatchState, Brief, Note, Order, Recorded, Running, Store, StoreError, Totals};
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
@@ -128,7 +129,12 @@ impl Store for LocalStore {
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         let batch = batch.clone();
-        Ok(self.database.read(move |c| usage::sum(c, &batch)).await?)
+        Ok(self.database.read(move |c| usage::totals(c, &batch)).await?)
+    }
+
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
+        let batch = batch.clone();
+        Ok(self.database.read(move |c| usage::running(c, &batch, since)).await?)
     }
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
@@ -244,11 +250,11 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
         "INSERT OR IGNORE INTO outcomes (job_id, batch_id, custom_id, position, digest, ending,
              status_code, request_id, error_code, error_message, prompt_tokens, cached_tokens,
              completion_tokens, reasoning_tokens, attempts, deployment, model, latency_ms,
-             finished_at, metadata, body, service_tier)
+             finished_at, metadata, body, service_tier, throttled, deadline)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-                 ?19, ?20, ?21, ?22)",
+                 ?19, ?20, ?21, ?22, ?23, ?24)",
     )?;
-    let mut usage = UsageRows::new();
+    let mut usage = UsageRows::default();
     let mut proofs = Vec::with_capacity(outcomes.len());
     for o in outcomes {
         let finished_at = o.finished_at.to_string();
@@ -275,6 +281,8 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
             o.metadata,
             o.body.as_deref().map(text).transpose()?,
             o.service_tier,
+            o.throttled,
+            o.deadline.map(|deadline| deadline.to_string()),
         ])?;
         if inserted == 0 {
             let known = look_up_one(c, o.job_id)?;
@@ -312,7 +320,7 @@ fn withdraw_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>
         "INSERT INTO withdrawn
          SELECT batch_id, custom_id, ending, prompt_tokens, cached_tokens, completion_tokens,
                 reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata,
-                service_tier
+                service_tier, throttled
          FROM outcomes WHERE job_id = ?1",
     )?
     .execute([job.as_bytes()])?;
@@ -330,10 +338,12 @@ const BY_POSITION: &str =
                       ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at";
 
 const BRIEFS: &str = "SELECT ending, error_code, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
+    throttled, deadline, error_message
     FROM outcomes WHERE batch_id = ?1
     UNION ALL SELECT NULL, NULL, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
+    throttled, NULL, NULL
     FROM withdrawn WHERE batch_id = ?1";
 
 fn read_in_chunks<T>(
@@ -361,7 +371,7 @@ fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
             ValueRef::Null => None,
             _ => Some(parsed(row, 0, Ending::from_name)?),
         },
-        code: row.get(1)?,
+        failure: read_failure(row, 1, 15)?,
         usage: Usage {
             prompt: row.get(2)?,
             cached: row.get(3)?,
@@ -375,12 +385,24 @@ fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
         finished_at: parsed(row, 10, |at| at.parse().ok())?,
         metadata: row.get(11)?,
         service_tier: row.get(12)?,
+        throttled: row.get(13)?,
+        deadline: read_deadline(row, 14)?,
     })
 }
 
+fn read_failure(row: &Row<'_>, code: usize, message: usize) -> rusqlite::Result<Option<Failure>> {
+    let (code, message): (Option<_>, Option<_>) = (row.get(code)?, row.get(message)?);
+    Ok(code.zip(message).map(|(code, message)| Failure { code, message }))
+}
+
+fn read_deadline(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => parsed(row, column, |at| at.parse().ok()).map(Some),
+    }
+}
+
 fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
-    let code: Option<String> = row.get(9)?;
-    let message: Option<String> = row.get(10)?;
     Ok(Outcome {
         job_id: JobId::from_bytes(row.get(1)?),
         batch_id: parsed(row, 2, |name| name.parse().ok())?,
@@ -390,7 +412,7 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         ending: parsed(row, 6, Ending::from_name)?,
         status_code: row.get(7)?,
         request_id: row.get(8)?,
-        failure: code.zip(message).map(|(code, message)| Failure { code, message }),
+        failure: read_failure(row, 9, 10)?,
         usage: Usage {
             prompt: row.get(11)?,
             cached: row.get(12)?,
@@ -405,5 +427,7 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         metadata: row.get(20)?,
         body: row.get::<_, Option<String>>(21)?.map(Into::into),
         service_tier: row.get(22)?,
+        throttled: row.get(23)?,
+        deadline: read_deadline(row, 24)?,
     })
 }
