@@ -39,22 +39,34 @@ pub struct Live {
     pub forecast: Option<Forecast>,
 }
 
-/// Looks at all batches, or at the one that is named, newest first; none if it does not exist. The
-/// deployments are those of the workers alive.
+/// Which batches are looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    All,
+    /// So many of them.
+    Newest(usize),
+    /// None, if it does not exist.
+    One(&'a BatchId),
+}
+
+/// Looks at batches, newest first. The deployments are those of the workers alive.
 ///
 /// # Errors
 /// What the store said.
 pub async fn look(
     store: &dyn Store,
-    only: Option<&BatchId>,
+    which: Which<'_>,
     count: Count,
     deployments: &[Deployment],
     prices: &Prices,
 ) -> Result<Vec<Live>, StoreError> {
-    let batches = match only {
-        Some(id) => store.batch(id).await?.into_iter().collect(),
-        None => store.batches().await?,
+    let mut batches = match which {
+        Which::One(id) => store.batch(id).await?.into_iter().collect(),
+        Which::All | Which::Newest(_) => store.batches().await?,
     };
+    if let Which::Newest(most) = which {
+        batches.truncate(most);
+    }
     let now = Timestamp::now();
     let since = now - SignedDuration::from_secs(LOOK_BACK_S + 60);
     let mut all = Vec::with_capacity(batches.len());

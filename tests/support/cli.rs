@@ -96,6 +96,11 @@ impl Running {
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
+    /// What it has written to stdout so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.paths[0]).unwrap()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

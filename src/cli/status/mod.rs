@@ -15,7 +15,7 @@ use crate::job::BatchId;
 use crate::prices::Prices;
 use crate::queue::Depth;
 use crate::report::deployments::{self, Deployment};
-use crate::report::live::{self, Count, Live};
+use crate::report::live::{self, Count, Live, Which};
 use crate::share::Word;
 use crate::store::{Store, StoreError};
 
@@ -81,7 +81,8 @@ impl Seen {
     ) -> Result<Self, StoreError> {
         let workers = store.words().await?;
         let deployments = deployments::sum(&workers);
-        let batches = live::look(store, only, count, &deployments, prices).await?;
+        let which = only.map_or(Which::All, Which::One);
+        let batches = live::look(store, which, count, &deployments, prices).await?;
         Ok(Self { batches, deployments, workers })
     }
 
