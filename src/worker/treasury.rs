@@ -219,9 +219,7 @@ impl Treasury {
     async fn claim(&self, take: i64, is_debt: bool) -> Result<bool, StoreError> {
         let (take, spent) = {
             let mut book = self.purse.book();
-            // Calls may have drawn on it meanwhile.
-            let take = take.max(-book.balance.max(0));
-            book.balance += take.min(0);
+            let take = if take < 0 { -book.give(take.unsigned_abs()) } else { take };
             (take, std::mem::take(&mut book.spent))
         };
         let claim = Claim { take, spent, is_debt };
