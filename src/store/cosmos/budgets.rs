@@ -4,7 +4,9 @@
 //! answer was lost must not be made again: what was given back twice would be spent twice. So the item
 //! remembers who wrote it last.
 
-use azure_data_cosmos::options::{ItemWriteOptions, Precondition};
+use azure_data_cosmos::options::{
+    ItemReadOptions, ItemWriteOptions, Precondition, ReadConsistencyStrategy,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -60,6 +62,13 @@ impl BudgetItem {
     }
 }
 
+/// Whatever consistency is set: a worker that does not see a new budget would spend without it.
+fn newest() -> ItemReadOptions {
+    let mut options = ItemReadOptions::default();
+    options.operation.read_consistency_strategy = Some(ReadConsistencyStrategy::LatestCommitted);
+    options
+}
+
 /// Whether our change was made, by what an item remembers now and whose write was the last when we
 /// tried: true, false, or (`None`) nobody knows, since so many wrote meanwhile.
 fn was_made(writes: &[Uuid], ours: Uuid, last_when_tried: Option<Uuid>) -> Option<bool> {
@@ -77,7 +86,7 @@ fn partition(batch: &BatchId) -> String {
 impl Inner {
     pub(super) async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
         let pk = partition(batch);
-        let read = || self.outcomes.read_item(pk.clone(), ID, None);
+        let read = || self.outcomes.read_item(pk.clone(), ID, Some(newest()));
         match self.calls.at_once(GET, read).await? {
             Answer::Done(response) => Ok(Some(body::<BudgetItem>(GET, response)?.budget())),
             Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
@@ -119,7 +128,7 @@ impl Inner {
         let mut others = Trouble::new(self.calls.patience);
         let mut last_seen = None;
         loop {
-            let read = || self.outcomes.read_item(pk.clone(), ID, None);
+            let read = || self.outcomes.read_item(pk.clone(), ID, Some(newest()));
             let (old, etag) = match self.calls.at_once(GET, read).await? {
                 Answer::Done(response) => {
                     let etag = response.headers().etag().cloned();
