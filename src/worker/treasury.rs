@@ -170,7 +170,7 @@ impl Treasury {
         let is_over = need > budget.allowed
             || others == 0
             || still.as_ref().is_some_and(|still| still.since.elapsed() >= OTHERS);
-        if is_over { self.pause(&exhausted(&budget, need)).await } else { Ok(()) }
+        if is_over { self.pause(&budget.exhausted(need)).await } else { Ok(()) }
     }
 
     fn go_on(&self) {
@@ -244,15 +244,6 @@ impl Treasury {
         }
         Ok(granted)
     }
-}
-
-fn exhausted(budget: &Budget, need: u64) -> String {
-    let (allowed, cost) = (budget.show(budget.allowed), budget.show(need).bare());
-    if need > budget.allowed {
-        return format!("budget of {allowed}: one call may cost {cost}, more than all of it");
-    }
-    let committed = budget.show(budget.committed).bare();
-    format!("budget of {allowed}: {committed} spent or reserved, next call may cost {cost}")
 }
 
 fn signed(amount: u64) -> i64 {
