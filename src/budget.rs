@@ -15,6 +15,9 @@ const NANO: u64 = 1_000_000_000;
 /// The largest amount that every store keeps exactly: JSON numbers may be of 53 bits.
 pub const LARGEST: u64 = 1 << 53;
 
+/// What the reason of a pause begins with when the budget is why.
+const EXHAUSTED: &str = "budget of";
+
 /// What a budget is counted in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unit {
@@ -114,6 +117,25 @@ impl Budget {
         self.allowed.saturating_sub(self.committed)
     }
 
+    /// Why a batch is paused whose next call may cost so much.
+    pub fn exhausted(&self, need: u64) -> String {
+        let (allowed, cost) = (self.show(self.allowed), self.show(need).bare());
+        if need > self.allowed {
+            return format!("{EXHAUSTED} {allowed}: one call may cost {cost}, more than all of it");
+        }
+        let committed = self.show(self.committed).bare();
+        format!("{EXHAUSTED} {allowed}: {committed} spent or reserved, next call may cost {cost}")
+    }
+
+    /// How `promptmill resume` raises it, if that is what a batch is paused for.
+    pub fn raise(&self, paused_for: &str) -> Option<&'static str> {
+        let flag = match self.unit {
+            Unit::Tokens => "--token-budget N",
+            Unit::Money { .. } => "--budget AMOUNT",
+        };
+        paused_for.starts_with(EXHAUSTED).then_some(flag)
+    }
+
     /// An amount of the budget's unit, for people.
     pub fn show(&self, amount: u64) -> Amount<'_> {
         Amount { unit: &self.unit, amount }
@@ -127,13 +149,15 @@ pub struct Amount<'a> {
 }
 
 impl Amount<'_> {
-    /// The amount alone: whole tokens, or money to four places.
+    /// The amount alone: whole tokens, or money to four places, of less than one to six.
     pub fn bare(&self) -> String {
         match self.unit {
             Unit::Tokens => self.amount.to_string(),
             Unit::Money { .. } => {
-                let parts = self.amount.div_ceil(NANO / 10_000);
-                let text = format!("{}.{:04}", parts / 10_000, parts % 10_000);
+                let parts = if self.amount < NANO { 1_000_000 } else { 10_000 };
+                let digits = parts.ilog10() as usize;
+                let amount = self.amount.div_ceil(NANO / parts);
+                let text = format!("{}.{:0digits$}", amount / parts, amount % parts);
                 let short = text.trim_end_matches('0');
                 // At least cents, as people write money; none for whole amounts.
                 match short.split_once('.') {
@@ -233,10 +257,22 @@ mod tests {
         let budget = Budget::renewed(None, &Limit::money(50.0, "USD").unwrap());
         let shown = [50.0, 49.83, 0.25, 0.5, 0.000_01]
             .map(|amount| budget.show(Limit::money(amount, "USD").unwrap().allowed).to_string());
-        assert_eq!(shown, ["50 USD", "49.83 USD", "0.25 USD", "0.50 USD", "0.0001 USD"]);
+        assert_eq!(shown, ["50 USD", "49.83 USD", "0.25 USD", "0.50 USD", "0.00001 USD"]);
         assert_eq!(super::tests::budget().show(7).to_string(), "7 tokens");
         let json = serde_json::to_string(&budget).unwrap();
         assert_eq!(json, r#"{"unit":"USD","allowed":50.0,"committed":0.0,"spent":0.0}"#);
+    }
+
+    #[test]
+    fn a_pause_says_what_is_missing_and_how_to_go_on() {
+        let limit = Limit::money(50.0, "USD").unwrap();
+        let budget = Budget { committed: 49_830_000_000, ..Budget::renewed(None, &limit) };
+        let why = budget.exhausted(250_000_000);
+        assert_eq!(why, "budget of 50 USD: 49.83 spent or reserved, next call may cost 0.25");
+        assert_eq!(budget.raise(&why), Some("--budget AMOUNT"));
+        assert_eq!(budget.raise("the quota is needed"), None);
+        let why = budget.exhausted(60_000_000_000);
+        assert_eq!(why, "budget of 50 USD: one call may cost 60, more than all of it");
     }
 
     #[test]

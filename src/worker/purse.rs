@@ -123,6 +123,14 @@ impl Book {
         u64::try_from(short.min(most)).unwrap_or(0)
     }
 
+    /// Takes so much out, or what is left of it: calls may have drawn on it meanwhile.
+    pub(super) fn give(&mut self, amount: u64) -> i64 {
+        let given = signed(amount).min(self.balance.max(0));
+        self.balance -= given;
+        self.low = self.low.min(self.balance);
+        given
+    }
+
     /// What has lain idle since this was asked the last time.
     pub(super) fn surplus(&mut self) -> u64 {
         let idle = self.low - self.ahead();
@@ -343,7 +351,10 @@ mod tests {
         assert_eq!((book.balance, book.spent), (1_000_000 - 2_000, 2_000));
         assert_eq!(book.ahead(), 199, "two seconds of 100 each");
         assert_eq!(book.surplus(), 0, "it was empty once");
-        assert_eq!(book.surplus(), 998_000 - 199);
+        let surplus = book.surplus();
+        assert_eq!(surplus, 998_000 - 199);
+        assert_eq!(book.give(surplus), 998_000 - 199);
+        assert_eq!((book.balance, book.surplus()), (199, 0), "what is needed soon stays");
         book.balance = 90;
         assert_eq!(book.shortage(1), 199 - 90);
     }
