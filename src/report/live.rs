@@ -1,13 +1,16 @@
 //! Batches as they are being worked on: how fast, what it cost so far, when they will be done.
 //!
-//! A look costs a few rows a batch, however many outcomes it has. So in a store that keeps its sums
-//! apart from its outcomes the counts may be short of what a killed worker had recorded last;
-//! [`Count::Exact`] counts the outcomes themselves.
+//! [`look`] counts the outcomes themselves. A [`Watch`] goes by the sums that are kept beside them: a
+//! few rows a batch, however many outcomes it has. In a store that keeps them apart they may be short
+//! of what a killed worker had recorded last, never more; so only of a batch that is done and of which
+//! they lack some are the outcomes counted, once.
+
+use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::batches::{Standing, is_finished};
+use super::batches::Standing;
 use super::deployments::Deployment;
 use super::forecast::{self, Done, Forecast, LOOK_BACK_S, Rate, Whole};
 use super::usage::Cost;
@@ -15,15 +18,6 @@ use crate::job::BatchId;
 use crate::outcome::Usage;
 use crate::prices::Prices;
 use crate::store::{Batch, BatchState, Running, Store, StoreError, Totals};
-
-/// How a batch's jobs are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Count {
-    /// By the outcomes themselves.
-    Exact,
-    /// By the sums that are kept beside them.
-    Running,
-}
 
 /// One batch at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,39 +32,86 @@ pub struct Live {
     pub forecast: Option<Forecast>,
 }
 
-/// Looks at all batches, or at the one that is named, newest first; none if it does not exist. The
-/// deployments are those of the workers alive.
+/// What figures are told by, besides the store.
+#[derive(Debug, Clone, Copy)]
+pub struct By<'a> {
+    /// Those of the workers alive.
+    pub deployments: &'a [Deployment],
+    pub prices: &'a Prices,
+}
+
+/// Looks at all batches, or at the one that is named, newest first; none if it does not exist.
 ///
 /// # Errors
 /// What the store said.
 pub async fn look(
     store: &dyn Store,
     only: Option<&BatchId>,
-    count: Count,
-    deployments: &[Deployment],
-    prices: &Prices,
+    by: By<'_>,
 ) -> Result<Vec<Live>, StoreError> {
-    let batches = match only {
-        Some(id) => store.batch(id).await?.into_iter().collect(),
-        None => store.batches().await?,
-    };
-    let now = Timestamp::now();
-    let since = now - SignedDuration::from_secs(LOOK_BACK_S + 60);
-    let mut all = Vec::with_capacity(batches.len());
-    for batch in batches {
-        let running = store.running(&batch.id, since).await?;
-        let totals = match count {
-            Count::Exact => store.totals(&batch.id).await?,
-            Count::Running => {
-                let totals = running.totals();
-                // What is told as done must be so, and a sum that is short would never be.
-                let seems_done = is_finished(&batch, &totals) || batch.state == BatchState::Done;
-                if seems_done { store.totals(&batch.id).await? } else { totals }
-            }
-        };
-        all.push(Live::new(&batch, totals, &running, (deployments, prices), now));
+    let mut all = Vec::new();
+    for batch in batches(store, only).await? {
+        let running = running(store, &batch).await?;
+        let totals = store.totals(&batch.id).await?;
+        all.push(Live::new(&batch, totals, &running, by, Timestamp::now()));
     }
     Ok(all)
+}
+
+/// Looks again and again, at a price that allows it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Batches whose outcomes were counted, as they were then.
+    counted: HashMap<BatchId, (Batch, Totals)>,
+}
+
+impl Watch {
+    /// As [`look`], by the running sums.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn look(
+        &mut self,
+        store: &dyn Store,
+        only: Option<&BatchId>,
+        by: By<'_>,
+    ) -> Result<Vec<Live>, StoreError> {
+        let mut all = Vec::new();
+        for batch in batches(store, only).await? {
+            let running = running(store, &batch).await?;
+            let mut totals = running.totals();
+            if batch.state == BatchState::Done && totals.ended() < batch.jobs {
+                totals = self.count(store, &batch).await?;
+            }
+            all.push(Live::new(&batch, totals, &running, by, Timestamp::now()));
+        }
+        Ok(all)
+    }
+
+    async fn count(&mut self, store: &dyn Store, batch: &Batch) -> Result<Totals, StoreError> {
+        match self.counted.get(&batch.id) {
+            // One that was opened again is another.
+            Some((counted, totals)) if counted == batch => Ok(totals.clone()),
+            _ => {
+                let totals = store.totals(&batch.id).await?;
+                self.counted.insert(batch.id.clone(), (batch.clone(), totals.clone()));
+                Ok(totals)
+            }
+        }
+    }
+}
+
+async fn batches(store: &dyn Store, only: Option<&BatchId>) -> Result<Vec<Batch>, StoreError> {
+    Ok(match only {
+        Some(id) => store.batch(id).await?.into_iter().collect(),
+        None => store.batches().await?,
+    })
+}
+
+async fn running(store: &dyn Store, batch: &Batch) -> Result<Running, StoreError> {
+    // A minute more, so that it is seen whether the batch began before the window.
+    let since = Timestamp::now() - SignedDuration::from_secs(LOOK_BACK_S + 60);
+    store.running(&batch.id, since).await
 }
 
 impl Live {
@@ -78,7 +119,7 @@ impl Live {
         batch: &Batch,
         totals: Totals,
         running: &Running,
-        (deployments, prices): (&[Deployment], &Prices),
+        By { deployments, prices }: By<'_>,
         now: Timestamp,
     ) -> Self {
         let (cost, done) = spent(running, &totals, prices);
@@ -168,7 +209,13 @@ mod tests {
         };
         let now = Timestamp::from_second(600).unwrap();
         let deployments = [Deployment { tpm: Some(200_000), share: 1.0, ..Deployment::default() }];
-        Live::new(&batch, totals(1_000), &running(model), (&deployments, &prices), now)
+        Live::new(
+            &batch,
+            totals(1_000),
+            &running(model),
+            By { deployments: &deployments, prices: &prices },
+            now,
+        )
     }
 
     #[test]
