@@ -2,8 +2,8 @@
 //!
 //! [`look`] counts the outcomes themselves. A [`Watch`] goes by the sums that are kept beside them: a
 //! few rows a batch, however many outcomes it has. In a store that keeps them apart they may be short
-//! of what a killed worker had recorded last, never more; so only of a batch that is done and of which
-//! they lack some are the outcomes counted, once.
+//! of what a killed worker had recorded last, never more; so where they lack some of a batch that is
+//! done, or in which nothing ends any more, its outcomes are counted, once.
 
 use std::collections::HashMap;
 
@@ -58,11 +58,18 @@ pub async fn look(
     Ok(all)
 }
 
+/// A batch whose outcomes were counted, as it and its running sums were then.
+#[derive(Debug, PartialEq)]
+struct Counted {
+    batch: Batch,
+    running: Totals,
+    totals: Totals,
+}
+
 /// Looks again and again, at a price that allows it.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Batches whose outcomes were counted, as they were then.
-    counted: HashMap<BatchId, (Batch, Totals)>,
+    counted: HashMap<BatchId, Counted>,
 }
 
 impl Watch {
@@ -80,25 +87,37 @@ impl Watch {
         for batch in batches(store, only).await? {
             let running = running(store, &batch).await?;
             let mut totals = running.totals();
-            if batch.state == BatchState::Done && totals.ended() < batch.jobs {
-                totals = self.count(store, &batch).await?;
+            let is_over = batch.state == BatchState::Done || is_quiet(&running);
+            if is_over && totals.ended() < batch.jobs {
+                totals = self.count(store, &batch, totals).await?;
             }
             all.push(Live::new(&batch, totals, &running, by, Timestamp::now()));
         }
         Ok(all)
     }
 
-    async fn count(&mut self, store: &dyn Store, batch: &Batch) -> Result<Totals, StoreError> {
-        match self.counted.get(&batch.id) {
-            // One that was opened again is another.
-            Some((counted, totals)) if counted == batch => Ok(totals.clone()),
-            _ => {
-                let totals = store.totals(&batch.id).await?;
-                self.counted.insert(batch.id.clone(), (batch.clone(), totals.clone()));
-                Ok(totals)
-            }
+    async fn count(
+        &mut self,
+        store: &dyn Store,
+        batch: &Batch,
+        running: Totals,
+    ) -> Result<Totals, StoreError> {
+        if let Some(known) = self.counted.get(&batch.id)
+            && (&known.batch, &known.running) == (batch, &running)
+        {
+            return Ok(known.totals.clone());
         }
+        let totals = store.totals(&batch.id).await?;
+        let counted = Counted { batch: batch.clone(), running, totals: totals.clone() };
+        self.counted.insert(batch.id.clone(), counted);
+        Ok(totals)
     }
+}
+
+/// Whether nothing ended in this minute and the one before.
+fn is_quiet(running: &Running) -> bool {
+    let before = Timestamp::now().as_second().div_euclid(60) - 1;
+    running.minutes.range(before..).next().is_none()
 }
 
 async fn batches(store: &dyn Store, only: Option<&BatchId>) -> Result<Vec<Batch>, StoreError> {
