@@ -154,7 +154,7 @@ impl Amount<'_> {
         match self.unit {
             Unit::Tokens => self.amount.to_string(),
             Unit::Money { .. } => {
-                let parts = if self.amount < NANO { 1_000_000 } else { 10_000 };
+                let parts: u64 = if self.amount < NANO { 1_000_000 } else { 10_000 };
                 let digits = parts.ilog10() as usize;
                 let amount = self.amount.div_ceil(NANO / parts);
                 let text = format!("{}.{:0digits$}", amount / parts, amount % parts);

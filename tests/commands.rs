@@ -70,6 +70,13 @@ async fn a_batch_is_watched_until_it_is_done() {
     assert_eq!(before["cost"], 0.0, "nothing was used, so nothing was paid");
     let watch =
         |args: &[&str]| place.spawn(&[&["status", "--watch", "--interval", "1"], args].concat());
+    let mut impatient = watch(&["night"]);
+    while std::fs::read(place.path("process-0.out")).unwrap().is_empty() {
+        assert!(impatient.is_running());
+        tokio::task::yield_now().await;
+    }
+    impatient.signal("INT");
+    assert_eq!(impatient.wait().code, Some(130));
     let mut watching = [watch(&["night"]), watch(&["--json"])];
     assert_eq!(place.run(&["work", "--drain"]).code, Some(0));
     let [text, looks] = watching.each_mut().map(|watching| {

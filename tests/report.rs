@@ -58,12 +58,12 @@ async fn usage_and_report_equal_the_ledger_after_faults_and_kills_of_eight_worke
     assert_eq!(place.run(&["enqueue", "in.jsonl", "--batch", "night"]).code, Some(0));
     let mut workers: Vec<Running> =
         (0..WORKERS).map(|_| place.spawn(&["work", "--drain"])).collect();
-    for kill in 0..KILLS {
+    for (kill, worker) in workers.iter_mut().enumerate().take(KILLS) {
         let calls = (JOBS * (kill + 1) / (KILLS + 2)) as u64;
         until("calls are made", || simulator.ledger().prompts >= calls).await;
-        workers[kill].signal("KILL");
-        workers[kill].wait();
-        workers[kill] = place.spawn(&["work", "--drain"]);
+        worker.signal("KILL");
+        worker.wait();
+        *worker = place.spawn(&["work", "--drain"]);
         // It balances at any moment, also while others work on.
         let report = place.run(&["report", "night", "--json"]);
         assert_eq!(report.code, Some(0), "{}", report.err);

@@ -15,7 +15,8 @@ pub struct History {
     /// Calls that counted as tries, in earlier deliveries.
     #[serde(skip_serializing_if = "is_zero")]
     pub tries: u32,
-    /// Calls that were refused for want of quota, as far as a delivery was not lost with its worker.
+    /// Calls that were refused for want of quota, since it was last enqueued anew and as far as no
+    /// delivery was lost with its worker.
     #[serde(skip_serializing_if = "is_zero")]
     pub throttled: u32,
     /// How often it went back to the queue to wait there, since it was last enqueued anew.
@@ -50,7 +51,7 @@ impl History {
     /// The job begins anew; what it was stays known.
     pub(crate) fn resubmit(&mut self) {
         self.resubmitted += 1;
-        (self.tries, self.postponed, self.last_error) = (0, 0, None);
+        (self.tries, self.throttled, self.postponed, self.last_error) = (0, 0, 0, None);
     }
 }
 
@@ -71,6 +72,7 @@ mod tests {
     fn a_resubmitted_job_has_all_its_tries_again_and_keeps_its_lineage() {
         let enqueued: Timestamp = "2026-11-23T16:00:00Z".parse().unwrap();
         let mut history = History { first_enqueued: Some(enqueued), ..History::default() };
+        history.throttled = 2;
         history.postpone(3, Some(&"長".repeat(1_000)));
         assert_eq!(history.last_error.as_ref().map(|text| text.chars().count()), Some(300));
         history.resubmit();

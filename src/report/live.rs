@@ -1,13 +1,16 @@
 //! Batches as they are being worked on: how fast, what it cost so far, when they will be done.
 //!
-//! A look costs a few rows a batch, however many outcomes it has. So in a store that keeps its sums
-//! apart from its outcomes the counts may be short of what a killed worker had recorded last;
-//! [`Count::Exact`] counts the outcomes themselves.
+//! [`look`] counts the outcomes themselves. A [`Watch`] goes by the sums that are kept beside them: a
+//! few rows a batch, however many outcomes it has. In a store that keeps them apart they may be short
+//! of what a killed worker had recorded last, never more; so where they lack some of a batch that is
+//! done, or in which nothing ends any more, its outcomes are counted, once.
+
+use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::batches::{Standing, is_finished};
+use super::batches::Standing;
 use super::deployments::Deployment;
 use super::forecast::{self, Done, Forecast, LOOK_BACK_S, Rate, Whole};
 use super::usage::Cost;
@@ -16,15 +19,6 @@ use crate::job::BatchId;
 use crate::outcome::Usage;
 use crate::prices::Prices;
 use crate::store::{Batch, BatchState, Running, Store, StoreError, Totals};
-
-/// How a batch's jobs are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Count {
-    /// By the outcomes themselves.
-    Exact,
-    /// By the sums that are kept beside them.
-    Running,
-}
 
 /// One batch at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,17 +43,97 @@ pub enum Which<'a> {
     One(&'a BatchId),
 }
 
-/// Looks at batches, newest first. The deployments are those of the workers alive.
+/// What figures are told by, besides the store.
+#[derive(Debug, Clone, Copy)]
+pub struct By<'a> {
+    /// Those of the workers alive.
+    pub deployments: &'a [Deployment],
+    pub prices: &'a Prices,
+}
+
+/// Looks at batches, newest first.
 ///
 /// # Errors
 /// What the store said.
 pub async fn look(
     store: &dyn Store,
     which: Which<'_>,
-    count: Count,
-    deployments: &[Deployment],
-    prices: &Prices,
+    by: By<'_>,
 ) -> Result<Vec<Live>, StoreError> {
+    let mut all = Vec::new();
+    for batch in batches(store, which).await? {
+        let running = running(store, &batch).await?;
+        let totals = store.totals(&batch.id).await?;
+        let budget = store.budget(&batch.id).await?;
+        all.push(Live::new((&batch, budget), totals, &running, by, Timestamp::now()));
+    }
+    Ok(all)
+}
+
+/// A batch whose outcomes were counted, as it and its running sums were then.
+#[derive(Debug, PartialEq)]
+struct Counted {
+    batch: Batch,
+    running: Totals,
+    totals: Totals,
+}
+
+/// Looks again and again, at a price that allows it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    counted: HashMap<BatchId, Counted>,
+}
+
+impl Watch {
+    /// As [`look`], by the running sums.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn look(
+        &mut self,
+        store: &dyn Store,
+        which: Which<'_>,
+        by: By<'_>,
+    ) -> Result<Vec<Live>, StoreError> {
+        let mut all = Vec::new();
+        for batch in batches(store, which).await? {
+            let running = running(store, &batch).await?;
+            let mut totals = running.totals();
+            let is_over = batch.state == BatchState::Done || is_quiet(&running);
+            if is_over && totals.ended() < batch.jobs {
+                totals = self.count(store, &batch, totals).await?;
+            }
+            let budget = store.budget(&batch.id).await?;
+            all.push(Live::new((&batch, budget), totals, &running, by, Timestamp::now()));
+        }
+        Ok(all)
+    }
+
+    async fn count(
+        &mut self,
+        store: &dyn Store,
+        batch: &Batch,
+        running: Totals,
+    ) -> Result<Totals, StoreError> {
+        if let Some(known) = self.counted.get(&batch.id)
+            && (&known.batch, &known.running) == (batch, &running)
+        {
+            return Ok(known.totals.clone());
+        }
+        let totals = store.totals(&batch.id).await?;
+        let counted = Counted { batch: batch.clone(), running, totals: totals.clone() };
+        self.counted.insert(batch.id.clone(), counted);
+        Ok(totals)
+    }
+}
+
+/// Whether nothing ended in this minute and the one before.
+fn is_quiet(running: &Running) -> bool {
+    let before = Timestamp::now().as_second().div_euclid(60) - 1;
+    running.minutes.range(before..).next().is_none()
+}
+
+async fn batches(store: &dyn Store, which: Which<'_>) -> Result<Vec<Batch>, StoreError> {
     let mut batches = match which {
         Which::One(id) => store.batch(id).await?.into_iter().collect(),
         Which::All | Which::Newest(_) => store.batches().await?,
@@ -67,24 +141,13 @@ pub async fn look(
     if let Which::Newest(most) = which {
         batches.truncate(most);
     }
-    let now = Timestamp::now();
-    let since = now - SignedDuration::from_secs(LOOK_BACK_S + 60);
-    let mut all = Vec::with_capacity(batches.len());
-    for batch in batches {
-        let running = store.running(&batch.id, since).await?;
-        let totals = match count {
-            Count::Exact => store.totals(&batch.id).await?,
-            Count::Running => {
-                let totals = running.totals();
-                // What is told as done must be so, and a sum that is short would never be.
-                let seems_done = is_finished(&batch, &totals) || batch.state == BatchState::Done;
-                if seems_done { store.totals(&batch.id).await? } else { totals }
-            }
-        };
-        let budget = store.budget(&batch.id).await?;
-        all.push(Live::new((&batch, budget), totals, &running, (deployments, prices), now));
-    }
-    Ok(all)
+    Ok(batches)
+}
+
+async fn running(store: &dyn Store, batch: &Batch) -> Result<Running, StoreError> {
+    // A minute more, so that it is seen whether the batch began before the window.
+    let since = Timestamp::now() - SignedDuration::from_secs(LOOK_BACK_S + 60);
+    store.running(&batch.id, since).await
 }
 
 impl Live {
@@ -92,7 +155,7 @@ impl Live {
         (batch, budget): (&Batch, Option<Budget>),
         totals: Totals,
         running: &Running,
-        (deployments, prices): (&[Deployment], &Prices),
+        By { deployments, prices }: By<'_>,
         now: Timestamp,
     ) -> Self {
         let (cost, done) = spent(running, &totals, prices);
@@ -183,7 +246,13 @@ mod tests {
         };
         let now = Timestamp::from_second(600).unwrap();
         let deployments = [Deployment { tpm: Some(200_000), share: 1.0, ..Deployment::default() }];
-        Live::new((&batch, None), totals(1_000), &running(model), (&deployments, &prices), now)
+        Live::new(
+            (&batch, None),
+            totals(1_000),
+            &running(model),
+            By { deployments: &deployments, prices: &prices },
+            now,
+        )
     }
 
     #[test]

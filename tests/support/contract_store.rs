@@ -72,7 +72,7 @@ pub async fn all(store: &AnyStore, batch: &BatchId, order: Order) -> Vec<Outcome
     store.outcomes(batch, order).await.unwrap().try_collect().await.unwrap()
 }
 
-fn batch(name: &str, created_at: &str) -> Batch {
+pub fn batch(name: &str, created_at: &str) -> Batch {
     Batch {
         id: batch_id(name),
         state: BatchState::Enqueuing,

@@ -15,7 +15,7 @@ use crate::job::BatchId;
 use crate::prices::Prices;
 use crate::queue::Depth;
 use crate::report::deployments::{self, Deployment};
-use crate::report::live::{self, Count, Live, Which};
+use crate::report::live::{self, By, Live, Watch, Which};
 use crate::share::Word;
 use crate::store::{Store, StoreError};
 
@@ -59,7 +59,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     if args.watch {
         return watch::watch(&args, store.as_ref(), &prices).await;
     }
-    let seen = Seen::now(store.as_ref(), args.batch.as_ref(), Count::Exact, &prices).await;
+    let seen = Seen::now(store.as_ref(), args.batch.as_ref(), &prices, None).await;
     let queue = backends::open_queue(&config)?;
     let depth = queue.depth().await;
     queue.close().await;
@@ -76,13 +76,17 @@ impl Seen {
     async fn now(
         store: &dyn Store,
         only: Option<&BatchId>,
-        count: Count,
         prices: &Prices,
+        watch: Option<&mut Watch>,
     ) -> Result<Self, StoreError> {
         let workers = store.words().await?;
         let deployments = deployments::sum(&workers);
+        let by = By { deployments: &deployments, prices };
         let which = only.map_or(Which::All, Which::One);
-        let batches = live::look(store, which, count, &deployments, prices).await?;
+        let batches = match watch {
+            Some(watch) => watch.look(store, which, by).await?,
+            None => live::look(store, which, by).await?,
+        };
         Ok(Self { batches, deployments, workers })
     }
 

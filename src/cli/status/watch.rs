@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Args, Seen, text};
 use crate::cli::{Exit, Failure, print, say};
 use crate::prices::Prices;
-use crate::report::live::{Count, Live};
+use crate::report::live::{Live, Watch};
 use crate::store::{BatchState, Store, StoreError};
 
 /// To the upper left corner; nothing more on the line; nothing more below (ECMA-48: CUP, EL, ED).
@@ -24,6 +24,7 @@ pub(super) async fn watch(
 ) -> Result<Exit, Failure> {
     let mut tick = interval(args.interval());
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watch = Watch::default();
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     let on_terminal = !args.json && stdout().is_terminal();
@@ -36,7 +37,7 @@ pub(super) async fn watch(
         let seen = tokio::select! {
             biased;
             _ = &mut interrupted => return Ok(Exit::Interrupted),
-            seen = Seen::now(store, args.batch.as_ref(), Count::Running, prices) => seen,
+            seen = Seen::now(store, args.batch.as_ref(), prices, Some(&mut watch)) => seen,
         };
         let seen = match seen {
             Ok(seen) => seen,

@@ -26,6 +26,7 @@ use super::access;
 use super::error::ApiError;
 use crate::config::Role;
 use crate::prices::Prices;
+use crate::report::live::Watch;
 use samples::Samples;
 
 /// What the page's requests work with. Clones share it.
@@ -33,6 +34,7 @@ use samples::Samples;
 struct Board {
     app: App,
     samples: Arc<Samples>,
+    watch: Arc<Mutex<Watch>>,
     /// The last overview: however many people look, the store is asked once a second.
     overview: Arc<Mutex<Option<(Instant, Arc<Value>)>>>,
 }
@@ -51,7 +53,8 @@ impl Board {
 pub fn routes(app: &App) -> Router {
     let samples = Arc::<Samples>::default();
     tokio::spawn(samples.clone().take(app.store.clone(), app.stop.clone()));
-    let board = Board { app: app.clone(), samples, overview: Arc::default() };
+    let board =
+        Board { app: app.clone(), samples, watch: Arc::default(), overview: Arc::default() };
     let read = views::routes().merge(jobs::routes()).merge(dead_letters::views());
     let read = access::require(read, app, Role::Read);
     let operate =

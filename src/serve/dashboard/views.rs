@@ -15,7 +15,7 @@ use super::Board;
 use crate::config::Role;
 use crate::job::BatchId;
 use crate::report::deployments;
-use crate::report::live::{self, Count};
+use crate::report::live::{By, Which};
 use crate::report::usage::{self, Dimension};
 use crate::serve::error::{ApiError, json_response};
 use crate::share::Word;
@@ -60,8 +60,9 @@ async fn look(board: &Board) -> Result<Value, ApiError> {
     let (store, prices) = (board.app.store.as_ref(), board.prices()?);
     let words = store.words().await?;
     let deployments = deployments::sum(&words);
-    let newest = live::Which::Newest(MOST_BATCHES);
-    let batches = live::look(store, newest, Count::Running, &deployments, &prices).await?;
+    let by = By { deployments: &deployments, prices: &prices };
+    let newest = Which::Newest(MOST_BATCHES);
+    let batches = board.watch.lock().await.look(store, newest, by).await?;
     let depth = board.app.queue.depth().await?;
     let with_samples = deployments.iter().map(|deployment| {
         let samples = board.samples.of(&deployment.name);
