@@ -39,3 +39,4 @@ pub mod backends;
 pub mod cli;
 pub mod config;
 pub mod logging;
+pub mod telemetry;

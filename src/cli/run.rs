@@ -18,6 +18,7 @@ use crate::config::{Config, Deployment};
 use crate::intake::{self, EnqueueError};
 use crate::job::BatchId;
 use crate::outcome::Ending;
+use crate::queue::Queue;
 use crate::queue::local::LocalQueue;
 use crate::report::results::{Paths, Selection, Written, jsonl};
 use crate::simulator::{self, Simulator};
@@ -25,6 +26,7 @@ use crate::sqlite::Database;
 use crate::state::StateDir;
 use crate::store::local::LocalStore;
 use crate::store::{BatchState, Order, Store, Totals};
+use crate::telemetry;
 use crate::worker::{Halt, Progress, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
@@ -167,7 +169,7 @@ async fn simulated(mut config: Config) -> Result<(Simulator, Config), Failure> {
 struct Run {
     batch: BatchId,
     input: Input,
-    queue: LocalQueue,
+    queue: Arc<dyn Queue>,
     store: LocalStore,
     paths: Paths,
     order: Order,
@@ -199,7 +201,7 @@ impl Run {
         Ok(Self {
             batch,
             input,
-            queue,
+            queue: telemetry::observed(Arc::new(queue), telemetry::Labels::local()),
             store,
             paths,
             order: if args.ordered { Order::ByPosition } else { Order::AsStored },
@@ -212,7 +214,7 @@ impl Run {
 
     async fn enqueue(&self) -> Result<(), Failure> {
         let Input { sources, reading, checked } = &self.input;
-        let to = (&self.queue as _, &self.store as _);
+        let to = (self.queue.as_ref(), &self.store as _);
         let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
         let enqueued = enqueued.map_err(|error| match error {
             EnqueueError::Changed { .. } | EnqueueError::InputChanged { .. } => {
@@ -241,8 +243,9 @@ impl Run {
             let whole = Whole { jobs: self.input.checked.jobs, ended_before: self.before.ended() };
             Shown::start(self.progress.clone(), Some(whole), tpm)
         });
+        telemetry::watch(&self.progress);
         let worker = Worker {
-            queue: Arc::new(self.queue.clone()),
+            queue: self.queue.clone(),
             store: Arc::new(self.store.clone()),
             targets,
             settings: config.worker(true),

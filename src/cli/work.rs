@@ -9,6 +9,7 @@ use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::outcome::Ending;
 use crate::report::batches;
+use crate::telemetry;
 use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Work on the configured queue, beside as many other workers as you like, until SIGTERM
@@ -30,6 +31,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let progress = Arc::<Progress>::default();
     let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
     let shown = Shown::start(progress.clone(), None, tpm);
+    telemetry::watch(&progress);
     let worker = Worker {
         queue: backends.queue.clone(),
         store: backends.store.clone(),

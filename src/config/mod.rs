@@ -19,6 +19,7 @@ use crate::model::ClientError;
 use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
 use crate::store::cosmos;
+use crate::telemetry;
 use crate::worker::{self, Target};
 
 pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
@@ -40,6 +41,8 @@ pub struct Config {
     pub worker: Worker,
     pub prices: PriceTable,
     pub pool: Pool,
+    pub log: Log,
+    pub telemetry: telemetry::Settings,
     pub deployments: Vec<Deployment>,
 }
 
@@ -96,6 +99,23 @@ pub struct Worker {
 pub struct PriceTable {
     /// A table of your own instead of the built-in one.
     pub file: Option<PathBuf>,
+}
+
+/// How the program logs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line, for collectors.
+    Json,
 }
 
 /// How the deployments serve together.

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::trace::{self, TraceParent};
+
 /// Characters kept of an error: enough to know it by, small enough for every message.
 const LONGEST_ERROR: usize = 300;
 
@@ -25,6 +27,9 @@ pub struct History {
     /// How the last try ended, in short.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The trace that it belongs to, and the step in it that sent or handed out this message.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "trace::read_leniently")]
+    pub traceparent: Option<TraceParent>,
 }
 
 impl History {
@@ -41,8 +46,12 @@ impl History {
 
     /// The job begins anew; what it was stays known.
     pub(crate) fn resubmit(&mut self) {
-        let (resubmitted, first_enqueued) = (self.resubmitted + 1, self.first_enqueued);
-        *self = Self { resubmitted, first_enqueued, ..Self::default() };
+        *self = Self {
+            resubmitted: self.resubmitted + 1,
+            first_enqueued: self.first_enqueued,
+            traceparent: self.traceparent,
+            ..Self::default()
+        };
     }
 }
 
@@ -57,6 +66,13 @@ mod tests {
     #[test]
     fn a_new_job_adds_nothing_to_its_message() {
         assert_eq!(serde_json::to_string(&History::default()).unwrap(), "{}");
+    }
+
+    #[test]
+    fn a_trace_that_can_not_be_read_is_none_and_no_fault() {
+        for text in [r#"{"traceparent":"x"}"#, r#"{"traceparent":7}"#, r#"{"traceparent":null}"#] {
+            assert_eq!(serde_json::from_str::<History>(text).unwrap(), History::default());
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::model::headers::RateHeaders;
 use crate::model::verdict::{ErrorReply, Verdict};
 use crate::outcome::Failure;
 use crate::store::{Store, StoreError};
+use crate::telemetry::Call;
 
 /// What every call needs.
 pub(super) struct Caller {
@@ -108,7 +109,9 @@ impl Caller {
         let target = &self.targets[permit.deployment().0];
         let name = target.member.name.as_str();
         let began = Instant::now();
+        let observed = Call::begin(&job, (name, &target.client), held.charge, held.attempts);
         let Called { verdict, told } = target.client.call(&job).await;
+        observed.end(&verdict);
         // A body that lies aside is held only while it is needed.
         drop(job);
         permit.told = told;

@@ -4,6 +4,7 @@
 //! are given back wherever it ends.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::Progress;
 use crate::admission::DeploymentIndex;
 use crate::model::verdict::ErrorReply;
 use crate::queue::{Delivery, LockToken, Queue};
@@ -123,11 +125,12 @@ pub(super) fn until(at: Timestamp) -> Duration {
 }
 
 /// Renews every lock at half of its life, for as long as the task runs.
-pub(super) async fn keep_locks(queue: Arc<dyn Queue>, locks: Arc<Locks>) {
+pub(super) async fn keep_locks(queue: Arc<dyn Queue>, locks: Arc<Locks>, progress: Arc<Progress>) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         let due = locks.due(look.tick().await);
+        progress.held.store(locks.with(|held| held.len()) as u64, Ordering::Relaxed);
         if due.is_empty() {
             continue;
         }

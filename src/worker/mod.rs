@@ -114,6 +114,8 @@ pub struct Progress {
     pub throttled: AtomicU64,
     /// Calls that ended in a passing fault.
     pub faults: AtomicU64,
+    /// Deliveries in this worker's hands, a few times a second.
+    pub held: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
     /// Every deployment's state, once a second.
@@ -169,7 +171,11 @@ impl Worker {
         // Ends the whole pipeline when one of its tasks fails.
         let ending = stop.child_token();
 
-        let keeping = tokio::spawn(held::keep_locks(self.queue.clone(), locks.clone()));
+        let keeping = tokio::spawn(held::keep_locks(
+            self.queue.clone(),
+            locks.clone(),
+            self.progress.clone(),
+        ));
         let puller = pull::Puller {
             queue: self.queue.clone(),
             store: self.store.clone(),
