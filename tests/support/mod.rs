@@ -6,6 +6,7 @@ pub mod broker;
 pub mod cli;
 pub mod contract_queue;
 pub mod jobs;
+pub mod otlp;
 pub mod pipeline;
 pub mod proxy;
 pub mod relay;
