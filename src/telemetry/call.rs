@@ -1,11 +1,12 @@
 //! One call of a model, by the conventions for generative AI.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use opentelemetry::trace::{Span as _, SpanKind};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::Span;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::span::{self, Begin};
 use super::{Telemetry, active, content, names};

@@ -37,7 +37,7 @@ pub(super) fn output(api: Api, body: &[u8]) -> Option<String> {
     limited(match api {
         Api::ChatCompletions => {
             let choices = body.get("choices")?.as_array()?.iter();
-            choices.filter_map(|choice| choice_message(choice)).collect()
+            choices.filter_map(choice_message).collect()
         }
         Api::Responses => {
             let output = body.get("output")?.as_array()?.iter();

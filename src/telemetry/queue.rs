@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanKind, Tracer};
 use opentelemetry_sdk::trace::Span;
+use tokio::time::Instant;
 
 use super::span::{self, Begin};
 use super::{Telemetry, active, names};
