@@ -222,7 +222,7 @@ fn a_receiver_that_is_away_costs_telemetry_and_nothing_else() {
     let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     for address in [refuses, silent.local_addr().unwrap()] {
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let url = format!("http://{address}");
         let ends = through(&place, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)]);
         assert!(ends.iter().all(|ended| ended.code == Some(0)));
