@@ -198,6 +198,7 @@ async fn two_who_write_the_same_batch_both_get_there() {
     let batch = |jobs| Batch {
         id: batch_id("night"),
         state: BatchState::Enqueuing,
+        reason: None,
         jobs,
         prompt_tokens: 0,
         inputs: Vec::new(),

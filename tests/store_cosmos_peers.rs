@@ -101,6 +101,7 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
     let batch = Batch {
         id: batch_id("night"),
         state: BatchState::Running,
+        reason: None,
         jobs: 50,
         prompt_tokens: 1_000,
         inputs: Vec::new(),
@@ -108,7 +109,9 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
     };
     any.put_batch(&batch).await.unwrap();
     assert_eq!(any.batch(&batch.id).await.unwrap(), Some(batch.clone()));
-    any.put_batch(&Batch { state: BatchState::Done, ..batch.clone() }).await.unwrap();
+    let from = [BatchState::Running];
+    let done = any.change_state(&batch.id, &from, BatchState::Done, None).await.unwrap();
+    assert_eq!(done, Some(Batch { state: BatchState::Done, ..batch.clone() }));
     let mine = outcomes(&batch.id, 50);
     assert!(record(&any, &mine).await.iter().all(Recorded::is_first));
     let late = Outcome { digest: 1, ..outcome(&batch.id, 3) };

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
+use promptmill::budget::{Budget, Claim, Limit};
 use promptmill::job::{BatchId, JobId};
 use promptmill::model::Client;
 use promptmill::model::endpoint::{Endpoint, Given};
@@ -23,7 +24,7 @@ use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, Brief, Order, Recorded, Store, StoreError, Totals};
+use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
 use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,7 @@ impl Bench {
             }],
             settings: Settings {
                 drain: true,
+                only: None,
                 shared: false,
                 max_held,
                 max_tries: 3,
@@ -137,6 +139,29 @@ impl Store for Moody {
     }
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        self.inner.change_state(id, from, to, reason).await
+    }
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        self.inner.limit_budget(batch, limit).await
+    }
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        self.inner.budget(batch).await
+    }
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        self.inner.claim(batch, claim).await
     }
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         self.inner.batch(id).await

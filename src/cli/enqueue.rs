@@ -57,6 +57,7 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
     let enqueued = enqueued.map_err(|error| match error {
         EnqueueError::Changed { .. }
         | EnqueueError::InputChanged { .. }
+        | EnqueueError::Cancelled(_)
         | EnqueueError::TooLarge { .. } => Failure::usage(error),
         error => Failure::unreachable(error),
     })?;

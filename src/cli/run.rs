@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::endpoint::EndpointFlags;
 use super::input::Input;
 use super::progress::{Shown, Whole};
-use super::summary::{Summary, ThisRun};
+use super::summary::{self, Summary, ThisRun};
 use super::{Exit, Failure, interrupt, print, say};
 use crate::config::{Config, Deployment};
 use crate::intake::{self, EnqueueError};
@@ -20,14 +20,15 @@ use crate::job::BatchId;
 use crate::outcome::Ending;
 use crate::queue::Queue;
 use crate::queue::local::LocalQueue;
+use crate::report::batches;
 use crate::report::results::{Paths, Selection, Written, jsonl};
 use crate::simulator::{self, Simulator};
 use crate::sqlite::Database;
 use crate::state::StateDir;
 use crate::store::local::LocalStore;
-use crate::store::{BatchState, Order, Store, Totals};
+use crate::store::{Order, Store, Totals};
 use crate::telemetry;
-use crate::worker::{Halt, Progress, Worker, WorkerError};
+use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
 #[derive(Debug, clap::Args)]
@@ -217,9 +218,9 @@ impl Run {
         let to = (self.queue.as_ref(), &self.store as _);
         let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
         let enqueued = enqueued.map_err(|error| match error {
-            EnqueueError::Changed { .. } | EnqueueError::InputChanged { .. } => {
-                Failure::usage(error)
-            }
+            EnqueueError::Changed { .. }
+            | EnqueueError::InputChanged { .. }
+            | EnqueueError::Cancelled(_) => Failure::usage(error),
             error => Failure::unreachable(error),
         })?;
         if !self.quiet {
@@ -248,7 +249,7 @@ impl Run {
             queue: self.queue.clone(),
             store: Arc::new(self.store.clone()),
             targets,
-            settings: config.worker(true),
+            settings: Settings { only: Some(self.batch.clone()), ..config.worker(true) },
             progress: self.progress.clone(),
         };
         let began = Instant::now();
@@ -268,6 +269,13 @@ impl Run {
         let again = format!("{left} jobs are left; nothing is lost: run the same command again");
         match halt {
             Halt::Drained => {}
+            Halt::Paused { .. } => {
+                let batch = self.store.batch(&self.batch).await.map_err(Failure::unreachable)?;
+                let why = batch.and_then(|batch| batch.reason);
+                summary::say_paused(&self.batch, why.as_deref());
+                say(&format!("{again} then"));
+                return Ok(Exit::SomeFailed);
+            }
             Halt::Stopped => {
                 let cut_off = self.progress.cut_off.load(Ordering::Relaxed);
                 if cut_off > 0 {
@@ -333,10 +341,11 @@ impl Run {
 
     async fn close_batch(&self, totals: &Totals) -> Result<(), Failure> {
         let batch = self.store.batch(&self.batch).await.map_err(Failure::unreachable)?;
-        if let Some(mut batch) = batch.filter(|batch| totals.ended() >= batch.jobs) {
-            batch.state = BatchState::Done;
-            self.store.put_batch(&batch).await.map_err(Failure::unreachable)?;
+        match batch.filter(|batch| totals.ended() >= batch.jobs) {
+            Some(batch) => {
+                batches::close(&self.store, &batch.id).await.map_err(Failure::unreachable)
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }

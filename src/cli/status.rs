@@ -61,8 +61,9 @@ fn line(s: &Standing) -> String {
     let ended =
         if endings.is_empty() { String::new() } else { format!(", {}", endings.join(", ")) };
     let (state, usage) = (s.state.as_str(), s.totals.usage);
+    let why = s.reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
     format!(
-        "{}: {state}, {} jobs{ended}, {} pending, {} prompt and {} completion tokens",
+        "{}: {state}{why}, {} jobs{ended}, {} pending, {} prompt and {} completion tokens",
         s.batch, s.jobs, s.pending, usage.prompt, usage.completion
     )
 }

@@ -87,6 +87,12 @@ impl Summary<'_> {
     }
 }
 
+/// Why nothing more is done, and how to go on.
+pub(super) fn say_paused(batch: &BatchId, why: Option<&str>) {
+    let why = why.map_or(String::new(), |why| format!(" ({why})"));
+    say(&format!("batch {batch} is paused{why}: go on with `promptmill resume {batch}`"));
+}
+
 /// What a store that is billed by use charged, over this many jobs.
 pub(super) fn say_expense(expense: &Expense, jobs: u64) {
     let by: Vec<_> =

@@ -72,6 +72,15 @@ async fn finish(
             let all_succeeded = progress.of(Ending::Succeeded) == progress.ended();
             Ok(if all_succeeded { Exit::AllDone } else { Exit::SomeFailed })
         }
+        Halt::Paused { batches } => {
+            let store = backends.store.as_ref();
+            batches::close_finished(store).await.map_err(Failure::unreachable)?;
+            for id in &batches {
+                let batch = store.batch(id).await.map_err(Failure::unreachable)?;
+                summary::say_paused(id, batch.and_then(|batch| batch.reason).as_deref());
+            }
+            Ok(Exit::SomeFailed)
+        }
         Halt::Stopped => {
             let cut_off = progress.cut_off.load(Ordering::Relaxed);
             if cut_off > 0 {

@@ -268,6 +268,7 @@ impl Config {
         let calls = self.calls();
         worker::Settings {
             drain,
+            only: None,
             shared: false,
             // Besides those in flight: enough that the store is written in large groups, and that no
             // call ever waits for the queue.

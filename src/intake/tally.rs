@@ -91,6 +91,7 @@ mod tests {
             Self(Batch {
                 id: "night".parse().unwrap(),
                 state: BatchState::Enqueuing,
+                reason: None,
                 jobs: 0,
                 prompt_tokens: 0,
                 inputs: Vec::new(),

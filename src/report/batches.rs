@@ -10,6 +10,8 @@ use crate::store::{Batch, BatchState, Store, StoreError, Totals};
 pub struct Standing {
     pub batch: BatchId,
     pub state: BatchState,
+    /// Why it is in this state, where somebody said so.
+    pub reason: Option<String>,
     pub jobs: u64,
     pub pending: u64,
     #[serde(flatten)]
@@ -21,6 +23,7 @@ impl Standing {
         Self {
             batch: batch.id.clone(),
             state: if is_finished(batch, &totals) { BatchState::Done } else { batch.state },
+            reason: batch.reason.clone(),
             jobs: batch.jobs,
             pending: batch.jobs.saturating_sub(totals.ended()),
             totals,
@@ -54,20 +57,27 @@ pub async fn standings(
 /// # Errors
 /// What the store said.
 pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
-    for mut batch in store.batches().await? {
+    for batch in store.batches().await? {
         if batch.state != BatchState::Running {
             continue;
         }
         let totals = store.totals(&batch.id).await?;
         if is_finished(&batch, &totals) {
-            batch.state = BatchState::Done;
-            store.put_batch(&batch).await?;
+            close(store, &batch.id).await?;
         }
     }
     Ok(())
 }
 
+/// Marks a running batch as done. One that was paused or cancelled meanwhile stays so.
+///
+/// # Errors
+/// What the store said.
+pub async fn close(store: &dyn Store, batch: &BatchId) -> Result<(), StoreError> {
+    store.change_state(batch, &[BatchState::Running], BatchState::Done, None).await.map(drop)
+}
+
 /// A batch that is still being enqueued does not know its number of jobs yet.
-fn is_finished(batch: &Batch, totals: &Totals) -> bool {
+pub(crate) fn is_finished(batch: &Batch, totals: &Totals) -> bool {
     batch.state == BatchState::Running && totals.ended() >= batch.jobs
 }

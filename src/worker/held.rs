@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Progress;
+use super::states::Known;
 use crate::admission::DeploymentIndex;
 use crate::model::verdict::ErrorReply;
 use crate::queue::{Delivery, LockToken, Queue};
@@ -34,6 +35,8 @@ pub(super) struct Held {
     pub(super) last_error: Option<ErrorReply>,
     /// The deployment that failed it last.
     pub(super) failed_at: Option<DeploymentIndex>,
+    /// Its batch.
+    pub(super) batch: Arc<Known>,
     /// When it came.
     pub(super) since: Instant,
     pub(super) place: Place,
@@ -84,6 +87,7 @@ impl Locks {
     pub(super) fn hold(
         self: &Arc<Self>,
         delivery: Delivery,
+        batch: Arc<Known>,
         charge: u64,
         room: OwnedSemaphorePermit,
     ) -> Held {
@@ -93,7 +97,7 @@ impl Locks {
         self.with(|held| held.insert(delivery.lock, lock));
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
         let attempts = delivery.job.history.tries;
-        Held { delivery, charge, attempts, last_error: None, failed_at: None, since, place }
+        Held { delivery, charge, attempts, last_error: None, failed_at: None, batch, since, place }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {

@@ -1,6 +1,7 @@
-//! The embedded store: the `outcomes`, `usage`, `batches`, `payloads` and `shares` tables of the state
-//! file.
+//! The embedded store: the `outcomes`, `usage`, `batches`, `budgets`, `payloads` and `shares` tables of
+//! the state file.
 
+mod budgets;
 mod payloads;
 mod usage;
 mod words;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
@@ -126,8 +128,11 @@ impl Store for LocalStore {
             serde_json::to_string(&batch.inputs).map_err(|e| StoreError::Refused(e.into()))?;
         let put = move |c: &Connection| {
             c.execute(
-                "INSERT OR REPLACE INTO batches (batch_id, state, jobs, prompt_tokens, created_at, inputs)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO batches (batch_id, state, jobs, prompt_tokens, created_at, inputs, reason)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (batch_id) DO UPDATE SET
+                     jobs = excluded.jobs, prompt_tokens = excluded.prompt_tokens,
+                     created_at = excluded.created_at, inputs = excluded.inputs",
                 params![
                     batch.id.as_str(),
                     batch.state.as_str(),
@@ -135,6 +140,7 @@ impl Store for LocalStore {
                     batch.prompt_tokens,
                     batch.created_at.to_string(),
                     inputs,
+                    batch.reason,
                 ],
             )
         };
@@ -142,13 +148,48 @@ impl Store for LocalStore {
         Ok(())
     }
 
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        let (id, from, reason) = (id.clone(), from.to_vec(), reason.map(str::to_owned));
+        let change = move |c: &Connection| {
+            let Some(batch) = find_batch(c, &id)? else { return Ok(None) };
+            if !from.contains(&batch.state) {
+                return Ok(Some(batch));
+            }
+            let sql = "UPDATE batches SET state = ?2, reason = ?3 WHERE batch_id = ?1";
+            c.execute(sql, params![id.as_str(), to.as_str(), reason])?;
+            Ok(Some(Batch { state: to, reason, ..batch }))
+        };
+        Ok(self.database.write(change).await?)
+    }
+
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        let (batch, limit) = (batch.clone(), limit.clone());
+        Ok(self.database.write(move |c| budgets::limit(c, &batch, &limit)).await?)
+    }
+
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        let batch = batch.clone();
+        Ok(self.database.read(move |c| budgets::find(c, &batch)).await?)
+    }
+
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        let (batch, claim) = (batch.clone(), *claim);
+        Ok(self.database.write(move |c| budgets::claim(c, &batch, &claim)).await?)
+    }
+
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         let id = id.clone();
-        let find = move |c: &Connection| {
-            let sql = format!("{BATCHES} WHERE batch_id = ?1");
-            c.query_row(&sql, [id.as_str()], read_batch).optional()
-        };
-        Ok(self.database.read(find).await?)
+        Ok(self.database.read(move |c| find_batch(c, &id)).await?)
     }
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
@@ -370,7 +411,12 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
 }
 
 const BATCHES: &str =
-    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs FROM batches";
+    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs, reason FROM batches";
+
+fn find_batch(c: &Connection, id: &BatchId) -> rusqlite::Result<Option<Batch>> {
+    let sql = format!("{BATCHES} WHERE batch_id = ?1");
+    c.prepare_cached(&sql)?.query_row([id.as_str()], read_batch).optional()
+}
 
 fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
     Ok(Batch {
@@ -380,5 +426,6 @@ fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
         prompt_tokens: row.get(3)?,
         created_at: parsed(row, 4, |at: &str| at.parse::<Timestamp>().ok())?,
         inputs: parsed(row, 5, |inputs| serde_json::from_str(inputs).ok())?,
+        reason: row.get(6)?,
     })
 }
