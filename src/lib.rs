@@ -11,6 +11,7 @@
 
 pub mod budget;
 pub mod job;
+pub mod notice;
 pub mod outcome;
 pub mod share;
 
@@ -42,3 +43,4 @@ pub mod config;
 pub mod control;
 pub mod logging;
 pub mod telemetry;
+pub mod webhook;

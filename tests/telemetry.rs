@@ -61,7 +61,7 @@ fn a_job_is_one_trace_over_two_processes_by_the_conventions() {
     let faults = Faults { rate_500: 0.2, ..Faults::default() };
     let service = Service::start(Settings { faults, ..Settings::default() });
     let place = place(&service, "");
-    let ends = through(&place, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.url)]);
+    let ends = through(&place, &[("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())]);
 
     let spans = receiver.spans();
     let sent: Vec<_> = spans.iter().filter(|span| span.name == "send local").collect();
@@ -182,7 +182,7 @@ fn measurements(receiver: &Receiver, service: &Service) {
 fn content_is_told_to_those_who_switched_it_on() {
     let Some(receiver) = receiver() else { return };
     let service = Service::start(Settings::default());
-    let telemetry = format!("[telemetry]\nendpoint = \"{}\"\ncontent = true\n", receiver.url);
+    let telemetry = format!("[telemetry]\nendpoint = \"{}\"\ncontent = true\n", receiver.url());
     let place = place(&service, &telemetry);
     through(&place, &[("OTEL_SERVICE_NAME", "night-shift")]);
     let spans = receiver.spans();
@@ -201,7 +201,7 @@ fn of_a_sampled_part_the_traces_are_whole() {
     let service = Service::start(Settings::default());
     let place = place(&service, "");
     let env = [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url.as_str()),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url()),
         ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
         ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
     ];

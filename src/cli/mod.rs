@@ -18,6 +18,7 @@ mod simulate;
 mod status;
 mod summary;
 mod table;
+mod telling;
 mod usage;
 mod work;
 

@@ -13,7 +13,7 @@ use super::endpoint::EndpointFlags;
 use super::input::Input;
 use super::progress::{Shown, Whole};
 use super::summary::{self, Summary, ThisRun};
-use super::{Exit, Failure, interrupt, print, say};
+use super::{Exit, Failure, interrupt, print, say, telling};
 use crate::config::{Config, Deployment};
 use crate::intake::{self, EnqueueError};
 use crate::job::BatchId;
@@ -28,6 +28,7 @@ use crate::state::StateDir;
 use crate::store::local::LocalStore;
 use crate::store::{Order, Store, Totals};
 use crate::telemetry;
+use crate::webhook;
 use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
@@ -178,6 +179,7 @@ struct Run {
     quiet: bool,
     progress: Arc<Progress>,
     before: Totals,
+    webhook: webhook::Settings,
 }
 
 impl Run {
@@ -210,6 +212,7 @@ impl Run {
             quiet: args.quiet,
             progress: Arc::default(),
             before,
+            webhook: config.webhook.clone(),
         })
     }
 
@@ -303,6 +306,7 @@ impl Run {
             return Err(Failure { error: anyhow::anyhow!(message), exit: Exit::SomeFailed });
         }
         let written = self.write_results().await?;
+        telling::tell(&self.webhook, Arc::new(self.store.clone())).await?;
         self.close_batch(&totals).await?;
         let summary = Summary {
             batch: &self.batch,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::progress::Shown;
+use super::telling::Telling;
 use super::{Exit, Failure, interrupt, say, summary};
 use crate::backends::{self, Backends};
 use crate::config::Config;
@@ -39,7 +40,11 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         settings: Settings { shared: true, ..config.worker(args.drain) },
         progress: progress.clone(),
     };
+    let telling = Telling::start(&config.webhook, &backends.store, &progress)?;
     let halt = tokio::spawn(worker.run(stop)).await.unwrap_or(Err(WorkerError::Panicked));
+    if let Some(telling) = telling {
+        telling.finish(matches!(halt, Ok(Halt::Drained))).await;
+    }
     drop(shown);
     let exit = finish(&backends, halt, &progress).await;
     // What was settled must be through before the process ends.

@@ -20,6 +20,7 @@ use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
 use crate::store::cosmos;
 use crate::telemetry;
+use crate::webhook;
 use crate::worker::{self, Target};
 
 pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
@@ -43,6 +44,7 @@ pub struct Config {
     pub pool: Pool,
     pub log: Log,
     pub telemetry: telemetry::Settings,
+    pub webhook: webhook::Settings,
     pub deployments: Vec<Deployment>,
 }
 
@@ -178,6 +180,8 @@ pub enum ConfigError {
     Key { key: String, problem: String, origin: String },
     #[error("queue.service_bus: {0}")]
     ServiceBus(#[from] service_bus::SettingsError),
+    #[error(transparent)]
+    Webhook(#[from] webhook::SettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
     #[error("{key} must be {must}")]
@@ -216,6 +220,7 @@ impl Config {
         if let Queue::ServiceBus(settings) = &self.queue {
             settings.check()?;
         }
+        self.webhook.target()?;
         let counts = [
             ("state.lock_seconds", self.state.lock_seconds),
             ("input.max_line_mib", self.input.max_line_mib as u64),

@@ -1,49 +1,31 @@
 //! A collector that others wrote, and what it was sent.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-/// The receiver of `tests/peers/otlp.py`; it ends with this value.
-pub struct Receiver {
-    child: Child,
-    pub url: String,
-    lines: Arc<Mutex<Vec<Value>>>,
-}
+use super::peer::Peer;
+
+/// The receiver of `tests/peers/otlp.py`.
+pub struct Receiver(Peer);
 
 impl Receiver {
     /// None where there is no interpreter for it.
     pub fn start() -> Option<Self> {
-        let python = std::env::var("PROMPTMILL_PEER_PYTHON").ok().filter(|p| !p.is_empty())?;
-        let mut child = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/otlp.py"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut port = String::new();
-        output.read_line(&mut port).unwrap();
-        let lines = Arc::<Mutex<Vec<Value>>>::default();
-        let into = lines.clone();
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                into.lock().unwrap().push(serde_json::from_str(&line).unwrap());
-            }
-        });
-        Some(Self { child, url: format!("http://127.0.0.1:{}", port.trim()), lines })
+        Peer::start("otlp.py", &[]).map(Self)
+    }
+
+    pub fn url(&self) -> &str {
+        &self.0.url
     }
 
     /// Everything that was accepted, as one text.
     pub fn text(&self) -> String {
-        self.lines.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
+        self.0.lines().iter().map(|line| format!("{line}\n")).collect()
     }
 
     pub fn spans(&self) -> Vec<Span> {
-        let lines = self.lines.lock().unwrap();
+        let lines = self.0.lines();
         let requests = lines.iter().filter(|line| line["path"] == "/v1/traces");
         let mut spans = Vec::new();
         for request in requests {
@@ -59,7 +41,7 @@ impl Receiver {
 
     /// The points of one metric, from all processes, the latest last: attributes and point.
     pub fn points(&self, metric: &str) -> Vec<(HashMap<String, Value>, Value)> {
-        let lines = self.lines.lock().unwrap();
+        let lines = self.0.lines();
         let requests = lines.iter().filter(|line| line["path"] == "/v1/metrics");
         let mut points = Vec::new();
         for request in requests {
@@ -74,14 +56,6 @@ impl Receiver {
             }
         }
         points
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        // It ends when its input does; the collector behind it ends with it.
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | container | partition key | an item |
 //! | --- | --- | --- |
-//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost; or a batch's budget |
+//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost; or a batch's budget; or a notice |
 //! | `batches` | `/id` | one batch |
 //! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model and hour |
 //! | `shares` | `/pk` | one worker's word to its siblings; expires |
@@ -26,6 +26,7 @@ mod calls;
 mod error;
 mod init;
 mod items;
+mod notices;
 mod pace;
 mod payloads;
 mod record;
@@ -44,6 +45,7 @@ use async_trait::async_trait;
 use azure_data_cosmos::ContainerClient;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::init::init;
@@ -54,6 +56,7 @@ use super::{
 };
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
+use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::share::Word;
 
@@ -188,6 +191,10 @@ impl Store for CosmosStore {
         self.inner.totals(batch).await
     }
 
+    async fn running_totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+        self.inner.running_totals(batch).await
+    }
+
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
     }
@@ -236,6 +243,26 @@ impl Store for CosmosStore {
 
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         self.inner.delete_payload(name).await
+    }
+
+    async fn add_notice(&self, notice: &Notice) -> Result<bool, StoreError> {
+        self.inner.add_notice(notice).await
+    }
+
+    async fn notices(&self) -> Result<Vec<Notice>, StoreError> {
+        self.inner.notices().await
+    }
+
+    async fn put_notice_off(
+        &self,
+        seen: &Notice,
+        later: (Timestamp, u32),
+    ) -> Result<bool, StoreError> {
+        self.inner.put_notice_off(seen, later).await
+    }
+
+    async fn notice_heard(&self, id: Uuid) -> Result<(), StoreError> {
+        self.inner.notice_heard(id).await
     }
 
     async fn put_word(&self, word: &Word) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 //! the state file.
 
 mod budgets;
+mod notices;
 mod payloads;
 mod usage;
 mod words;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
+use crate::notice::Notice;
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
 use crate::sqlite::{Database, SqliteError, parsed, text};
@@ -215,6 +217,28 @@ impl Store for LocalStore {
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         let name = name.to_owned();
         Ok(self.database.write(move |c| payloads::delete(c, &name)).await?)
+    }
+
+    async fn add_notice(&self, notice: &Notice) -> Result<bool, StoreError> {
+        let notice = notice.clone();
+        Ok(self.database.write(move |c| notices::add(c, &notice)).await?)
+    }
+
+    async fn notices(&self) -> Result<Vec<Notice>, StoreError> {
+        Ok(self.database.read(notices::read).await?)
+    }
+
+    async fn put_notice_off(
+        &self,
+        seen: &Notice,
+        later: (Timestamp, u32),
+    ) -> Result<bool, StoreError> {
+        let seen = seen.clone();
+        Ok(self.database.write(move |c| notices::put_off(c, &seen, later)).await?)
+    }
+
+    async fn notice_heard(&self, id: Uuid) -> Result<(), StoreError> {
+        Ok(self.database.write(move |c| notices::heard(c, id)).await?)
     }
 
     async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
