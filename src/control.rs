@@ -3,6 +3,7 @@
 //! Only the batch's state changes, in the store; every worker looks at the states of the batches whose
 //! jobs it holds, so that it obeys within seconds. Calls in flight end and are recorded in any case.
 
+use crate::budget::{Budget, Limit};
 use crate::job::BatchId;
 use crate::report::batches;
 use crate::store::BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
@@ -20,6 +21,17 @@ pub enum ControlError {
          --batch"
     )]
     Cancelled(BatchId),
+    #[error(
+        "batch '{0}' has begun without a budget, and what it cost so far was not counted: enqueue its \
+         jobs as a new batch by another --batch, with the budget"
+    )]
+    NoBudget(BatchId),
+    #[error("batch '{batch}' has a budget of {budget}; give one in the same unit")]
+    OtherUnit { batch: BatchId, budget: String },
+    #[error(
+        "of the budget of batch '{batch}' {committed} is spent or reserved already; give at least that"
+    )]
+    AlreadyCommitted { batch: BatchId, committed: String },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -66,6 +78,59 @@ pub async fn cancel(store: &dyn Store, batch: &BatchId) -> Result<Batch, Control
     let from = [Enqueuing, Running, Paused];
     let now = store.change_state(batch, &from, Cancelled, None).await?;
     expect(now, batch, &[Cancelled])
+}
+
+/// Gives a batch its budget before its first job is enqueued. One that has a budget in this unit keeps
+/// it: [`change_budget`] changes it.
+///
+/// # Errors
+/// If the batch has begun without one, or what the store said.
+pub async fn give_budget(
+    store: &dyn Store,
+    batch: &BatchId,
+    limit: &Limit,
+) -> Result<Budget, ControlError> {
+    let budget = match (store.batch(batch).await?, store.budget(batch).await?) {
+        // An enqueue may have been interrupted before its first job: nothing was spent.
+        (None, _) => store.limit_budget(batch, limit).await?,
+        (Some(_), Some(budget)) => budget,
+        (Some(_), None) => return Err(ControlError::NoBudget(batch.clone())),
+    };
+    same_unit(batch, &budget, limit)?;
+    Ok(budget)
+}
+
+/// Sets another limit to a batch that has a budget, at any time.
+///
+/// # Errors
+/// If it has none or one in another unit, if more than the limit is committed already, or what the
+/// store said.
+pub async fn change_budget(
+    store: &dyn Store,
+    batch: &BatchId,
+    limit: &Limit,
+) -> Result<Budget, ControlError> {
+    if store.batch(batch).await?.is_none() {
+        return Err(ControlError::NoSuchBatch(batch.clone()));
+    }
+    if store.budget(batch).await?.is_none() {
+        return Err(ControlError::NoBudget(batch.clone()));
+    }
+    let budget = store.limit_budget(batch, limit).await?;
+    same_unit(batch, &budget, limit)?;
+    if budget.allowed != limit.allowed {
+        let committed = budget.show(budget.committed).to_string();
+        return Err(ControlError::AlreadyCommitted { batch: batch.clone(), committed });
+    }
+    Ok(budget)
+}
+
+fn same_unit(batch: &BatchId, budget: &Budget, limit: &Limit) -> Result<(), ControlError> {
+    if budget.unit == limit.unit {
+        return Ok(());
+    }
+    let budget = budget.show(budget.allowed).to_string();
+    Err(ControlError::OtherUnit { batch: batch.clone(), budget })
 }
 
 /// A batch is done as soon as all its jobs have ended, also before somebody has written that down.

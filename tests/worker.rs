@@ -67,6 +67,7 @@ impl Bench {
             settings: Settings {
                 drain: true,
                 only: None,
+                prices: None,
                 shared: false,
                 max_held,
                 max_tries: 3,

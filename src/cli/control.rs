@@ -1,10 +1,12 @@
 //! `promptmill pause`, `resume` and `cancel`: a batch over all its workers.
 
+use super::budget::BudgetFlags;
 use super::{Exit, Failure, print};
 use crate::backends;
 use crate::config::Config;
 use crate::control::{self, ControlError};
 use crate::job::BatchId;
+use crate::prices::Prices;
 use crate::store::{Batch, BatchState};
 
 /// Let no new call of a batch begin; calls in flight end, and nothing is lost
@@ -22,6 +24,8 @@ pub(super) struct PauseArgs {
 pub(super) struct ResumeArgs {
     /// The batch
     batch: BatchId,
+    #[command(flatten)]
+    budget: BudgetFlags,
 }
 
 /// End a batch: what has ended is kept, pending jobs end as cancelled
@@ -37,7 +41,12 @@ pub(super) async fn pause(args: PauseArgs, config: Config) -> Result<Exit, Failu
 }
 
 pub(super) async fn resume(args: ResumeArgs, config: Config) -> Result<Exit, Failure> {
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
     let store = backends::open_store(&config).await?;
+    if let Some(limit) = args.budget.limit(&prices)? {
+        let budget = control::change_budget(store.as_ref(), &args.batch, &limit).await?;
+        print(&format!("batch {} has a budget of {budget}", args.batch));
+    }
     told(control::resume(store.as_ref(), &args.batch).await)
 }
 

@@ -1,6 +1,7 @@
 //! The doors: arguments in, library called, text out. Only here is anything printed.
 
 mod bench;
+mod budget;
 mod check;
 mod config;
 mod control;

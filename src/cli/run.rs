@@ -9,15 +9,17 @@ use clap::ValueHint;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::BudgetFlags;
 use super::endpoint::EndpointFlags;
 use super::input::Input;
 use super::progress::{Shown, Whole};
 use super::summary::{self, Summary, ThisRun};
 use super::{Exit, Failure, interrupt, print, say, telling};
 use crate::config::{Config, Deployment};
-use crate::intake::{self, EnqueueError};
+use crate::intake::{self, EnqueueError, Reading};
 use crate::job::BatchId;
 use crate::outcome::Ending;
+use crate::prices::Prices;
 use crate::queue::Queue;
 use crate::queue::local::LocalQueue;
 use crate::report::batches;
@@ -75,6 +77,8 @@ pub(super) struct Args {
     /// The longest line that is read [default: 16]
     #[arg(long, value_name = "MIB")]
     max_line_mib: Option<usize>,
+    #[command(flatten)]
+    budget: BudgetFlags,
     /// Write the results in the order of the input
     #[arg(long)]
     ordered: bool,
@@ -90,7 +94,10 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let config = with_flags(config, &args)?;
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let state = StateDir::hold(&config.state.dir).map_err(Failure::usage)?;
-    let input = Input::read(&args.inputs, config.reading(), state.path()).await?;
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
+    args.budget.limit(&prices)?;
+    let reading = Reading { is_bounded: args.budget.is_given(), ..config.reading() };
+    let input = Input::read(&args.inputs, reading, state.path()).await?;
     if input.checked.faults > 0 && !args.skip_invalid {
         input.report_faults();
         return Ok(Exit::Usage);
@@ -108,10 +115,12 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     } else {
         config
     };
+    args.budget.check_prices(&input.checked.models, &config, &prices)?;
     let batch = args.batch.clone().unwrap_or_else(|| input.checked.batch_name(&input.sources));
     let mut job = Run::open(&config, &args, input, batch).await?;
+    args.budget.give(&job.store, &job.batch, &prices).await?;
     job.enqueue().await?;
-    let (halt, seconds) = job.work(&config, stop).await?;
+    let (halt, seconds) = job.work(&config, prices, stop).await?;
     job.finish(halt, seconds).await
 }
 
@@ -223,7 +232,8 @@ impl Run {
         let enqueued = enqueued.map_err(|error| match error {
             EnqueueError::Changed { .. }
             | EnqueueError::InputChanged { .. }
-            | EnqueueError::Cancelled(_) => Failure::usage(error),
+            | EnqueueError::Cancelled(_)
+            | EnqueueError::Budgeted { .. } => Failure::usage(error),
             error => Failure::unreachable(error),
         })?;
         if !self.quiet {
@@ -240,7 +250,12 @@ impl Run {
         Ok(())
     }
 
-    async fn work(&self, config: &Config, stop: CancellationToken) -> Result<(Halt, f64), Failure> {
+    async fn work(
+        &self,
+        config: &Config,
+        prices: Prices,
+        stop: CancellationToken,
+    ) -> Result<(Halt, f64), Failure> {
         let targets = config.targets().map_err(Failure::usage)?;
         let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
         let shown = (!self.quiet).then(|| {
@@ -252,7 +267,11 @@ impl Run {
             queue: self.queue.clone(),
             store: Arc::new(self.store.clone()),
             targets,
-            settings: Settings { only: Some(self.batch.clone()), ..config.worker(true) },
+            settings: Settings {
+                only: Some(self.batch.clone()),
+                prices: Some(Arc::new(prices)),
+                ..config.worker(true)
+            },
             progress: self.progress.clone(),
         };
         let began = Instant::now();

@@ -62,8 +62,9 @@ fn line(s: &Standing) -> String {
         if endings.is_empty() { String::new() } else { format!(", {}", endings.join(", ")) };
     let (state, usage) = (s.state.as_str(), s.totals.usage);
     let why = s.reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    let budget = s.budget.as_ref().map_or(String::new(), |budget| format!(", budget of {budget}"));
     format!(
-        "{}: {state}{why}, {} jobs{ended}, {} pending, {} prompt and {} completion tokens",
+        "{}: {state}{why}, {} jobs{ended}, {} pending, {} prompt and {} completion tokens{budget}",
         s.batch, s.jobs, s.pending, usage.prompt, usage.completion
     )
 }

@@ -9,6 +9,7 @@ use super::{Exit, Failure, interrupt, say, summary};
 use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::outcome::Ending;
+use crate::prices::Prices;
 use crate::report::batches;
 use crate::telemetry;
 use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
@@ -27,6 +28,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         let message = "no endpoint to send the prompts to: set one in [[deployments]]";
         return Err(Failure::usage(anyhow::anyhow!(message)));
     }
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let backends = backends::open(&config).await?;
     let progress = Arc::<Progress>::default();
@@ -37,7 +39,11 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
         targets,
-        settings: Settings { shared: true, ..config.worker(args.drain) },
+        settings: Settings {
+            shared: true,
+            prices: Some(Arc::new(prices)),
+            ..config.worker(args.drain)
+        },
         progress: progress.clone(),
     };
     let telling = Telling::start(&config.webhook, &backends.store, &progress)?;

@@ -260,6 +260,7 @@ impl Config {
         Reading {
             default_model: self.input.model.clone(),
             models: models.filter(|models| !models.is_empty()),
+            is_bounded: false,
             max_line_bytes: self.input.max_line_mib << 20,
         }
     }
@@ -274,6 +275,7 @@ impl Config {
         worker::Settings {
             drain,
             only: None,
+            prices: None,
             shared: false,
             // Besides those in flight: enough that the store is written in large groups, and that no
             // call ever waits for the queue.

@@ -55,6 +55,11 @@ pub enum EnqueueError {
          another --batch"
     )]
     Cancelled(BatchId),
+    #[error(
+        "batch '{batch}' has a budget of {budget}: give it here too, so that the input is checked for \
+         what its prompts may cost"
+    )]
+    Budgeted { batch: BatchId, budget: String },
     #[error("the task that reads the input panicked; its message is above")]
     Panicked,
 }
@@ -83,6 +88,12 @@ pub async fn enqueue(
     (queue, store): (&dyn Queue, &dyn Store),
     sent: impl Fn(u64),
 ) -> Result<Enqueued, EnqueueError> {
+    if !reading.is_bounded
+        && let Some(budget) = store.budget(batch).await?
+    {
+        let budget = budget.show(budget.allowed).to_string();
+        return Err(EnqueueError::Budgeted { batch: batch.clone(), budget });
+    }
     let begin = [BatchState::Running, BatchState::Done];
     let before = store.change_state(batch, &begin, BatchState::Enqueuing, None).await?;
     if before.as_ref().is_some_and(|batch| batch.state == BatchState::Cancelled) {

@@ -107,6 +107,7 @@ mod tests {
                 faults: 0,
                 shown: Vec::new(),
                 notes: Vec::new(),
+                models: Default::default(),
                 fingerprint: name,
                 fault_lines,
                 repeated: Vec::new(),

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::budget::Budget;
 use crate::job::BatchId;
 use crate::store::{Batch, BatchState, Store, StoreError, Totals};
 
@@ -12,6 +13,8 @@ pub struct Standing {
     pub state: BatchState,
     /// Why it is in this state, where somebody said so.
     pub reason: Option<String>,
+    /// What it may cost, where that is limited.
+    pub budget: Option<Budget>,
     pub jobs: u64,
     pub pending: u64,
     #[serde(flatten)]
@@ -19,11 +22,12 @@ pub struct Standing {
 }
 
 impl Standing {
-    fn new(batch: &Batch, totals: Totals) -> Self {
+    fn new(batch: &Batch, budget: Option<Budget>, totals: Totals) -> Self {
         Self {
             batch: batch.id.clone(),
             state: if is_finished(batch, &totals) { BatchState::Done } else { batch.state },
             reason: batch.reason.clone(),
+            budget,
             jobs: batch.jobs,
             pending: batch.jobs.saturating_sub(totals.ended()),
             totals,
@@ -46,7 +50,8 @@ pub async fn standings(
     let mut standings = Vec::with_capacity(batches.len());
     for batch in batches {
         let totals = store.totals(&batch.id).await?;
-        standings.push(Standing::new(&batch, totals));
+        let budget = store.budget(&batch.id).await?;
+        standings.push(Standing::new(&batch, budget, totals));
     }
     Ok(standings)
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Caller, Ended, Permit};
+use super::attempt::{Caller, Ended, Permit, UNFUNDED};
 use super::held::Held;
 use super::postpone::Postponed;
 use super::record::Finished;
@@ -235,6 +235,10 @@ impl Conductor {
             return;
         }
         let now = Instant::now();
+        if held.batch.purse().is_some_and(|purse| purse.is_short()) {
+            self.wait(held, now + UNFUNDED);
+            return;
+        }
         let job = &held.delivery.job;
         let left = |at: Timestamp| {
             Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
@@ -260,10 +264,14 @@ impl Conductor {
             if due <= now || held.batch.course() != Course::Go {
                 self.line_up(held);
             } else {
-                self.next_retry += 1;
-                self.retries.push(Reverse(Retry { due: (due, self.next_retry), held }));
+                self.wait(held, due);
             }
         }
+    }
+
+    fn wait(&mut self, held: Held, due: Instant) {
+        self.next_retry += 1;
+        self.retries.push(Reverse(Retry { due: (due, self.next_retry), held }));
     }
 
     fn obey(&mut self, order: Order) {

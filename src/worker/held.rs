@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::Progress;
 use super::states::Known;
 use crate::admission::DeploymentIndex;
+use crate::job::Estimate;
 use crate::model::verdict::ErrorReply;
 use crate::queue::{Delivery, LockToken, Queue};
 
@@ -28,6 +29,8 @@ const SHORTEST_LOCK: Duration = Duration::from_secs(2);
 /// A delivery that waits, runs or is being recorded.
 pub(super) struct Held {
     pub(super) delivery: Delivery,
+    /// What it may take.
+    pub(super) estimate: Estimate,
     /// What the service books for one call of it.
     pub(super) charge: u64,
     /// Calls so far that count as tries, those of earlier deliveries included.
@@ -60,12 +63,16 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.locks.with(|held| held.remove(&self.lock));
+        self.locks.progress.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The locks of everything we hold.
-#[derive(Default)]
-pub(super) struct Locks(Mutex<HashMap<LockToken, Lock>>);
+pub(super) struct Locks {
+    held: Mutex<HashMap<LockToken, Lock>>,
+    /// Is told how many there are.
+    progress: Arc<Progress>,
+}
 
 struct Lock {
     expires: Instant,
@@ -84,20 +91,35 @@ impl Lock {
 }
 
 impl Locks {
+    pub(super) fn new(progress: Arc<Progress>) -> Self {
+        Self { held: Mutex::default(), progress }
+    }
+
     pub(super) fn hold(
         self: &Arc<Self>,
         delivery: Delivery,
         batch: Arc<Known>,
-        charge: u64,
+        estimate: Estimate,
         room: OwnedSemaphorePermit,
     ) -> Held {
         let left = until(delivery.locked_until);
         let since = Instant::now();
         let lock = Lock { expires: since + left, half_life: left / 2, lost: false };
         self.with(|held| held.insert(delivery.lock, lock));
+        self.progress.held.fetch_add(1, Ordering::Relaxed);
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
-        let attempts = delivery.job.history.tries;
-        Held { delivery, charge, attempts, last_error: None, failed_at: None, batch, since, place }
+        let (attempts, charge) = (delivery.job.history.tries, estimate.charge());
+        Held {
+            delivery,
+            estimate,
+            charge,
+            attempts,
+            last_error: None,
+            failed_at: None,
+            batch,
+            since,
+            place,
+        }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {
@@ -119,7 +141,7 @@ impl Locks {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<LockToken, Lock>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -129,12 +151,11 @@ pub(super) fn until(at: Timestamp) -> Duration {
 }
 
 /// Renews every lock at half of its life, for as long as the task runs.
-pub(super) async fn keep_locks(queue: Arc<dyn Queue>, locks: Arc<Locks>, progress: Arc<Progress>) {
+pub(super) async fn keep_locks(queue: Arc<dyn Queue>, locks: Arc<Locks>) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         let due = locks.due(look.tick().await);
-        progress.held.store(locks.with(|held| held.len()) as u64, Ordering::Relaxed);
         if due.is_empty() {
             continue;
         }

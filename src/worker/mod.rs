@@ -5,6 +5,7 @@
 //!    ▲                  ▲  owns Admission    │
 //!    └── room ──────────┼────────────────────┴── end of call, job to try again
 //!                       ├─ postpone_all gives jobs back whose next try is far off
+//!                       ├─ treasury keeps a purse of each budget that calls draw on
 //!                       ├─ states says whose batch is paused or cancelled
 //!                       ├─ keep_locks renews what all of them hold
 //!                       └─ sharing says which part of the quotas is ours
@@ -19,10 +20,12 @@ mod held;
 mod hold;
 mod postpone;
 mod pull;
+mod purse;
 mod record;
 pub(crate) mod retry;
 mod shares;
 mod states;
+mod treasury;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +41,7 @@ use crate::admission::{Admission, Member};
 use crate::job::BatchId;
 use crate::model::Client;
 use crate::outcome::{Ending, Outcome, Usage};
+use crate::prices::Prices;
 use crate::queue::{Queue, QueueError};
 use crate::store::{Recorded, Store, StoreError};
 use held::{Held, Locks};
@@ -63,6 +67,8 @@ pub struct Settings {
     pub only: Option<BatchId>,
     /// Other workers use the same queue and quotas: it takes its share of both.
     pub shared: bool,
+    /// What tokens cost, for batches with a budget of money.
+    pub prices: Option<Arc<Prices>>,
     /// Deliveries held at a time, waiting and in flight together.
     pub max_held: usize,
     /// Calls of one job that may end in a passing fault before it is dead.
@@ -122,7 +128,7 @@ pub struct Progress {
     pub throttled: AtomicU64,
     /// Calls that ended in a passing fault.
     pub faults: AtomicU64,
-    /// Deliveries in this worker's hands, a few times a second.
+    /// Deliveries in this worker's hands.
     pub held: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
@@ -171,7 +177,7 @@ impl Worker {
     /// # Errors
     /// If the queue or the store fails for good; nothing that it held is lost.
     pub async fn run(self, stop: CancellationToken) -> Result<Halt, WorkerError> {
-        let locks = Arc::<Locks>::default();
+        let locks = Arc::new(Locks::new(self.progress.clone()));
         let grace = self.settings.shutdown_grace;
         let (to_admission, arriving) = mpsc::channel(4);
         let calls = self.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
@@ -179,16 +185,12 @@ impl Worker {
         // Ends the whole pipeline when one of its tasks fails.
         let ending = stop.child_token();
 
-        let states = Arc::new(states::States::new(self.store.clone()));
         let (to_conductor, orders) = mpsc::channel(4);
-        let watching = states.clone().watch(to_conductor.clone(), ending.clone());
-        let watching = tokio::spawn(watching);
+        let states = states::States::new(self.store.clone(), &self.settings, to_conductor.clone());
+        let states = Arc::new(states);
+        let watching = tokio::spawn(states.clone().watch(ending.clone()));
         let (to_postpone, postponed) = mpsc::channel(calls.max(64));
-        let keeping = tokio::spawn(held::keep_locks(
-            self.queue.clone(),
-            locks.clone(),
-            self.progress.clone(),
-        ));
+        let keeping = tokio::spawn(held::keep_locks(self.queue.clone(), locks.clone()));
         let puller = pull::Puller {
             queue: self.queue.clone(),
             store: self.store.clone(),
@@ -235,12 +237,13 @@ impl Worker {
             Arc::new(caller),
             self.settings.clone(),
             self.progress,
-            states,
+            states.clone(),
             conductor::Inbox { arriving, orders },
         );
         let (halt, back) = conductor.run(&ending).await;
         ending.cancel();
         give_back(self.queue.as_ref(), back).await;
+        states.close().await;
         if let Some(sharing) = sharing {
             sharing.await.map_err(|_| WorkerError::Panicked)?;
         }

@@ -18,7 +18,7 @@ use super::record::{self, Finished};
 use super::states::{self, Course, Known, States};
 use super::{Settings, WorkerError, retry};
 use crate::admission::charge;
-use crate::job::BatchId;
+use crate::job::{BatchId, Estimate};
 use crate::queue::{Delivery, Queue, QueueError};
 use crate::store::Store;
 
@@ -166,9 +166,9 @@ impl Puller {
         self.hold.follow(until(first.locked_until), Instant::now());
         let hold = |delivery: Delivery| {
             let place = room.split(1).expect("no more is received than there is room for");
-            let charge = charge_of(&delivery);
+            let estimate = estimate_of(&delivery);
             let batch = batches[&delivery.job.batch_id].clone();
-            self.locks.hold(delivery, batch, charge, place)
+            self.locks.hold(delivery, batch, estimate, place)
         };
         let held: Vec<Held> = deliveries.into_iter().map(hold).collect();
         let received = held.len();
@@ -251,8 +251,7 @@ impl Puller {
     }
 }
 
-fn charge_of(delivery: &Delivery) -> u64 {
+fn estimate_of(delivery: &Delivery) -> Estimate {
     let job = &delivery.job;
-    let estimate = job.estimate.unwrap_or_else(|| charge::estimate(job.api, &job.model, &job.body));
-    estimate.charge()
+    job.estimate.unwrap_or_else(|| charge::estimate(job.api, &job.model, &job.body))
 }

@@ -12,13 +12,17 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::record;
+use super::purse::Purse;
 use super::shares::Order;
+use super::treasury::Treasury;
+use super::{Settings, record};
 use crate::job::BatchId;
+use crate::prices::Prices;
 use crate::store::{Batch, BatchState, Store, StoreError};
 
 /// How often the states are looked at: what is paused or cancelled goes on for so long at the most.
@@ -32,6 +36,9 @@ const REMEMBER: Duration = Duration::from_secs(60);
 /// little, however large it is.
 const AGAIN: Duration = Duration::from_secs(5);
 const APART: Duration = Duration::from_millis(1);
+
+/// How long a store that is away may keep us from ending.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What becomes of a batch's jobs that are not in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +66,35 @@ impl Course {
 pub(super) struct Known {
     id: BatchId,
     course: AtomicU8,
+    /// None: it may cost whatever it costs.
+    purse: Option<Arc<Purse>>,
+    closed: CancellationToken,
 }
 
 impl Known {
-    fn new(id: BatchId, course: Course) -> Self {
-        Self { id, course: AtomicU8::new(course as u8) }
+    fn new(id: BatchId, course: Course, purse: Option<Arc<Purse>>) -> Self {
+        let closed = CancellationToken::new();
+        Self { id, course: AtomicU8::new(course as u8), purse, closed }
     }
 
+    pub(super) fn id(&self) -> &BatchId {
+        &self.id
+    }
+
+    pub(super) fn purse(&self) -> Option<&Arc<Purse>> {
+        self.purse.as_ref()
+    }
+
+    /// What becomes of its jobs now.
     pub(super) fn course(&self) -> Course {
+        match self.stored_course() {
+            Course::Go if self.purse.as_ref().is_some_and(|purse| purse.is_shut()) => Course::Wait,
+            course => course,
+        }
+    }
+
+    /// What the store said last.
+    pub(super) fn stored_course(&self) -> Course {
         match self.course.load(Ordering::Relaxed) {
             0 => Course::Go,
             1 => Course::Wait,
@@ -75,14 +103,22 @@ impl Known {
     }
 
     /// Returns whether that is another one.
-    fn set(&self, course: Course) -> bool {
-        self.course.swap(course as u8, Ordering::Relaxed) != course as u8
+    pub(super) fn set(&self, course: Course) -> bool {
+        let before = self.course.swap(course as u8, Ordering::Relaxed);
+        if before != course as u8 && course == Course::Go {
+            self.purse.iter().for_each(|purse| purse.reopen());
+        }
+        before != course as u8
     }
 }
 
 /// The batches of which this worker holds or lately held jobs.
 pub(super) struct States {
     store: Arc<dyn Store>,
+    prices: Option<Arc<Prices>>,
+    has_siblings: bool,
+    orders: mpsc::Sender<Order>,
+    treasuries: Mutex<JoinSet<()>>,
     known: Mutex<HashMap<BatchId, Entry>>,
     spread: Mutex<Spread>,
     failing: AtomicBool,
@@ -94,9 +130,17 @@ struct Entry {
 }
 
 impl States {
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        settings: &Settings,
+        orders: mpsc::Sender<Order>,
+    ) -> Self {
         Self {
             store,
+            prices: settings.prices.clone(),
+            has_siblings: settings.shared,
+            orders,
+            treasuries: Mutex::default(),
             known: Mutex::default(),
             spread: Mutex::default(),
             failing: AtomicBool::new(false),
@@ -121,9 +165,12 @@ impl States {
         });
         let look = |id: BatchId| async move {
             let batch = record::until_reached(|| self.store.batch(&id)).await?;
-            Ok::<_, StoreError>(Arc::new(Known::new(id, Course::of(batch.as_ref()))))
+            let budget = record::until_reached(|| self.store.budget(&id)).await?;
+            let purse = budget.map(|budget| Arc::new(Purse::new(budget, self.prices.clone())));
+            Ok::<_, StoreError>(Arc::new(Known::new(id, Course::of(batch.as_ref()), purse)))
         };
         for known in try_join_all(new.into_iter().map(look)).await? {
+            self.keep(&known);
             let held_at = Instant::now();
             let entry = Entry { known: known.clone(), held_at };
             self.with(|entries| entries.insert(known.id.clone(), entry));
@@ -132,18 +179,41 @@ impl States {
         Ok(all)
     }
 
+    fn keep(&self, known: &Arc<Known>) {
+        let Some(purse) = known.purse() else { return };
+        let treasury = Treasury {
+            store: self.store.clone(),
+            known: known.clone(),
+            purse: purse.clone(),
+            has_siblings: self.has_siblings,
+            orders: self.orders.clone(),
+        };
+        let mut treasuries = self.treasuries.lock().unwrap_or_else(PoisonError::into_inner);
+        while treasuries.try_join_next().is_some() {}
+        treasuries.spawn(treasury.keep(known.closed.clone()));
+    }
+
+    /// To be called when all calls have ended: what is left of budgets is given back.
+    pub(super) async fn close(&self) {
+        self.with(|entries| entries.drain().for_each(|(_, entry)| entry.known.closed.cancel()));
+        let treasuries = {
+            let mut treasuries = self.treasuries.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *treasuries)
+        };
+        // Nobody is left who could order; a full channel must not keep them.
+        if tokio::time::timeout(GOODBYE, treasuries.join_all()).await.is_err() {
+            warn!("the store is away: what is left of budgets stays committed");
+        }
+    }
+
     /// Looks at the states until stopped, and tells the conductor when one is another.
-    pub(super) async fn watch(
-        self: Arc<Self>,
-        orders: mpsc::Sender<Order>,
-        stop: CancellationToken,
-    ) {
+    pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let watching = async {
             loop {
                 look.tick().await;
-                if self.look().await && orders.send(Order::Recheck).await.is_err() {
+                if self.look().await && self.orders.send(Order::Recheck).await.is_err() {
                     return;
                 }
             }
@@ -159,10 +229,16 @@ impl States {
         let now = Instant::now();
         let known: Vec<_> = self.with(|entries| {
             entries.retain(|_, entry| {
-                if Arc::strong_count(&entry.known) > 1 {
+                // Its treasury has a share in it too.
+                let own = if entry.known.purse.is_some() { 2 } else { 1 };
+                if Arc::strong_count(&entry.known) > own {
                     entry.held_at = now;
                 }
-                now.saturating_duration_since(entry.held_at) < REMEMBER
+                let stays = now.saturating_duration_since(entry.held_at) < REMEMBER;
+                if !stays {
+                    entry.known.closed.cancel();
+                }
+                stays
             });
             entries.values().map(|entry| entry.known.clone()).collect()
         });

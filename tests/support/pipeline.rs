@@ -47,6 +47,7 @@ pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
             spill_after: Duration::ZERO,
             drain: true,
             only: None,
+            prices: None,
             max_held: 16,
             max_tries: 3,
             max_deliveries: 5,
