@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 use promptmill::simulator::{Faults, Settings};
 use serde_json::Value;
+use support::broker;
 use support::cli::{Ended, Place, chat};
 use support::otlp::{Receiver, Span};
 use support::service::Service;
@@ -176,6 +177,55 @@ fn measurements(receiver: &Receiver, service: &Service) {
     for metric in ["quota.limit", "quota.used", "quota.share", "in_flight", "held"] {
         assert!(!receiver.points(&format!("promptmill.{metric}")).is_empty(), "{metric}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_service_bus_a_trace_goes_on_where_others_began_it() {
+    let Some(receiver) = receiver() else { return };
+    let simulator =
+        promptmill::simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default());
+    let simulator = simulator.await.unwrap();
+    let broker = broker::start(broker::jobs()).await;
+    let place = Place::new();
+    place.write("in.jsonl", format!("{}\n", chat("ours", PROMPT, 16)));
+    let text = format!(
+        "[queue.service_bus]\nqueue = \"{}\"\nconnection_string = \"{}\"\n\
+         [[deployments]]\nendpoint = \"http://{}/openai/v1\"\n",
+        broker::JOBS,
+        broker.connection_string(),
+        simulator.addr()
+    );
+    place.write("promptmill.toml", text);
+    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())];
+    let step = |args: &[&str]| {
+        let ended = Ended::from(place.command(args).envs(env).output().unwrap());
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+    };
+    step(&["enqueue", "in.jsonl", "--batch", "b"]);
+    let python = std::env::var("PROMPTMILL_PEER_PYTHON").unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/service_bus_trace.py");
+    let output = std::process::Command::new("timeout")
+        .args(["60", &python, script, &broker.connection_string(), broker::JOBS])
+        .arg(format!("00-{}-{}-01", "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    step(&["work", "--drain"]);
+
+    let spans = receiver.spans();
+    let find = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let (send, call) = (find("send jobs"), find("chat gpt-4.1-mini"));
+    assert_eq!(send.trace, call.trace);
+    assert_eq!(call.text("gen_ai.provider.name"), "azure.ai.openai");
+    assert_eq!(send.text("messaging.system"), "servicebus");
+    // OTLP's JSON has ids in base64.
+    let theirs = find("embeddings text-embedding-3-small");
+    assert_eq!(theirs.trace, "CvdlGRbNQ92ESOshHIAxnA==");
+    let process: Vec<_> = spans.iter().filter(|span| span.name == "process jobs").collect();
+    assert_eq!(process.len(), 2);
+    assert!(process.iter().any(|span| span.parent == "t61rcWkgMzE="), "of their span");
+    let receives = spans.iter().filter(|span| span.name == "receive jobs");
+    assert_eq!(receives.map(|span| span.links).sum::<usize>(), 2, "a link to each message");
 }
 
 #[test]

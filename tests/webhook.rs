@@ -113,6 +113,24 @@ fn run_tells_when_its_results_are_written() {
 }
 
 #[test]
+fn a_cancelled_batch_is_told_of_when_its_last_job_has_ended() {
+    let Some(receiver) = receiver(0) else { return };
+    let service = Service::start(Settings::default());
+    let place = place(&service, &receiver.url);
+    enqueue(&place);
+    let cancelled = place.run(&["cancel", "night"]);
+    assert_eq!(cancelled.code, Some(0), "{}", cancelled.err);
+    assert_eq!(receiver.lines().len(), 0, "its jobs have not ended yet");
+    place.run(&["work", "--drain"]);
+    let lines = receiver.lines();
+    let event = one_end(&lines);
+    assert_eq!((lines.len(), &event["type"]), (1, &json!("batch.cancelled")));
+    assert_eq!(event["data"]["endings"], json!({ "cancelled": JOBS }));
+    place.run(&["work", "--drain"]);
+    assert_eq!(receiver.lines().len(), 1);
+}
+
+#[test]
 fn half_a_webhook_is_told_at_start_and_no_secret_is_shown() {
     let place = Place::new();
     place.write("promptmill.toml", "[webhook]\nurl = \"https://a\"\n");
