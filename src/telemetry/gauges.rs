@@ -38,8 +38,8 @@ pub fn watch(progress: &Arc<Progress>) {
     };
     gauge(
         "promptmill.quota.limit",
-        "{token}/min",
-        "The deployment's whole quota, as learnt or as configured",
+        "{token}",
+        "Tokens a minute of the whole deployment, as learnt or as configured",
         |d| d.tpm_learnt.or(d.tpm_configured).map(|tpm| tpm as f64),
     );
     gauge("promptmill.quota.used", "{token}", "Tokens booked in the last minute", |d| {
