@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use promptmill::simulator::{Faults, Settings};
 use serde_json::Value;
@@ -59,7 +59,7 @@ fn through(place: &Place, env: &[(&str, &str)]) -> Vec<Ended> {
 #[test]
 fn a_job_is_one_trace_over_two_processes_by_the_conventions() {
     let Some(receiver) = receiver() else { return };
-    let faults = Faults { rate_500: 0.2, ..Faults::default() };
+    let faults = Faults { rate_500: 0.2, rate_429: 0.1, ..Faults::default() };
     let service = Service::start(Settings { faults, ..Settings::default() });
     let place = place(&service, "");
     let ends = through(&place, &[("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())]);
@@ -78,6 +78,7 @@ fn a_job_is_one_trace_over_two_processes_by_the_conventions() {
     assert!(spans.iter().any(|span| span.is_error), "faults are told");
 
     measurements(&receiver, &service);
+    documented(&receiver);
     let log: String = ends.iter().map(|ended| ended.log.clone()).collect();
     for line in log.lines().filter(|line| line.starts_with('{')) {
         serde_json::from_str::<Value>(line).unwrap();
@@ -135,7 +136,9 @@ fn a_whole_trace(trace: &[&Span]) {
     assert!(call.number("gen_ai.usage.input_tokens").unwrap() > 0);
     assert!(call.number("gen_ai.usage.output_tokens").unwrap() > 0);
     assert_eq!(call.number("http.response.status_code"), Some(200));
-    assert_eq!(call.number("promptmill.try"), Some(failed.len() as i64 + 1));
+    // A refusal for quota is no try.
+    let tries = failed.iter().filter(|call| call.text("error.type") != "429").count();
+    assert_eq!(call.number("promptmill.try"), Some(tries as i64 + 1));
     assert!(call.attributes.contains_key("gen_ai.response.finish_reasons"));
 }
 
@@ -177,6 +180,30 @@ fn measurements(receiver: &Receiver, service: &Service) {
     for metric in ["quota.limit", "quota.used", "quota.share", "in_flight", "held"] {
         assert!(!receiver.points(&format!("promptmill.{metric}")).is_empty(), "{metric}");
     }
+}
+
+/// Every metric is in the document's table, with the name that Prometheus gives it by its rules, and no
+/// other metric is.
+fn documented(receiver: &Receiver) {
+    let prometheus = |(name, unit, kind): (String, String, &str)| {
+        let suffix = match (unit.as_str(), kind) {
+            ("s", _) => "_seconds",
+            ("1", "gauge") => "_ratio",
+            (_, "sum") => "_total",
+            _ => "",
+        };
+        let translated = format!("{}{suffix}", name.replace('.', "_"));
+        (name, translated)
+    };
+    let told: BTreeSet<_> = receiver.metrics().into_iter().map(prometheus).collect();
+    let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
+    let row = |line: &str| -> Option<(String, String)> {
+        let cells: Vec<_> = line.strip_prefix("| `")?.strip_suffix("` |")?.split('|').collect();
+        (cells.len() == 4).then(|| (cell(cells[0]), cell(cells[3])))
+    };
+    let document = include_str!("../docs/telemetry.md");
+    let metrics = document.split("## Metrics").nth(1).unwrap().split("\n## ").next().unwrap();
+    assert_eq!(told, metrics.lines().filter_map(row).collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,21 @@ impl Receiver {
         spans
     }
 
+    /// All metrics: name, unit and kind of data.
+    pub fn metrics(&self) -> Vec<(String, String, &'static str)> {
+        let lines = self.0.lines();
+        let requests = lines.iter().filter(|line| line["path"] == "/v1/metrics");
+        let resources = requests.flat_map(|line| many(&line["request"]["resourceMetrics"]));
+        let scopes = resources.flat_map(|resource| many(&resource["scopeMetrics"]));
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let kind = |metric: &Value| {
+            let kinds = ["sum", "gauge", "histogram"];
+            kinds.into_iter().find(|kind| metric.get(kind).is_some()).unwrap()
+        };
+        let metrics = scopes.flat_map(|scope| many(&scope["metrics"]));
+        metrics.map(|metric| (text(&metric["name"]), text(&metric["unit"]), kind(metric))).collect()
+    }
+
     /// The points of one metric, from all processes, the latest last: attributes and point.
     pub fn points(&self, metric: &str) -> Vec<(HashMap<String, Value>, Value)> {
         let lines = self.0.lines();
