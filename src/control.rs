@@ -138,7 +138,7 @@ async fn refuse_finished(store: &dyn Store, id: &BatchId) -> Result<(), ControlE
     let Some(batch) = store.batch(id).await? else {
         return Err(ControlError::NoSuchBatch(id.clone()));
     };
-    if batch.state == Running && batches::is_finished(&batch, &store.totals(id).await?) {
+    if batches::is_finished(&batch, &store.totals(id).await?) {
         batches::close(store, id).await?;
         return Err(ControlError::Done(id.clone()));
     }

@@ -11,7 +11,6 @@
 
 pub mod budget;
 pub mod job;
-pub mod notice;
 pub mod outcome;
 pub mod share;
 

@@ -76,15 +76,6 @@ CREATE TABLE budgets (
     committed INTEGER NOT NULL,
     spent     INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE notices (
-    id      TEXT PRIMARY KEY,
-    body    TEXT    NOT NULL,
-    -- Unix ms.
-    made_at INTEGER NOT NULL,
-    due     INTEGER NOT NULL,
-    tries   INTEGER NOT NULL,
-    heard   INTEGER NOT NULL
-) WITHOUT ROWID;
 CREATE TABLE outcomes (
     seq               INTEGER PRIMARY KEY,
     job_id            BLOB    NOT NULL UNIQUE,

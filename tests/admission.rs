@@ -9,9 +9,9 @@ mod pool;
 
 use std::time::Duration;
 
-use pool::{Report, Scene, Service, Sizes};
+use pool::{Flex, Report, Scene, Service, Sizes};
 use promptmill::admission::deployment::Limits;
-use promptmill::admission::deployment::Service::Provisioned;
+use promptmill::admission::deployment::Service::{Flex as FlexTier, Provisioned};
 
 const MIXED: Sizes = Sizes::Mixed(50, 8_000);
 
@@ -172,6 +172,35 @@ fn a_provisioned_deployment_is_used_first_and_the_rest_spills() {
     let ptu = Service { told: limits, ptu: true, ..one(300_000) };
     let report = Scene::of(vec![ptu, Service { tier: 1, ..one(120_000) }]).sized(MIXED).run(8);
     check("provisioned, and what spills over", &report, 0, 0.97, 0.04);
+}
+
+#[test]
+fn a_flex_tier_is_used_while_it_has_room_and_shares_the_quota() {
+    let flex = Flex { room: minutes(2), period: minutes(4), quota_of: 1 };
+    let limits = Limits { service: FlexTier, ..told(Some(300_000)) };
+    let lanes = vec![
+        Service { told: limits, flex: Some(flex), ..one(300_000) },
+        Service { tier: 1, ..one(300_000) },
+    ];
+    let report = Scene::of(lanes).sized(MIXED).run(14);
+    let [flex, standard] = &report.services[..] else { panic!("two lanes") };
+    let both: Vec<_> = flex.windows.iter().zip(&standard.windows).map(|(f, s)| f + s).collect();
+    let used = both.iter().sum::<f64>() / both.len() as f64;
+    println!(
+        "flex room in two of four minutes, one quota: {:.2} % used, by minutes of flex {:?}, {} of \
+         {} calls tried for room, {} refused for quota",
+        used * 100.0,
+        flex.windows,
+        report.no_room,
+        report.succeeded,
+        report.refused,
+    );
+    assert!(both.iter().all(|used| *used >= 0.98), "{both:?}");
+    // Its room lasts for all of these windows, and for none of those.
+    assert!([0, 4, 8, 12].iter().all(|n| flex.windows[*n] >= 0.95), "{:?}", flex.windows);
+    assert!([2, 6, 10].iter().all(|n| flex.windows[*n] == 0.0), "{:?}", flex.windows);
+    assert_eq!((report.lost, report.refused), (0, 0));
+    assert!((report.no_room as f64) < 0.05 * report.succeeded as f64, "{}", report.no_room);
 }
 
 #[test]

@@ -125,7 +125,12 @@ async fn four_workers_use_a_budget_up_and_never_more() {
     let budget = TOKENS.to_string();
     let enqueue = ["enqueue", "in.jsonl", "--batch", "night", "--token-budget", &budget];
     ok(place.run(&enqueue));
-    let at_work = workers(&place, 4);
+    let mut at_work = workers(&place, 4);
+    for worker in &mut at_work {
+        until("a worker ends", || !worker.is_running()).await;
+    }
+    let used = billed(&simulator);
+    assert!(used > TOKENS - 4 * 100, "{used} of {TOKENS} were used");
     spend_and_raise(&place, &simulator, at_work).await;
     let after = standing(&place);
     let billed = billed(&simulator);

@@ -8,12 +8,13 @@ mod cosmos_support;
 mod support;
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use promptmill::simulator::{self, Latency, Settings, Simulator};
 use serde_json::Value;
 use support::broker::{self, QueueSettings};
 use support::cli::{Ended, Place, Running, chats};
+use tokio::time::Instant;
 
 const JOBS: usize = 1_200;
 const LOCK: Duration = Duration::from_secs(5);

@@ -48,8 +48,6 @@ macro_rules! contract_on {
                     payloads_of_any_size_come_back_until_they_are_deleted,
                     words_are_heard_as_they_were_said_until_they_are_taken_back,
                     of_words_said_at_the_same_time_the_later_reader_hears_both,
-                    a_notice_is_kept_until_it_is_heard_and_its_name_for_ever,
-                    of_those_who_take_a_notice_at_the_same_time_one_has_it,
                     empty_calls_do_nothing,
                 }
             }

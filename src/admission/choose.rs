@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::deployment::{Deployment, Gate};
+use super::deployment::Gate;
 use super::line::{Heap, Rank, Waiting};
+use super::quota::Quota;
 use super::{Admission, Lane, Next};
 
 /// What a job must have left until its deadline to be tried on the flex tier: a slow call there
@@ -49,9 +50,9 @@ impl<T> Admission<T> {
         if let Some(deadline) = head.deadline {
             sooner(wake, deadline);
         }
-        let left = members.iter().map(|n| &self.deployments[*n]).filter(|d| d.retired().is_none());
+        let left = members.iter().filter(|n| self.deployments[**n].retired().is_none());
         // With none left nothing is said about the job: it is given back.
-        let largest = left.map(Deployment::largest).max()?;
+        let largest = left.map(|n| self.quotas[self.places[*n].quota].largest()).max()?;
         if head.charge <= largest {
             return None;
         }
@@ -70,7 +71,7 @@ impl<T> Admission<T> {
         for n in 0..self.tiers[tier].len() {
             let index = self.tiers[tier][n];
             let Some(pick) = self.look(index, wake, now) else { continue };
-            match self.deployments[index].gather(pick.charge, now) {
+            match self.quota(index).gather(pick.charge, now) {
                 Ok(()) => {
                     let turn = self.places[index].turn;
                     let is_better = choice.as_ref().is_none_or(|(other, best)| {
@@ -90,9 +91,17 @@ impl<T> Admission<T> {
         choice
     }
 
+    fn gate(&mut self, index: usize, now: Instant) -> Gate {
+        self.deployments[index].gate(&mut self.quotas[self.places[index].quota], now)
+    }
+
+    fn quota(&mut self, index: usize) -> &mut Quota {
+        &mut self.quotas[self.places[index].quota]
+    }
+
     /// What a deployment would take if it has the tokens.
     fn look(&mut self, index: usize, wake: &mut Wake, now: Instant) -> Option<Pick> {
-        let closed_until = match self.deployments[index].gate(now) {
+        let closed_until = match self.gate(index, now) {
             Gate::Open { room, until } => {
                 let pick = self.pick(index, room, wake, now);
                 if let Some(until) = until {
@@ -101,7 +110,7 @@ impl<T> Admission<T> {
                         self.expect(index, until);
                         let is_waited_for = |lane: &usize| self.lanes[*lane].head.is_some();
                         if self.places[index].lanes.iter().any(is_waited_for) {
-                            self.deployments[index].wait_for_quota(now, until);
+                            self.quota(index).wait(now, until);
                         }
                     }
                 }
@@ -197,11 +206,12 @@ impl<T> Admission<T> {
 
     /// The chosen deployment had its turn. One that was idle takes none of its past with it.
     pub(super) fn advance_turn(&mut self, index: usize, charge: u64) {
-        let place = &mut self.places[index];
+        let place = &self.places[index];
         let began = place.turn.max(self.turn);
         self.turn = began;
-        let weight = place.weight.unwrap_or_else(|| self.deployments[index].size());
-        place.turn = began + charge as f64 / weight.max(1e-9);
+        let size = || self.deployments[index].size(&self.quotas[place.quota]);
+        let weight = place.weight.unwrap_or_else(size);
+        self.places[index].turn = began + charge as f64 / weight.max(1e-9);
     }
 }
 

@@ -1,8 +1,7 @@
 //! One deployment's state: what it may take now, and what its answers taught us.
 //!
-//! Pure: every decision takes `now`. It joins the parts that each know one thing: the pace of tokens
-//! and requests, what was learnt of the quota, the calls in flight, the pause that a 429 asked for,
-//! and the breaker.
+//! Pure: every decision takes `now`. It joins the parts that each know one thing: the calls in flight,
+//! the pause that a 429 asked for, and the breaker; its `quota` may be another's too, and is handed in.
 
 use std::time::Duration;
 
@@ -12,30 +11,19 @@ use tracing::{info, warn};
 use super::Booking;
 use super::breaker::{Breaker, Passage};
 use super::calls::Calls;
-use super::demand::Meter;
-use super::learn::Learner;
 pub use super::limits::{Limits, Service};
-use super::pace::{Later, Pace};
+use super::quota::Quota;
+use super::recent::Recent;
 use super::snapshot::{BreakerState, Snapshot};
 use crate::model::headers::RateHeaders;
-
-/// The part of the requests' quota that is paced out: the service judges them in slices as short as
-/// one second.
-const REQUESTS_USED: f64 = 0.98;
-
-/// What may be caught up on after a late wake-up.
-const TOKEN_SLACK: Duration = Duration::from_millis(250);
-const REQUEST_SLACK: Duration = Duration::from_millis(50);
-
-/// How often the pace is looked at, and how far off it may be meanwhile.
-const LOOK: Duration = Duration::from_millis(100);
-const RATE_STEP: f64 = 0.005;
 
 /// How long a deployment that is not found may stay so before it is out of the pool, if others can
 /// do its work: right after its creation it takes some minutes (Azure docs: DeploymentNotFound), and
 /// how often it is tried.
 const MISSING_FOR: Duration = Duration::from_secs(300);
 const MISSING_PAUSE: Duration = Duration::from_secs(15);
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// The least pause of a flex lane without room: its 429 is about the service's capacity.
 const FLEX_PAUSE: Duration = Duration::from_secs(5);
@@ -59,6 +47,21 @@ pub enum Feedback {
     Misconfigured { why: String },
 }
 
+/// How a call ended, and what the response told.
+pub struct End<'a> {
+    pub booking: &'a Booking,
+    pub feedback: Feedback,
+    pub told: &'a RateHeaders,
+    /// No other deployment can do its work.
+    pub is_last: bool,
+}
+
+struct Refusal<'a> {
+    booking: &'a Booking,
+    until: Instant,
+    told: &'a RateHeaders,
+}
+
 /// Whether a deployment takes calls at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
@@ -78,15 +81,12 @@ pub enum Gate {
 pub struct Deployment {
     name: Box<str>,
     limits: Limits,
-    learner: Learner,
-    meter: Meter,
-    tokens: Option<Pace>,
-    requests: Option<Pace>,
-    looked_at: Option<Instant>,
-    room: Option<RoomSeen>,
+    /// What was booked here.
+    booked: Recent,
     calls: Calls,
+    /// A quota that was unknown at first is paced now.
+    is_freed: bool,
     in_flight: usize,
-    share: f64,
     paused_until: Option<Instant>,
     breaker: Breaker,
     missing_since: Option<Instant>,
@@ -95,31 +95,14 @@ pub struct Deployment {
     utilisation: Option<f64>,
 }
 
-/// The room of a window when it was last looked at.
-#[derive(Clone, Copy)]
-struct RoomSeen {
-    /// The total up to which we may book.
-    tokens: f64,
-    /// The room of a whole window.
-    whole: u64,
-    until: Instant,
-}
-
 impl Deployment {
-    pub fn new(name: &str, limits: Limits, now: Instant) -> Self {
-        let is_paced = limits.tpm.is_some() || limits.rpm.is_some();
-        let rpm = limits.rpm.map(|rpm| rpm as f64 * REQUESTS_USED * (1.0 - limits.reserve));
-        let mut deployment = Self {
+    pub fn new(name: &str, limits: Limits, is_paced: bool, now: Instant) -> Self {
+        Self {
             name: name.into(),
-            learner: Learner::new(name, limits.tpm, limits.reserve, now),
-            meter: Meter::new(now),
-            tokens: None,
-            requests: rpm.map(|rate| Pace::new(rate, REQUEST_SLACK, now)),
-            looked_at: None,
-            room: None,
+            booked: Recent::new(now),
             calls: Calls::new(limits.concurrency, is_paced),
+            is_freed: false,
             in_flight: 0,
-            share: 1.0,
             paused_until: None,
             breaker: Breaker::default(),
             missing_since: None,
@@ -127,14 +110,12 @@ impl Deployment {
             latency: None,
             utilisation: None,
             limits,
-        };
-        deployment.adjust_pace(now);
-        deployment
+        }
     }
 
     /// Whether it takes calls now, whatever their number of tokens a minute.
-    pub fn gate(&mut self, now: Instant) -> Gate {
-        self.meter.waits_no_more(now);
+    pub fn gate(&mut self, quota: &mut Quota, now: Instant) -> Gate {
+        quota.wait_no_more(now);
         if self.retired.is_some() {
             return Gate::Retired;
         }
@@ -149,111 +130,53 @@ impl Deployment {
             Passage::All if self.in_flight >= self.calls.allowed() => return Gate::WhenACallEnds,
             Passage::All => {}
         }
-        let room_is_over = self.room.is_some_and(|room| now >= room.until);
-        if room_is_over || self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK)
-        {
-            self.adjust_pace(now);
+        let (room, until) = quota.room(now);
+        if quota.has_tokens() && !self.is_freed {
+            self.is_freed = true;
+            self.calls.free();
         }
-        let Some(room) = self.room.filter(|room| now < room.until) else {
-            return Gate::Open { room: self.learner.largest(), until: None };
-        };
-        // Since the look only our own bookings count: the next look is soon.
-        let left = (room.tokens - self.learner.total()).max(0.0) as u64;
-        if left >= room.whole {
-            // What is larger than any window is the service's to judge.
-            return Gate::Open { room: self.learner.largest(), until: None };
-        }
-        Gate::Open { room: left, until: Some(room.until) }
-    }
-
-    fn look_at_room(&mut self, now: Instant) {
-        let whole = self.learner.whole_window().min(self.learner.largest());
-        let total = self.learner.total();
-        self.room = self.learner.room(now).map(|room| RoomSeen {
-            tokens: room.tokens as f64 + total,
-            whole,
-            until: room.until,
-        });
-    }
-
-    /// Gathers what a call of this charge needs.
-    ///
-    /// # Errors
-    /// When to ask again, and when to expect it.
-    pub fn gather(&mut self, charge: u64, now: Instant) -> Result<(), Later> {
-        let tokens = self.tokens.as_mut().map_or(Ok(()), |tokens| tokens.gather(charge, now));
-        let requests = self.requests.as_mut().map_or(Ok(()), |requests| requests.gather(1, now));
-        let gathered = match (tokens, requests) {
-            (Err(a), Err(b)) => {
-                Err(Later { ask_at: a.ask_at.min(b.ask_at), expected: a.expected.max(b.expected) })
-            }
-            (tokens, requests) => tokens.and(requests),
-        };
-        if let Err(later) = &gathered {
-            self.wait_for_quota(now, later.ask_at);
-        }
-        gathered
-    }
-
-    /// Notes that a job waits for quota, until then at the longest.
-    pub fn wait_for_quota(&mut self, now: Instant, until: Instant) {
-        self.meter.waits(now, until);
-    }
-
-    /// What could have been used since this was last asked, as a part of the whole quota.
-    pub fn demand(&mut self, now: Instant) -> f64 {
-        self.meter.demand(now)
-    }
-
-    /// How much of a minute's whole quota a call takes.
-    fn minutes(&self, charge: u64) -> f64 {
-        let tokens = self.learner.limit().map_or(0.0, |limit| charge as f64 / limit.max(1.0));
-        let requests = self.limits.rpm.map_or(0.0, |rpm| 1.0 / rpm as f64);
-        tokens.max(requests)
+        Gate::Open { room, until }
     }
 
     /// Books a call that the gate let through and whose charge is gathered.
-    pub fn book(&mut self, index: super::DeploymentIndex, charge: u64, now: Instant) -> Booking {
-        if let Some(tokens) = &mut self.tokens {
-            tokens.spend(charge);
-        }
-        if let Some(requests) = &mut self.requests {
-            requests.spend(1);
-        }
+    pub fn book(
+        &mut self,
+        quota: &mut Quota,
+        index: super::DeploymentIndex,
+        charge: u64,
+        now: Instant,
+    ) -> Booking {
         self.in_flight += 1;
-        self.meter.used(self.minutes(charge));
-        let total = self.learner.book(charge, now);
+        self.booked.add(charge as f64, now);
+        let total = quota.book(charge, now);
         Booking { deployment: index, charge, at: now, total, is_probe: self.breaker.begin() }
     }
 
-    /// Ends a call that [`Self::book`] began. `is_last`: no other deployment can do its work.
-    pub fn observe(
-        &mut self,
-        booking: &Booking,
-        feedback: Feedback,
-        told: &RateHeaders,
-        is_last: bool,
-        now: Instant,
-    ) {
+    /// Ends a call that [`Self::book`] began.
+    pub fn observe(&mut self, quota: &mut Quota, end: End<'_>, now: Instant) {
+        let End { booking, feedback, told, is_last } = end;
         let in_flight = self.in_flight;
         self.in_flight = in_flight.saturating_sub(1);
-        self.hear_requests(told, now);
+        quota.hear_requests(told, now);
         match feedback {
             Feedback::Responded => {
                 self.missing_since = None;
                 self.utilisation = told.utilisation.or(self.utilisation);
-                self.learner.hear(booking, told, now);
+                quota.hear(booking, told, now);
                 self.calls.succeed(told.utilisation);
                 self.succeed(booking, now);
             }
             Feedback::Faulted { why } => {
-                self.learner.hear(booking, told, now);
+                quota.hear(booking, told, now);
                 if self.breaker.fail(booking.is_probe, &why, now) {
                     warn!(deployment.name = %self.name, why, "keeps failing: calls go elsewhere");
                 }
             }
             Feedback::Unclear => self.breaker.end_unclear(booking.is_probe),
-            Feedback::Throttled { until } => self.throttle(booking, until, told, in_flight, now),
+            Feedback::Throttled { until } => {
+                let refusal = Refusal { booking, until, told };
+                self.throttle(quota, refusal, in_flight, now);
+            }
             Feedback::Unreachable { why } => {
                 if self.breaker.unreachable(booking.is_probe, &why, now) {
                     warn!(deployment.name = %self.name, why, "can't be reached");
@@ -273,9 +196,6 @@ impl Deployment {
                 self.retire(why);
             }
         }
-        if self.learner.limit().is_some() && self.tokens.is_none() {
-            self.adjust_pace(now);
-        }
     }
 
     fn succeed(&mut self, booking: &Booking, now: Instant) {
@@ -289,22 +209,24 @@ impl Deployment {
 
     fn throttle(
         &mut self,
-        booking: &Booking,
-        until: Instant,
-        told: &RateHeaders,
+        quota: &mut Quota,
+        refusal: Refusal<'_>,
         in_flight: usize,
         now: Instant,
     ) {
+        let Refusal { booking, until, told } = refusal;
         self.breaker.end_unclear(booking.is_probe);
+        self.booked.take_back(booking.charge as f64, booking.at);
         self.utilisation = told.utilisation.or(self.utilisation);
         match self.limits.service {
-            Service::Flex => self.pause(until.max(now + FLEX_PAUSE)),
+            Service::Flex => {
+                self.pause(until.max(now + FLEX_PAUSE));
+                quota.take_back(booking);
+            }
             Service::Provisioned => self.pause(until),
             Service::Standard => {
                 self.pause(until);
-                if self.learner.may_be_full(booking, told) {
-                    self.learner.refused(booking, until, told, now);
-                }
+                quota.refused(booking, until, told, now);
             }
         }
         if self.limits.service != Service::Standard || told.limit_tokens.is_none() {
@@ -323,57 +245,9 @@ impl Deployment {
         }
     }
 
-    /// Requests a minute, as the service tells them.
-    fn hear_requests(&mut self, told: &RateHeaders, now: Instant) {
-        let Some(limit) = told.limit_requests.filter(|limit| Some(*limit) != self.limits.rpm)
-        else {
-            return;
-        };
-        info!(deployment.name = %self.name, "the service says {limit} requests a minute");
-        self.limits.rpm = Some(limit);
-        self.set_requests(now);
-    }
-
-    fn set_requests(&mut self, now: Instant) {
-        let Some(rpm) = self.limits.rpm else { return };
-        let rate = rpm as f64 * REQUESTS_USED * (1.0 - self.limits.reserve) * self.share;
-        match &mut self.requests {
-            Some(requests) => requests.set_rate(rate, now),
-            none => *none = Some(Pace::new(rate, REQUEST_SLACK, now)),
-        }
-    }
-
-    fn adjust_pace(&mut self, now: Instant) {
-        self.looked_at = Some(now);
-        self.look_at_room(now);
-        let saved = self.tokens.as_ref().map_or(0, Pace::saved);
-        let Some(rate) = self.learner.rate(saved, now).filter(|_| self.is_metered()) else {
-            return;
-        };
-        match &mut self.tokens {
-            Some(tokens) if (tokens.per_minute() / rate - 1.0).abs() > RATE_STEP => {
-                tokens.set_rate(rate, now);
-            }
-            Some(_) => {}
-            none => {
-                *none = Some(Pace::new(rate, TOKEN_SLACK, now));
-                self.calls.free();
-            }
-        }
-    }
-
-    /// Lets this instance use a part of the quota, or of the calls in flight where there is none.
-    pub fn set_share(&mut self, share: f64, now: Instant) {
-        self.share = share.clamp(1e-6, 1.0);
-        self.learner.set_share(self.share);
-        self.set_requests(now);
-        self.adjust_pace(now);
-        let is_paced = self.tokens.is_some() || self.requests.is_some();
-        self.calls.set_share(if is_paced { 1.0 } else { self.share });
-    }
-
-    fn is_metered(&self) -> bool {
-        self.limits.service != Service::Provisioned
+    /// Lets this instance have only a part of the calls in flight.
+    pub fn set_share(&mut self, share: f64) {
+        self.calls.set_share(share);
     }
 
     /// When a call can be expected to end, if any is under way.
@@ -393,19 +267,10 @@ impl Deployment {
         self.limits.service == Service::Flex
     }
 
-    /// The largest charge it can ever take.
-    pub fn largest(&self) -> u64 {
-        self.learner.largest()
-    }
-
     /// How much it can take beside the others: its quota, or its calls where it has none.
-    pub fn size(&self) -> f64 {
-        self.learner.limit().unwrap_or(self.limits.concurrency as f64 * 1_000.0) * self.share
-    }
-
-    /// Tokens booked in the last minute.
-    pub fn used(&mut self, now: Instant) -> u64 {
-        self.learner.used(now) as u64
+    pub fn size(&self, quota: &Quota) -> f64 {
+        let calls = self.limits.concurrency as f64 * 1_000.0;
+        quota.limit().unwrap_or(calls) * quota.share()
     }
 
     /// Since when no connection could be made, and why.
@@ -427,20 +292,21 @@ impl Deployment {
         self.in_flight
     }
 
-    /// Its state for display; `waiting` is the tokens in line for it.
-    pub fn snapshot(&mut self, tier: u8, waiting: u64, now: Instant) -> Snapshot {
+    /// Its state for display; `place`: its tier, and the tokens in line for it.
+    pub fn snapshot(&mut self, quota: &Quota, place: (u8, u64), now: Instant) -> Snapshot {
+        let (tier, waiting) = place;
         let left = |until: Instant| (until > now).then(|| (until - now).as_millis() as u64);
         Snapshot {
             name: self.name.to_string(),
             tier,
             service: self.limits.service,
             tpm_configured: self.limits.tpm,
-            tpm_learnt: self.learner.learnt().map(|limit| limit as u64),
-            rpm: self.limits.rpm,
-            charge_factor: self.learner.factor(),
+            tpm_learnt: quota.learnt().map(|limit| limit as u64),
+            rpm: quota.rpm(),
+            charge_factor: quota.factor(),
             reserve: self.limits.reserve,
-            share: self.share,
-            used_last_minute: self.used(now),
+            share: quota.share(),
+            used_last_minute: self.booked.since(now - MINUTE, now) as u64,
             waiting,
             in_flight: self.in_flight,
             calls_allowed: self.calls.allowed(),

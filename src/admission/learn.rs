@@ -141,11 +141,6 @@ impl Learner {
         self.total
     }
 
-    /// Tokens booked in the last minute.
-    pub fn used(&mut self, now: Instant) -> f64 {
-        self.recent.since(now - Duration::from_secs(60), now)
-    }
-
     /// Hears what a response told.
     pub fn hear(&mut self, booking: &Booking, told: &RateHeaders, now: Instant) {
         self.hear_limit(told);
@@ -209,18 +204,23 @@ impl Learner {
         if off(alone) < off(seen) { alone } else { seen }
     }
 
-    /// Hears that a call was refused for tokens until then.
-    pub fn refused(&mut self, booking: &Booking, until: Instant, told: &RateHeaders, now: Instant) {
-        self.hear_limit(told);
+    /// Takes back what a call was booked with that the service did not charge.
+    pub fn take_back(&mut self, booking: &Booking) {
         let charge = booking.charge as f64;
         self.total = (self.total - charge).max(0.0);
         self.recent.take_back(charge, booking.at);
         self.windows.take_back(booking);
+    }
+
+    /// Hears that a call was refused for tokens until then.
+    pub fn refused(&mut self, booking: &Booking, until: Instant, told: &RateHeaders, now: Instant) {
+        self.hear_limit(told);
+        self.take_back(booking);
         if self.told.is_some() {
             self.windows.refused(booking, until, now);
             self.margin = (self.margin * 2.0).min(LARGEST_MARGIN);
         } else {
-            self.find(charge, until, now);
+            self.find(booking.charge as f64, until, now);
         }
     }
 

@@ -20,6 +20,7 @@ mod learn;
 mod limits;
 mod line;
 mod pace;
+mod quota;
 mod recent;
 pub mod shares;
 pub mod snapshot;
@@ -32,8 +33,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::headers::RateHeaders;
-use deployment::{Deployment, Feedback, Limits};
+use deployment::{Deployment, End, Feedback, Limits, Service};
 use line::{Line, Waiting};
+use quota::Quota;
 use snapshot::{Snapshot, Standing};
 
 /// How long a job that a deployment failed waits for another one.
@@ -55,6 +57,8 @@ pub struct Member {
     /// Its part among the tier's deployments while all have room; absent: by their quotas.
     pub weight: Option<f64>,
     pub limits: Limits,
+    /// What makes a quota one: deployments of the same name here use it together. Empty: its own.
+    pub quota: String,
 }
 
 /// The line of the jobs that the same deployments can serve.
@@ -106,6 +110,7 @@ pub enum Next<T> {
 pub struct Admission<T> {
     deployments: Vec<Deployment>,
     places: Vec<Place>,
+    quotas: Vec<Quota>,
     /// Deployments by tier, the first tier first.
     tiers: Vec<Vec<usize>>,
     lanes: Vec<Lane<T>>,
@@ -124,6 +129,8 @@ pub struct Admission<T> {
 struct Place {
     tier: u8,
     weight: Option<f64>,
+    /// Which of the quotas it uses.
+    quota: usize,
     /// The lanes it serves.
     lanes: Vec<usize>,
     /// Work it was given, by its weight: the least goes first.
@@ -147,6 +154,7 @@ impl<T> Admission<T> {
         let mut admission = Self {
             deployments: Vec::with_capacity(members.len()),
             places: Vec::with_capacity(members.len()),
+            quotas: Vec::with_capacity(members.len()),
             tiers: Vec::new(),
             lanes: Vec::new(),
             by_model: HashMap::new(),
@@ -164,15 +172,46 @@ impl<T> Admission<T> {
             let of = (0..members.len()).filter(|n| members[*n].tier == tier);
             admission.tiers.push(of.collect());
         }
+        let mut known = HashMap::new();
         for (index, member) in members.iter().enumerate() {
             let serves = |lane: &usize| admission.lanes[*lane].members.contains(&index);
             let lanes = (0..admission.lanes.len()).filter(serves).collect();
+            let quota = admission.quota_of(index, &members, &mut known, now);
             let (tier, weight) = (member.tier, member.weight);
-            admission.places.push(Place { tier, weight, lanes, turn: 0.0 });
-            let deployment = Deployment::new(&member.name, member.limits.clone(), now);
+            admission.places.push(Place { tier, weight, quota, lanes, turn: 0.0 });
+            let is_paced = admission.quotas[quota].is_paced();
+            let deployment = Deployment::new(&member.name, member.limits.clone(), is_paced, now);
             admission.deployments.push(deployment);
         }
         admission
+    }
+
+    /// The quota of a member: one that an earlier member uses too, or another.
+    fn quota_of<'a>(
+        &mut self,
+        index: usize,
+        members: &'a [Member],
+        known: &mut HashMap<&'a str, usize>,
+        now: Instant,
+    ) -> usize {
+        let Member { name, limits, quota, .. } = &members[index];
+        // What is provisioned has no quota a minute that could be the same.
+        let is_same = !quota.is_empty() && limits.service != Service::Provisioned;
+        if let Some(same) = known.get(quota.as_str()).filter(|_| is_same) {
+            return *same;
+        }
+        let mut limits = limits.clone();
+        if is_same {
+            let others = members[index..].iter().filter(|other| other.quota == *quota);
+            for other in others.map(|other| &other.limits) {
+                limits.tpm = limits.tpm.or(other.tpm);
+                limits.rpm = limits.rpm.or(other.rpm);
+                limits.reserve = limits.reserve.max(other.reserve);
+            }
+            known.insert(quota, self.quotas.len());
+        }
+        self.quotas.push(Quota::new(name, &limits, now));
+        self.quotas.len() - 1
     }
 
     /// One lane for all models that the same deployments serve.
@@ -242,7 +281,8 @@ impl<T> Admission<T> {
             if let Some(job) = self.lanes[pick.lane].line.pop(pick.heap) {
                 self.advance_turn(deployment, pick.charge);
                 let index = DeploymentIndex(deployment);
-                let booking = self.deployments[deployment].book(index, pick.charge, now);
+                let quota = &mut self.quotas[self.places[deployment].quota];
+                let booking = self.deployments[deployment].book(quota, index, pick.charge, now);
                 return Next::Go(job.item, booking);
             }
         }
@@ -266,19 +306,26 @@ impl<T> Admission<T> {
         };
         let is_last =
             matches!(feedback, Feedback::Missing { .. }) && !(0..self.deployments.len()).any(stays);
-        self.deployments[index].observe(booking, feedback, told, is_last, now);
+        let quota = &mut self.quotas[self.places[index].quota];
+        let end = End { booking, feedback, told, is_last };
+        self.deployments[index].observe(quota, end, now);
     }
 
     /// Lets this instance use a part of a deployment's quota (from 0 to 1), or of its calls in flight
     /// where it has no quota. It can change at any time; a greater one brings no burst.
     pub fn set_share(&mut self, deployment: DeploymentIndex, share: f64, now: Instant) {
-        self.deployments[deployment.0].set_share(share, now);
+        let share = share.clamp(1e-6, 1.0);
+        let quota = &mut self.quotas[self.places[deployment.0].quota];
+        quota.set_share(share, now);
+        // Where there is no quota, the calls in flight are shared.
+        let of_calls = if quota.is_paced() { 1.0 } else { share };
+        self.deployments[deployment.0].set_share(of_calls);
     }
 
     /// Tokens in line for a deployment: its part of what others may take too, by their sizes.
     fn waiting_for(&self, index: usize) -> u64 {
         let size = |n: &usize| match self.deployments[*n].retired() {
-            None => self.deployments[*n].size(),
+            None => self.deployments[*n].size(&self.quotas[self.places[*n].quota]),
             Some(_) => 0.0,
         };
         let part = |lane: &usize| {
@@ -293,14 +340,17 @@ impl<T> Admission<T> {
     pub fn snapshot(&mut self, now: Instant) -> Vec<Snapshot> {
         let waiting: Vec<_> = (0..self.places.len()).map(|n| self.waiting_for(n)).collect();
         let each = self.deployments.iter_mut().zip(&self.places).zip(waiting);
-        each.map(|((deployment, place), waiting)| deployment.snapshot(place.tier, waiting, now))
-            .collect()
+        each.map(|((deployment, place), waiting)| {
+            deployment.snapshot(&self.quotas[place.quota], (place.tier, waiting), now)
+        })
+        .collect()
     }
 
     /// Every deployment's state, with what could have been used of it since this was last asked.
     pub fn standings(&mut self, now: Instant) -> Vec<Standing> {
-        let states = self.snapshot(now).into_iter().zip(&mut self.deployments);
-        states.map(|(state, d)| Standing { demand: d.demand(now), state }).collect()
+        let demands: Vec<_> = self.quotas.iter_mut().map(|quota| quota.demand(now)).collect();
+        let states = self.snapshot(now).into_iter().zip(&self.places);
+        states.map(|(state, place)| Standing { demand: demands[place.quota], state }).collect()
     }
 
     /// Takes the waiting jobs out that suit.

@@ -90,15 +90,18 @@ impl Deployment {
         let lane_name = || if self.flex { plain_name() + "-flex" } else { plain_name() };
         let name = self.name.clone().unwrap_or_else(lane_name);
         let tokens = self.tokens(&name, endpoint.token_scope())?;
+        let names = self.names();
+        let quota = endpoint.quota_key(names.first().map(String::as_str));
         let client = Client::new(endpoint, request_timeout)?;
         let client = client.with_tier(if self.flex { Tier::Flex } else { Tier::AsAsked });
         Ok(Target {
             member: Member {
                 name,
-                models: self.names(),
+                models: names,
                 tier: self.tier,
                 weight: self.weight,
                 limits: self.limits(),
+                quota,
             },
             client: tokens.into_iter().fold(client, Client::with_tokens),
         })

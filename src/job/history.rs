@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Amendment;
 use super::trace::{self, TraceParent};
 
 /// Characters kept of an error: enough to know it by, small enough for every message.
@@ -30,6 +31,9 @@ pub struct History {
     /// The trace that it belongs to, and the step in it that sent or handed out this message.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "trace::read_leniently")]
     pub traceparent: Option<TraceParent>,
+    /// What was amended when it came back from the dead letters.
+    #[serde(skip_serializing_if = "Amendment::is_empty")]
+    pub amendment: Amendment,
 }
 
 impl History {
@@ -46,12 +50,8 @@ impl History {
 
     /// The job begins anew; what it was stays known.
     pub(crate) fn resubmit(&mut self) {
-        *self = Self {
-            resubmitted: self.resubmitted + 1,
-            first_enqueued: self.first_enqueued,
-            traceparent: self.traceparent,
-            ..Self::default()
-        };
+        self.resubmitted += 1;
+        (self.tries, self.postponed, self.last_error) = (0, 0, None);
     }
 }
 

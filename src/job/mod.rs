@@ -4,7 +4,9 @@
 //! that are too large for one, `history` what a job carries from one message to the next, and `trace`
 //! which trace it belongs to.
 
+mod amendment;
 mod aside;
+pub(crate) mod edit;
 mod history;
 mod message;
 mod trace;
@@ -18,6 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use amendment::Amendment;
 pub use aside::Aside;
 pub use history::History;
 pub use trace::{BadTraceParent, TraceParent};
@@ -185,14 +188,6 @@ impl Job {
     /// A fingerprint of what is asked (API and body), to tell a repeated job from a changed one.
     pub fn digest(&self) -> u64 {
         self.aside.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
-    }
-
-    /// Makes a dead letter's job one to be worked again. It may have been worked meanwhile, so it is
-    /// to be looked up.
-    pub(crate) fn begin_anew(&mut self) {
-        self.history.resubmit();
-        self.not_before = None;
-        self.look_up = true;
     }
 }
 

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::job::{Job, JobId};
+use crate::job::{Amendment, Job, JobId};
 use crate::store::Recorded;
 
 /// One hand-out's key to its lock; a redelivery gets a new one.
@@ -197,12 +197,16 @@ pub trait Queue: Send + Sync {
     /// empty list says that there are no more.
     async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Puts dead letters back into the queue as new jobs: delivery count and tries begin anew, the
-    /// history goes on. Returns the numbers of those that were put back; what is no job, not there
+    /// Puts dead letters back into the queue as new jobs, amended: delivery count and tries begin
+    /// anew, the history goes on. Returns the numbers of those that were put back; what is no job, not there
     /// or held by somebody else is left alone.
     ///
     /// To be called when their outcomes are withdrawn: see [`crate::intake::dead_letters`].
-    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError>;
+    async fn resubmit(
+        &self,
+        numbers: &[i64],
+        amendment: &Amendment,
+    ) -> Result<Vec<i64>, QueueError>;
 
     /// Deletes dead letters; returns the numbers of those that were there.
     async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError>;

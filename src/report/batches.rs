@@ -6,6 +6,9 @@ use crate::budget::Budget;
 use crate::job::BatchId;
 use crate::store::{Batch, BatchState, Store, StoreError, Totals};
 
+/// A batch in one of these states is done as soon as all its jobs have ended.
+const ENDABLE: [BatchState; 2] = [BatchState::Running, BatchState::Paused];
+
 /// One batch, counted now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Standing {
@@ -23,10 +26,11 @@ pub struct Standing {
 
 impl Standing {
     fn new(batch: &Batch, budget: Option<Budget>, totals: Totals) -> Self {
+        let is_done = is_finished(batch, &totals);
         Self {
             batch: batch.id.clone(),
-            state: if is_finished(batch, &totals) { BatchState::Done } else { batch.state },
-            reason: batch.reason.clone(),
+            state: if is_done { BatchState::Done } else { batch.state },
+            reason: batch.reason.clone().filter(|_| !is_done),
             budget,
             jobs: batch.jobs,
             pending: batch.jobs.saturating_sub(totals.ended()),
@@ -63,7 +67,7 @@ pub async fn standings(
 /// What the store said.
 pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
     for batch in store.batches().await? {
-        if batch.state != BatchState::Running {
+        if !ENDABLE.contains(&batch.state) {
             continue;
         }
         let totals = store.totals(&batch.id).await?;
@@ -74,15 +78,15 @@ pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Marks a running batch as done. One that was paused or cancelled meanwhile stays so.
+/// Marks a batch as done. One that was cancelled meanwhile stays so.
 ///
 /// # Errors
 /// What the store said.
 pub async fn close(store: &dyn Store, batch: &BatchId) -> Result<(), StoreError> {
-    store.change_state(batch, &[BatchState::Running], BatchState::Done, None).await.map(drop)
+    store.change_state(batch, &ENDABLE, BatchState::Done, None).await.map(drop)
 }
 
 /// A batch that is still being enqueued does not know its number of jobs yet.
 pub(crate) fn is_finished(batch: &Batch, totals: &Totals) -> bool {
-    batch.state == BatchState::Running && totals.ended() >= batch.jobs
+    ENDABLE.contains(&batch.state) && totals.ended() >= batch.jobs
 }

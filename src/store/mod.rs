@@ -23,7 +23,6 @@ use uuid::Uuid;
 
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
-use crate::notice::Notice;
 use crate::outcome::{Ending, Outcome, Usage};
 use crate::share::Word;
 
@@ -299,24 +298,6 @@ pub trait Store: Send + Sync {
 
     /// Takes an instance's word back; none is no error.
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError>;
-
-    /// Keeps a notice until it is heard. False if there is one of its name, heard or not: that one stays.
-    async fn add_notice(&self, notice: &Notice) -> Result<bool, StoreError>;
-
-    /// The notices that were not heard, in no order.
-    async fn notices(&self) -> Result<Vec<Notice>, StoreError>;
-
-    /// Sets a notice's time and tries, if they are as they were seen and it was not heard. Of those who
-    /// saw the same, one is told true: it is his to tell. A false may have been done all the same, and
-    /// the notice is then told at its new time.
-    async fn put_notice_off(
-        &self,
-        seen: &Notice,
-        later: (Timestamp, u32),
-    ) -> Result<bool, StoreError>;
-
-    /// Marks a notice as heard; its name stays known.
-    async fn notice_heard(&self, id: Uuid) -> Result<(), StoreError>;
 
     /// What was charged so far; `None` where nothing is.
     fn expense(&self) -> Option<Expense> {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::span::{self, Begin};
 use super::{Telemetry, active, names};
-use crate::job::{Job, TraceParent};
+use crate::job::{Amendment, Job, TraceParent};
 use crate::queue::{
     DeadLetter, Delivery, Depth, LockToken, Postponement, Queue, QueueError, Sent, Settlement,
     SettlementKind,
@@ -292,8 +292,12 @@ impl Queue for Observed {
         self.inner.dead_letters(from, max).await
     }
 
-    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
-        self.inner.resubmit(numbers).await
+    async fn resubmit(
+        &self,
+        numbers: &[i64],
+        amendment: &Amendment,
+    ) -> Result<Vec<i64>, QueueError> {
+        self.inner.resubmit(numbers, amendment).await
     }
 
     async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {

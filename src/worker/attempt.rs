@@ -15,6 +15,7 @@ use super::held::Held;
 use super::postpone::Postponed;
 use super::purse::Reserve;
 use super::record::{self, Finished};
+use super::states::Course;
 use super::{Progress, Target, retry};
 use crate::admission::deployment::Feedback;
 use crate::admission::{Booking, DeploymentIndex, Member};
@@ -134,6 +135,11 @@ impl Caller {
                 return permit.end(Feedback::Unclear, Some((held, Instant::now() + UNFUNDED)));
             }
         };
+        if held.place.is_lost() || held.batch.course() != Course::Go {
+            // It came while the store was asked for the body or the budget. Nothing was sent.
+            reserve.into_iter().for_each(|reserve| reserve.settle(0));
+            return permit.end(Feedback::Unclear, Some((held, Instant::now())));
+        }
         let began = Instant::now();
         let observed = Call::begin(&job, (name, &target.client), held.charge, held.attempts);
         let Called { verdict, told } = target.client.call(&job).await;

@@ -196,11 +196,7 @@ impl Worker {
             store: self.store.clone(),
             locks,
             states: states.clone(),
-            hold: hold::Hold::new(
-                self.settings.max_held,
-                self.settings.shared.then_some(2 * calls),
-                self.progress.clone(),
-            ),
+            hold: hold_for(calls, &self.settings, &self.progress),
             settings: self.settings.clone(),
             to_admission,
             to_postpone: to_postpone.clone(),
@@ -248,9 +244,11 @@ impl Worker {
             sharing.await.map_err(|_| WorkerError::Panicked)?;
         }
         watching.await.map_err(|_| WorkerError::Panicked)?;
-        let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
         // A store that is away for longer than the grace time must not keep us from ending.
         let patience = if matches!(halt, Ok(Halt::Drained)) { Duration::MAX } else { grace };
+        let pulled = tokio::time::timeout(patience, pulling).await;
+        let pulled = pulled.map_err(|_| WorkerError::NotRecorded)?;
+        let pulled = pulled.map_err(|_| WorkerError::Panicked)?;
         let recorded = tokio::time::timeout(patience, recording).await;
         let recorded = recorded.map_err(|_| WorkerError::NotRecorded)?;
         let recorded = recorded.map_err(|_| WorkerError::Panicked)?;
@@ -262,6 +260,11 @@ impl Worker {
             (halt, _) => Ok(halt),
         }
     }
+}
+
+fn hold_for(calls: usize, settings: &Settings, progress: &Arc<Progress>) -> hold::Hold {
+    let least = settings.shared.then_some(2 * calls);
+    hold::Hold::new(settings.max_held, least, progress.clone())
 }
 
 fn admission_to(targets: &[Target], spill_after: Duration) -> Admission<Held> {

@@ -253,5 +253,5 @@ impl Puller {
 
 fn estimate_of(delivery: &Delivery) -> Estimate {
     let job = &delivery.job;
-    job.estimate.unwrap_or_else(|| charge::estimate(job.api, &job.model, &job.body))
+    job.estimate.unwrap_or_else(|| charge::estimate(job.api, &job.model, &job.amended_body()))
 }

@@ -157,6 +157,7 @@ impl States {
         self.with(|entries| {
             for id in batches {
                 match entries.get(id) {
+                    _ if all.contains_key(id) => {}
                     Some(entry) => drop(all.insert(id.clone(), entry.known.clone())),
                     None if new.contains(id) => {}
                     None => new.push(id.clone()),
@@ -295,14 +296,21 @@ impl Spread {
 
 /// The batches that are paused, if nothing else is left to do: every other batch's jobs have all ended.
 pub(super) async fn only_paused(store: &dyn Store) -> Result<Option<Vec<BatchId>>, StoreError> {
-    let batches = store.batches().await?;
-    for batch in &batches {
-        let is_open = !matches!(batch.state, BatchState::Paused | BatchState::Done);
-        if is_open && store.totals(&batch.id).await?.ended() < batch.jobs {
+    let mut open = store.batches().await?;
+    open.retain(|batch| batch.state != BatchState::Done);
+    // Those that could say no come first: counting may cost much.
+    open.sort_by_key(|batch| batch.state == BatchState::Paused);
+    let mut left = Vec::new();
+    for batch in open {
+        if store.totals(&batch.id).await?.ended() >= batch.jobs {
+            continue;
+        }
+        if batch.state != BatchState::Paused {
             return Ok(None);
         }
+        left.push(batch.id);
     }
-    Ok(Some(paused(batches)))
+    Ok(Some(left))
 }
 
 /// Those of them that are paused.

@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use jiff::Timestamp;
 use promptmill::budget::{Claim, Limit};
 use promptmill::job::{BatchId, JobId};
-use promptmill::notice::Notice;
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
 use promptmill::share::{Part, Word};
 use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, Totals};
@@ -489,42 +487,6 @@ pub async fn of_words_said_at_the_same_time_the_later_reader_hears_both(store: A
     };
     let heard = futures_util::future::join_all((0..8).map(talk)).await;
     assert_eq!(heard.into_iter().max(), Some(8));
-}
-
-fn notice(id: u128, due: i64, tries: u32) -> Notice {
-    let at = |ms| Timestamp::from_millisecond(ms).unwrap();
-    let body = r#"{"text":"夜 \"x\""}"#.to_owned();
-    Notice { id: Uuid::from_u128(id), body, made_at: at(1_700_000_000_123), due: at(due), tries }
-}
-
-pub async fn a_notice_is_kept_until_it_is_heard_and_its_name_for_ever(store: AnyStore) {
-    assert_eq!(store.notices().await.unwrap(), []);
-    assert!(store.add_notice(&notice(1, 500, 0)).await.unwrap());
-    assert!(store.add_notice(&notice(2, 500, 0)).await.unwrap());
-    assert!(!store.add_notice(&notice(1, 900, 7)).await.unwrap(), "the first of a name stays");
-    let mut waiting = store.notices().await.unwrap();
-    waiting.sort_by_key(|notice| notice.id);
-    assert_eq!(waiting, [notice(1, 500, 0), notice(2, 500, 0)]);
-    let later = |ms, tries| (Timestamp::from_millisecond(ms).unwrap(), tries);
-    assert!(store.put_notice_off(&notice(1, 500, 0), later(800, 1)).await.unwrap());
-    assert!(!store.put_notice_off(&notice(1, 500, 0), later(800, 1)).await.unwrap(), "not as seen");
-    store.notice_heard(Uuid::from_u128(2)).await.unwrap();
-    store.notice_heard(Uuid::from_u128(9)).await.unwrap();
-    assert_eq!(store.notices().await.unwrap(), [notice(1, 800, 1)]);
-    assert!(!store.put_notice_off(&notice(2, 500, 0), later(800, 1)).await.unwrap());
-    assert!(!store.add_notice(&notice(2, 500, 0)).await.unwrap(), "it was heard");
-    assert_eq!(store.batches().await.unwrap(), []);
-}
-
-pub async fn of_those_who_take_a_notice_at_the_same_time_one_has_it(store: AnyStore) {
-    store.add_notice(&notice(1, 500, 0)).await.unwrap();
-    let take = |n: i64| {
-        let store = store.clone();
-        let later = (Timestamp::from_millisecond(1_000 + n).unwrap(), 1);
-        async move { store.put_notice_off(&notice(1, 500, 0), later).await.unwrap() }
-    };
-    let taken = futures_util::future::join_all((0..8).map(take)).await;
-    assert_eq!(taken.into_iter().filter(|taken| *taken).count(), 1);
 }
 
 pub async fn empty_calls_do_nothing(store: AnyStore) {

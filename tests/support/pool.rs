@@ -52,6 +52,21 @@ pub struct Service {
     pub others: u64,
     /// How far its window is when the scene begins.
     pub phase: Duration,
+    /// The flex tier: room for so long of each period, and the service whose quota it uses.
+    pub flex: Option<Flex>,
+}
+
+#[derive(Clone, Copy)]
+pub struct Flex {
+    pub room: Duration,
+    pub period: Duration,
+    pub quota_of: usize,
+}
+
+impl Flex {
+    fn has_room(self, at: Duration) -> bool {
+        at.as_nanos() % self.period.as_nanos() < self.room.as_nanos()
+    }
 }
 
 impl Default for Service {
@@ -70,6 +85,7 @@ impl Default for Service {
             changes: Vec::new(),
             others: 0,
             phase: Duration::from_millis(17_300),
+            flex: None,
         }
     }
 }
@@ -83,11 +99,14 @@ pub enum Sizes {
 }
 
 /// What came of a scene.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Report {
     pub services: Vec<Used>,
     pub succeeded: u64,
+    /// Calls refused for want of quota.
     pub refused: u64,
+    /// Calls refused for want of room on a flex tier.
+    pub no_room: u64,
     /// Jobs that were offered and are neither done nor anywhere.
     pub lost: i64,
 }
@@ -186,6 +205,7 @@ impl Run {
             name: format!("d{n}"),
             tier: s.tier,
             limits: s.told.clone(),
+            quota: format!("q{}", s.flex.map_or(n, |flex| flex.quota_of)),
             ..Member::default()
         };
         let members = scene.services.iter().enumerate().map(member).collect();
@@ -205,7 +225,7 @@ impl Run {
             dice: 7,
             waiting: 0,
             under_way: 0,
-            report: Report { services: Vec::new(), succeeded: 0, refused: 0, lost: 0 },
+            report: Report::default(),
             scene,
         };
         for n in 0..run.scene.services.len() {
@@ -307,10 +327,7 @@ impl Run {
                         self.report.succeeded += 1;
                         None
                     }
-                    Feedback::Throttled { .. } => {
-                        self.report.refused += 1;
-                        Some((Duration::ZERO, usize::MAX))
-                    }
+                    Feedback::Throttled { .. } => Some((Duration::ZERO, usize::MAX)),
                     _ => Some((Duration::from_secs(1), booking.deployment.0)),
                 };
                 self.admission.observe(&booking, feedback, &told, now);
@@ -358,15 +375,21 @@ impl Run {
             return self.plan(self.now + NETWORK * 2, end);
         }
         let cost = (charge as f64 * service.factor).ceil() as u64;
-        let verdict = if service.ptu {
+        let (flex, latency) = (service.flex, service.latency.mul_f64(speed));
+        let no_room = flex.is_some_and(|flex| !flex.has_room(self.now));
+        let booked_at = flex.map_or(n, |flex| flex.quota_of);
+        let verdict = if no_room {
+            self.report.no_room += 1;
+            Verdict::TokensFull { retry_after: Duration::ZERO }
+        } else if service.ptu {
             match self.buckets[n].admit(at, cost) {
                 Ok(()) => Verdict::Admitted,
                 Err(retry_after) => Verdict::TokensFull { retry_after },
             }
         } else {
-            self.quotas[n].admit(at, cost)
+            self.quotas[booked_at].admit(at, cost)
         };
-        let standing = self.quotas[n].standing(at);
+        let standing = self.quotas[booked_at].standing(at);
         let told = RateHeaders {
             limit_tokens: standing.limits.tpm,
             limit_requests: standing.limits.rpm,
@@ -384,7 +407,6 @@ impl Run {
             (false, true) => told,
             (false, false) => RateHeaders::default(),
         };
-        let latency = service.latency.mul_f64(speed);
         match verdict {
             Verdict::Admitted => {
                 let window = (at.as_nanos() / WINDOW.as_nanos()) as u64;
@@ -397,6 +419,7 @@ impl Run {
                 self.plan(self.now + latency, Event::End(booking, charge, feedback, told));
             }
             Verdict::TokensFull { retry_after } | Verdict::RequestsFull { retry_after } => {
+                self.report.refused += u64::from(!no_room);
                 let until = self.start + self.now + NETWORK + retry_after;
                 let end = Event::End(booking, charge, Feedback::Throttled { until }, told);
                 self.plan(self.now + NETWORK, end);

@@ -21,7 +21,7 @@ use super::{
     DeadLetter, Delivery, Depth, LockToken, Postponement, Queue, QueueError, Sent, Settlement,
     SettlementKind,
 };
-use crate::job::{BatchId, Job};
+use crate::job::{Amendment, BatchId, Job};
 use crate::sqlite::{Database, SqliteError};
 use rows::HandOut;
 
@@ -211,9 +211,14 @@ impl Queue for LocalQueue {
         Ok(self.database.read(move |c| dead::list(c, from, max)).await?)
     }
 
-    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
+    async fn resubmit(
+        &self,
+        numbers: &[i64],
+        amendment: &Amendment,
+    ) -> Result<Vec<i64>, QueueError> {
+        let amendment = amendment.clone();
         let numbers = numbers.to_vec();
-        let done = self.database.write(move |c| dead::resubmit(c, &numbers)).await?;
+        let done = self.database.write(move |c| dead::resubmit(c, &numbers, &amendment)).await?;
         self.changed.notify_waiters();
         Ok(done)
     }

@@ -48,7 +48,7 @@ use super::{
     DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Postponement, Queue, QueueError,
     Sent, Settlement, SettlementKind,
 };
-use crate::job::Job;
+use crate::job::{Amendment, Job};
 use cbs::Claims;
 use connection::{Connector, Place};
 use dead::DeadSide;
@@ -274,8 +274,12 @@ impl Queue for ServiceBusQueue {
         Ok(letters)
     }
 
-    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
-        self.dead_side.take_out(numbers, Some(&self.outbox)).await
+    async fn resubmit(
+        &self,
+        numbers: &[i64],
+        amendment: &Amendment,
+    ) -> Result<Vec<i64>, QueueError> {
+        self.dead_side.take_out(numbers, Some((&self.outbox, amendment))).await
     }
 
     async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {

@@ -2,7 +2,7 @@
 //!
 //! | container | partition key | an item |
 //! | --- | --- | --- |
-//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost; or a batch's budget; or a notice |
+//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost; or a batch's budget |
 //! | `batches` | `/id` | one batch |
 //! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model and hour |
 //! | `shares` | `/pk` | one worker's word to its siblings; expires |
@@ -26,7 +26,6 @@ mod calls;
 mod error;
 mod init;
 mod items;
-mod notices;
 mod pace;
 mod payloads;
 mod record;
@@ -45,7 +44,6 @@ use async_trait::async_trait;
 use azure_data_cosmos::ContainerClient;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::init::init;
@@ -56,7 +54,6 @@ use super::{
 };
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
-use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::share::Word;
 
@@ -243,26 +240,6 @@ impl Store for CosmosStore {
 
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         self.inner.delete_payload(name).await
-    }
-
-    async fn add_notice(&self, notice: &Notice) -> Result<bool, StoreError> {
-        self.inner.add_notice(notice).await
-    }
-
-    async fn notices(&self) -> Result<Vec<Notice>, StoreError> {
-        self.inner.notices().await
-    }
-
-    async fn put_notice_off(
-        &self,
-        seen: &Notice,
-        later: (Timestamp, u32),
-    ) -> Result<bool, StoreError> {
-        self.inner.put_notice_off(seen, later).await
-    }
-
-    async fn notice_heard(&self, id: Uuid) -> Result<(), StoreError> {
-        self.inner.notice_heard(id).await
     }
 
     async fn put_word(&self, word: &Word) -> Result<(), StoreError> {

@@ -1,8 +1,8 @@
 //! The embedded store: the `outcomes`, `usage`, `batches`, `budgets`, `payloads` and `shares` tables of
 //! the state file.
 
+mod batches;
 mod budgets;
-mod notices;
 mod payloads;
 mod usage;
 mod words;
@@ -14,7 +14,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use jiff::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
@@ -23,7 +22,6 @@ use uuid::Uuid;
 use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
-use crate::notice::Notice;
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
 use crate::sqlite::{Database, SqliteError, parsed, text};
@@ -126,28 +124,7 @@ impl Store for LocalStore {
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let batch = batch.clone();
-        let inputs =
-            serde_json::to_string(&batch.inputs).map_err(|e| StoreError::Refused(e.into()))?;
-        let put = move |c: &Connection| {
-            c.execute(
-                "INSERT INTO batches (batch_id, state, jobs, prompt_tokens, created_at, inputs, reason)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (batch_id) DO UPDATE SET
-                     jobs = excluded.jobs, prompt_tokens = excluded.prompt_tokens,
-                     created_at = excluded.created_at, inputs = excluded.inputs",
-                params![
-                    batch.id.as_str(),
-                    batch.state.as_str(),
-                    batch.jobs,
-                    batch.prompt_tokens,
-                    batch.created_at.to_string(),
-                    inputs,
-                    batch.reason,
-                ],
-            )
-        };
-        self.database.write(put).await?;
-        Ok(())
+        Ok(self.database.write(move |c| batches::put(c, &batch)).await?)
     }
 
     async fn change_state(
@@ -158,15 +135,8 @@ impl Store for LocalStore {
         reason: Option<&str>,
     ) -> Result<Option<Batch>, StoreError> {
         let (id, from, reason) = (id.clone(), from.to_vec(), reason.map(str::to_owned));
-        let change = move |c: &Connection| {
-            let Some(batch) = find_batch(c, &id)? else { return Ok(None) };
-            if !from.contains(&batch.state) {
-                return Ok(Some(batch));
-            }
-            let sql = "UPDATE batches SET state = ?2, reason = ?3 WHERE batch_id = ?1";
-            c.execute(sql, params![id.as_str(), to.as_str(), reason])?;
-            Ok(Some(Batch { state: to, reason, ..batch }))
-        };
+        let change =
+            move |c: &Connection| batches::change_state(c, &id, &from, to, reason.as_deref());
         Ok(self.database.write(change).await?)
     }
 
@@ -191,14 +161,11 @@ impl Store for LocalStore {
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         let id = id.clone();
-        Ok(self.database.read(move |c| find_batch(c, &id)).await?)
+        Ok(self.database.read(move |c| batches::find(c, &id)).await?)
     }
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
-        let list = |c: &Connection| {
-            c.prepare(BATCHES)?.query_map([], read_batch)?.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let mut batches = self.database.read(list).await?;
+        let mut batches = self.database.read(batches::list).await?;
         // Not by SQL: as text, "16:00:00Z" is later than "16:00:00.5Z".
         batches.sort_by_key(|batch| Reverse(batch.created_at));
         Ok(batches)
@@ -217,28 +184,6 @@ impl Store for LocalStore {
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         let name = name.to_owned();
         Ok(self.database.write(move |c| payloads::delete(c, &name)).await?)
-    }
-
-    async fn add_notice(&self, notice: &Notice) -> Result<bool, StoreError> {
-        let notice = notice.clone();
-        Ok(self.database.write(move |c| notices::add(c, &notice)).await?)
-    }
-
-    async fn notices(&self) -> Result<Vec<Notice>, StoreError> {
-        Ok(self.database.read(notices::read).await?)
-    }
-
-    async fn put_notice_off(
-        &self,
-        seen: &Notice,
-        later: (Timestamp, u32),
-    ) -> Result<bool, StoreError> {
-        let seen = seen.clone();
-        Ok(self.database.write(move |c| notices::put_off(c, &seen, later)).await?)
-    }
-
-    async fn notice_heard(&self, id: Uuid) -> Result<(), StoreError> {
-        Ok(self.database.write(move |c| notices::heard(c, id)).await?)
     }
 
     async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
@@ -431,25 +376,5 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         metadata: row.get(20)?,
         body: row.get::<_, Option<String>>(21)?.map(Into::into),
         service_tier: row.get(22)?,
-    })
-}
-
-const BATCHES: &str =
-    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs, reason FROM batches";
-
-fn find_batch(c: &Connection, id: &BatchId) -> rusqlite::Result<Option<Batch>> {
-    let sql = format!("{BATCHES} WHERE batch_id = ?1");
-    c.prepare_cached(&sql)?.query_row([id.as_str()], read_batch).optional()
-}
-
-fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
-    Ok(Batch {
-        id: parsed(row, 0, |name| name.parse().ok())?,
-        state: parsed(row, 1, BatchState::from_name)?,
-        jobs: row.get(2)?,
-        prompt_tokens: row.get(3)?,
-        created_at: parsed(row, 4, |at: &str| at.parse::<Timestamp>().ok())?,
-        inputs: parsed(row, 5, |inputs| serde_json::from_str(inputs).ok())?,
-        reason: row.get(6)?,
     })
 }
