@@ -149,6 +149,12 @@ CREATE TABLE shares (
     -- Unix ms.
     updated_at INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE notes (
+    kind TEXT NOT NULL,
+    id   TEXT NOT NULL,
+    json TEXT NOT NULL,
+    PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
 ";
 
 /// Writes that may wait before callers do; each is a batch of rows.

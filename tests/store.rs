@@ -46,6 +46,8 @@ macro_rules! contract_on {
                     of_an_unknown_batch_nothing_is_known,
                     a_dead_outcome_is_withdrawn_and_what_it_cost_stays,
                     payloads_of_any_size_come_back_until_they_are_deleted,
+                    a_note_is_written_by_who_knew_what_it_was,
+                    notes_are_listed_by_kind_until_they_are_removed,
                     words_are_heard_as_they_were_said_until_they_are_taken_back,
                     of_words_said_at_the_same_time_the_later_reader_hears_both,
                     empty_calls_do_nothing,

@@ -24,7 +24,9 @@ use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
+use promptmill::store::{
+    Batch, BatchState, Brief, Note, Order, Recorded, Store, StoreError, Totals,
+};
 use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
@@ -178,6 +180,18 @@ impl Store for Moody {
     }
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         self.inner.delete_payload(name).await
+    }
+    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
+        self.inner.put_note(note, was).await
+    }
+    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+        self.inner.note(kind, id).await
+    }
+    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
+        self.inner.notes(kind).await
+    }
+    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        self.inner.remove_note(kind, id).await
     }
     async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
         self.inner.put_word(word).await

@@ -185,6 +185,17 @@ pub enum StoreError {
 /// dead letters. Far longer than any job may wait.
 pub const PAYLOAD_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 
+/// A small record of a part of the program that needs its own: files and batches of the API. At most
+/// some kilobytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What it is about; all of a kind can be listed.
+    pub kind: String,
+    /// By which it is found: letters, digits, `-`, `_` and `.`.
+    pub id: String,
+    pub json: String,
+}
+
 /// What a store that is billed by use has charged this process so far.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Expense {
@@ -298,6 +309,19 @@ pub trait Store: Send + Sync {
 
     /// Takes an instance's word back; none is no error.
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError>;
+
+    /// Writes a note if it is what it was when the caller read it; `None`: if there is none. False if
+    /// somebody else was first, or a try of ours that went through unheard: the caller reads it again.
+    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError>;
+
+    /// A note's JSON, byte for byte.
+    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError>;
+
+    /// All notes of a kind, in no order.
+    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError>;
+
+    /// A note that is not there is no error.
+    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError>;
 
     /// What was charged so far; `None` where nothing is.
     fn expense(&self) -> Option<Expense> {

@@ -1,10 +1,10 @@
 //! What is told of a batch's end.
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::notice::Notice;
+use super::notice::Notice;
 use crate::store::{Batch, BatchState, Totals};
 
 /// Namespace of all notices' ids.
@@ -32,8 +32,6 @@ pub fn notice_of(batch: &Batch, totals: &Totals, now: Timestamp) -> Option<Notic
         "attempts": totals.attempts,
     });
     let id = Uuid::new_v5(&NAMESPACE, format!("{kind}\n{data}").as_bytes());
-    // Stores keep whole milliseconds.
-    let now = now.round(Unit::Millisecond).unwrap_or(now);
     let body = json!({ "type": kind, "timestamp": now.to_string(), "data": data });
     Some(Notice { id, body: body.to_string(), made_at: now, due: now, tries: 0 })
 }

@@ -14,9 +14,9 @@ use tracing::{error, info, warn};
 use url::Url;
 
 use super::event::notice_of;
+use super::notice::{self, Notice};
 use super::sign::Key;
 use crate::job::BatchId;
-use crate::notice::Notice;
 use crate::report::batches;
 use crate::store::{Batch, BatchState, Store, StoreError};
 use crate::worker::Progress;
@@ -115,7 +115,7 @@ impl Teller {
         let until = Instant::now() + patience;
         let told = async {
             self.look(Count::All).await?;
-            while !self.store.notices().await?.is_empty() {
+            while !notice::waiting(self.store.as_ref()).await?.is_empty() {
                 self.tell_due().await?;
                 tokio::time::sleep(SHORT_LOOK).await;
             }
@@ -152,9 +152,8 @@ impl Teller {
             }
             let totals = self.store.totals(&batch.id).await?;
             let Some(notice) = notice_of(&batch, &totals, now) else { continue };
-            let id = notice.id;
-            if self.store.add_notice(&notice).await? {
-                info!(batch.id = %batch.id, webhook.id = %id, "a batch has come to its end");
+            if notice::add(self.store.as_ref(), &notice).await? {
+                info!(batch.id = %batch.id, webhook.id = %notice.id, "a batch has come to its end");
             }
             if batch.state == BatchState::Running {
                 batches::close(self.store.as_ref(), &batch.id).await?;
@@ -167,10 +166,14 @@ impl Teller {
     /// Tells what is due and not being told by somebody else.
     async fn tell_due(&self) -> Result<(), StoreError> {
         let now = Timestamp::now();
-        for notice in self.store.notices().await?.into_iter().filter(|notice| notice.due <= now) {
-            let taken =
-                Notice { due: ms(now + TAKEN_FOR), tries: notice.tries + 1, ..notice.clone() };
-            if self.store.put_notice_off(&notice, (taken.due, taken.tries)).await? {
+        let store = self.store.as_ref();
+        let waiting = notice::waiting(store).await?;
+        for notice in waiting.into_iter().filter(|notice| notice.due <= now) {
+            let (due, tries) = (now + TAKEN_FOR, notice.tries + 1);
+            let taken = Notice { due, tries, ..notice.clone() };
+            if !notice::was_heard(store, &notice).await?
+                && notice::change(store, &notice, &taken).await?
+            {
                 self.tell(taken).await?;
             }
         }
@@ -178,25 +181,25 @@ impl Teller {
     }
 
     async fn tell(&self, notice: Notice) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let (store, now) = (self.store.as_ref(), Timestamp::now());
         match self.post(&notice, now).await {
             Answer::Heard => {
                 info!(webhook.id = %notice.id, tries = notice.tries, "the webhook was heard");
-                self.store.notice_heard(notice.id).await
+                notice::heard(store, &notice).await
             }
             Answer::Gone => {
                 warn!(webhook.id = %notice.id, "the webhook's receiver wants no more (410)");
-                self.store.notice_heard(notice.id).await
+                notice::heard(store, &notice).await
             }
             Answer::Failed(why) if now.duration_since(notice.made_at) >= signed(GIVEN_UP_AFTER) => {
                 error!(webhook.id = %notice.id, why, "the webhook's receiver is given up");
-                self.store.notice_heard(notice.id).await
+                notice::heard(store, &notice).await
             }
             Answer::Failed(why) => {
                 let wait = wait(notice.tries, random());
                 warn!(webhook.id = %notice.id, why, ?wait, "the webhook was not heard");
-                let later = (ms(Timestamp::now() + wait), notice.tries);
-                self.store.put_notice_off(&notice, later).await.map(drop)
+                let later = Notice { due: Timestamp::now() + wait, ..notice.clone() };
+                notice::change(store, &notice, &later).await.map(drop)
             }
         }
     }
@@ -252,11 +255,6 @@ fn wait(tries: u32, random: f64) -> Duration {
 
 fn signed(duration: Duration) -> jiff::SignedDuration {
     jiff::SignedDuration::try_from(duration).unwrap_or(jiff::SignedDuration::MAX)
-}
-
-/// As stores keep times.
-fn ms(at: Timestamp) -> Timestamp {
-    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use promptmill::budget::{Claim, Limit};
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
 use promptmill::share::{Part, Word};
-use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, Totals};
+use promptmill::store::{Batch, BatchState, Brief, Note, Order, Recorded, Store, Totals};
 use uuid::Uuid;
 
 type AnyStore = Arc<dyn Store>;
@@ -475,6 +475,43 @@ pub async fn words_are_heard_as_they_were_said_until_they_are_taken_back(store: 
     store.remove_word(Uuid::from_u128(1)).await.unwrap();
     store.remove_word(Uuid::from_u128(9)).await.unwrap();
     assert_eq!(store.words().await.unwrap(), [word(2, 5)]);
+}
+
+fn note(id: &str, json: &str) -> Note {
+    Note { kind: "file".into(), id: id.into(), json: json.into() }
+}
+
+pub async fn a_note_is_written_by_who_knew_what_it_was(store: AnyStore) {
+    let (first, second) = (note("a-1", r#"{"n": 1.0, "夜":"x"}"#), note("a-1", "{}"));
+    assert!(!store.put_note(&first, Some("{}")).await.unwrap(), "there is none yet");
+    assert!(store.put_note(&first, None).await.unwrap());
+    assert!(!store.put_note(&second, None).await.unwrap());
+    assert!(!store.put_note(&second, Some(r#"{"n":1.0,"夜":"x"}"#)).await.unwrap());
+    assert_eq!(store.note("file", "a-1").await.unwrap().as_ref(), Some(&first.json));
+    assert!(store.put_note(&second, Some(&first.json)).await.unwrap());
+    assert_eq!(store.note("file", "a-1").await.unwrap().as_deref(), Some("{}"));
+    let raced = futures_util::future::join_all((0..8).map(|n| {
+        let store = store.clone();
+        async move { store.put_note(&note("a-1", &n.to_string()), Some("{}")).await.unwrap() }
+    }));
+    assert_eq!(raced.await.into_iter().filter(|won| *won).count(), 1);
+}
+
+pub async fn notes_are_listed_by_kind_until_they_are_removed(store: AnyStore) {
+    let other = Note { kind: "batch".into(), ..note("a", "1") };
+    for note in [note("a", "2"), note("b", "3"), other.clone()] {
+        assert!(store.put_note(&note, None).await.unwrap());
+    }
+    let mut listed = store.notes("file").await.unwrap();
+    listed.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(listed, [note("a", "2"), note("b", "3")]);
+    for id in ["a", "b", "never there"] {
+        store.remove_note("file", id).await.unwrap();
+    }
+    assert_eq!(store.notes("file").await.unwrap(), []);
+    assert_eq!(store.notes("batch").await.unwrap(), [other]);
+    assert_eq!(store.note("file", "a").await.unwrap(), None);
+    assert_eq!(store.words().await.unwrap(), []);
 }
 
 pub async fn of_words_said_at_the_same_time_the_later_reader_hears_both(store: AnyStore) {

@@ -14,7 +14,7 @@ use super::error::BadItem;
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::{Part, Word};
-use crate::store::{Batch, BatchState, KnownInput, Recorded, StoreError};
+use crate::store::{Batch, BatchState, KnownInput, Note, Recorded, StoreError};
 
 pub(super) const OUTCOMES: &str = "outcomes";
 pub(super) const BATCHES: &str = "batches";
@@ -310,6 +310,28 @@ impl<'a> WordItem<'a> {
     pub(super) fn into_word(self) -> Word {
         let (parts, about) = (self.parts.into_owned(), self.about.into_owned());
         Word { instance: self.id, beat: self.beat, parts, about }
+    }
+}
+
+/// An item of `shares`: a note, which stays until it is removed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct NoteItem {
+    pub id: String,
+    pub pk: String,
+    /// As text: it comes back byte for byte, so that a change can be told.
+    pub json: String,
+    /// -1: the container's time to live is not for it (Azure docs: "Time to Live (TTL)").
+    ttl: i32,
+}
+
+impl NoteItem {
+    pub(super) fn partition(kind: &str) -> String {
+        format!("notes|{kind}")
+    }
+
+    pub(super) fn new(note: &Note) -> Self {
+        let (id, json) = (note.id.clone(), note.json.clone());
+        Self { id, pk: Self::partition(&note.kind), json, ttl: -1 }
     }
 }
 

@@ -26,6 +26,7 @@ mod calls;
 mod error;
 mod init;
 mod items;
+mod notes;
 mod pace;
 mod payloads;
 mod record;
@@ -50,7 +51,8 @@ pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
 use super::{
-    Batch, BatchState, Brief, Expense, Order, PAYLOAD_LIFE, Recorded, Store, StoreError, Totals,
+    Batch, BatchState, Brief, Expense, Note, Order, PAYLOAD_LIFE, Recorded, Store, StoreError,
+    Totals,
 };
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
@@ -252,6 +254,22 @@ impl Store for CosmosStore {
 
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
         self.inner.remove_word(instance).await
+    }
+
+    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
+        self.inner.put_note(note, was).await
+    }
+
+    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+        self.inner.note(kind, id).await
+    }
+
+    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
+        self.inner.notes(kind).await
+    }
+
+    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        self.inner.remove_note(kind, id).await
     }
 
     fn expense(&self) -> Option<Expense> {

@@ -14,10 +14,11 @@ pub enum Operation {
     Budgets,
     Payloads,
     Shares,
+    Notes,
 }
 
 impl Operation {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Record,
         Self::LookUp,
         Self::Outcomes,
@@ -27,6 +28,7 @@ impl Operation {
         Self::Budgets,
         Self::Payloads,
         Self::Shares,
+        Self::Notes,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Operation {
             Self::Budgets => "budgets",
             Self::Payloads => "payloads",
             Self::Shares => "shares",
+            Self::Notes => "notes",
         }
     }
 }

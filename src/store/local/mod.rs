@@ -1,8 +1,9 @@
-//! The embedded store: the `outcomes`, `usage`, `batches`, `budgets`, `payloads` and `shares` tables of
-//! the state file.
+//! The embedded store: the `outcomes`, `usage`, `batches`, `budgets`, `payloads`, `shares` and `notes`
+//! tables of the state file.
 
 mod batches;
 mod budgets;
+mod notes;
 mod payloads;
 mod usage;
 mod words;
@@ -19,7 +20,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
+use super::{Batch, BatchState, Brief, Note, Order, Recorded, Store, StoreError, Totals};
 use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
@@ -197,6 +198,26 @@ impl Store for LocalStore {
 
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
         Ok(self.database.write(move |c| words::remove(c, instance)).await?)
+    }
+
+    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
+        let (note, was) = (note.clone(), was.map(str::to_owned));
+        Ok(self.database.write(move |c| notes::put(c, &note, was.as_deref())).await?)
+    }
+
+    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        Ok(self.database.read(move |c| notes::get(c, &kind, &id)).await?)
+    }
+
+    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
+        let kind = kind.to_owned();
+        Ok(self.database.read(move |c| notes::all(c, &kind)).await?)
+    }
+
+    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        Ok(self.database.write(move |c| notes::remove(c, &kind, &id)).await?)
     }
 }
 
