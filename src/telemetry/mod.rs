@@ -10,7 +10,7 @@
 //! with `promptmill.`. A job is one trace over all processes: its `traceparent` travels in
 //! [`crate::job::History`]. Prompts and answers are told only if [`Settings::content`] is set.
 //!
-//! Where it is off, [`active`] is `None`, and that branch is all it costs. Where it is on, spans go
+//! Where it is off, `active()` is `None`, and that branch is all it costs. Where it is on, spans go
 //! through a bounded queue and are dropped when that is full: an observer that is away never holds up
 //! the work (`export`).
 
@@ -85,7 +85,7 @@ pub fn start(settings: &Settings) -> Result<Option<Running>, TelemetryError> {
 }
 
 impl Running {
-    /// Sends what is left, and gives up after [`LAST_WORDS`].
+    /// Sends what is left, and gives up after some seconds.
     pub fn finish(self) {
         let (done, wait) = mpsc::channel();
         // A thread of its own: the providers wait without a bound of ours.

@@ -22,6 +22,11 @@ use crate::queue::{
     SettlementKind,
 };
 
+/// Hand-outs of which nothing was heard for so long are no longer ours, whatever became of them. They
+/// are looked through only if there are many.
+const LONGEST_OPEN: Duration = Duration::from_secs(6 * 3_600);
+const MANY_OPEN: usize = 10_000;
+
 /// What a queue is called by those who watch.
 #[derive(Debug, Clone)]
 pub struct Labels {
@@ -118,6 +123,14 @@ impl Observed {
         jobs.iter_mut().map(begin).collect()
     }
 
+    /// What was lost and never told of would otherwise stay for ever.
+    fn forget_old(&self) {
+        let mut open = self.open();
+        if open.len() > MANY_OPEN {
+            open.retain(|_, processing| processing.since.elapsed() < LONGEST_OPEN);
+        }
+    }
+
     fn received(&self, began: SystemTime, deliveries: &mut [Delivery]) {
         let links = deliveries.iter().filter_map(|delivery| delivery.job.history.traceparent);
         let links = links.map(|parent| Link::with_context(span::span_context(parent))).collect();
@@ -131,6 +144,7 @@ impl Observed {
             .with_attributes(attributes);
         let none = opentelemetry::Context::new();
         self.telemetry.tracer.build_with_context(builder, &none).end();
+        self.forget_old();
         for delivery in deliveries {
             self.begin_processing(delivery);
         }
