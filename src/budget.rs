@@ -15,6 +15,9 @@ const NANO: u64 = 1_000_000_000;
 /// The largest amount that every store keeps exactly: JSON numbers may be of 53 bits.
 pub const LARGEST: u64 = 1 << 53;
 
+/// What the reason of a pause begins with when the budget is why.
+const EXHAUSTED: &str = "budget of";
+
 /// What a budget is counted in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unit {
@@ -112,6 +115,25 @@ impl Budget {
     /// What can still be claimed.
     pub fn left(&self) -> u64 {
         self.allowed.saturating_sub(self.committed)
+    }
+
+    /// Why a batch is paused whose next call may cost so much.
+    pub fn exhausted(&self, need: u64) -> String {
+        let (allowed, cost) = (self.show(self.allowed), self.show(need).bare());
+        if need > self.allowed {
+            return format!("{EXHAUSTED} {allowed}: one call may cost {cost}, more than all of it");
+        }
+        let committed = self.show(self.committed).bare();
+        format!("{EXHAUSTED} {allowed}: {committed} spent or reserved, next call may cost {cost}")
+    }
+
+    /// How `promptmill resume` raises it, if that is what a batch is paused for.
+    pub fn raise(&self, paused_for: &str) -> Option<&'static str> {
+        let flag = match self.unit {
+            Unit::Tokens => "--token-budget N",
+            Unit::Money { .. } => "--budget AMOUNT",
+        };
+        paused_for.starts_with(EXHAUSTED).then_some(flag)
     }
 
     /// An amount of the budget's unit, for people.
@@ -237,6 +259,18 @@ mod tests {
         assert_eq!(super::tests::budget().show(7).to_string(), "7 tokens");
         let json = serde_json::to_string(&budget).unwrap();
         assert_eq!(json, r#"{"unit":"USD","allowed":50.0,"committed":0.0,"spent":0.0}"#);
+    }
+
+    #[test]
+    fn a_pause_says_what_is_missing_and_how_to_go_on() {
+        let limit = Limit::money(50.0, "USD").unwrap();
+        let budget = Budget { committed: 49_830_000_000, ..Budget::renewed(None, &limit) };
+        let why = budget.exhausted(250_000_000);
+        assert_eq!(why, "budget of 50 USD: 49.83 spent or reserved, next call may cost 0.25");
+        assert_eq!(budget.raise(&why), Some("--budget AMOUNT"));
+        assert_eq!(budget.raise("the quota is needed"), None);
+        let why = budget.exhausted(60_000_000_000);
+        assert_eq!(why, "budget of 50 USD: one call may cost 60, more than all of it");
     }
 
     #[test]

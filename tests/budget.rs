@@ -187,6 +187,7 @@ async fn a_run_with_a_budget_of_money_says_why_it_paused_and_goes_on_when_it_is_
     let paused = place.run(&with_budget);
     assert_eq!(paused.code, Some(1), "{paused:?}");
     assert!(paused.err.contains("batch night is paused (budget of 0.01 USD: "), "{}", paused.err);
+    assert!(paused.err.contains("`promptmill resume night --budget AMOUNT`"), "{}", paused.err);
     assert!(cost(&simulator) <= 10_000_000_000, "{} was spent", cost(&simulator));
     assert!(cost(&simulator) >= 9_800_000_000, "{} was spent", cost(&simulator));
     ok(place.run(&["resume", "night", "--budget", "1"]));

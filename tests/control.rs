@@ -189,6 +189,26 @@ async fn a_run_ends_when_its_batch_is_paused_and_goes_on_when_it_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_paused_batch_is_in_nobodys_way_and_takes_more_jobs() {
+    let simulator = slow().await;
+    let place = local(&simulator);
+    ok(place.run(&["pause", "night"]));
+    place.write("more.jsonl", chats(JOBS + 50)).write("day.jsonl", chats(100));
+    ok(place.run(&["enqueue", "more.jsonl", "--batch", "night"]));
+    assert_eq!(standing(&place)["state"], "paused");
+    ok(place.run(&["enqueue", "day.jsonl", "--batch", "day"]));
+    let mut worker = place.spawn(&["work", "--drain"]);
+    within(LONG, "the other batch is done", || !worker.is_running()).await;
+    let ended = worker.wait();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("batch night is paused"), "{}", ended.err);
+    assert_eq!(simulator.ledger().requests, 100);
+    let paused = standing(&place);
+    assert_eq!((&paused["jobs"], &paused["pending"]), (&(JOBS + 50).into(), &(JOBS + 50).into()));
+    assert_eq!(place.queued() as usize, JOBS + 50, "all of them wait in the queue");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_service_bus_and_cosmos_drain_ends_at_a_pause_and_cancel_ends_the_rest() {
     let simulator = slow().await;
     let queue = QueueSettings { lock: LOCK, max_delivery_count: 50, ..broker::jobs() };

@@ -292,9 +292,7 @@ impl Run {
         match halt {
             Halt::Drained => {}
             Halt::Paused { .. } => {
-                let batch = self.store.batch(&self.batch).await.map_err(Failure::unreachable)?;
-                let why = batch.and_then(|batch| batch.reason);
-                summary::say_paused(&self.batch, why.as_deref());
+                summary::say_paused(&self.store, &self.batch).await?;
                 say(&format!("{again} then"));
                 return Ok(Exit::SomeFailed);
             }

@@ -87,8 +87,7 @@ async fn finish(
             let store = backends.store.as_ref();
             batches::close_finished(store).await.map_err(Failure::unreachable)?;
             for id in &batches {
-                let batch = store.batch(id).await.map_err(Failure::unreachable)?;
-                summary::say_paused(id, batch.and_then(|batch| batch.reason).as_deref());
+                summary::say_paused(store, id).await?;
             }
             Ok(Exit::SomeFailed)
         }

@@ -123,6 +123,14 @@ impl Book {
         u64::try_from(short.min(most)).unwrap_or(0)
     }
 
+    /// Takes so much out, or what is left of it: calls may have drawn on it meanwhile.
+    pub(super) fn give(&mut self, amount: u64) -> i64 {
+        let given = signed(amount).min(self.balance.max(0));
+        self.balance -= given;
+        self.low = self.low.min(self.balance);
+        given
+    }
+
     /// What has lain idle since this was asked the last time.
     pub(super) fn surplus(&mut self) -> u64 {
         let idle = self.low - self.ahead();
@@ -262,7 +270,7 @@ impl Purse {
 
     /// What a call has cost, as far as its end tells; what it may have cost where it does not.
     /// Azure bills whatever it worked on, also where the answer is an error or never arrives (Azure
-    /// docs: "Plan and manage costs for Azure OpenAI", failed requests).
+    /// docs: "Plan to manage costs for Azure OpenAI", HTTP error response code and billing status).
     pub(super) fn cost(&self, model: &str, estimate: Estimate, at: &Member, end: &Verdict) -> u64 {
         let all = || self.worst(model, estimate, at).unwrap_or(u64::MAX);
         match end {
@@ -271,6 +279,9 @@ impl Purse {
                 self.price(model, reply.usage, is_flex, at).unwrap_or_else(|_| all())
             }
             Verdict::Answered(_) => all(),
+            // A filtered prompt may have been answered before it was filtered (Azure docs: "Content
+            // filtering": a charge for prompt and completion).
+            Verdict::Refused(error) if error.failure.code == "content_filter" => all(),
             // The prompt may have been read; there was no answer.
             Verdict::Refused(_) => {
                 let estimate = Estimate { max_output: 0, ..estimate };
@@ -309,6 +320,8 @@ impl Purse {
 mod tests {
     use super::*;
     use crate::budget::Limit;
+    use crate::model::verdict::ErrorReply;
+    use crate::outcome::Failure;
 
     fn book(allowed: u64) -> Book {
         Book::new(Budget::renewed(None, &Limit::tokens(allowed).unwrap()))
@@ -338,7 +351,10 @@ mod tests {
         assert_eq!((book.balance, book.spent), (1_000_000 - 2_000, 2_000));
         assert_eq!(book.ahead(), 199, "two seconds of 100 each");
         assert_eq!(book.surplus(), 0, "it was empty once");
-        assert_eq!(book.surplus(), 998_000 - 199);
+        let surplus = book.surplus();
+        assert_eq!(surplus, 998_000 - 199);
+        assert_eq!(book.give(surplus), 998_000 - 199);
+        assert_eq!((book.balance, book.surplus()), (199, 0), "what is needed soon stays");
         book.balance = 90;
         assert_eq!(book.shortage(1), 199 - 90);
     }
@@ -352,6 +368,37 @@ mod tests {
         book.settle(100, 130);
         assert_eq!((book.balance, book.spent, book.calls), (-30, 130, 0));
         assert!(!book.draw(0));
+    }
+
+    #[test]
+    fn a_call_costs_what_its_end_tells_and_its_worst_where_nobody_knows() {
+        let budget = Budget::renewed(None, &Limit::money(1.0, "USD").unwrap());
+        let purse = Purse::new(budget, Some(Arc::new(Prices::load(None).unwrap())));
+        let at = Member { name: "sim".into(), ..Member::default() };
+        let alias = Member { models: vec!["gpt-4.1".into()], ..at.clone() };
+        let estimate = Estimate { prompt: 1_000, max_output: 1_000 };
+        let worst = |model, at| purse.worst(model, estimate, at);
+        assert_eq!(worst("gpt-4.1", &at), Ok(10_000_000));
+        assert_eq!(worst("ours", &alias), Ok(10_000_000), "by the deployment's model");
+        let unknown = worst("ours", &at).unwrap_err();
+        assert!(unknown.starts_with("deployment sim: the model 'ours' has no price"), "{unknown}");
+        let error = |status, code: &str| ErrorReply {
+            status,
+            request_id: None,
+            body: None,
+            failure: Failure { code: code.into(), message: String::new() },
+        };
+        let cost = |end: &Verdict| purse.cost("gpt-4.1", estimate, &at, end);
+        let passing = |status| Verdict::Transient { error: error(status, "x"), retry_after: None };
+        for (status, expected) in
+            [(Some(503), 0), (Some(500), 10_000_000), (Some(408), 10_000_000), (None, 10_000_000)]
+        {
+            assert_eq!(cost(&passing(status)), expected, "{status:?}");
+        }
+        assert_eq!(cost(&Verdict::Throttled { pause: Duration::ZERO }), 0);
+        let refused = |code| Verdict::Refused(error(Some(400), code));
+        assert_eq!(cost(&refused("invalid_request_error")), 2_000_000);
+        assert_eq!(cost(&refused("content_filter")), 10_000_000);
     }
 
     #[tokio::test(start_paused = true)]

@@ -170,7 +170,7 @@ impl Treasury {
         let is_over = need > budget.allowed
             || others == 0
             || still.as_ref().is_some_and(|still| still.since.elapsed() >= OTHERS);
-        if is_over { self.pause(&exhausted(&budget, need)).await } else { Ok(()) }
+        if is_over { self.pause(&budget.exhausted(need)).await } else { Ok(()) }
     }
 
     fn go_on(&self) {
@@ -219,9 +219,7 @@ impl Treasury {
     async fn claim(&self, take: i64, is_debt: bool) -> Result<bool, StoreError> {
         let (take, spent) = {
             let mut book = self.purse.book();
-            // Calls may have drawn on it meanwhile.
-            let take = take.max(-book.balance.max(0));
-            book.balance += take.min(0);
+            let take = if take < 0 { -book.give(take.unsigned_abs()) } else { take };
             (take, std::mem::take(&mut book.spent))
         };
         let claim = Claim { take, spent, is_debt };
@@ -246,15 +244,6 @@ impl Treasury {
         }
         Ok(granted)
     }
-}
-
-fn exhausted(budget: &Budget, need: u64) -> String {
-    let (allowed, cost) = (budget.show(budget.allowed), budget.show(need).bare());
-    if need > budget.allowed {
-        return format!("budget of {allowed}: one call may cost {cost}, more than all of it");
-    }
-    let committed = budget.show(budget.committed).bare();
-    format!("budget of {allowed}: {committed} spent or reserved, next call may cost {cost}")
 }
 
 fn signed(amount: u64) -> i64 {

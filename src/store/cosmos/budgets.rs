@@ -4,7 +4,9 @@
 //! answer was lost must not be made again: what was given back twice would be spent twice. So the item
 //! remembers who wrote it last.
 
-use azure_data_cosmos::options::{ItemWriteOptions, Precondition};
+use azure_data_cosmos::options::{
+    ItemReadOptions, ItemWriteOptions, Precondition, ReadConsistencyStrategy,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -60,6 +62,22 @@ impl BudgetItem {
     }
 }
 
+/// Whatever consistency is set: a worker that does not see a new budget would spend without it.
+fn newest() -> ItemReadOptions {
+    let mut options = ItemReadOptions::default();
+    options.operation.read_consistency_strategy = Some(ReadConsistencyStrategy::LatestCommitted);
+    options
+}
+
+/// Whether our change was made, by what an item remembers now and whose write was the last when we
+/// tried: true, false, or (`None`) nobody knows, since so many wrote meanwhile.
+fn was_made(writes: &[Uuid], ours: Uuid, last_when_tried: Option<Uuid>) -> Option<bool> {
+    if writes.contains(&ours) {
+        return Some(true);
+    }
+    last_when_tried.is_none_or(|last| writes.contains(&last)).then_some(false)
+}
+
 /// The name of no shard, which are numbers.
 fn partition(batch: &BatchId) -> String {
     format!("{batch}|budget")
@@ -68,7 +86,7 @@ fn partition(batch: &BatchId) -> String {
 impl Inner {
     pub(super) async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
         let pk = partition(batch);
-        let read = || self.outcomes.read_item(pk.clone(), ID, None);
+        let read = || self.outcomes.read_item(pk.clone(), ID, Some(newest()));
         match self.calls.at_once(GET, read).await? {
             Answer::Done(response) => Ok(Some(body::<BudgetItem>(GET, response)?.budget())),
             Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
@@ -82,7 +100,7 @@ impl Inner {
     ) -> Result<Budget, StoreError> {
         let change = |old: Option<Budget>| Some(Budget::renewed(old, limit));
         // Always changed, so always there.
-        let (_, budget) = self.change_budget(batch, change).await?;
+        let (_, budget) = self.change_budget(batch, false, change).await?;
         Ok(budget.unwrap_or_else(|| Budget::renewed(None, limit)))
     }
 
@@ -92,7 +110,10 @@ impl Inner {
         claim: &Claim,
     ) -> Result<Option<(bool, Budget)>, StoreError> {
         let change = |old: Option<Budget>| old.and_then(|old| old.after(claim));
-        let (changed, budget) = self.change_budget(batch, change).await?;
+        // Where nobody knows, what was given back stays so, and what was taken was not: too much may stay
+        // committed, never too little.
+        let if_unknown = claim.take <= 0;
+        let (changed, budget) = self.change_budget(batch, if_unknown, change).await?;
         Ok(budget.map(|budget| (changed, budget)))
     }
 
@@ -100,13 +121,14 @@ impl Inner {
     async fn change_budget(
         &self,
         batch: &BatchId,
+        if_unknown: bool,
         change: impl Fn(Option<Budget>) -> Option<Budget>,
     ) -> Result<(bool, Option<Budget>), StoreError> {
         let (pk, write) = (partition(batch), Uuid::new_v4());
         let mut others = Trouble::new(self.calls.patience);
         let mut last_seen = None;
         loop {
-            let read = || self.outcomes.read_item(pk.clone(), ID, None);
+            let read = || self.outcomes.read_item(pk.clone(), ID, Some(newest()));
             let (old, etag) = match self.calls.at_once(GET, read).await? {
                 Answer::Done(response) => {
                     let etag = response.headers().etag().cloned();
@@ -116,11 +138,10 @@ impl Inner {
             };
             let writes = old.as_ref().map(|item| item.writes.clone()).unwrap_or_default();
             let budget = old.as_ref().map(BudgetItem::budget);
-            // If so many wrote since we tried that ours would be forgotten, it is taken for done: what
-            // is committed too long costs nobody anything.
-            let forgotten = last_seen.is_some_and(|seen| !writes.contains(&seen));
-            if writes.contains(&write) || forgotten {
-                return Ok((true, budget));
+            match was_made(&writes, write, last_seen) {
+                Some(true) => return Ok((true, budget)),
+                None => return Ok((if_unknown, budget)),
+                Some(false) => {}
             }
             let Some(after) = change(budget.clone()) else { return Ok((false, budget)) };
             last_seen = writes.last().copied();
@@ -145,5 +166,20 @@ impl Inner {
             }
             others.wait_for_others(PUT.1).await?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_whose_answer_was_lost_is_found_by_who_wrote() {
+        let id = |n: u32| Uuid::from_u128(n.into());
+        let writes: Vec<_> = (1..5).map(id).collect();
+        assert_eq!(was_made(&writes, id(3), Some(id(2))), Some(true));
+        assert_eq!(was_made(&writes, id(9), Some(id(2))), Some(false));
+        assert_eq!(was_made(&writes, id(9), Some(id(0))), None, "2 and others were forgotten");
+        assert_eq!(was_made(&writes, id(9), None), Some(false), "not tried yet");
     }
 }
