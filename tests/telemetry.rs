@@ -62,7 +62,11 @@ fn a_job_is_one_trace_over_two_processes_by_the_conventions() {
     let faults = Faults { rate_500: 0.2, rate_429: 0.1, ..Faults::default() };
     let service = Service::start(Settings { faults, ..Settings::default() });
     let place = place(&service, "");
-    let ends = through(&place, &[("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())]);
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t0ken-of-entra"),
+    ];
+    let ends = through(&place, &env);
 
     let spans = receiver.spans();
     let sent: Vec<_> = spans.iter().filter(|span| span.name == "send local").collect();

@@ -8,11 +8,13 @@
 
 mod support;
 
+use std::time::Duration;
+
 use promptmill::simulator::Settings;
 use serde_json::{Value, json};
 use support::cli::{Place, chats};
 use support::peer::Peer;
-use support::service::{Service, wait_until};
+use support::service::{Service, wait_for, wait_until};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const JOBS: usize = 30;
@@ -99,6 +101,20 @@ fn what_was_not_heard_is_told_by_the_next_worker_under_the_same_id() {
     let heard = other.lines();
     assert_eq!(heard.len(), 1);
     one_end(&[refused, heard].concat());
+}
+
+#[test]
+fn a_worker_that_goes_on_tells_of_each_batch_when_it_ends() {
+    let Some(receiver) = receiver(0) else { return };
+    let service = Service::start(Settings::default());
+    let place = place(&service, &receiver.url);
+    let mut worker = place.spawn(&["work"]);
+    enqueue(&place);
+    wait_for(Duration::from_secs(90), || !receiver.lines().is_empty());
+    assert_eq!(one_end(&receiver.lines())["data"]["batch"], "night");
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code, Some(0));
+    assert_eq!(receiver.lines().len(), 1);
 }
 
 #[test]

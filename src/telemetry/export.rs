@@ -116,7 +116,9 @@ impl Client {
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let request = reqwest::Request::try_from(request)?;
+        let mut request = reqwest::Request::try_from(request)?;
+        // Any of those that the variables set may be a key, which no log must show.
+        request.headers_mut().values_mut().for_each(|value| value.set_sensitive(true));
         // The thread that asks has no runtime of its own.
         let sent = self.runtime.spawn(send(self.http.clone(), request)).await?;
         self.note(match &sent {

@@ -31,6 +31,11 @@ pub enum TelemetryError {
     Variable { variable: &'static str, value: String, must: &'static str },
     #[error("telemetry.endpoint must begin with http:// or https://")]
     Scheme,
+    #[error(
+        "telemetry.endpoint must hold no user or password; \
+         set OTEL_EXPORTER_OTLP_HEADERS=authorization=... instead"
+    )]
+    Credentials,
     #[error("the telemetry's exporter can't be set up: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error("the telemetry's HTTP client can't be set up")]
@@ -65,6 +70,10 @@ impl Settings {
         }
         if self.endpoint.as_ref().is_some_and(|url| !matches!(url.scheme(), "http" | "https")) {
             return Err(TelemetryError::Scheme);
+        }
+        let has_user = |url: &Url| !url.username().is_empty() || url.password().is_some();
+        if self.endpoint.as_ref().is_some_and(has_user) {
+            return Err(TelemetryError::Credentials);
         }
         let traces = self.signal("TRACES", &variable)?;
         let metrics = self.signal("METRICS", &variable)?;
@@ -200,5 +209,6 @@ mod tests {
         assert!(ratio("1%").unwrap_err().to_string().contains("OTEL_TRACES_SAMPLER_ARG"));
         assert!(ratio("0.01").unwrap().is_some());
         assert!(matches!(plan(Some("ftp://a"), &[]), Err(TelemetryError::Scheme)));
+        assert!(matches!(plan(Some("http://u:p@a"), &[]), Err(TelemetryError::Credentials)));
     }
 }
