@@ -14,9 +14,12 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x1f6c_93ab_0d54_5e7b_8a42_c0ff_ee00_000
 /// end makes the same id; a batch that is worked again has another end.
 pub fn notice_of(batch: &Batch, totals: &Totals, now: Timestamp) -> Option<Notice> {
     let (kind, state) = match batch.state {
-        BatchState::Running | BatchState::Done => ("batch.completed", BatchState::Done),
+        // A pause after the last outcome holds nothing up.
+        BatchState::Running | BatchState::Paused | BatchState::Done => {
+            ("batch.completed", BatchState::Done)
+        }
         BatchState::Cancelled => ("batch.cancelled", BatchState::Cancelled),
-        BatchState::Enqueuing | BatchState::Paused => return None,
+        BatchState::Enqueuing => return None,
     };
     if totals.ended() < batch.jobs {
         return None;
@@ -24,7 +27,8 @@ pub fn notice_of(batch: &Batch, totals: &Totals, now: Timestamp) -> Option<Notic
     let data = json!({
         "batch": batch.id,
         "state": state,
-        "reason": batch.reason,
+        // That of a pause is over.
+        "reason": batch.reason.as_ref().filter(|_| state == BatchState::Cancelled),
         "created_at": batch.created_at.to_string(),
         "jobs": batch.jobs,
         "endings": totals.endings,
@@ -80,10 +84,12 @@ mod tests {
     fn no_end_is_told_before_it_has_come() {
         let now = Timestamp::UNIX_EPOCH;
         assert_eq!(notice_of(&batch(BatchState::Running), &totals(1, 9), now), None);
-        for state in [BatchState::Enqueuing, BatchState::Paused] {
-            assert_eq!(notice_of(&batch(state), &totals(2, 9), now), None);
-        }
-        let cancelled = notice_of(&batch(BatchState::Cancelled), &totals(2, 9), now).unwrap();
-        assert!(cancelled.body.contains("batch.cancelled"));
+        assert_eq!(notice_of(&batch(BatchState::Enqueuing), &totals(2, 9), now), None);
+        let because = |state| Batch { reason: Some("too dear".into()), ..batch(state) };
+        let cancelled = notice_of(&because(BatchState::Cancelled), &totals(2, 9), now).unwrap();
+        assert!(cancelled.body.contains("batch.cancelled") && cancelled.body.contains("too dear"));
+        let paused = notice_of(&because(BatchState::Paused), &totals(2, 9), now).unwrap();
+        let running = notice_of(&batch(BatchState::Running), &totals(2, 9), now).unwrap();
+        assert_eq!(paused, running);
     }
 }

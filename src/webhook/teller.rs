@@ -155,7 +155,7 @@ impl Teller {
             if notice::add(self.store.as_ref(), &notice).await? {
                 info!(batch.id = %batch.id, webhook.id = %notice.id, "a batch has come to its end");
             }
-            if batch.state == BatchState::Running {
+            if batch.state != BatchState::Cancelled {
                 batches::close(self.store.as_ref(), &batch.id).await?;
             }
             self.remember(&batch);
@@ -240,9 +240,9 @@ impl Teller {
 /// A batch that is done was told of when it was marked so.
 fn is_news(batch: &Batch, now: Timestamp) -> bool {
     match batch.state {
-        BatchState::Running => true,
+        BatchState::Running | BatchState::Paused => true,
         BatchState::Cancelled => now.duration_since(batch.created_at) < signed(NEWS),
-        BatchState::Enqueuing | BatchState::Paused | BatchState::Done => false,
+        BatchState::Enqueuing | BatchState::Done => false,
     }
 }
 
