@@ -44,3 +44,5 @@ pub mod config;
 pub mod control;
 pub mod logging;
 mod plot;
+pub mod telemetry;
+pub mod webhook;

@@ -21,6 +21,7 @@ mod simulate;
 mod status;
 mod summary;
 mod table;
+mod telling;
 mod usage;
 mod work;
 
@@ -29,14 +30,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::backends::BackendError;
-use crate::config::Layers;
-use crate::logging;
+use crate::config::{Layers, LogFormat};
+use crate::{logging, telemetry};
 
 /// Puts bulk prompts through Azure OpenAI under its limits: nothing lost, nothing paid twice.
 #[derive(Debug, Parser)]
@@ -55,6 +56,9 @@ pub struct Cli {
         value_name = "FILTER"
     )]
     log: EnvFilter,
+    /// How it is logged; json is one object a line [default: text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     #[command(subcommand)]
     command: Command,
 }
@@ -95,14 +99,18 @@ enum Exit {
 
 /// Runs one command and says how it ended.
 pub fn main(cli: Cli) -> ExitCode {
-    start_logging(cli.log);
     let exit = Layers::read(cli.config.as_deref(), std::env::vars())
         .and_then(|layers| Ok((layers.config()?, layers)))
         .map_err(Failure::usage)
         .and_then(|(config, layers)| {
+            start_logging(cli.log, cli.log_format.unwrap_or(config.log.format));
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::unreachable(anyhow::Error::new(e)))?;
-            match cli.command {
+            let telemetry = {
+                let _runtime = runtime.enter();
+                telemetry::start(&config.telemetry).map_err(Failure::usage)?
+            };
+            let ended = match cli.command {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
@@ -120,7 +128,11 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Config(args) => config::run(args, &config, &layers),
                 Command::Bench(args) => runtime.block_on(bench::run(*args, config)),
                 Command::Simulate(args) => runtime.block_on(simulate::run(args)),
+            };
+            if let Some(telemetry) = telemetry {
+                telemetry.finish();
             }
+            ended
         })
         .unwrap_or_else(|failure| {
             say(&format!("error: {}", chain(&failure.error)));
@@ -165,9 +177,14 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-fn start_logging(filter: EnvFilter) {
+fn start_logging(filter: EnvFilter, format: LogFormat) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(progress::stderr_beside_bar);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(progress::stderr_beside_bar))
+        .with(lines)
         .with(filter)
         .with(filter_fn(logging::tells_no_secret))
         .init();

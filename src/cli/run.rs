@@ -14,12 +14,13 @@ use super::endpoint::EndpointFlags;
 use super::input::Input;
 use super::progress::{Shown, Whole};
 use super::summary::{self, Summary, ThisRun};
-use super::{Exit, Failure, interrupt, print, say};
+use super::{Exit, Failure, interrupt, print, say, telling};
 use crate::config::{Config, Deployment};
 use crate::intake::{self, EnqueueError, Reading};
 use crate::job::BatchId;
 use crate::outcome::Ending;
 use crate::prices::Prices;
+use crate::queue::Queue;
 use crate::queue::local::LocalQueue;
 use crate::report::batches;
 use crate::report::results::{Paths, Selection, Written, jsonl};
@@ -28,6 +29,8 @@ use crate::sqlite::Database;
 use crate::state::StateDir;
 use crate::store::local::LocalStore;
 use crate::store::{Order, Store, Totals};
+use crate::telemetry;
+use crate::webhook;
 use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
@@ -177,7 +180,7 @@ async fn simulated(mut config: Config) -> Result<(Simulator, Config), Failure> {
 struct Run {
     batch: BatchId,
     input: Input,
-    queue: LocalQueue,
+    queue: Arc<dyn Queue>,
     store: LocalStore,
     paths: Paths,
     order: Order,
@@ -185,6 +188,7 @@ struct Run {
     quiet: bool,
     progress: Arc<Progress>,
     before: Totals,
+    webhook: webhook::Settings,
 }
 
 impl Run {
@@ -209,7 +213,7 @@ impl Run {
         Ok(Self {
             batch,
             input,
-            queue,
+            queue: telemetry::observed(Arc::new(queue), telemetry::Labels::local()),
             store,
             paths,
             order: if args.ordered { Order::ByPosition } else { Order::AsStored },
@@ -217,12 +221,13 @@ impl Run {
             quiet: args.quiet,
             progress: Arc::default(),
             before,
+            webhook: config.webhook.clone(),
         })
     }
 
     async fn enqueue(&self) -> Result<(), Failure> {
         let Input { sources, reading, checked } = &self.input;
-        let to = (&self.queue as _, &self.store as _);
+        let to = (self.queue.as_ref(), &self.store as _);
         let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
         let enqueued = enqueued.map_err(|error| match error {
             EnqueueError::Changed { .. }
@@ -257,8 +262,9 @@ impl Run {
             let whole = Whole { jobs: self.input.checked.jobs, ended_before: self.before.ended() };
             Shown::start(self.progress.clone(), Some(whole), tpm)
         });
+        telemetry::watch(&self.progress);
         let worker = Worker {
-            queue: Arc::new(self.queue.clone()),
+            queue: self.queue.clone(),
             store: Arc::new(self.store.clone()),
             targets,
             settings: Settings {
@@ -317,6 +323,7 @@ impl Run {
             return Err(Failure { error: anyhow::anyhow!(message), exit: Exit::SomeFailed });
         }
         let written = self.write_results().await?;
+        telling::tell(&self.webhook, Arc::new(self.store.clone())).await?;
         self.close_batch(&totals).await?;
         let summary = Summary {
             batch: &self.batch,

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::progress::Shown;
+use super::telling::Telling;
 use super::{Exit, Failure, interrupt, say, summary};
 use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::outcome::Ending;
 use crate::prices::Prices;
 use crate::report::batches;
+use crate::telemetry;
 use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Work on the configured queue, beside as many other workers as you like, until SIGTERM
@@ -32,6 +34,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let progress = Arc::<Progress>::default();
     let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
     let shown = Shown::start(progress.clone(), None, tpm);
+    telemetry::watch(&progress);
     let worker = Worker {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
@@ -43,7 +46,11 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         },
         progress: progress.clone(),
     };
+    let telling = Telling::start(&config.webhook, &backends.store, &progress)?;
     let halt = tokio::spawn(worker.run(stop)).await.unwrap_or(Err(WorkerError::Panicked));
+    if let Some(telling) = telling {
+        telling.finish(matches!(halt, Ok(Halt::Drained))).await;
+    }
     drop(shown);
     let exit = finish(&backends, halt, &progress).await;
     // What was settled must be through before the process ends.

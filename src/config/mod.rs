@@ -20,6 +20,8 @@ use crate::model::ClientError;
 use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
 use crate::store::cosmos;
+use crate::telemetry;
+use crate::webhook;
 use crate::worker::{self, Target};
 
 pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
@@ -43,6 +45,9 @@ pub struct Config {
     pub prices: PriceTable,
     pub pool: Pool,
     pub serve: Serve,
+    pub log: Log,
+    pub telemetry: telemetry::Settings,
+    pub webhook: webhook::Settings,
     pub deployments: Vec<Deployment>,
 }
 
@@ -99,6 +104,23 @@ pub struct Worker {
 pub struct PriceTable {
     /// A table of your own instead of the built-in one.
     pub file: Option<PathBuf>,
+}
+
+/// How the program logs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line, for collectors.
+    Json,
 }
 
 /// How the deployments serve together.
@@ -161,6 +183,8 @@ pub enum ConfigError {
     Key { key: String, problem: String, origin: String },
     #[error("queue.service_bus: {0}")]
     ServiceBus(#[from] service_bus::SettingsError),
+    #[error(transparent)]
+    Webhook(#[from] webhook::SettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
     #[error("{key} must be {must}")]
@@ -201,6 +225,7 @@ impl Config {
         if let Queue::ServiceBus(settings) = &self.queue {
             settings.check()?;
         }
+        self.webhook.target()?;
         let counts = [
             ("state.lock_seconds", self.state.lock_seconds),
             ("input.max_line_mib", self.input.max_line_mib as u64),

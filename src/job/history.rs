@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Amendment;
+use super::trace::{self, TraceParent};
 
 /// Characters kept of an error: enough to know it by, small enough for every message.
 const LONGEST_ERROR: usize = 300;
@@ -31,6 +32,9 @@ pub struct History {
     /// How the last try ended, in short.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The trace that it belongs to, and the step in it that sent or handed out this message.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "trace::read_leniently")]
+    pub traceparent: Option<TraceParent>,
     /// What was amended when it came back from the dead letters.
     #[serde(skip_serializing_if = "Amendment::is_empty")]
     pub amendment: Amendment,
@@ -66,6 +70,13 @@ mod tests {
     #[test]
     fn a_new_job_adds_nothing_to_its_message() {
         assert_eq!(serde_json::to_string(&History::default()).unwrap(), "{}");
+    }
+
+    #[test]
+    fn a_trace_that_can_not_be_read_is_none_and_no_fault() {
+        for text in [r#"{"traceparent":"x"}"#, r#"{"traceparent":7}"#, r#"{"traceparent":null}"#] {
+            assert_eq!(serde_json::from_str::<History>(text).unwrap(), History::default());
+        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! What is asked: one prompt request and the names it goes by.
 //!
 //! Knows no other station. `message` is the form of a [`Job`] in every queue, `aside` is about bodies
-//! that are too large for one, `history` what a job carries from one message to the next.
+//! that are too large for one, `history` what a job carries from one message to the next, and `trace`
+//! which trace it belongs to.
 
 mod amendment;
 mod aside;
 pub(crate) mod edit;
 mod history;
 mod message;
+mod trace;
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +23,7 @@ use uuid::Uuid;
 pub use amendment::Amendment;
 pub use aside::Aside;
 pub use history::History;
+pub use trace::{BadTraceParent, TraceParent};
 
 /// Namespace of all job ids. Changing it would make every known job a stranger.
 const JOB_NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_41a6_52f0_5a8e_9b1d_c0ff_ee00_0001);

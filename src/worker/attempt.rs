@@ -25,6 +25,7 @@ use crate::model::headers::RateHeaders;
 use crate::model::verdict::{ErrorReply, Verdict};
 use crate::outcome::Failure;
 use crate::store::{Store, StoreError};
+use crate::telemetry::Call;
 
 /// How long a job waits in the worker whose call could not be paid for.
 pub(super) const UNFUNDED: Duration = Duration::from_secs(2);
@@ -142,7 +143,9 @@ impl Caller {
             return permit.end(Feedback::Unclear, Some((held, Instant::now())));
         }
         let began = Instant::now();
+        let observed = Call::begin(&job, (name, &target.client), held.charge, held.attempts);
         let Called { verdict, told } = target.client.call(&job).await;
+        observed.end(&verdict);
         // A body that lies aside is held only while it is needed.
         drop(job);
         permit.told = told;

@@ -4,6 +4,7 @@
 //! are given back wherever it ends.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::Progress;
 use super::states::Known;
 use crate::admission::DeploymentIndex;
 use crate::job::Estimate;
@@ -70,12 +72,16 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.locks.with(|held| held.remove(&self.lock));
+        self.locks.progress.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The locks of everything we hold.
-#[derive(Default)]
-pub(super) struct Locks(Mutex<HashMap<LockToken, Lock>>);
+pub(super) struct Locks {
+    held: Mutex<HashMap<LockToken, Lock>>,
+    /// Is told how many there are.
+    progress: Arc<Progress>,
+}
 
 struct Lock {
     expires: Instant,
@@ -94,6 +100,10 @@ impl Lock {
 }
 
 impl Locks {
+    pub(super) fn new(progress: Arc<Progress>) -> Self {
+        Self { held: Mutex::default(), progress }
+    }
+
     pub(super) fn hold(
         self: &Arc<Self>,
         delivery: Delivery,
@@ -105,6 +115,7 @@ impl Locks {
         let since = Instant::now();
         let lock = Lock { expires: since + left, half_life: left / 2, lost: false };
         self.with(|held| held.insert(delivery.lock, lock));
+        self.progress.held.fetch_add(1, Ordering::Relaxed);
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
         let (attempts, charge) = (delivery.job.history.tries, estimate.charge());
         Held {
@@ -139,7 +150,7 @@ impl Locks {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<LockToken, Lock>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

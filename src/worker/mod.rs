@@ -130,6 +130,8 @@ pub struct Progress {
     pub throttled: AtomicU64,
     /// Calls that ended in a passing fault.
     pub faults: AtomicU64,
+    /// Deliveries in this worker's hands.
+    pub held: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
     /// Every deployment's state, once a second.
@@ -177,7 +179,7 @@ impl Worker {
     /// # Errors
     /// If the queue or the store fails for good; nothing that it held is lost.
     pub async fn run(self, stop: CancellationToken) -> Result<Halt, WorkerError> {
-        let locks = Arc::<Locks>::default();
+        let locks = Arc::new(Locks::new(self.progress.clone()));
         let grace = self.settings.shutdown_grace;
         let (to_admission, arriving) = mpsc::channel(4);
         let calls = self.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();

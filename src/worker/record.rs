@@ -20,6 +20,7 @@ use crate::model::verdict::ErrorReply;
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::queue::{DeadLetterReason, Delivery, Queue, QueueError, Settlement};
 use crate::store::{Recorded, Store, StoreError};
+use crate::telemetry::Recording;
 
 /// Outcomes recorded together at the most.
 const GROUP: usize = 1024;
@@ -188,7 +189,10 @@ async fn record_group(
         waiting.push((delivery, place, dead));
     }
     let outcomes = Arc::new(outcomes);
+    let recording = Recording::begin();
     let proofs = until_reached(|| store.record(outcomes.clone())).await?;
+    let parents = waiting.iter().map(|(delivery, ..)| delivery.job.history.traceparent);
+    recording.end(&outcomes, &proofs, parents);
     progress.count(&outcomes, &proofs);
     let mut group = Group { settlements: Vec::new(), places: Vec::new() };
     let mut done = Vec::new();

@@ -160,7 +160,11 @@ impl ServiceBusQueue {
 
 fn job_of(locked: &Locked) -> Result<Job, String> {
     let body = message::body_of(&locked.message.body)?;
-    Job::from_message(&body).map_err(|error| error.to_string())
+    let mut job = Job::from_message(&body).map_err(|error| error.to_string())?;
+    // A program that knows nothing of our history may still be traced.
+    job.history.traceparent =
+        job.history.traceparent.or_else(|| message::traceparent(&locked.message));
+    Ok(job)
 }
 
 /// As the job says; if it does not, this is its first message.
