@@ -149,13 +149,15 @@ pub struct Amount<'a> {
 }
 
 impl Amount<'_> {
-    /// The amount alone: whole tokens, or money to four places.
+    /// The amount alone: whole tokens, or money to four places, of less than one to six.
     pub fn bare(&self) -> String {
         match self.unit {
             Unit::Tokens => self.amount.to_string(),
             Unit::Money { .. } => {
-                let parts = self.amount.div_ceil(NANO / 10_000);
-                let text = format!("{}.{:04}", parts / 10_000, parts % 10_000);
+                let parts: u64 = if self.amount < NANO { 1_000_000 } else { 10_000 };
+                let digits = parts.ilog10() as usize;
+                let amount = self.amount.div_ceil(NANO / parts);
+                let text = format!("{}.{:0digits$}", amount / parts, amount % parts);
                 let short = text.trim_end_matches('0');
                 // At least cents, as people write money; none for whole amounts.
                 match short.split_once('.') {
@@ -255,7 +257,7 @@ mod tests {
         let budget = Budget::renewed(None, &Limit::money(50.0, "USD").unwrap());
         let shown = [50.0, 49.83, 0.25, 0.5, 0.000_01]
             .map(|amount| budget.show(Limit::money(amount, "USD").unwrap().allowed).to_string());
-        assert_eq!(shown, ["50 USD", "49.83 USD", "0.25 USD", "0.50 USD", "0.0001 USD"]);
+        assert_eq!(shown, ["50 USD", "49.83 USD", "0.25 USD", "0.50 USD", "0.00001 USD"]);
         assert_eq!(super::tests::budget().show(7).to_string(), "7 tokens");
         let json = serde_json::to_string(&budget).unwrap();
         assert_eq!(json, r#"{"unit":"USD","allowed":50.0,"committed":0.0,"spent":0.0}"#);

@@ -139,6 +139,32 @@ async fn four_workers_use_a_budget_up_and_never_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_stopped_gives_back_and_a_budget_is_raised_while_it_is_used() {
+    let simulator = simulator(Faults::default()).await;
+    let place = local(&simulator);
+    let budget = TOKENS.to_string();
+    let enqueue = ["enqueue", "in.jsonl", "--batch", "night", "--token-budget", &budget];
+    ok(place.run(&enqueue));
+    let mut worker = place.spawn(&["work"]);
+    until("some are answered", || simulator.ledger().answered >= 60).await;
+    worker.signal("TERM");
+    ok(worker.wait());
+    let stopped = standing(&place)["budget"].clone();
+    assert_eq!(
+        (&stopped["spent"], &stopped["committed"]),
+        (&stopped["committed"], &billed(&simulator).into())
+    );
+    let at_work = workers(&place, 2);
+    until("more are answered", || simulator.ledger().answered >= 120).await;
+    ok(place.run(&["resume", "night", "--token-budget", "1000000"]));
+    for ended in ends(at_work).await {
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    each_has_one_line(&place);
+    assert!(billed(&simulator) > TOKENS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kills_and_calls_that_are_paid_for_nothing_are_within_the_budget() {
     let simulator = simulator(Faults::spread(0.1)).await;
     let place = local(&simulator);
