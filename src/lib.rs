@@ -9,6 +9,7 @@
 //!
 //! `docs/architecture.md` has the picture, the invariants and one job walked through.
 
+pub mod budget;
 pub mod job;
 pub mod outcome;
 pub mod share;
@@ -38,5 +39,6 @@ pub mod simulator;
 pub mod backends;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod logging;
 mod plot;

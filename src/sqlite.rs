@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
 /// Raised with every change of [`SCHEMA`] that older files do not have.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 const SCHEMA: &str = "
 CREATE TABLE queue (
@@ -62,7 +62,19 @@ CREATE TABLE batches (
     prompt_tokens INTEGER NOT NULL,
     created_at    TEXT    NOT NULL,
     -- JSON: the inputs that jobs counts.
-    inputs        TEXT    NOT NULL DEFAULT '[]'
+    inputs        TEXT    NOT NULL DEFAULT '[]',
+    -- Why it is in its state, where somebody said so.
+    reason        TEXT
+) WITHOUT ROWID;
+-- In whole tokens, or in billionths of the currency.
+CREATE TABLE budgets (
+    batch_id  TEXT PRIMARY KEY,
+    -- A currency; NULL: tokens.
+    currency  TEXT,
+    allowed   INTEGER NOT NULL,
+    -- What was spent, and what is set aside for calls to come.
+    committed INTEGER NOT NULL,
+    spent     INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE outcomes (
     seq               INTEGER PRIMARY KEY,

@@ -72,6 +72,7 @@ async fn work_to_death(on: &Backends) {
     let document = Batch {
         id: batch(),
         state: BatchState::Done,
+        reason: None,
         jobs: 1,
         prompt_tokens: 8,
         inputs: Vec::new(),

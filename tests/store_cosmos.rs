@@ -15,6 +15,7 @@ use std::time::Duration;
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
 use jiff::Timestamp;
+use promptmill::budget::{Claim, Limit};
 use promptmill::identity::Identity;
 use promptmill::outcome::{Ending, Outcome};
 use promptmill::prices::Prices;
@@ -108,6 +109,46 @@ async fn a_write_whose_answer_was_lost_is_still_the_first() {
     assert!(proofs.iter().all(Recorded::is_first));
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
     assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_answer_was_lost_is_made_once() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let night = batch_id("night");
+    host.lose_answers(1);
+    let limit = Limit::tokens(100).unwrap();
+    assert_eq!(in_time(store.limit_budget(&night, &limit)).await.unwrap().allowed, 100);
+    for (take, spent, committed, in_all) in
+        [(60, 0, 60, 0), (-20, 10, 40, 10), (40, 0, 80, 10), (-70, 0, 10, 10)]
+    {
+        host.lose_answers(1);
+        let claim = Claim { take, spent, is_debt: false };
+        let (granted, after) = in_time(store.claim(&night, &claim)).await.unwrap().unwrap();
+        assert_eq!((granted, after.committed, after.spent), (true, committed, in_all));
+        assert_eq!(store.budget(&night).await.unwrap(), Some(after));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_state_whose_answer_was_lost_is_told_as_it_is() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let batch = Batch {
+        id: batch_id("night"),
+        state: BatchState::Running,
+        reason: None,
+        jobs: 1,
+        prompt_tokens: 0,
+        inputs: Vec::new(),
+        created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
+    };
+    store.put_batch(&batch).await.unwrap();
+    host.lose_answers(1);
+    let from = [batch.state];
+    let change = store.change_state(&batch.id, &from, BatchState::Paused, Some("why"));
+    let paused = in_time(change).await.unwrap().unwrap();
+    assert_eq!((paused.state, paused.reason.as_deref()), (BatchState::Paused, Some("why")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,6 +274,7 @@ async fn two_who_write_the_same_batch_both_get_there() {
     let batch = |jobs| Batch {
         id: batch_id("night"),
         state: BatchState::Enqueuing,
+        reason: None,
         jobs,
         prompt_tokens: 0,
         inputs: Vec::new(),

@@ -14,6 +14,7 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
+use promptmill::budget::{Budget, Claim, Limit};
 use promptmill::job::{BatchId, JobId};
 use promptmill::model::Client;
 use promptmill::model::endpoint::{Endpoint, Given};
@@ -24,7 +25,9 @@ use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, Brief, Order, Recorded, Running, Store, StoreError, Totals};
+use promptmill::store::{
+    Batch, BatchState, Brief, Order, Recorded, Running, Store, StoreError, Totals,
+};
 use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +69,8 @@ impl Bench {
             }],
             settings: Settings {
                 drain: true,
+                only: None,
+                prices: None,
                 shared: false,
                 max_held,
                 max_tries: 3,
@@ -141,6 +146,29 @@ impl Store for Moody {
     }
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        self.inner.change_state(id, from, to, reason).await
+    }
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        self.inner.limit_budget(batch, limit).await
+    }
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        self.inner.budget(batch).await
+    }
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        self.inner.claim(batch, claim).await
     }
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         self.inner.batch(id).await

@@ -353,6 +353,12 @@ impl<T> Admission<T> {
         states.map(|(state, place)| Standing { demand: demands[place.quota], state }).collect()
     }
 
+    /// Takes the waiting jobs out that suit.
+    pub fn extract(&mut self, mut suits: impl FnMut(&T) -> bool) -> Vec<T> {
+        let lanes = self.lanes.iter_mut().flat_map(|lane| lane.line.extract(&mut suits));
+        lanes.collect()
+    }
+
     /// Takes all waiting jobs out.
     pub fn drain(&mut self) -> Vec<T> {
         let lanes = self.lanes.iter_mut().flat_map(|lane| lane.line.drain());

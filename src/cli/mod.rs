@@ -1,8 +1,10 @@
 //! The doors: arguments in, library called, text out. Only here is anything printed.
 
 mod bench;
+mod budget;
 mod check;
 mod config;
+mod control;
 mod counted;
 mod dead_letters;
 mod endpoint;
@@ -62,6 +64,9 @@ enum Command {
     Enqueue(enqueue::Args),
     Work(work::Args),
     Status(status::Args),
+    Pause(control::PauseArgs),
+    Resume(control::ResumeArgs),
+    Cancel(control::CancelArgs),
     Results(results::Args),
     Usage(usage::Args),
     Report(report::Args),
@@ -100,6 +105,9 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
+                Command::Pause(args) => runtime.block_on(control::pause(args, config)),
+                Command::Resume(args) => runtime.block_on(control::resume(args, config)),
+                Command::Cancel(args) => runtime.block_on(control::cancel(args, config)),
                 Command::Results(args) => runtime.block_on(results::run(args, config)),
                 Command::DeadLetters(args) => runtime.block_on(dead_letters::run(args, config)),
                 Command::Usage(args) => runtime.block_on(usage::run(args, config)),

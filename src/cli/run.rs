@@ -9,23 +9,26 @@ use clap::ValueHint;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::BudgetFlags;
 use super::endpoint::EndpointFlags;
 use super::input::Input;
 use super::progress::{Shown, Whole};
-use super::summary::{Summary, ThisRun};
+use super::summary::{self, Summary, ThisRun};
 use super::{Exit, Failure, interrupt, print, say};
 use crate::config::{Config, Deployment};
-use crate::intake::{self, EnqueueError};
+use crate::intake::{self, EnqueueError, Reading};
 use crate::job::BatchId;
 use crate::outcome::Ending;
+use crate::prices::Prices;
 use crate::queue::local::LocalQueue;
+use crate::report::batches;
 use crate::report::results::{Paths, Selection, Written, jsonl};
 use crate::simulator::{self, Simulator};
 use crate::sqlite::Database;
 use crate::state::StateDir;
 use crate::store::local::LocalStore;
-use crate::store::{BatchState, Order, Store, Totals};
-use crate::worker::{Halt, Progress, Worker, WorkerError};
+use crate::store::{Order, Store, Totals};
+use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
 #[derive(Debug, clap::Args)]
@@ -71,6 +74,8 @@ pub(super) struct Args {
     /// The longest line that is read [default: 16]
     #[arg(long, value_name = "MIB")]
     max_line_mib: Option<usize>,
+    #[command(flatten)]
+    budget: BudgetFlags,
     /// Write the results in the order of the input
     #[arg(long)]
     ordered: bool,
@@ -86,7 +91,10 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let config = with_flags(config, &args)?;
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let state = StateDir::hold(&config.state.dir).map_err(Failure::usage)?;
-    let input = Input::read(&args.inputs, config.reading(), state.path()).await?;
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
+    args.budget.limit(&prices)?;
+    let reading = Reading { is_bounded: args.budget.is_given(), ..config.reading() };
+    let input = Input::read(&args.inputs, reading, state.path()).await?;
     if input.checked.faults > 0 && !args.skip_invalid {
         input.report_faults();
         return Ok(Exit::Usage);
@@ -104,10 +112,12 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     } else {
         config
     };
+    args.budget.check_prices(&input.checked.models, &config, &prices)?;
     let batch = args.batch.clone().unwrap_or_else(|| input.checked.batch_name(&input.sources));
     let mut job = Run::open(&config, &args, input, batch).await?;
+    args.budget.give(&job.store, &job.batch, &prices).await?;
     job.enqueue().await?;
-    let (halt, seconds) = job.work(&config, stop).await?;
+    let (halt, seconds) = job.work(&config, prices, stop).await?;
     job.finish(halt, seconds).await
 }
 
@@ -215,9 +225,10 @@ impl Run {
         let to = (&self.queue as _, &self.store as _);
         let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
         let enqueued = enqueued.map_err(|error| match error {
-            EnqueueError::Changed { .. } | EnqueueError::InputChanged { .. } => {
-                Failure::usage(error)
-            }
+            EnqueueError::Changed { .. }
+            | EnqueueError::InputChanged { .. }
+            | EnqueueError::Cancelled(_)
+            | EnqueueError::Budgeted { .. } => Failure::usage(error),
             error => Failure::unreachable(error),
         })?;
         if !self.quiet {
@@ -234,7 +245,12 @@ impl Run {
         Ok(())
     }
 
-    async fn work(&self, config: &Config, stop: CancellationToken) -> Result<(Halt, f64), Failure> {
+    async fn work(
+        &self,
+        config: &Config,
+        prices: Prices,
+        stop: CancellationToken,
+    ) -> Result<(Halt, f64), Failure> {
         let targets = config.targets().map_err(Failure::usage)?;
         let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
         let shown = (!self.quiet).then(|| {
@@ -245,7 +261,11 @@ impl Run {
             queue: Arc::new(self.queue.clone()),
             store: Arc::new(self.store.clone()),
             targets,
-            settings: config.worker(true),
+            settings: Settings {
+                only: Some(self.batch.clone()),
+                prices: Some(Arc::new(prices)),
+                ..config.worker(true)
+            },
             progress: self.progress.clone(),
         };
         let began = Instant::now();
@@ -265,6 +285,11 @@ impl Run {
         let again = format!("{left} jobs are left; nothing is lost: run the same command again");
         match halt {
             Halt::Drained => {}
+            Halt::Paused { .. } => {
+                summary::say_paused(&self.store, &self.batch).await?;
+                say(&format!("{again} then"));
+                return Ok(Exit::SomeFailed);
+            }
             Halt::Stopped => {
                 let cut_off = self.progress.cut_off.load(Ordering::Relaxed);
                 if cut_off > 0 {
@@ -330,10 +355,11 @@ impl Run {
 
     async fn close_batch(&self, totals: &Totals) -> Result<(), Failure> {
         let batch = self.store.batch(&self.batch).await.map_err(Failure::unreachable)?;
-        if let Some(mut batch) = batch.filter(|batch| totals.ended() >= batch.jobs) {
-            batch.state = BatchState::Done;
-            self.store.put_batch(&batch).await.map_err(Failure::unreachable)?;
+        match batch.filter(|batch| totals.ended() >= batch.jobs) {
+            Some(batch) => {
+                batches::close(&self.store, &batch.id).await.map_err(Failure::unreachable)
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }

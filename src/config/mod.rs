@@ -235,6 +235,7 @@ impl Config {
         Reading {
             default_model: self.input.model.clone(),
             models: models.filter(|models| !models.is_empty()),
+            is_bounded: false,
             max_line_bytes: self.input.max_line_mib << 20,
         }
     }
@@ -248,6 +249,8 @@ impl Config {
         let calls = self.calls();
         worker::Settings {
             drain,
+            only: None,
+            prices: None,
             shared: false,
             // Besides those in flight: enough that the store is written in large groups, and that no
             // call ever waits for the queue.

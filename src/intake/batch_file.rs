@@ -18,6 +18,8 @@ pub struct Reading {
     pub default_model: Option<String>,
     /// The models that can be asked for; `None`: any.
     pub models: Option<Vec<String>>,
+    /// Every prompt must say how long its answer may be: there is a budget to keep.
+    pub is_bounded: bool,
     /// Longer lines are refused, so that one line can't use up the memory.
     pub max_line_bytes: usize,
 }
@@ -34,7 +36,7 @@ impl Reading {
 pub(super) struct JobLine<'a> {
     pub(super) custom_id: Cow<'a, str>,
     api: Api,
-    model: Cow<'a, str>,
+    pub(super) model: Cow<'a, str>,
     body: &'a RawValue,
     /// Whether the body lacks its model.
     add_model: bool,
@@ -101,6 +103,9 @@ pub(super) fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLi
         && !known.iter().any(|name| *name == model)
     {
         return Err(LineFault::UnknownModel { model: model.into_owned(), known: known.clone() });
+    }
+    if reading.is_bounded && !charge::is_bounded(api, body.get()) {
+        return Err(LineFault::Unbounded);
     }
     if fields.metadata.is_some_and(|metadata| !metadata.get().starts_with('{')) {
         return Err(LineFault::Wrong { field: "metadata", expected: "a JSON object" });
@@ -229,7 +234,7 @@ mod tests {
     const GOOD: &str = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}"#;
 
     fn reading() -> Reading {
-        Reading { default_model: None, models: None, max_line_bytes: 1 << 20 }
+        Reading { default_model: None, models: None, is_bounded: false, max_line_bytes: 1 << 20 }
     }
 
     fn fault(line: &str) -> String {
@@ -295,6 +300,19 @@ mod tests {
         assert_eq!(job.body, r#"{"model":"gpt \"x\"","input":"x"}"#);
         let line = GOOD.replace("\"m\"", "\"other\"");
         assert_eq!(read_line(&line, &reading).unwrap().model, "other");
+    }
+
+    #[test]
+    fn with_a_budget_every_prompt_says_how_long_its_answer_may_be() {
+        let reading = Reading { is_bounded: true, ..reading() };
+        let said = read_line(GOOD, &reading).unwrap_err().to_string();
+        assert!(said.contains("max_completion_tokens"), "{said}");
+        for name in ["max_tokens", "max_completion_tokens", "max_output_tokens"] {
+            let line = GOOD.replace("[]", &format!("[],\"{name}\":5"));
+            assert!(read_line(&line, &reading).is_ok(), "{line}");
+        }
+        let line = r#"{"custom_id":"a","url":"/v1/embeddings","body":{"model":"m","input":"x"}}"#;
+        assert!(read_line(line, &reading).is_ok(), "an embedding has no length");
     }
 
     #[test]

@@ -164,13 +164,7 @@ fn by_batch(page: &[Numbered]) -> BTreeMap<&BatchId, Vec<(i64, &Named)>> {
 
 /// A batch with a job to be worked is not done.
 async fn reopen(batch: &BatchId, store: &dyn Store) -> Result<(), StoreError> {
-    match store.batch(batch).await? {
-        Some(mut done) if done.state == BatchState::Done => {
-            done.state = BatchState::Running;
-            store.put_batch(&done).await
-        }
-        _ => Ok(()),
-    }
+    store.change_state(batch, &[BatchState::Done], BatchState::Running, None).await.map(drop)
 }
 
 async fn forget_payload(name: &Named, store: &dyn Store) -> Result<(), StoreError> {

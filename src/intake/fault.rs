@@ -40,6 +40,11 @@ pub enum LineFault {
     #[error("no deployment serves the model '{model}'; use one of: {}", known.join(", "))]
     UnknownModel { model: String, known: Vec<String> },
     #[error(
+        "the body sets no limit to the answer, so it may cost more than any budget; add \
+         \"max_completion_tokens\" (Responses: \"max_output_tokens\") to it"
+    )]
+    Unbounded,
+    #[error(
         "the custom_id is used already in {first_file}, line {first_line}; give each line its own"
     )]
     DuplicateCustomId { first_file: String, first_line: u64 },
@@ -58,6 +63,7 @@ impl LineFault {
             Self::Url(_) => "invalid_url",
             Self::NoModel => "missing_model",
             Self::UnknownModel { .. } => "unknown_model",
+            Self::Unbounded => "missing_max_tokens",
             Self::DuplicateCustomId { .. } => "duplicate_custom_id",
         }
     }

@@ -53,7 +53,9 @@ pub async fn look(
     for batch in batches(store, only).await? {
         let running = running(store, &batch).await?;
         let totals = store.totals(&batch.id).await?;
-        all.push(Live::new(&batch, totals, &running, by, Timestamp::now()));
+        let budget = store.budget(&batch.id).await?;
+        let standing = Standing::new(&batch, budget, totals);
+        all.push(Live::new(&batch, standing, &running, by, Timestamp::now()));
     }
     Ok(all)
 }
@@ -91,7 +93,9 @@ impl Watch {
             if is_over && totals.ended() < batch.jobs {
                 totals = self.count(store, &batch, totals).await?;
             }
-            all.push(Live::new(&batch, totals, &running, by, Timestamp::now()));
+            let budget = store.budget(&batch.id).await?;
+            let standing = Standing::new(&batch, budget, totals);
+            all.push(Live::new(&batch, standing, &running, by, Timestamp::now()));
         }
         Ok(all)
     }
@@ -136,14 +140,13 @@ async fn running(store: &dyn Store, batch: &Batch) -> Result<Running, StoreError
 impl Live {
     fn new(
         batch: &Batch,
-        totals: Totals,
+        standing: Standing,
         running: &Running,
         By { deployments, prices }: By<'_>,
         now: Timestamp,
     ) -> Self {
-        let (cost, done) = spent(running, &totals, prices);
+        let (cost, done) = spent(running, &standing.totals, prices);
         let whole = Whole { jobs: batch.jobs, prompt_tokens: batch.prompt_tokens };
-        let standing = Standing::new(batch, totals);
         let forecast = (standing.state == BatchState::Running).then(|| {
             let stretches = forecast::stretches(&running.minutes, now, LOOK_BACK_S);
             forecast::forecast(&done, &whole, &stretches, quota(deployments))
@@ -221,6 +224,7 @@ mod tests {
         let batch = Batch {
             id: "night".parse().unwrap(),
             state,
+            reason: None,
             jobs: 2_000,
             prompt_tokens: 2_000_000,
             inputs: Vec::new(),
@@ -228,9 +232,10 @@ mod tests {
         };
         let now = Timestamp::from_second(600).unwrap();
         let deployments = [Deployment { tpm: Some(200_000), share: 1.0, ..Deployment::default() }];
+        let standing = Standing::new(&batch, None, totals(1_000));
         Live::new(
             &batch,
-            totals(1_000),
+            standing,
             &running(model),
             By { deployments: &deployments, prices: &prices },
             now,

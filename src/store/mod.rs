@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
@@ -110,6 +111,8 @@ pub struct KnownInput {
 pub struct Batch {
     pub id: BatchId,
     pub state: BatchState,
+    /// Why it is in this state, where somebody said so.
+    pub reason: Option<String>,
     /// Distinct jobs that were validated and enqueued, over all inputs; `intake::tally` counts them.
     pub jobs: u64,
     /// Sum of the jobs' prompt token counts.
@@ -311,7 +314,38 @@ pub trait Store: Send + Sync {
     /// killed had recorded last; [`Self::totals`] never is.
     async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError>;
 
+    /// Creates the batch, or writes over its counts and inputs. The state and the reason of one that
+    /// is there stay: whoever counts must not undo a pause.
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Changes a batch's state and reason, and nothing else, if its state is one of `from`. Returns
+    /// the batch as it is then; `None` if there is none. To be called by [`crate::control`] and by
+    /// those who fill and close batches.
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError>;
+
+    /// Gives a batch its budget, or another limit to the one that it has. Returns the budget as it
+    /// stands then: with its old limit if the unit is another, or if more is committed already.
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError>;
+
+    /// None for a batch that may cost whatever it costs.
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError>;
+
+    /// Changes what is committed and spent of a batch's budget, as a whole or not at all: whether it
+    /// was granted, and how the budget stands. `None` if there is no budget.
+    ///
+    /// A claim that failed may have been granted. Who took must take that for refused and who gave
+    /// back for granted: then no more is ever spent than was allowed.
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError>;
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError>;
 

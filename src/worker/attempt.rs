@@ -13,16 +13,21 @@ use tracing::debug;
 
 use super::held::Held;
 use super::postpone::Postponed;
+use super::purse::Reserve;
 use super::record::{self, Finished};
+use super::states::Course;
 use super::{Progress, Target, retry};
 use crate::admission::deployment::Feedback;
-use crate::admission::{Booking, DeploymentIndex};
+use crate::admission::{Booking, DeploymentIndex, Member};
 use crate::job::Job;
 use crate::model::Called;
 use crate::model::headers::RateHeaders;
 use crate::model::verdict::{ErrorReply, Verdict};
 use crate::outcome::Failure;
 use crate::store::{Store, StoreError};
+
+/// How long a job waits in the worker whose call could not be paid for.
+pub(super) const UNFUNDED: Duration = Duration::from_secs(2);
 
 /// What every call needs.
 pub(super) struct Caller {
@@ -93,6 +98,21 @@ impl Drop for Permit {
     }
 }
 
+/// The batch's budget does not allow the call now.
+struct Unfunded;
+
+/// Sets aside what the call may cost, if its batch has a budget.
+async fn reserve(held: &Held, at: &Member) -> Result<Option<Reserve>, Unfunded> {
+    let Some(purse) = held.batch.purse() else { return Ok(None) };
+    match purse.worst(&held.delivery.job.model, held.estimate, at) {
+        Ok(worst) => purse.draw(worst).await.map(Some).ok_or(Unfunded),
+        Err(why) => {
+            purse.give_up(why);
+            Err(Unfunded)
+        }
+    }
+}
+
 impl Caller {
     /// Calls for a job and brings it one step further.
     pub(super) async fn attempt(self: Arc<Self>, mut held: Held, mut permit: Permit) {
@@ -107,11 +127,27 @@ impl Caller {
         };
         let target = &self.targets[permit.deployment().0];
         let name = target.member.name.as_str();
+        let reserve = match reserve(&held, &target.member).await {
+            Ok(reserve) => reserve,
+            // Nothing was sent. The batch may be paused by now, or its other calls leave something.
+            Err(Unfunded) => {
+                return permit.end(Feedback::Unclear, Some((held, Instant::now() + UNFUNDED)));
+            }
+        };
+        if held.place.is_lost() || held.batch.course() != Course::Go {
+            // It came while the store was asked for the body or the budget. Nothing was sent.
+            reserve.into_iter().for_each(|reserve| reserve.settle(0));
+            return permit.end(Feedback::Unclear, Some((held, Instant::now())));
+        }
         let began = Instant::now();
         let Called { verdict, told } = target.client.call(&job).await;
         // A body that lies aside is held only while it is needed.
         drop(job);
         permit.told = told;
+        if let (Some(reserve), Some(purse)) = (reserve, held.batch.purse()) {
+            let model = &held.delivery.job.model;
+            reserve.settle(purse.cost(model, held.estimate, &target.member, &verdict));
+        }
         let latency = began.elapsed();
         debug!(
             job.id = %held.delivery.job.id,

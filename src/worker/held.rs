@@ -12,7 +12,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::states::Known;
 use crate::admission::DeploymentIndex;
+use crate::job::Estimate;
 use crate::model::verdict::ErrorReply;
 use crate::queue::{Delivery, LockToken, Queue};
 
@@ -25,6 +27,8 @@ const SHORTEST_LOCK: Duration = Duration::from_secs(2);
 /// A delivery that waits, runs or is being recorded.
 pub(super) struct Held {
     pub(super) delivery: Delivery,
+    /// What it may take.
+    pub(super) estimate: Estimate,
     /// What the service books for one call of it.
     pub(super) charge: u64,
     /// Calls so far that count as tries, those of earlier deliveries included.
@@ -32,6 +36,8 @@ pub(super) struct Held {
     pub(super) last_error: Option<ErrorReply>,
     /// The deployment that failed it last.
     pub(super) failed_at: Option<DeploymentIndex>,
+    /// Its batch.
+    pub(super) batch: Arc<Known>,
     /// When it came.
     pub(super) since: Instant,
     pub(super) place: Place,
@@ -82,7 +88,8 @@ impl Locks {
     pub(super) fn hold(
         self: &Arc<Self>,
         delivery: Delivery,
-        charge: u64,
+        batch: Arc<Known>,
+        estimate: Estimate,
         room: OwnedSemaphorePermit,
     ) -> Held {
         let left = until(delivery.locked_until);
@@ -90,8 +97,18 @@ impl Locks {
         let lock = Lock { expires: since + left, half_life: left / 2, lost: false };
         self.with(|held| held.insert(delivery.lock, lock));
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
-        let attempts = delivery.job.history.tries;
-        Held { delivery, charge, attempts, last_error: None, failed_at: None, since, place }
+        let (attempts, charge) = (delivery.job.history.tries, estimate.charge());
+        Held {
+            delivery,
+            estimate,
+            charge,
+            attempts,
+            last_error: None,
+            failed_at: None,
+            batch,
+            since,
+            place,
+        }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {

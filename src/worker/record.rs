@@ -78,6 +78,11 @@ impl Finished {
         finished
     }
 
+    pub(super) fn cancelled(held: Held) -> Self {
+        let message = "its batch was cancelled before it was answered".to_owned();
+        Self::turned_away(held, Ending::Cancelled, "batch_cancelled", message)
+    }
+
     /// All tries are used up; the last error, if there was one, is the outcome's.
     pub(super) fn dead(mut held: Held, reason: &str, mut description: String) -> Self {
         let last = held.last_error.take();

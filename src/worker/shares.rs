@@ -30,6 +30,8 @@ const GOODBYE_WAIT: Duration = Duration::from_secs(2);
 pub(super) enum Order {
     /// To use these fractions of the quotas, in the order of the targets.
     Use(Vec<f64>),
+    /// To take those jobs out of line whose batches may not go any more.
+    Recheck,
     /// To say how the deployments stand.
     Report(oneshot::Sender<Vec<Standing>>),
 }

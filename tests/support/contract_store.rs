@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
+use promptmill::budget::{Claim, Limit};
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
 use promptmill::share::{Part, Word};
@@ -75,6 +76,7 @@ pub fn batch(name: &str, created_at: &str) -> Batch {
     Batch {
         id: batch_id(name),
         state: BatchState::Enqueuing,
+        reason: None,
         jobs: 3,
         prompt_tokens: 1_000,
         inputs: Vec::new(),
@@ -307,10 +309,106 @@ pub async fn a_batch_is_written_over(store: AnyStore) {
     let first = batch("night", "2026-11-23T16:00:00Z");
     assert_eq!(store.batch(&first.id).await.unwrap(), None);
     store.put_batch(&first).await.unwrap();
-    let changed = Batch { state: BatchState::Running, jobs: 4, ..first };
+    let changed = Batch { jobs: 4, ..first };
     store.put_batch(&changed).await.unwrap();
     assert_eq!(store.batch(&changed.id).await.unwrap(), Some(changed.clone()));
     assert_eq!(store.batches().await.unwrap(), [changed]);
+}
+
+pub async fn a_batchs_state_changes_only_from_where_it_may(store: AnyStore) {
+    use BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
+    let first = batch("night", "2026-11-23T16:00:00Z");
+    let id = &first.id;
+    assert_eq!(store.change_state(id, &[Running], Paused, None).await.unwrap(), None);
+    store.put_batch(&first).await.unwrap();
+    let paused = store.change_state(id, &[Enqueuing], Paused, Some("it is 夜")).await.unwrap();
+    let expected = Batch { state: Paused, reason: Some("it is 夜".into()), ..first.clone() };
+    assert_eq!(paused, Some(expected.clone()));
+    assert_eq!(store.batch(id).await.unwrap(), Some(expected.clone()));
+    assert_eq!(store.change_state(id, &[Running], Done, None).await.unwrap(), Some(expected));
+    let counted = Batch { state: Running, jobs: 9, ..first.clone() };
+    store.put_batch(&counted).await.unwrap();
+    let after = store.batch(id).await.unwrap().unwrap();
+    assert_eq!((after.state, after.jobs), (Paused, 9), "whoever counts does not undo a pause");
+    assert_eq!(after.reason.as_deref(), Some("it is 夜"));
+    let cancelled = store.change_state(id, &[Running, Paused], Cancelled, None).await.unwrap();
+    let expected = Batch { state: Cancelled, reason: None, jobs: 9, ..first };
+    assert_eq!(cancelled, Some(expected.clone()));
+    assert_eq!(store.batches().await.unwrap(), [expected]);
+}
+
+pub async fn of_state_changes_at_the_same_time_one_wins(store: AnyStore) {
+    use BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
+    let first = batch("night", "2026-11-23T16:00:00Z");
+    store.put_batch(&first).await.unwrap();
+    let change = |to: BatchState| {
+        let (store, first) = (store.clone(), first.clone());
+        async move {
+            let counted = Batch { jobs: 7, ..first.clone() };
+            let put = store.put_batch(&counted);
+            let changed = store.change_state(&first.id, &[Enqueuing], to, None);
+            let (put, changed) = tokio::join!(put, changed);
+            put.unwrap();
+            changed.unwrap().unwrap().state
+        }
+    };
+    let ends = futures_util::future::join_all([Paused, Cancelled, Running, Done].map(change)).await;
+    let after = store.batch(&first.id).await.unwrap().unwrap();
+    assert_ne!(after.state, Enqueuing);
+    assert!(ends.iter().all(|end| *end == after.state), "{ends:?}");
+    assert_eq!(after.jobs, 7);
+}
+
+pub async fn a_budget_is_claimed_and_given_back(store: AnyStore) {
+    let (night, day) = (batch_id("night"), batch_id("day"));
+    let claim = |take, spent| Claim { take, spent, is_debt: false };
+    assert_eq!(store.budget(&night).await.unwrap(), None);
+    assert_eq!(store.claim(&night, &claim(1, 0)).await.unwrap(), None);
+    let limit = Limit::money(50.0, "円").unwrap();
+    let first = store.limit_budget(&night, &limit).await.unwrap();
+    assert_eq!((first.allowed, first.committed, first.spent), (50_000_000_000, 0, 0));
+    let tokens = store.limit_budget(&day, &Limit::tokens(1 << 53).unwrap()).await.unwrap();
+    assert_eq!(store.budget(&day).await.unwrap(), Some(tokens));
+    let (granted, taken) = store.claim(&night, &claim(50_000_000_000, 0)).await.unwrap().unwrap();
+    assert_eq!((granted, taken.left()), (true, 0));
+    let refused = store.claim(&night, &claim(1, 9)).await.unwrap();
+    assert_eq!(refused, Some((false, taken)), "a refused claim changes nothing");
+    let (granted, after) = store.claim(&night, &claim(-49_999_999_999, 1)).await.unwrap().unwrap();
+    assert_eq!((granted, after.committed, after.spent), (true, 1, 1));
+    let more = store.limit_budget(&night, &Limit::money(80.0, "円").unwrap()).await.unwrap();
+    assert_eq!((more.allowed, more.committed, more.spent), (80_000_000_000, 1, 1));
+    assert_eq!(store.limit_budget(&night, &Limit::tokens(9).unwrap()).await.unwrap(), more);
+    assert_eq!(store.budget(&night).await.unwrap(), Some(more));
+    assert_eq!(store.batches().await.unwrap(), [], "a budget announces no batch");
+    assert_eq!(all(&store, &night, Order::AsStored).await, []);
+    assert_eq!(store.totals(&night).await.unwrap(), Totals::default());
+}
+
+pub async fn of_claims_at_the_same_time_no_more_are_granted_than_allowed(store: AnyStore) {
+    let night = batch_id("night");
+    store.limit_budget(&night, &Limit::tokens(100).unwrap()).await.unwrap();
+    let work = |n: u64| {
+        let (store, night) = (store.clone(), night.clone());
+        async move {
+            let take = Claim { take: 10, ..Claim::default() };
+            let mut spent = 0;
+            for _ in 0..3 {
+                let (granted, now) = store.claim(&night, &take).await.unwrap().unwrap();
+                assert!(now.committed <= 100 && now.spent <= now.committed, "{now:?}");
+                if granted {
+                    let back = Claim { take: -(n as i64), spent: 10 - n, is_debt: false };
+                    store.claim(&night, &back).await.unwrap();
+                    spent += 10 - n;
+                }
+            }
+            spent
+        }
+    };
+    let tasks = (0..8).map(|n| tokio::spawn(work(n)));
+    let spent: u64 =
+        futures_util::future::join_all(tasks).await.into_iter().map(|spent| spent.unwrap()).sum();
+    let after = store.budget(&night).await.unwrap().unwrap();
+    assert_eq!((after.committed, after.spent), (spent, spent));
 }
 
 pub async fn a_batch_can_be_announced_after_its_first_outcomes(store: AnyStore) {

@@ -86,6 +86,7 @@ mod tests {
         let batch = Batch {
             id: "night".parse().unwrap(),
             state: BatchState::Running,
+            reason: None,
             jobs,
             prompt_tokens: 0,
             inputs: Vec::new(),

@@ -317,6 +317,7 @@ pub(super) mod tests {
         let batch = Batch {
             id: "night".parse().unwrap(),
             state: BatchState::Running,
+            reason: None,
             jobs,
             prompt_tokens: 0,
             inputs: Vec::new(),

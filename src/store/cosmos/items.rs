@@ -225,6 +225,8 @@ pub(super) struct BatchItem {
     pub shards: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<BatchState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     #[serde(default)]
     pub jobs: u64,
     #[serde(default)]
@@ -238,7 +240,8 @@ pub(super) struct BatchItem {
 impl BatchItem {
     pub(super) fn unannounced(id: &BatchId, shards: u32) -> Self {
         let (id, inputs) = (id.clone(), Vec::new());
-        Self { id, shards, state: None, jobs: 0, prompt_tokens: 0, inputs, created_at: None }
+        let (state, reason, created_at) = (None, None, None);
+        Self { id, shards, state, reason, jobs: 0, prompt_tokens: 0, inputs, created_at }
     }
 
     pub(super) fn new(batch: &Batch, shards: u32) -> Self {
@@ -246,6 +249,7 @@ impl BatchItem {
             id: batch.id.clone(),
             shards,
             state: Some(batch.state),
+            reason: batch.reason.clone(),
             jobs: batch.jobs,
             prompt_tokens: batch.prompt_tokens,
             inputs: batch.inputs.clone(),
@@ -258,8 +262,15 @@ impl BatchItem {
         let created_at = created_at
             .parse()
             .map_err(|_| BadItem::Field { id: self.id.to_string(), field: "createdAt" })?;
-        let (id, jobs, prompt_tokens) = (self.id, self.jobs, self.prompt_tokens);
-        Ok(Some(Batch { id, state, jobs, prompt_tokens, inputs: self.inputs, created_at }))
+        Ok(Some(Batch {
+            id: self.id,
+            state,
+            reason: self.reason,
+            jobs: self.jobs,
+            prompt_tokens: self.prompt_tokens,
+            inputs: self.inputs,
+            created_at,
+        }))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | container | partition key | an item |
 //! | --- | --- | --- |
-//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost |
+//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost; or a batch's budget |
 //! | `batches` | `/id` | one batch |
 //! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model and hour |
 //! | `shares` | `/pk` | one worker's word to its siblings; expires |
@@ -21,6 +21,7 @@
 
 mod batches;
 mod briefs;
+mod budgets;
 mod calls;
 mod error;
 mod init;
@@ -50,8 +51,10 @@ pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
 use super::{
-    Batch, Brief, Expense, Order, PAYLOAD_LIFE, Recorded, Running, Store, StoreError, Totals,
+    Batch, BatchState, Brief, Expense, Order, PAYLOAD_LIFE, Recorded, Running, Store, StoreError,
+    Totals,
 };
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
 use crate::share::Word;
@@ -193,6 +196,32 @@ impl Store for CosmosStore {
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        self.inner.change_state(id, from, to, reason).await
+    }
+
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        self.inner.limit_budget(batch, limit).await
+    }
+
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        self.inner.budget(batch).await
+    }
+
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        self.inner.claim(batch, claim).await
     }
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {

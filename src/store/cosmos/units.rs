@@ -11,18 +11,20 @@ pub enum Operation {
     Totals,
     Usage,
     Batches,
+    Budgets,
     Payloads,
     Shares,
 }
 
 impl Operation {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Record,
         Self::LookUp,
         Self::Outcomes,
         Self::Totals,
         Self::Usage,
         Self::Batches,
+        Self::Budgets,
         Self::Payloads,
         Self::Shares,
     ];
@@ -35,6 +37,7 @@ impl Operation {
             Self::Totals => "totals",
             Self::Usage => "usage",
             Self::Batches => "batches",
+            Self::Budgets => "budgets",
             Self::Payloads => "payloads",
             Self::Shares => "shares",
         }

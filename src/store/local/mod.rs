@@ -1,6 +1,8 @@
-//! The embedded store: the `outcomes`, `usage`, `batches`, `payloads` and `shares` tables of the state
-//! file.
+//! The embedded store: the `outcomes`, `usage`, `batches`, `budgets`, `payloads` and `shares` tables of
+//! the state file.
 
+mod batches;
+mod budgets;
 mod payloads;
 mod usage;
 mod words;
@@ -19,6 +21,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{Batch, BatchState, Brief, Order, Recorded, Running, Store, StoreError, Totals};
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
@@ -127,40 +130,48 @@ impl Store for LocalStore {
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let batch = batch.clone();
-        let inputs =
-            serde_json::to_string(&batch.inputs).map_err(|e| StoreError::Refused(e.into()))?;
-        let put = move |c: &Connection| {
-            c.execute(
-                "INSERT OR REPLACE INTO batches (batch_id, state, jobs, prompt_tokens, created_at, inputs)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![
-                    batch.id.as_str(),
-                    batch.state.as_str(),
-                    batch.jobs,
-                    batch.prompt_tokens,
-                    batch.created_at.to_string(),
-                    inputs,
-                ],
-            )
-        };
-        self.database.write(put).await?;
-        Ok(())
+        Ok(self.database.write(move |c| batches::put(c, &batch)).await?)
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        let (id, from, reason) = (id.clone(), from.to_vec(), reason.map(str::to_owned));
+        let change =
+            move |c: &Connection| batches::change_state(c, &id, &from, to, reason.as_deref());
+        Ok(self.database.write(change).await?)
+    }
+
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        let (batch, limit) = (batch.clone(), limit.clone());
+        Ok(self.database.write(move |c| budgets::limit(c, &batch, &limit)).await?)
+    }
+
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        let batch = batch.clone();
+        Ok(self.database.read(move |c| budgets::find(c, &batch)).await?)
+    }
+
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        let (batch, claim) = (batch.clone(), *claim);
+        Ok(self.database.write(move |c| budgets::claim(c, &batch, &claim)).await?)
     }
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         let id = id.clone();
-        let find = move |c: &Connection| {
-            let sql = format!("{BATCHES} WHERE batch_id = ?1");
-            c.query_row(&sql, [id.as_str()], read_batch).optional()
-        };
-        Ok(self.database.read(find).await?)
+        Ok(self.database.read(move |c| batches::find(c, &id)).await?)
     }
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
-        let list = |c: &Connection| {
-            c.prepare(BATCHES)?.query_map([], read_batch)?.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let mut batches = self.database.read(list).await?;
+        let mut batches = self.database.read(batches::list).await?;
         // Not by SQL: as text, "16:00:00Z" is later than "16:00:00.5Z".
         batches.sort_by_key(|batch| Reverse(batch.created_at));
         Ok(batches)
@@ -389,19 +400,5 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         service_tier: row.get(22)?,
         throttled: row.get(23)?,
         deadline: read_deadline(row, 24)?,
-    })
-}
-
-const BATCHES: &str =
-    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs FROM batches";
-
-fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
-    Ok(Batch {
-        id: parsed(row, 0, |name| name.parse().ok())?,
-        state: parsed(row, 1, BatchState::from_name)?,
-        jobs: row.get(2)?,
-        prompt_tokens: row.get(3)?,
-        created_at: parsed(row, 4, |at: &str| at.parse::<Timestamp>().ok())?,
-        inputs: parsed(row, 5, |inputs| serde_json::from_str(inputs).ok())?,
     })
 }
