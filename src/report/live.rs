@@ -14,7 +14,6 @@ use super::batches::Standing;
 use super::deployments::Deployment;
 use super::forecast::{self, Done, Forecast, LOOK_BACK_S, Rate, Whole};
 use super::usage::Cost;
-use crate::budget::Budget;
 use crate::job::BatchId;
 use crate::outcome::Usage;
 use crate::prices::Prices;
@@ -65,7 +64,8 @@ pub async fn look(
         let running = running(store, &batch).await?;
         let totals = store.totals(&batch.id).await?;
         let budget = store.budget(&batch.id).await?;
-        all.push(Live::new((&batch, budget), totals, &running, by, Timestamp::now()));
+        let standing = Standing::new(&batch, budget, totals);
+        all.push(Live::new(&batch, standing, &running, by, Timestamp::now()));
     }
     Ok(all)
 }
@@ -104,7 +104,8 @@ impl Watch {
                 totals = self.count(store, &batch, totals).await?;
             }
             let budget = store.budget(&batch.id).await?;
-            all.push(Live::new((&batch, budget), totals, &running, by, Timestamp::now()));
+            let standing = Standing::new(&batch, budget, totals);
+            all.push(Live::new(&batch, standing, &running, by, Timestamp::now()));
         }
         Ok(all)
     }
@@ -152,15 +153,14 @@ async fn running(store: &dyn Store, batch: &Batch) -> Result<Running, StoreError
 
 impl Live {
     fn new(
-        (batch, budget): (&Batch, Option<Budget>),
-        totals: Totals,
+        batch: &Batch,
+        standing: Standing,
         running: &Running,
         By { deployments, prices }: By<'_>,
         now: Timestamp,
     ) -> Self {
-        let (cost, done) = spent(running, &totals, prices);
+        let (cost, done) = spent(running, &standing.totals, prices);
         let whole = Whole { jobs: batch.jobs, prompt_tokens: batch.prompt_tokens };
-        let standing = Standing::new(batch, budget, totals);
         let forecast = (standing.state == BatchState::Running).then(|| {
             let stretches = forecast::stretches(&running.minutes, now, LOOK_BACK_S);
             forecast::forecast(&done, &whole, &stretches, quota(deployments))
@@ -237,8 +237,8 @@ mod tests {
         let prices = Prices::load(None).unwrap();
         let batch = Batch {
             id: "night".parse().unwrap(),
-            reason: None,
             state,
+            reason: None,
             jobs: 2_000,
             prompt_tokens: 2_000_000,
             inputs: Vec::new(),
@@ -246,9 +246,10 @@ mod tests {
         };
         let now = Timestamp::from_second(600).unwrap();
         let deployments = [Deployment { tpm: Some(200_000), share: 1.0, ..Deployment::default() }];
+        let standing = Standing::new(&batch, None, totals(1_000));
         Live::new(
-            (&batch, None),
-            totals(1_000),
+            &batch,
+            standing,
             &running(model),
             By { deployments: &deployments, prices: &prices },
             now,

@@ -15,12 +15,11 @@ use crate::share::{Part, Word};
 pub(super) fn batch(live: &Live, prices: &Prices) -> Vec<String> {
     let s = &live.standing;
     let usage = s.totals.usage;
-    let why = s.reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
     let budget = s.budget.as_ref().map_or(String::new(), |budget| format!(", budget of {budget}"));
     let counts = format!(
-        "{}: {}{why}, {} jobs{}, {} pending, {} prompt and {} completion tokens{budget}",
+        "{}: {}, {} jobs{}, {} pending, {} prompt and {} completion tokens{budget}",
         s.batch,
-        s.state.as_str(),
+        state(live),
         s.jobs,
         endings(live),
         s.pending,
@@ -34,15 +33,15 @@ pub(super) fn batch(live: &Live, prices: &Prices) -> Vec<String> {
 pub(super) fn batch_in_short(live: &Live, prices: &Prices) -> String {
     let s = &live.standing;
     let ended = s.totals.ended();
-    let state = s.state.as_str();
+    let (state, course) = (state(live), course(live, prices));
+    format!("{}: {state}, {ended}/{}{}, {course}", s.batch, s.jobs, endings(live))
+}
+
+/// The state, and why it is so where somebody said so.
+fn state(live: &Live) -> String {
+    let s = &live.standing;
     let why = s.reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
-    format!(
-        "{}: {state}{why}, {ended}/{}{}, {}",
-        s.batch,
-        s.jobs,
-        endings(live),
-        course(live, prices)
-    )
+    format!("{}{why}", s.state.as_str())
 }
 
 fn endings(live: &Live) -> String {
