@@ -23,6 +23,7 @@ mod summary;
 mod table;
 mod telling;
 mod usage;
+mod why;
 mod work;
 
 use std::path::PathBuf;
@@ -73,6 +74,7 @@ enum Command {
     Pause(control::PauseArgs),
     Resume(control::ResumeArgs),
     Cancel(control::CancelArgs),
+    Why(why::Args),
     Results(results::Args),
     Usage(usage::Args),
     Report(report::Args),
@@ -119,6 +121,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Pause(args) => runtime.block_on(control::pause(args, config)),
                 Command::Resume(args) => runtime.block_on(control::resume(args, config)),
                 Command::Cancel(args) => runtime.block_on(control::cancel(args, config)),
+                Command::Why(args) => runtime.block_on(why::run(args, config)),
                 Command::Results(args) => runtime.block_on(results::run(args, config)),
                 Command::DeadLetters(args) => runtime.block_on(dead_letters::run(args, config)),
                 Command::Usage(args) => runtime.block_on(usage::run(args, config)),

@@ -1,4 +1,5 @@
-//! What people ask: how batches stand, results, tokens and cost, and whether the services answer.
+//! What people ask: how batches stand and why they are not done, results, tokens and cost, and whether
+//! the services answer.
 
 pub mod account;
 pub mod batches;
@@ -8,3 +9,4 @@ pub mod forecast;
 pub mod live;
 pub mod results;
 pub mod usage;
+pub mod why;
