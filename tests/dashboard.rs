@@ -9,13 +9,11 @@
 mod support;
 
 use std::process::Command;
-use std::time::Duration;
 
 use promptmill::simulator::{self, Faults, Latency, Settings, Simulator};
-use support::cli::{Place, Running, chats};
+use support::cli::{Place, chats};
 
 const JOBS: usize = 3_000;
-const LONG: Duration = Duration::from_secs(60);
 
 async fn start(settings: Settings) -> Simulator {
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
@@ -28,22 +26,6 @@ fn config(simulator: &Simulator) -> String {
          concurrency = 8\n",
         simulator.addr()
     )
-}
-
-/// The address that a server says it has, when it has it.
-async fn address(place: &Place, server: &mut Running) -> String {
-    let mut tick = tokio::time::interval(Duration::from_millis(20));
-    let said = async {
-        loop {
-            tick.tick().await;
-            let out = server.said();
-            if let Some(line) = out.lines().find(|line| line.starts_with("http://")) {
-                return line.to_owned();
-            }
-            assert!(server.is_running(), "it ended: {}", place.path("").display());
-        }
-    };
-    tokio::time::timeout(LONG, said).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +52,7 @@ async fn a_person_runs_the_night_from_a_browser() {
     assert_eq!(place.run(&["enqueue", "in.jsonl", "--batch", "night"]).code, Some(0));
     let worker = place.spawn(&["work"]);
     let mut server = place.spawn(&["serve"]);
-    let url = address(&place, &mut server).await;
+    let url = server.address().await;
     let pictures = match std::env::var_os("PROMPTMILL_DASHBOARD_PICTURES") {
         Some(folder) => folder.into(),
         None => place.path("."),

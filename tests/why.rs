@@ -173,7 +173,6 @@ async fn workers_on_azure_answer_as_well() {
     assert_eq!(place.run(&["enqueue", "in.jsonl", "--batch", "night"]).code, Some(0));
     until_said(&place, &["job-1"], &["in the queue, or handed out", "no worker is alive"]).await;
     let worker = place.spawn(&["work"]);
-    let said = until_said(&place, &["night"], &["2 in flight at east"]).await;
-    assert!(said.contains("the queue can't be searched"), "{said}");
+    until_said(&place, &["night"], &["2 in flight at east"]).await;
     end(worker);
 }

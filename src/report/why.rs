@@ -167,26 +167,15 @@ async fn of_job(
     batches: Vec<BatchId>,
 ) -> Result<Why, WhyError> {
     let by_id = name.parse::<Uuid>().ok().map(|id| JobId::from_bytes(id.into_bytes()));
-    let mut candidates = BTreeMap::new();
+    let mut candidates = Vec::new();
     for batch in batches {
         let ids = [Some(JobId::new(&batch, name)), by_id].into_iter().flatten();
-        for id in ids {
-            if let Some(outcome) = store.outcome(&batch, id).await? {
-                let place = Place::Ended {
-                    ending: outcome.ending,
-                    failure: outcome.failure,
-                    attempts: outcome.attempts,
-                    deployment: outcome.deployment,
-                    finished_at: outcome.finished_at,
-                };
-                let standing = None;
-                let of = OfJob { batch, id, standing, place, workers: 0, silent: 0 };
-                return Ok(Why::Job(Box::new(of)));
-            }
-            candidates.insert(id, batch.clone());
-        }
+        candidates.extend(ids.map(|id| (id, batch.clone())));
     }
-    let jobs: BTreeSet<_> = candidates.keys().copied().collect();
+    if let Some(ended) = ended(store, &candidates).await? {
+        return Ok(ended);
+    }
+    let jobs: BTreeSet<_> = candidates.iter().map(|(id, _)| *id).collect();
     let answers = ask(store, &Question { jobs: jobs.clone(), batch: None }).await?;
     let workers = answers.len() as u64;
     let silent = answers.iter().filter(|(_, answer)| answer.is_none()).count() as u64;
@@ -196,21 +185,50 @@ async fn of_job(
         Some((worker, job)) => (job.batch.clone(), job.job, Place::Held { worker, job }),
         None => {
             let sight = queue.look(&Sought { jobs, batch: None }).await?;
-            match (sight.jobs.first(), candidates.first_key_value()) {
+            match (sight.jobs.first(), candidates.as_slice()) {
                 (Some(first), _) => {
                     (first.batch.clone(), first.job, Place::Queued { seen: sight.jobs })
                 }
-                // Of one batch it can be said that it was not seen; of any it is a guess.
-                (None, Some((id, batch))) if candidates.len() == 1 && sight.looked_at.is_some() => {
+                (None, candidates) => {
+                    // It may have ended while we asked.
+                    if let Some(ended) = ended(store, candidates).await? {
+                        return Ok(ended);
+                    }
                     let looked_at = sight.looked_at;
-                    (batch.clone(), *id, Place::NotSeen { looked_at })
+                    match candidates {
+                        // Of one batch it can be said that it was not seen; of any it is a guess.
+                        [(id, batch)] if looked_at.is_some() => {
+                            (batch.clone(), *id, Place::NotSeen { looked_at })
+                        }
+                        _ => return Err(WhyError::Unknown(name.to_owned())),
+                    }
                 }
-                _ => return Err(WhyError::Unknown(name.to_owned())),
             }
         }
     };
     let standing = batches::standings(store, Some(&batch)).await?.pop();
     Ok(Why::Job(Box::new(OfJob { batch, id, standing, place, workers, silent })))
+}
+
+/// The first of these jobs that has ended.
+async fn ended(
+    store: &dyn Store,
+    candidates: &[(JobId, BatchId)],
+) -> Result<Option<Why>, StoreError> {
+    for (id, batch) in candidates {
+        let Some(outcome) = store.outcome(batch, *id).await? else { continue };
+        let place = Place::Ended {
+            ending: outcome.ending,
+            failure: outcome.failure,
+            attempts: outcome.attempts,
+            deployment: outcome.deployment,
+            finished_at: outcome.finished_at,
+        };
+        let (batch, standing) = (batch.clone(), None);
+        let of = OfJob { batch, id: *id, standing, place, workers: 0, silent: 0 };
+        return Ok(Some(Why::Job(Box::new(of))));
+    }
+    Ok(None)
 }
 
 /// Asks every worker that is alive, and takes the question back.

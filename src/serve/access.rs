@@ -272,7 +272,8 @@ mod tests {
     fn without_tokens_forged_requests_are_refused() {
         let (own, evil) = (("host", "localhost:1"), ("host", "evil.example"));
         let post = Method::POST;
-        let cases: [(&Method, &[(&str, &str)], Result<Role, u16>); 9] = [
+        type Case<'a> = (&'a Method, &'a [(&'a str, &'a str)], Result<Role, u16>);
+        let cases: [Case<'_>; 9] = [
             (&Method::GET, &[own], Ok(Role::Operate)),
             (&post, &[own], Ok(Role::Operate)),
             (&Method::GET, &[evil], Err(403)),

@@ -5,17 +5,21 @@
 //! | part | paths |
 //! |---|---|
 //! | [`health`] | `/livez`, `/readyz` |
+//! | [`batch_api`] | `/v1/files…`, `/v1/batches…` |
 //! | [`dashboard`] | `/`, `/dashboard/…` |
+//! | [`metrics`] | `/metrics` |
 //!
 //! Around all of them: [`listen`] (sockets, header limits, graceful end), [`access`] (tokens, roles,
 //! forged requests, rates) and [`error`] (how refusals are worded). The server keeps nothing in
 //! memory that another instance would need: several may run side by side, and any may be restarted.
 
 pub mod access;
+pub mod batch_api;
 pub mod dashboard;
 pub mod error;
 pub mod health;
 pub mod listen;
+pub mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +31,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -50,6 +55,9 @@ pub struct App {
     pub stop: CancellationToken,
     access: Arc<Access>,
     health: Arc<Health>,
+    /// Rung when a batch was submitted here.
+    intake: Arc<Notify>,
+    seen: Arc<batch_api::LastSeen>,
 }
 
 /// Why there is no server.
@@ -70,7 +78,16 @@ impl App {
         stop: CancellationToken,
     ) -> Result<Self, AccessError> {
         let access = Arc::new(Access::new(&config.serve)?);
-        Ok(Self { queue, store, config, stop, access, health: Arc::default() })
+        Ok(Self {
+            queue,
+            store,
+            config,
+            stop,
+            access,
+            health: Arc::default(),
+            intake: Arc::default(),
+            seen: Arc::default(),
+        })
     }
 }
 
@@ -114,7 +131,9 @@ impl Server {
 pub fn router(app: &App) -> Router {
     Router::new()
         .merge(health::routes(app))
+        .merge(batch_api::routes(app))
         .merge(dashboard::routes(app))
+        .merge(metrics::routes(app))
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "no such path"))
         .method_not_allowed_fallback(async || {
             let message = "this path has no such method";

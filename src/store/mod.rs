@@ -74,7 +74,7 @@ pub enum BatchState {
 }
 
 impl BatchState {
-    const ALL: [Self; 5] =
+    pub const ALL: [Self; 5] =
         [Self::Enqueuing, Self::Running, Self::Paused, Self::Cancelled, Self::Done];
 
     pub fn as_str(self) -> &'static str {

@@ -36,8 +36,11 @@ struct Board {
     samples: Arc<Samples>,
     watch: Arc<Mutex<Watch>>,
     /// The last overview: however many people look, the store is asked once a second.
-    overview: Arc<Mutex<Option<(Instant, Arc<Value>)>>>,
+    overview: Arc<Mutex<Option<Seen>>>,
 }
+
+/// What was seen, and when.
+type Seen = (Instant, Arc<Value>);
 
 impl Board {
     fn prices(&self) -> Result<Prices, ApiError> {
