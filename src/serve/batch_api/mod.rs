@@ -5,10 +5,10 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`files`], [`upload`], [`content`] | `/v1/files`: pieces in the store; outputs made of outcomes |
-//! | [`batches`], [`record`] | `/v1/batches`: what is kept of each, and how it moves on |
-//! | [`intake`] | uploaded lines become jobs, whichever server is there to do it |
-//! | [`notes`], [`page`], [`seen`] | records in the store, lists in pages, how batches stand |
+//! | `files`, `upload`, `content` | `/v1/files`: pieces in the store; outputs made of outcomes |
+//! | `batches`, `record` | `/v1/batches`: what is kept of each, and how it moves on |
+//! | `intake` | uploaded lines become jobs, whichever server is there to do it |
+//! | `notes`, `page`, `seen` | records in the store, lists in pages, how batches stand |
 
 mod batches;
 mod content;

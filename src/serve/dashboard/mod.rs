@@ -1,8 +1,8 @@
 //! The page for people, at `/`, and what it asks: everything under `/dashboard/`.
 //!
 //! Mounted by [`super::router`], which gives it the same [`App`] as all other parts. The page and its
-//! assets ([`assets`]) are open, since they tell nothing; what tells ([`views`]) or changes something
-//! ([`actions`]) goes through [`access::require`]. Nothing here is counted anew: the views put
+//! assets (`assets`) are open, since they tell nothing; what tells (`views`) or changes something
+//! (`actions`) goes through [`access::require`]. Nothing here is counted anew: the views put
 //! together what `report`, `control` and `intake` know.
 
 mod actions;
