@@ -145,7 +145,7 @@ function updateBatch(node, b, currency) {
     [word("tokens"), `${short(b.prompt)} + ${short(b.completion)}`],
     [word("cost"), money(b.cost, currency)],
   ];
-  if (b.rate) figures.push([word("rate"), word("perSecond", { n: rounded(b.rate.jobs_per_second) })]);
+  if (b.rate && b.pending > 0) figures.push([word("rate"), word("perSecond", { n: rounded(b.rate.jobs_per_second) })]);
   // What only the quota tells is no forecast before anything has ended.
   if (b.forecast?.eta?.basis === "rate") figures.push([word("eta"), etaText(b.forecast.eta)]);
   if (b.forecast?.cost) figures.push([word("costInTheEnd"), money(b.forecast.cost.likely, currency)]);
