@@ -187,8 +187,9 @@ pub(super) async fn delete(
         return Err(ApiError::invalid("file_id", message));
     }
     let record = find_or_refuse(&app, &id).await?;
-    for (_, lease) in notes::list::<Lease>(store, notes::INTAKES).await? {
-        if lease.file == id {
+    for (batch, lease) in notes::list::<Lease>(store, notes::INTAKES).await? {
+        let record = notes::load::<BatchRecord>(store, notes::BATCHES, &batch).await?;
+        if lease.file == id && record.is_some_and(|record| record.is_to_be_worked()) {
             let message = "a batch is being read from this file; delete it later";
             return Err(ApiError::invalid("file_id", message));
         }

@@ -60,11 +60,14 @@ mod tests {
             assert!(words["en"].contains_key(key), "{key}");
         }
         for key in words["en"].keys() {
+            // Some are put together: `ending_${ending}`, `${action}Batch`.
             let stem = key.split('_').next().unwrap_or(key);
+            let ends = |end: &str| key.ends_with(end) && script.contains(&format!("}}{end}`"));
             let is_used = page.contains(&format!("data-word=\"{key}\""))
                 || script.contains(&format!("\"{key}\""))
-                || script.contains(&format!("\"{stem}_\""))
-                || script.contains(&format!("`{stem}_$"));
+                || script.contains(&format!(".{key}"))
+                || script.contains(&format!("`{stem}_$"))
+                || ["Batch", "What"].into_iter().any(ends);
             assert!(is_used, "{key} is used nowhere");
         }
     }

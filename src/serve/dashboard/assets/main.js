@@ -71,7 +71,7 @@ function show() {
 }
 
 function showTiles({ batches, queue, workers, deployments }) {
-  const rates = batches.map((b) => b.rate?.jobs_per_second ?? 0);
+  const rates = batches.map((b) => (b.pending > 0 ? b.rate?.jobs_per_second ?? 0 : 0));
   const used = deployments.reduce((sum, d) => sum + d.now.used_last_minute, 0);
   const tiles = [
     ["waiting", count(queue.active + queue.locked + queue.scheduled)],
