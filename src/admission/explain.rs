@@ -226,3 +226,76 @@ impl Deployment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::deployment::{Feedback, Limits};
+    use crate::admission::{Member, Next, Ticket};
+    use crate::model::headers::RateHeaders;
+
+    const SPILL: Duration = Duration::from_secs(30);
+
+    fn member(tier: u8, tpm: u64) -> Member {
+        let limits = Limits { tpm: Some(tpm), ..Limits::default() };
+        Member { name: format!("tier{tier}"), tier, limits, ..Member::default() }
+    }
+
+    fn offer(admission: &mut Admission<u32>, charge: u64, item: u32, now: Instant) {
+        let lane = admission.lane_for("m");
+        let ticket = Ticket { lane, charge, priority: 0, deadline: None, since: now, avoid: None };
+        admission.offer(&ticket, item, now);
+    }
+
+    fn only(admission: &Admission<u32>, now: Instant) -> Wait {
+        let mut waits = admission.waits(|_| true, now);
+        assert_eq!(waits.len(), 1);
+        waits.remove(0).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_waits_for_tokens_until_they_are_gathered() {
+        let now = Instant::now();
+        let mut admission = Admission::new(vec![member(0, 6_000)], SPILL, now);
+        offer(&mut admission, 1_000, 1, now);
+        assert!(matches!(admission.next(now), Next::Wait(_)), "100 tokens a second");
+        let wait = only(&admission, now);
+        let [block] = &wait.blocks[..] else { panic!("{wait:?}") };
+        assert_eq!(block.hindrance, Hindrance::Tokens { tpm: Some(6_000), share: 1.0 });
+        let over = block.over_in_ms.unwrap();
+        assert!((9_000..=11_000).contains(&over), "{over}");
+        assert_eq!((wait.ahead, wait.goes_in_ms), (0, Some(over)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_and_a_job_too_large_are_told() {
+        let now = Instant::now();
+        let mut admission = Admission::new(vec![member(0, 6_000)], SPILL, now);
+        offer(&mut admission, 10, 1, now);
+        let later = now + Duration::from_secs(1);
+        let Next::Go(_, booking) = admission.next(later) else { panic!("it goes") };
+        let until = later + Duration::from_secs(20);
+        let refused = Feedback::Throttled { until };
+        admission.observe(&booking, refused, &RateHeaders::default(), later);
+        offer(&mut admission, 10, 2, later);
+        let wait = only(&admission, later);
+        assert_eq!(wait.blocks[0].hindrance, Hindrance::Paused);
+        assert_eq!(wait.blocks[0].over_in_ms, Some(20_000));
+        admission.drain();
+        offer(&mut admission, 7_000, 3, until);
+        let wait = only(&admission, until);
+        assert_eq!(wait.blocks[0].hindrance, Hindrance::TooLarge { most: 6_000 });
+        assert_eq!(wait.goes_in_ms, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lower_tier_waits_for_the_one_above() {
+        let now = Instant::now();
+        let mut admission = Admission::new(vec![member(0, 6_000), member(1, 6_000)], SPILL, now);
+        offer(&mut admission, 1_000, 1, now);
+        let wait = only(&admission, now);
+        let names: Vec<_> = wait.blocks.iter().map(|block| block.deployment.as_str()).collect();
+        assert_eq!(names, ["tier0", "tier1"]);
+        assert_eq!(wait.blocks[1].hindrance, Hindrance::TierAbove);
+    }
+}

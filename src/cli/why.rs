@@ -32,10 +32,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
-    let on = backends::open(&config).await?;
-    let (queue, store) = (on.queue.as_ref(), on.store.as_ref());
-    let why = why::explain(queue, store, &args.name, args.batch.as_ref()).await;
-    on.queue.close().await;
+    let (queue, store) = (backends::open_queue(&config)?, backends::open_store(&config).await?);
+    let batch = args.batch.as_ref();
+    let why = why::explain(queue.as_ref(), store.as_ref(), &args.name, batch).await;
+    queue.close().await;
     let why = why.map_err(|error| match error {
         WhyError::Queue(QueueError::Unavailable(_))
         | WhyError::Store(StoreError::Unavailable(_)) => Failure::unreachable(error),
