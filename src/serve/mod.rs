@@ -26,10 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -129,6 +129,7 @@ impl Server {
 
 /// All parts in their places.
 pub fn router(app: &App) -> Router {
+    let patience = Duration::from_secs(app.config.serve.limits.request_seconds);
     Router::new()
         .merge(health::routes(app))
         .merge(batch_api::routes(app))
@@ -140,7 +141,22 @@ pub fn router(app: &App) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         })
         .layer(DefaultBodyLimit::max(LARGEST_JSON))
+        .layer(middleware::from_fn_with_state(patience, in_time))
         .layer(middleware::from_fn(harden))
+}
+
+/// Ends what takes too long; files are ended by standing still, however long they take.
+async fn in_time(State(patience): State<Duration>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/v1/files") {
+        return next.run(request).await;
+    }
+    match tokio::time::timeout(patience, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let message = "it took too long; ask for less, or raise serve.limits.request_seconds";
+            ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).into_response()
+        }
+    }
 }
 
 /// Keeps browsers from guessing types, framing pages, or keeping answers.
