@@ -45,7 +45,7 @@ impl Reading {
 
 /// A line that is a job, before it has a batch.
 #[derive(Debug)]
-pub(super) struct JobLine<'a> {
+pub struct JobLine<'a> {
     pub(super) custom_id: Cow<'a, str>,
     api: Api,
     pub(super) model: Cow<'a, str>,
@@ -92,7 +92,10 @@ struct Body<'a> {
 }
 
 /// Reads one line.
-pub(super) fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLine<'a>, LineFault> {
+///
+/// # Errors
+/// Says what is wrong with it, and the mend.
+pub fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLine<'a>, LineFault> {
     let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| json_fault(&e))?;
     let custom_id = custom_id(fields.custom_id)?;
     if let Some(method) = fields.method
@@ -143,7 +146,7 @@ pub(super) fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLi
 
 impl JobLine<'_> {
     /// Makes the job, its tokens counted.
-    pub(super) fn into_job(self, batch_id: &BatchId, position: u64) -> Job {
+    pub fn into_job(self, batch_id: &BatchId, position: u64) -> Job {
         let body = self.body.get();
         let body = if self.add_model {
             let model = serde_json::to_string(&self.model).unwrap_or_default();

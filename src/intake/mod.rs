@@ -22,14 +22,13 @@ use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
 
-pub use batch_file::{Reading, Terms};
+pub use batch_file::{JobLine, Reading, Terms, read_line};
 pub use enqueue::{EnqueueError, Enqueued, enqueue};
 pub use fault::{Fault, LineFault};
 pub use sample::{SampleError, sample};
 pub use source::{Source, SourceError};
 
 use crate::job::BatchId;
-use batch_file::read_line;
 use duplicates::Duplicates;
 use source::{Line, Lines};
 

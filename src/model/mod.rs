@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 
-use crate::job::Job;
+use crate::job::{Api, Job};
 use crate::outcome::Usage;
 use endpoint::Endpoint;
 use headers::RateHeaders;
@@ -84,7 +84,7 @@ pub type Watch<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
 
 /// What came back before anybody judged it.
 #[derive(Debug)]
-pub(crate) enum Raw {
+pub enum Raw {
     Response {
         status: u16,
         headers: HeaderMap,
@@ -100,6 +100,17 @@ pub(crate) enum Raw {
         error: reqwest::Error,
     },
     TooLarge,
+}
+
+impl Called {
+    /// Makes sense of what came back from a call of this API on this tier.
+    pub fn judge(asked: (Api, Tier), raw: Raw) -> Self {
+        let told = match &raw {
+            Raw::Response { headers, .. } => RateHeaders::read(headers),
+            _ => RateHeaders::default(),
+        };
+        Self { verdict: verdict::judge(asked, raw, SystemTime::now()), told }
+    }
 }
 
 impl Client {
@@ -164,22 +175,22 @@ impl Client {
     /// As [`Self::call`], and tells of the answer while it comes in.
     pub async fn call_watched(&self, job: &Job, watch: Watch<'_>) -> Called {
         let raw = self.send(job, watch).await;
-        let told = match &raw {
-            Raw::Response { headers, .. } => RateHeaders::read(headers),
-            _ => RateHeaders::default(),
-        };
-        Called { verdict: verdict::judge((job.api, self.tier), raw, SystemTime::now()), told }
+        Called::judge((job.api, self.tier), raw)
     }
 
-    async fn send(&self, job: &Job, watch: Watch<'_>) -> Raw {
+    /// The request as it goes out, but for Entra ID's token.
+    pub fn request(&self, job: &Job) -> reqwest::RequestBuilder {
         let deployment = self.endpoint.deployment_for(&job.model);
-        let mut request = self
-            .http
+        self.http
             .post(self.endpoint.url(job.api, deployment))
             .headers(self.endpoint.headers().clone())
             .header("x-ms-client-request-id", job.id.to_string())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(body::prepare(job, deployment, self.tier));
+            .body(body::prepare(job, deployment, self.tier))
+    }
+
+    async fn send(&self, job: &Job, watch: Watch<'_>) -> Raw {
+        let mut request = self.request(job);
         if let Some(tokens) = &self.tokens {
             match tokens.header().await {
                 Ok(header) => request = request.header(AUTHORIZATION, header),
