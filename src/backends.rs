@@ -61,8 +61,10 @@ pub struct Backends {
 /// Says which backend it is and what is wrong.
 pub async fn open(config: &Config) -> Result<Backends, BackendError> {
     let shared = uses_state_dir(config).then(|| StateDir::share(&config.state.dir)).transpose()?;
-    let queue = open_queue(config)?;
-    let store = open_store(config).await?;
+    // One for both, so that they share their commits.
+    let database = shared.is_some().then(|| Database::open(&config.state.dir)).transpose()?;
+    let queue = queue_in(config, database.clone())?;
+    let store = store_in(config, database).await?;
     Ok(Backends { queue, store, _shared: shared })
 }
 
@@ -71,9 +73,14 @@ pub async fn open(config: &Config) -> Result<Backends, BackendError> {
 /// # Errors
 /// As [`open`].
 pub fn open_queue(config: &Config) -> Result<Arc<dyn Queue>, BackendError> {
+    queue_in(config, None)
+}
+
+/// The queue, in this database if it is the embedded one.
+fn queue_in(config: &Config, database: Option<Database>) -> Result<Arc<dyn Queue>, BackendError> {
     Ok(match &config.queue {
         config::Queue::Local => {
-            let database = Database::open(&config.state.dir)?;
+            let database = database.map_or_else(|| Database::open(&config.state.dir), Ok)?;
             let queue = LocalQueue::new(database, config.lock_duration());
             telemetry::observed(Arc::new(queue), telemetry::Labels::local())
         }
@@ -100,8 +107,19 @@ pub fn open_admin(config: &Config) -> Result<Option<Admin>, BackendError> {
 /// # Errors
 /// As [`open`].
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, BackendError> {
+    store_in(config, None).await
+}
+
+/// The store, in this database if it is the embedded one.
+async fn store_in(
+    config: &Config,
+    database: Option<Database>,
+) -> Result<Arc<dyn Store>, BackendError> {
     Ok(match &config.store {
-        config::Store::Local => Arc::new(LocalStore::new(Database::open(&config.state.dir)?)),
+        config::Store::Local => {
+            let database = database.map_or_else(|| Database::open(&config.state.dir), Ok)?;
+            Arc::new(LocalStore::new(database))
+        }
         config::Store::Cosmos(settings) => Arc::new(CosmosStore::connect(settings).await?),
     })
 }

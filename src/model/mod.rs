@@ -124,6 +124,8 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(request_timeout)
             .redirect(reqwest::redirect::Policy::none())
+            // Only the worker tries again; and so nothing keeps a copy of the request.
+            .retry(reqwest::retry::never().max_retries_per_request(0))
             .tcp_nodelay(true)
             // Gateways drop idle connections after minutes; a connection that we drop first can't
             // be reset under a request.

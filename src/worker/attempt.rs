@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::held::Held;
+use super::held::{Held, InHand};
 use super::postpone::Postponed;
 use super::purse::Reserve;
 use super::record::{self, Finished};
@@ -37,7 +37,7 @@ pub(super) struct Caller {
     pub(super) postpone_from: Duration,
     pub(super) store: Arc<dyn Store>,
     pub(super) to_postpone: mpsc::Sender<Postponed>,
-    pub(super) to_record: mpsc::Sender<Finished>,
+    pub(super) to_record: mpsc::Sender<Box<Finished>>,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -105,7 +105,7 @@ impl Drop for Permit {
 struct Unfunded;
 
 /// Sets aside what the call may cost, if its batch has a budget.
-async fn reserve(held: &Held, at: &Member) -> Result<Option<Reserve>, Unfunded> {
+async fn reserve(held: &InHand, at: &Member) -> Result<Option<Reserve>, Unfunded> {
     let Some(purse) = held.batch.purse() else { return Ok(None) };
     match purse.worst(&held.delivery.job.model, held.estimate, at) {
         Ok(worst) => purse.draw(worst).await.map(Some).ok_or(Unfunded),
@@ -217,7 +217,7 @@ impl Caller {
     }
 
     /// Hands an outcome to the recorder; the permit is kept until there is room for it.
-    async fn finish(&self, finished: Finished, permit: Permit, feedback: Feedback) {
+    async fn finish(&self, finished: Box<Finished>, permit: Permit, feedback: Feedback) {
         // The recorder is gone only if the store failed for good: then the job is redelivered.
         let _ = self.to_record.send(finished).await;
         permit.end(feedback, None);

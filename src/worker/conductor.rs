@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Caller, Ended, Permit, UNFUNDED};
-use super::held::Held;
+use super::held::{Held, InHand};
 use super::postpone::Postponed;
 use super::record::Finished;
 use super::shares::Order;
@@ -78,7 +78,7 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    fn of(held: &Held, booking: &Booking) -> Self {
+    fn of(held: &InHand, booking: &Booking) -> Self {
         Self {
             batch: held.delivery.job.batch_id.clone(),
             tries: held.attempts,

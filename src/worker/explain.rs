@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::conductor::{Conductor, Retry};
-use super::held::Held;
+use super::held::{Held, InHand};
 use crate::admission::DeploymentIndex;
 use crate::admission::explain::{Wait, Waiters};
 use crate::job::{BatchId, JobId};
@@ -221,7 +221,7 @@ impl Conductor {
     }
 }
 
-fn told(held: &Held, at: At) -> Told {
+fn told(held: &InHand, at: At) -> Told {
     let job = &held.delivery.job;
     Told {
         job: job.id,

@@ -26,8 +26,11 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Locks that last less are judged by the queue alone.
 const SHORTEST_LOCK: Duration = Duration::from_secs(2);
 
-/// A delivery that waits, runs or is being recorded.
-pub(super) struct Held {
+/// A delivery that waits, runs or is being recorded. It changes hands at every station, so it is a
+/// pointer: tasks and channels move that instead of all that is known of a job.
+pub(super) type Held = Box<InHand>;
+
+pub(super) struct InHand {
     pub(super) delivery: Delivery,
     /// What it may take.
     pub(super) estimate: Estimate,
@@ -45,7 +48,7 @@ pub(super) struct Held {
     pub(super) place: Place,
 }
 
-impl Held {
+impl InHand {
     /// How its last try ended, in this delivery or an earlier one.
     pub(super) fn last_error(&self) -> Option<String> {
         let failure = self.last_error.as_ref().map(|error| &error.failure);
@@ -118,7 +121,7 @@ impl Locks {
         self.progress.held.fetch_add(1, Ordering::Relaxed);
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
         let (attempts, charge) = (delivery.job.history.tries, estimate.charge());
-        Held {
+        Box::new(InHand {
             delivery,
             estimate,
             charge,
@@ -128,7 +131,7 @@ impl Locks {
             batch,
             since,
             place,
-        }
+        })
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {

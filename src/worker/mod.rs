@@ -53,6 +53,10 @@ use pull::Pulled;
 /// waits for its retry costs no renewal.
 pub const POSTPONE_FROM: Duration = Duration::from_secs(30);
 
+/// Outcomes that may wait for the recorder before calls do: what comes in while one group is being
+/// written, at the most that one instance can call for.
+const TO_RECORD: usize = 256;
+
 /// A deployment that calls can go to.
 #[derive(Clone)]
 pub struct Target {
@@ -183,7 +187,7 @@ impl Worker {
         let grace = self.settings.shutdown_grace;
         let (to_admission, arriving) = mpsc::channel(4);
         let calls = self.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
-        let (to_record, finished) = mpsc::channel(calls.max(64));
+        let (to_record, finished) = mpsc::channel(calls.max(TO_RECORD));
         // Ends the whole pipeline when one of its tasks fails.
         let ending = stop.child_token();
 

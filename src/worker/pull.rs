@@ -40,7 +40,7 @@ pub(super) struct Puller {
     pub(super) settings: Settings,
     pub(super) to_admission: mpsc::Sender<Vec<Held>>,
     pub(super) to_postpone: mpsc::Sender<Postponed>,
-    pub(super) to_record: mpsc::Sender<Finished>,
+    pub(super) to_record: mpsc::Sender<Box<Finished>>,
     /// Since when nothing has come but jobs of paused batches, and when to ask next whether there
     /// is anything else.
     pub(super) only_waits_since: Option<(Instant, Instant)>,

@@ -13,7 +13,7 @@ use rand::random;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::held::{Held, Place};
+use super::held::{Held, InHand, Place};
 use super::{Progress, WorkerError, retry};
 use crate::model::Reply;
 use crate::model::verdict::ErrorReply;
@@ -26,7 +26,7 @@ use crate::telemetry::Recording;
 const GROUP: usize = 1024;
 
 /// How long a group waits to grow; nothing beside a call's seconds.
-const LINGER: Duration = Duration::from_millis(25);
+const LINGER: Duration = Duration::from_millis(10);
 
 /// Groups wait only where outcomes come this fast: an answer that waits is one that a kill would make
 /// us pay again.
@@ -40,14 +40,18 @@ const GROUPS_BETWEEN: usize = 2;
 
 /// A job that has ended and is not recorded yet.
 pub(super) struct Finished {
-    delivery: Delivery,
-    place: Place,
+    held: Held,
     outcome: Outcome,
     dead: Option<DeadLetterReason>,
 }
 
 impl Finished {
-    pub(super) fn answered(held: Held, deployment: &str, reply: Reply, latency: Duration) -> Self {
+    pub(super) fn answered(
+        held: Held,
+        deployment: &str,
+        reply: Reply,
+        latency: Duration,
+    ) -> Box<Self> {
         let mut finished = Self::ended(held, Ending::Succeeded, None);
         let outcome = &mut finished.outcome;
         outcome.status_code = Some(reply.status);
@@ -65,7 +69,7 @@ impl Finished {
         deployment: &str,
         error: ErrorReply,
         latency: Duration,
-    ) -> Self {
+    ) -> Box<Self> {
         let mut finished = Self::ended(held, Ending::Failed, Some(error));
         finished.outcome.deployment = deployment.into();
         finished.outcome.latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
@@ -73,19 +77,24 @@ impl Finished {
     }
 
     /// Ended without a call, by our own judgement.
-    pub(super) fn turned_away(held: Held, ending: Ending, code: &str, message: String) -> Self {
+    pub(super) fn turned_away(
+        held: Held,
+        ending: Ending,
+        code: &str,
+        message: String,
+    ) -> Box<Self> {
         let mut finished = Self::ended(held, ending, None);
         finished.outcome.failure = Some(Failure { code: code.into(), message });
         finished
     }
 
-    pub(super) fn cancelled(held: Held) -> Self {
+    pub(super) fn cancelled(held: Held) -> Box<Self> {
         let message = "its batch was cancelled before it was answered".to_owned();
         Self::turned_away(held, Ending::Cancelled, "batch_cancelled", message)
     }
 
     /// All tries are used up; the last error, if there was one, is the outcome's.
-    pub(super) fn dead(mut held: Held, reason: &str, mut description: String) -> Self {
+    pub(super) fn dead(mut held: Held, reason: &str, mut description: String) -> Box<Self> {
         let last = held.last_error.take();
         if let (None, Some(earlier)) = (&last, &held.delivery.job.history.last_error) {
             description = format!("{description}; its last try ended with {earlier}");
@@ -99,9 +108,8 @@ impl Finished {
         finished
     }
 
-    fn ended(held: Held, ending: Ending, error: Option<ErrorReply>) -> Self {
-        let Held { delivery, attempts, place, .. } = held;
-        let job = &delivery.job;
+    fn ended(held: Held, ending: Ending, error: Option<ErrorReply>) -> Box<Self> {
+        let job = &held.delivery.job;
         let mut outcome = Outcome {
             job_id: job.id,
             batch_id: job.batch_id.clone(),
@@ -115,7 +123,7 @@ impl Finished {
             failure: None,
             usage: Usage::default(),
             service_tier: None,
-            attempts,
+            attempts: held.attempts,
             throttled: job.history.throttled,
             deployment: String::new(),
             model: job.model.clone(),
@@ -130,7 +138,7 @@ impl Finished {
             outcome.body = error.body;
             outcome.failure = Some(error.failure);
         }
-        Self { delivery, place, outcome, dead: None }
+        Box::new(Self { held, outcome, dead: None })
     }
 }
 
@@ -144,7 +152,7 @@ struct Group {
 pub(super) async fn record_all(
     store: Arc<dyn Store>,
     queue: Arc<dyn Queue>,
-    mut finished: mpsc::Receiver<Finished>,
+    mut finished: mpsc::Receiver<Box<Finished>>,
     progress: Arc<Progress>,
 ) -> Result<(), WorkerError> {
     let (recorded, to_settle) = mpsc::channel(GROUPS_BETWEEN);
@@ -166,7 +174,7 @@ pub(super) async fn record_all(
 }
 
 /// Waits a moment for company: one commit costs about the same for one outcome as for many.
-async fn gather(finished: &mut mpsc::Receiver<Finished>, group: &mut Vec<Finished>) {
+async fn gather(finished: &mut mpsc::Receiver<Box<Finished>>, group: &mut Vec<Box<Finished>>) {
     let until = tokio::time::Instant::now() + LINGER;
     while group.len() < GROUP {
         let room = GROUP - group.len();
@@ -179,24 +187,26 @@ async fn gather(finished: &mut mpsc::Receiver<Finished>, group: &mut Vec<Finishe
 
 async fn record_group(
     store: &dyn Store,
-    group: impl Iterator<Item = Finished>,
+    group: impl Iterator<Item = Box<Finished>>,
     progress: &Progress,
 ) -> Result<Group, WorkerError> {
     let mut outcomes = Vec::new();
     let mut waiting = Vec::new();
-    for Finished { delivery, place, outcome, dead } in group {
+    for finished in group {
+        let Finished { held, outcome, dead } = *finished;
         outcomes.push(outcome);
-        waiting.push((delivery, place, dead));
+        waiting.push((held, dead));
     }
     let outcomes = Arc::new(outcomes);
     let recording = Recording::begin();
     let proofs = until_reached(|| store.record(outcomes.clone())).await?;
-    let parents = waiting.iter().map(|(delivery, ..)| delivery.job.history.traceparent);
+    let parents = waiting.iter().map(|(held, _)| held.delivery.job.history.traceparent);
     recording.end(&outcomes, &proofs, parents);
     progress.count(&outcomes, &proofs);
     let mut group = Group { settlements: Vec::new(), places: Vec::new() };
     let mut done = Vec::new();
-    for ((delivery, place, dead), proof) in waiting.into_iter().zip(proofs) {
+    for ((held, dead), proof) in waiting.into_iter().zip(proofs) {
+        let InHand { delivery, place, .. } = *held;
         done.extend(done_with(&delivery, proof));
         group.settlements.push(settlement(delivery, proof, dead));
         group.places.push(place);

@@ -74,23 +74,19 @@ pub(super) struct HandOut {
 
 impl HandOut {
     pub(super) fn run(&self, c: &Connection) -> rusqlite::Result<Vec<Delivery>> {
-        let mut take = c.prepare_cached(concat!(
-            "UPDATE queue SET available_at = :until, lock = :nonce,
-                              delivery_count = delivery_count + 1
-             WHERE seq IN (SELECT seq FROM queue
-                           WHERE available_at <= :now AND (:only IS NULL OR batch_id = :only)
-                           ORDER BY available_at, priority DESC, seq LIMIT :max)
-             RETURNING seq, delivery_count, ",
-            job_columns!()
+        // Not one UPDATE … RETURNING: that would keep a copy of every body until the last row is changed.
+        let mut find = c.prepare_cached(concat!(
+            "SELECT seq, delivery_count + 1, ",
+            job_columns!(),
+            " FROM queue WHERE available_at <= :now AND (:only IS NULL OR batch_id = :only)
+             ORDER BY available_at, priority DESC, seq LIMIT :max"
         ))?;
         let parameters = named_params! {
-            ":until": self.until.as_millisecond(),
-            ":nonce": self.nonce,
             ":now": self.now.as_millisecond(),
             ":max": self.max,
             ":only": self.only.as_ref().map(BatchId::as_str),
         };
-        let mut taken = take
+        let mut taken = find
             .query_map(parameters, |row| {
                 Ok(Delivery {
                     lock: token(row.get(0)?, self.nonce),
@@ -100,7 +96,13 @@ impl HandOut {
                 })
             })?
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        // RETURNING promises no order.
+        let mut lock = c.prepare_cached(
+            "UPDATE queue SET available_at = ?2, lock = ?3, delivery_count = ?4 WHERE seq = ?1",
+        )?;
+        for delivery in &taken {
+            let (seq, nonce) = row_of(delivery.lock);
+            lock.execute(params![seq, self.until.as_millisecond(), nonce, delivery.count])?;
+        }
         taken.sort_by_key(|d| (std::cmp::Reverse(d.job.priority), row_of(d.lock).0));
         Ok(taken)
     }
