@@ -5,10 +5,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
+#[allow(dead_code, reason = "each test binary takes what it needs")]
+#[path = "support/cosmos.rs"]
+mod cosmos_support;
 mod support;
 
+use promptmill::bench::pipeline::{Ended as PipeEnded, PipeReport};
 use promptmill::bench::report::{Ended, Report};
-use promptmill::simulator::{Faults, Latency, Setting, Settings};
+use promptmill::outcome::Ending;
+use promptmill::simulator::{self, Faults, Latency, Setting, Settings};
+use support::broker;
 use support::cli::{Ended as Exited, Place, chats};
 use support::service::Service;
 
@@ -238,4 +244,96 @@ fn a_deployment_of_the_configuration_is_named_and_seconds_are_told() {
     let unnamed = place.run(&["bench", "--quiet"]);
     assert_eq!(unnamed.code, Some(2));
     assert!(unnamed.err.contains("--deployment"), "{}", unnamed.err);
+}
+
+/// The report of a pipe whose jobs all succeeded.
+fn pipe(place: &Place, more: &[&str]) -> PipeReport {
+    let flags = ["bench", "--pipeline", "--model", "m", "--json", "--prompt-tokens", "40"];
+    let flags = [&flags[..], &["--output-tokens", "20"]].concat();
+    let ended = place.run(&[&flags[..], more].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    serde_json::from_str(&ended.out).unwrap()
+}
+
+#[test]
+fn the_pipe_is_measured_from_queue_to_store_and_leaves_nothing_in_the_state_directory() {
+    let settings = Settings { tpm: Some(600_000), ..Settings::default() };
+    let (place, service) = (Place::new(), Service::start(settings));
+    let deployment = format!(
+        "[[deployments]]\nname = \"one\"\nendpoint = \"{}\"\ntpm = 600000\n",
+        service.url()
+    );
+    place.write("promptmill.toml", deployment).write("in.jsonl", chats(3));
+    assert_eq!(place.run(&["enqueue", "in.jsonl"]).code, Some(0));
+    let found = pipe(&place, &["--count", "250", "--concurrency", "8", "--report", "r.json"]);
+    assert_eq!(found.ended, PipeEnded::Complete);
+    assert_eq!((found.setup.jobs, found.setup.calls), (250, 8));
+    assert_eq!((found.enqueued.jobs, found.worked.jobs), (250, 250));
+    assert_eq!(found.worked.endings.get(&Ending::Succeeded), Some(&250));
+    assert_eq!(service.ledger().requests, 250, "each job was called for once");
+    for lap in [&found.worked.record, &found.worked.settle] {
+        assert_eq!(lap.as_ref().unwrap().count, 250, "{lap:?}");
+    }
+    assert_eq!(found.enqueued.send.as_ref().unwrap().count, 1, "one chunk");
+    let quota = found.worked.quota.unwrap();
+    let charged = quota.charged_tpm * found.worked.seconds / 60.0;
+    assert_eq!((quota.tpm, charged.round()), (600_000, 250.0 * 60.0));
+    assert!(found.worked.cpu_us_per_job > 0.0 && found.worked.jobs_per_commit >= 1.0);
+    let written: PipeReport =
+        serde_json::from_slice(&std::fs::read(place.path("r.json")).unwrap()).unwrap();
+    assert_eq!(written, found);
+    assert_eq!(place.queued(), 3, "nobody's jobs are touched");
+    let left = std::fs::read_dir(place.path(".promptmill")).unwrap();
+    let left = left.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir());
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn the_pipe_alone_is_measured_with_answers_from_the_simulator() {
+    let ended = Place::new().run(&["bench", "--pipeline", "--simulate", "--count", "60"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    for told in ["embedded, in ", "60 succeeded", "record ", "settle ", "not known"] {
+        assert!(ended.out.contains(told), "{told}: {}", ended.out);
+    }
+    let flags = ["bench", "--pipeline", "--simulate", "--rate", "5"];
+    assert_eq!(Place::new().run(&flags).code, Some(2), "a load shape has no meaning for it");
+    let none = Place::new().run(&["bench", "--pipeline"]);
+    assert_eq!(none.code, Some(2));
+    assert!(none.err.contains("--simulate"), "{}", none.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pipe_is_measured_on_service_bus_and_cosmos_db_if_the_queue_is_empty() {
+    let simulator =
+        simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default()).await.unwrap();
+    let broker = broker::start(broker::jobs()).await;
+    let host = cosmos_support::own_host().await;
+    let place = Place::new();
+    let text = format!(
+        "[queue.service_bus]\nqueue = \"{}\"\nconnection_string = \"{}\"\n\
+         [store.cosmos]\nendpoint = \"{}\"\ndatabase = \"{}\"\nemulator = true\nshards = 8\n\
+         credential = {{ key = \"{}\" }}\n\
+         [[deployments]]\nname = \"sim\"\nendpoint = \"http://{}/v1\"\n",
+        broker::JOBS,
+        broker.connection_string(),
+        host.endpoint(),
+        cosmos_support::settings(&host).database,
+        host.key(),
+        simulator.addr()
+    );
+    place.write("promptmill.toml", text).write("in.jsonl", chats(2));
+    assert_eq!(place.run(&["init"]).code, Some(0));
+    let found = pipe(&place, &["--count", "120"]);
+    assert_eq!(found.worked.endings.get(&Ending::Succeeded), Some(&120));
+    assert!(found.setup.queue.contains("Service Bus"), "{}", found.setup.queue);
+    assert!(found.setup.store.contains("Cosmos DB"), "{}", found.setup.store);
+    let status = place.run(&["status", found.batch.as_str(), "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    assert_eq!(status["batches"][0]["state"], "done");
+    assert_eq!(status["batches"][0]["endings"]["succeeded"], 120);
+    assert_eq!(place.run(&["enqueue", "in.jsonl"]).code, Some(0));
+    let refused = place.run(&["bench", "--pipeline", "--model", "m", "--count", "5"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    assert!(refused.err.contains("holds 2 jobs"), "{}", refused.err);
+    assert_eq!(simulator.ledger().requests, 120, "and they were not worked");
 }

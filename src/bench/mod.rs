@@ -6,6 +6,8 @@
 //! prompts (what) ─┘            watch sees the answer come in       stats: intervals, knee
 //! ```
 //!
+//! `pipeline` measures the whole of it instead: queue, worker and store.
+//!
 //! Latencies count from the *intended* start: a request that had to wait because the client or the
 //! service was slow has that wait in its figures (no coordinated omission). `shapes`, `sizes`,
 //! `tally`, `stats` and `knee` are pure. `docs/bench.md` has the method and the definitions.
@@ -17,6 +19,7 @@ mod drive;
 mod html;
 mod knee;
 mod pacer;
+pub mod pipeline;
 mod prompts;
 pub mod report;
 pub mod shapes;

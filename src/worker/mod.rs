@@ -19,6 +19,7 @@ mod conductor;
 pub mod explain;
 mod held;
 mod hold;
+mod laps;
 mod postpone;
 mod pull;
 mod purse;
@@ -47,6 +48,7 @@ use crate::prices::Prices;
 use crate::queue::{Queue, QueueError};
 use crate::store::{Recorded, Store, StoreError};
 use held::{Held, Locks};
+pub use laps::Laps;
 use pull::Pulled;
 
 /// The usual [`Settings::postpone_from`]: half of Service Bus's usual lock, so that a job which only
@@ -138,6 +140,12 @@ pub struct Progress {
     pub held: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
+    /// Times when groups of outcomes were made durable.
+    pub commits: AtomicU64,
+    /// From a job's end to its outcome being durable.
+    pub record: Laps,
+    /// From there until the queue has forgotten the job.
+    pub settle: Laps,
     /// Every deployment's state, once a second.
     pub deployments: watch::Sender<Vec<Snapshot>>,
 }

@@ -5,12 +5,14 @@
 //! calls keep their permits, and no new call starts.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use rand::random;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::held::{Held, InHand, Place};
@@ -41,6 +43,7 @@ const GROUPS_BETWEEN: usize = 2;
 /// A job that has ended and is not recorded yet.
 pub(super) struct Finished {
     held: Held,
+    ended: Instant,
     outcome: Outcome,
     dead: Option<DeadLetterReason>,
 }
@@ -138,7 +141,7 @@ impl Finished {
             outcome.body = error.body;
             outcome.failure = Some(error.failure);
         }
-        Box::new(Self { held, outcome, dead: None })
+        Box::new(Self { held, ended: Instant::now(), outcome, dead: None })
     }
 }
 
@@ -146,6 +149,7 @@ impl Finished {
 struct Group {
     settlements: Vec<Settlement>,
     places: Vec<Place>,
+    recorded: Instant,
 }
 
 /// Records and settles all that comes, until the channel is closed and empty.
@@ -156,7 +160,7 @@ pub(super) async fn record_all(
     progress: Arc<Progress>,
 ) -> Result<(), WorkerError> {
     let (recorded, to_settle) = mpsc::channel(GROUPS_BETWEEN);
-    let settling = tokio::spawn(settle_all(queue, to_settle));
+    let settling = tokio::spawn(settle_all(queue, to_settle, progress.clone()));
     let mut group = Vec::with_capacity(GROUP);
     let mut last = 0;
     while finished.recv_many(&mut group, GROUP).await > 0 {
@@ -174,8 +178,8 @@ pub(super) async fn record_all(
 }
 
 /// Waits a moment for company: one commit costs about the same for one outcome as for many.
-async fn gather(finished: &mut mpsc::Receiver<Box<Finished>>, group: &mut Vec<Box<Finished>>) {
-    let until = tokio::time::Instant::now() + LINGER;
+async fn gather<T>(finished: &mut mpsc::Receiver<T>, group: &mut Vec<T>) {
+    let until = Instant::now() + LINGER;
     while group.len() < GROUP {
         let room = GROUP - group.len();
         match tokio::time::timeout_at(until, finished.recv_many(group, room)).await {
@@ -192,8 +196,10 @@ async fn record_group(
 ) -> Result<Group, WorkerError> {
     let mut outcomes = Vec::new();
     let mut waiting = Vec::new();
+    let mut ends = Vec::new();
     for finished in group {
-        let Finished { held, outcome, dead } = *finished;
+        let Finished { held, ended, outcome, dead } = *finished;
+        ends.push(ended);
         outcomes.push(outcome);
         waiting.push((held, dead));
     }
@@ -203,7 +209,10 @@ async fn record_group(
     let parents = waiting.iter().map(|(held, _)| held.delivery.job.history.traceparent);
     recording.end(&outcomes, &proofs, parents);
     progress.count(&outcomes, &proofs);
-    let mut group = Group { settlements: Vec::new(), places: Vec::new() };
+    let recorded = Instant::now();
+    progress.commits.fetch_add(1, Ordering::Relaxed);
+    progress.record.add(ends.into_iter().map(|ended| recorded.duration_since(ended)));
+    let mut group = Group { settlements: Vec::new(), places: Vec::new(), recorded };
     let mut done = Vec::new();
     for ((held, dead), proof) in waiting.into_iter().zip(proofs) {
         let InHand { delivery, place, .. } = *held;
@@ -253,10 +262,11 @@ pub(super) async fn delete_payloads(store: &dyn Store, names: Vec<String>) {
 async fn settle_all(
     queue: Arc<dyn Queue>,
     mut groups: mpsc::Receiver<Group>,
+    progress: Arc<Progress>,
 ) -> Result<(), WorkerError> {
-    while let Some(Group { settlements, places }) = groups.recv().await {
+    while let Some(Group { settlements, places, recorded }) = groups.recv().await {
         match queue.settle(settlements).await {
-            Ok(()) => {}
+            Ok(()) => progress.settle.add(places.iter().map(|_| recorded.elapsed())),
             // The outcomes are safe. What could not be settled comes again and is looked up.
             Err(QueueError::Unavailable(error)) => {
                 warn!(%error, jobs = places.len(), "could not settle; redelivery will");

@@ -1,6 +1,7 @@
 //! `promptmill bench`: what a deployment gives under load, and whether two measurements differ.
 
 mod flags;
+mod pipeline;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -65,6 +66,8 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    pipeline: pipeline::PipelineFlags,
+    #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
     requests: RequestFlags,
@@ -87,6 +90,9 @@ enum Command {
 pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     if let Some(Command::Compare { a, b, json }) = &args.command {
         return compared(a, b, *json);
+    }
+    if args.pipeline.pipeline {
+        return pipeline::run(args, config).await;
     }
     let phases = args.phases()?;
     let (target, model) = args.target(config.clone())?;
@@ -194,7 +200,7 @@ impl Args {
         let flags = &self.requests;
         let style = Style {
             model: model.to_owned(),
-            stream: !flags.no_stream,
+            stream: !flags.no_stream && !self.pipeline.pipeline,
             cacheable: flags.cacheable,
             limit_field: flags.limit_field.clone(),
         };
