@@ -97,10 +97,11 @@ pub async fn run(
     pipe.put_batch(&batch).await?;
     let enqueued = pipe.enqueue(&batch, stop).await?;
     let (worked, ended) = pipe.work(&batch, stop, live).await?;
-    match ended {
-        Ended::Complete => batches::close(pipe.store.as_ref(), &batch).await?,
+    if worked.jobs >= pipe.jobs {
+        batches::close(pipe.store.as_ref(), &batch).await?;
+    } else {
         // What is left of it must cost nothing, whoever receives it.
-        _ => control::cancel(pipe.store.as_ref(), &batch).await.map(drop)?,
+        control::cancel(pipe.store.as_ref(), &batch).await?;
     }
     let promptmill = env!("CARGO_PKG_VERSION").to_owned();
     Ok(PipeReport { promptmill, started_at, setup, batch, ended, enqueued, worked })
