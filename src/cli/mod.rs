@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod counted;
 mod dead_letters;
+mod documents;
 mod endpoint;
 mod enqueue;
 mod init;
@@ -59,6 +60,7 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Enqueue(enqueue::Args),
+    Documents(documents::Args),
     Work(work::Args),
     Status(status::Args),
     Results(results::Args),
@@ -96,6 +98,7 @@ pub fn main(cli: Cli) -> ExitCode {
             match cli.command {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
+                Command::Documents(args) => runtime.block_on(documents::run(args)),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
                 Command::Results(args) => runtime.block_on(results::run(args, config)),
