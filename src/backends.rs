@@ -14,6 +14,7 @@ use crate::state::{StateDir, StateError};
 use crate::store::cosmos::{self, CosmosStore};
 use crate::store::local::LocalStore;
 use crate::store::{Store, StoreError};
+use crate::telemetry;
 
 /// What Service Bus has by default; room for workers that are stopped in the middle of a job.
 const USUAL_MAX_DELIVERIES: u32 = 10;
@@ -73,11 +74,13 @@ pub fn open_queue(config: &Config) -> Result<Arc<dyn Queue>, BackendError> {
     Ok(match &config.queue {
         config::Queue::Local => {
             let database = Database::open(&config.state.dir)?;
-            Arc::new(LocalQueue::new(database, config.lock_duration()))
+            let queue = LocalQueue::new(database, config.lock_duration());
+            telemetry::observed(Arc::new(queue), telemetry::Labels::local())
         }
         config::Queue::ServiceBus(settings) => {
             let credential = settings.credential.as_ref().map(|c| c.credential()).transpose()?;
-            service_bus::open(settings, credential)?
+            let labels = telemetry::Labels::service_bus(&settings.queue);
+            telemetry::observed(service_bus::open(settings, credential)?, labels)
         }
     })
 }

@@ -9,6 +9,7 @@
 //!
 //! `docs/architecture.md` has the picture, the invariants and one job walked through.
 
+pub mod budget;
 pub mod job;
 pub mod outcome;
 pub mod share;
@@ -28,6 +29,8 @@ pub mod store;
 
 pub mod report;
 
+pub mod serve;
+
 pub mod identity;
 pub mod prices;
 pub mod sqlite;
@@ -39,4 +42,8 @@ pub mod simulator;
 pub mod backends;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod logging;
+mod plot;
+pub mod telemetry;
+pub mod webhook;

@@ -104,12 +104,16 @@ pub struct Outcome {
     pub service_tier: Option<Box<str>>,
     /// HTTP calls that counted as tries; refusals for want of quota do not.
     pub attempts: u32,
+    /// Calls that were refused for want of quota (429), since the job was last enqueued anew.
+    pub throttled: u32,
     /// The deployment that answered last; empty if no call was made.
     pub deployment: String,
     pub model: String,
     /// From sending the last attempt to its last byte.
     pub latency_ms: u64,
     pub finished_at: Timestamp,
+    /// By when it was wanted.
+    pub deadline: Option<Timestamp>,
     /// The job's `metadata`, a JSON object.
     pub metadata: Option<Box<str>>,
 }

@@ -27,6 +27,9 @@ pub struct Prices {
     #[serde(default = "half")]
     flex: f64,
     models: BTreeMap<String, Price>,
+    /// The file that this is.
+    #[serde(skip)]
+    pub path: PathBuf,
 }
 
 /// Of one million tokens.
@@ -68,10 +71,11 @@ impl Prices {
                 .map_err(|source| PricesError::Read { path: path.to_owned(), source })?,
             None => DEFAULT_TABLE.to_owned(),
         };
-        let prices: Self = toml::from_str(&text).map_err(|error| PricesError::Toml {
+        let mut prices: Self = toml::from_str(&text).map_err(|error| PricesError::Toml {
             path: path.clone(),
             problem: error.to_string().trim().to_owned(),
         })?;
+        prices.path.clone_from(&path);
         let is_price = |price: f64| price.is_finite() && price >= 0.0;
         if !is_price(prices.flex) {
             return Err(PricesError::Negative { path, what: "flex".into() });
@@ -97,6 +101,16 @@ impl Prices {
             self.models.get(name)
         };
         self.models.get(model).or_else(undated).copied()
+    }
+
+    /// What to say of a model without a price where one is needed.
+    pub fn lacks(&self, model: &str, deployment: Option<&str>) -> String {
+        let deployment = deployment.map_or(String::new(), |name| format!("deployment {name}: "));
+        format!(
+            "{deployment}the model '{model}' has no price in {}; add it there ([prices] \
+             file in the configuration), or limit tokens instead (--token-budget)",
+            self.path.display()
+        )
     }
 
     /// What tokens of a model cost; `None` if its price is unknown.
@@ -134,6 +148,11 @@ impl Money {
     pub fn new(amount: f64) -> Self {
         // The cast saturates: less than nothing is nothing.
         Self { pico: (amount * 1e12) as u128 }
+    }
+
+    /// In billionths, rounded up.
+    pub fn nanos(self) -> u64 {
+        u64::try_from(self.pico.div_ceil(1_000)).unwrap_or(u64::MAX)
     }
 
     pub fn amount(self) -> f64 {

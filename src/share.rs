@@ -15,10 +15,18 @@ pub struct Word {
     /// Higher with every word: who reads it twice unchanged has heard nothing new. No clock of
     /// another machine is ever compared with one's own.
     pub beat: u64,
-    /// By what makes a quota one: the deployment's key, the same at every instance.
+    /// By what makes a quota one: the deployment's key, the same at every instance. Empty in the
+    /// words of those who only ask the workers something.
     pub parts: BTreeMap<String, Part>,
     /// For people: process, host, version, and how each deployment stands.
     pub about: serde_json::Value,
+}
+
+impl Word {
+    /// Whether a worker says it. One without parts comes from somebody who only asks.
+    pub fn is_worker(&self) -> bool {
+        !self.parts.is_empty()
+    }
 }
 
 /// An instance's part in one deployment; both are fractions of its whole quota.

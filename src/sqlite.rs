@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
 /// Raised with every change of [`SCHEMA`] that older files do not have.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 5;
 
 const SCHEMA: &str = "
 CREATE TABLE queue (
@@ -62,7 +62,19 @@ CREATE TABLE batches (
     prompt_tokens INTEGER NOT NULL,
     created_at    TEXT    NOT NULL,
     -- JSON: the inputs that jobs counts.
-    inputs        TEXT    NOT NULL DEFAULT '[]'
+    inputs        TEXT    NOT NULL DEFAULT '[]',
+    -- Why it is in its state, where somebody said so.
+    reason        TEXT
+) WITHOUT ROWID;
+-- In whole tokens, or in billionths of the currency.
+CREATE TABLE budgets (
+    batch_id  TEXT PRIMARY KEY,
+    -- A currency; NULL: tokens.
+    currency  TEXT,
+    allowed   INTEGER NOT NULL,
+    -- What was spent, and what is set aside for calls to come.
+    committed INTEGER NOT NULL,
+    spent     INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE outcomes (
     seq               INTEGER PRIMARY KEY,
@@ -88,7 +100,10 @@ CREATE TABLE outcomes (
     metadata          TEXT,
     body              TEXT,
     -- What the service billed it as, where it said so: default, flex.
-    service_tier      TEXT
+    service_tier      TEXT,
+    -- Calls that were refused for want of quota (429).
+    throttled         INTEGER NOT NULL,
+    deadline          TEXT
 );
 -- What outcomes have cost that were taken back, so that their jobs are worked again.
 CREATE TABLE withdrawn (
@@ -105,7 +120,8 @@ CREATE TABLE withdrawn (
     latency_ms        INTEGER NOT NULL,
     finished_at       TEXT    NOT NULL,
     metadata          TEXT,
-    service_tier      TEXT
+    service_tier      TEXT,
+    throttled         INTEGER NOT NULL
 );
 CREATE INDEX withdrawn_by_batch ON withdrawn (batch_id);
 CREATE TABLE payloads (
@@ -118,6 +134,8 @@ CREATE TABLE usage (
     batch_id          TEXT NOT NULL,
     deployment        TEXT NOT NULL,
     model             TEXT NOT NULL,
+    -- What the service billed it as; empty where it did not say.
+    service_tier      TEXT NOT NULL,
     hour              TEXT NOT NULL,
     ending            TEXT NOT NULL,
     jobs              INTEGER NOT NULL,
@@ -126,7 +144,18 @@ CREATE TABLE usage (
     cached_tokens     INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     reasoning_tokens  INTEGER NOT NULL,
-    PRIMARY KEY (batch_id, deployment, model, hour, ending)
+    PRIMARY KEY (batch_id, deployment, model, service_tier, hour, ending)
+) WITHOUT ROWID;
+-- What ended in which minute: how fast a batch goes, without a look at its outcomes.
+CREATE TABLE minutes (
+    batch_id    TEXT    NOT NULL,
+    -- Unix minutes.
+    minute      INTEGER NOT NULL,
+    jobs        INTEGER NOT NULL,
+    tokens      INTEGER NOT NULL,
+    -- The second of it in which the first of them ended.
+    from_second INTEGER NOT NULL,
+    PRIMARY KEY (batch_id, minute)
 ) WITHOUT ROWID;
 CREATE TABLE shares (
     instance   TEXT PRIMARY KEY,
@@ -136,6 +165,12 @@ CREATE TABLE shares (
     about      TEXT    NOT NULL,
     -- Unix ms.
     updated_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE notes (
+    kind TEXT NOT NULL,
+    id   TEXT NOT NULL,
+    json TEXT NOT NULL,
+    PRIMARY KEY (kind, id)
 ) WITHOUT ROWID;
 ";
 

@@ -10,16 +10,17 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use promptmill::intake::dead_letters::{self, Resubmitted};
-use promptmill::job::BatchId;
+use promptmill::job::{Amendment, BatchId};
 use promptmill::outcome::Ending;
 use promptmill::queue::Queue;
 use promptmill::queue::local::LocalQueue;
 use promptmill::simulator::{Faults, Latency, Settings, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, BatchState, Store, Totals};
+use promptmill::store::{Batch, BatchState, Order, Store, Totals};
 use service_bus_broker::{Broker, Loss};
 use support::broker::{self, QueueSettings};
 use support::jobs::job;
@@ -50,7 +51,12 @@ async fn totals(on: &Backends) -> Totals {
 }
 
 async fn resubmit_all(on: &Backends) -> Resubmitted {
-    dead_letters::resubmit(|_| true, on.queue.as_ref(), on.store.as_ref()).await.unwrap()
+    amend_all(on, &Amendment::default()).await
+}
+
+async fn amend_all(on: &Backends, amendment: &Amendment) -> Resubmitted {
+    let (queue, store) = (on.queue.as_ref(), on.store.as_ref());
+    dead_letters::resubmit(|_| true, amendment, queue, store).await.unwrap()
 }
 
 async fn broken() -> Simulator {
@@ -66,6 +72,7 @@ async fn work_to_death(on: &Backends) {
     let document = Batch {
         id: batch(),
         state: BatchState::Done,
+        reason: None,
         jobs: 1,
         prompt_tokens: 8,
         inputs: Vec::new(),
@@ -91,12 +98,21 @@ async fn a_job_dies_after_its_tries_and_lives_again(on: Backends) {
     assert_eq!(*description, format!("3 tries, the last one ended with {error}"));
     assert_eq!((totals(&on).await.of(Ending::Dead), totals(&on).await.attempts), (1, 3));
 
-    assert_eq!(resubmit_all(&on).await, Resubmitted { jobs: 1, ..Resubmitted::default() });
+    let amendment = Amendment { model: Some("another".to_owned()), max_tokens: Some(1) };
+    let again = amend_all(&on, &amendment).await;
+    assert_eq!(again, Resubmitted { jobs: 1, ..Resubmitted::default() });
     let reopened = on.store.batch(&batch()).await.unwrap().unwrap();
     assert_eq!((reopened.state, totals(&on).await.ended()), (BatchState::Running, 0));
     let service = well().await;
     drain(worker(&on, &service)).await;
     assert_eq!(service.ledger().requests, 1);
+    let outcomes = on.store.outcomes(&batch(), Order::AsStored).await.unwrap();
+    let outcomes: Vec<_> = outcomes.try_collect().await.unwrap();
+    let answer: serde_json::Value =
+        serde_json::from_slice(outcomes[0].body.as_ref().unwrap()).unwrap();
+    assert_eq!((outcomes[0].model.as_str(), &answer["model"]), ("another", &"another".into()));
+    assert_eq!(answer["usage"]["completion_tokens"], 1);
+    assert_eq!(outcomes[0].digest, job("b", "a").digest(), "it is still the job that was asked");
     let totals = totals(&on).await;
     assert_eq!((totals.of(Ending::Succeeded), totals.ended()), (1, 1));
     assert_eq!(totals.attempts, 4, "what the dead life cost was paid");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use promptmill::intake::dead_letters;
-use promptmill::job::{Aside, BatchId, Job, JobId};
+use promptmill::job::{Amendment, Aside, BatchId, Job, JobId};
 use promptmill::outcome::Ending;
 use promptmill::queue::Queue;
 use promptmill::simulator::{self, Faults, Simulator};
@@ -117,7 +117,10 @@ async fn a_large_dead_letter_keeps_its_body_for_its_next_life() {
     assert!(bench.is_stored(&large).await);
     let (queue, store): (&dyn Queue, &dyn Store) =
         (bench.on.queue.as_ref(), bench.on.store.as_ref());
-    assert_eq!(dead_letters::resubmit(|_| true, queue, store).await.unwrap().jobs, 2);
+    assert_eq!(
+        dead_letters::resubmit(|_| true, &Amendment::default(), queue, store).await.unwrap().jobs,
+        2
+    );
     let well = simulator::Settings { max_context: 1_000_000, ..Default::default() };
     let well = simulator::start("127.0.0.1:0".parse().unwrap(), well).await.unwrap();
     drain(worker(&bench.on, &well)).await;

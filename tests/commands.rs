@@ -5,7 +5,7 @@
 
 mod support;
 
-use promptmill::simulator::{self, Settings};
+use promptmill::simulator::{self, Latency, Settings};
 use serde_json::Value;
 use support::cli::{Ended, Place, chats};
 
@@ -52,6 +52,55 @@ async fn a_batch_goes_through_the_commands_one_after_the_other() {
     assert_eq!(results.code, Some(0), "{}", results.err);
     assert_eq!(place.ids("o"), (0..30).map(|n| format!("job-{n}")).collect::<Vec<_>>());
     assert_eq!(simulator.ledger().requests, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_watched_until_it_is_done() {
+    let settings = Settings {
+        latency: Latency { base_ms: 100.0, sigma: 0.1, ..Latency::default() },
+        ..Settings::default()
+    };
+    let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap();
+    let place = place_with(&format!("http://{}/v1\"\nconcurrency = 4\n# \"", simulator.addr()));
+    place.write("in.jsonl", chats(150));
+    assert_eq!(place.run(&["enqueue", "in.jsonl", "--batch", "night"]).code, Some(0));
+    let before = json_of(&place.run(&["status", "--json"]));
+    let before = &before["batches"][0];
+    assert_eq!((&before["rate"], &before["forecast"]["eta"]), (&Value::Null, &Value::Null));
+    assert_eq!(before["cost"], 0.0, "nothing was used, so nothing was paid");
+    let watch =
+        |args: &[&str]| place.spawn(&[&["status", "--watch", "--interval", "1"], args].concat());
+    let mut impatient = watch(&["night"]);
+    while std::fs::read(place.path("process-0.out")).unwrap().is_empty() {
+        assert!(impatient.is_running());
+        tokio::task::yield_now().await;
+    }
+    impatient.signal("INT");
+    assert_eq!(impatient.wait().code, Some(130));
+    let mut watching = [watch(&["night"]), watch(&["--json"])];
+    assert_eq!(place.run(&["work", "--drain"]).code, Some(0));
+    let [text, looks] = watching.each_mut().map(|watching| {
+        let ended = watching.wait();
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        assert!(ended.err.contains("batch night is done"), "{}", ended.err);
+        ended.out
+    });
+    assert!(text.contains("night: running, 0/150, "), "{text}");
+    assert!(text.contains("night: done, 150/150, 150 succeeded, cost 0."), "{text}");
+    let looks: Vec<Value> = looks.lines().map(|look| serde_json::from_str(look).unwrap()).collect();
+    let is_told = |look: &Value| {
+        let batch = &look["batches"][0];
+        let rate = batch["rate"]["jobs_per_second"].as_f64();
+        rate > Some(0.0) && batch["forecast"]["eta"]["likely"].as_f64() > Some(0.0)
+    };
+    assert!(looks.iter().any(is_told), "{looks:?}");
+    let last = looks.last().unwrap();
+    assert_eq!(last["batches"][0]["state"], "done");
+    assert_eq!(last["batches"][0]["endings"]["succeeded"], 150);
+    assert_eq!(last["batches"][0]["forecast"], Value::Null);
+    let usage = json_of(&place.run(&["usage", "night", "--json"]));
+    assert_eq!(last["batches"][0]["cost"], usage["total"]["cost"]);
+    assert!(usage["total"]["cost"].as_f64().unwrap() > 0.0);
 }
 
 #[test]

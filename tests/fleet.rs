@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 #![allow(clippy::print_stdout, reason = "the large runs print what they measured")]
 
+#[path = "support/books.rs"]
+mod books;
 #[allow(dead_code, reason = "each test binary takes what it needs")]
 #[path = "support/cosmos.rs"]
 mod cosmos_support;
@@ -70,6 +72,28 @@ async fn a_fleet_under_kills_and_cuts_loses_nothing_and_pays_nothing_known_twice
     );
     assert!(again.is_empty(), "stored and called again: {again:?}");
     assert!(paid_again <= bound, "{paid_again} were paid again: {bound}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_and_report_equal_the_ledger_after_faults_and_kills_of_eight_workers() {
+    let fleet = Fleet::start(jobs(), Faults::spread(0.1), "").await;
+    let mut workers: Vec<_> = (0..2 * WORKERS).map(|_| fleet.worker()).collect();
+    let kills = size("PROMPTMILL_FLEET_KILLS", 8) / 2;
+    for kill in 0..kills {
+        fleet.until_called((kill as f64 + 0.7) / (kills as f64 + 1.0)).await;
+        let slot = kill % workers.len();
+        workers[slot].signal("KILL");
+        workers[slot].wait();
+        workers[slot] = fleet.worker();
+    }
+    fleet.drain(workers).await;
+    fleet.is_complete();
+    let paid = books::paid(&fleet.ledger().await, &fleet.place.ids("o"));
+    println!("{kills} kills of {} workers: {paid:?}", 2 * WORKERS);
+    let report = books::agree(&fleet.place, "night", &paid);
+    assert_eq!(report["balance"]["ended"], fleet.jobs);
+    let billed = fleet.simulator.ledger().billed.usage.total();
+    assert_eq!(billed, paid.prompt + paid.completion + paid.lost_tokens);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fe2o3_amqp::types::messaging::{AmqpValue, Data, Message};
 use fe2o3_amqp::{Connection, Sender, Session};
 use jiff::Timestamp;
-use promptmill::job::Job;
+use promptmill::job::{Amendment, Job};
 use promptmill::queue::service_bus::{ServiceBusQueue, Settings, Transport};
 use promptmill::queue::{
     DeadLetterReason, Delivery, Depth, LockToken, Queue, QueueError, Settlement,
@@ -301,7 +301,7 @@ async fn what_just_fits_can_still_be_put_off_and_worked_anew() {
     queue.settle(vec![delivery.dead_letter(proof, reason)]).await.unwrap();
     until(&broker, |counts| counts.dead_letter == 1).await;
     let number = queue.dead_letters(0, 1).await.unwrap()[0].number;
-    assert_eq!(queue.resubmit(&[number]).await.unwrap(), [number]);
+    assert_eq!(queue.resubmit(&[number], &Amendment::default()).await.unwrap(), [number]);
     assert_eq!(receive(&queue, 1).await[0].job.history.resubmitted, 1);
 }
 
@@ -473,7 +473,10 @@ async fn a_strangers_message_goes_to_the_dead_letters_with_a_reason() {
     assert!(why[2].contains("no text"), "{why:?}");
     assert_eq!(letters[3].message, b"hello", "kept as it came");
     let numbers: Vec<_> = letters.iter().map(|letter| letter.number).collect();
-    assert!(queue.resubmit(&numbers).await.unwrap().is_empty(), "there is no job to work");
+    assert!(
+        queue.resubmit(&numbers, &Amendment::default()).await.unwrap().is_empty(),
+        "there is no job to work"
+    );
     assert_eq!(queue.discard(&numbers).await.unwrap().len(), 4);
     until(&broker, |counts| counts.dead_letter == 0).await;
 }

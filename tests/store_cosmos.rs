@@ -14,8 +14,12 @@ use std::time::Duration;
 
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
+use jiff::Timestamp;
+use promptmill::budget::{Claim, Limit};
 use promptmill::identity::Identity;
 use promptmill::outcome::{Ending, Outcome};
+use promptmill::prices::Prices;
+use promptmill::report::live::{By, Watch, Which};
 use promptmill::share::{Part, Word};
 use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
 use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
@@ -108,6 +112,46 @@ async fn a_write_whose_answer_was_lost_is_still_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_answer_was_lost_is_made_once() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let night = batch_id("night");
+    host.lose_answers(1);
+    let limit = Limit::tokens(100).unwrap();
+    assert_eq!(in_time(store.limit_budget(&night, &limit)).await.unwrap().allowed, 100);
+    for (take, spent, committed, in_all) in
+        [(60, 0, 60, 0), (-20, 10, 40, 10), (40, 0, 80, 10), (-70, 0, 10, 10)]
+    {
+        host.lose_answers(1);
+        let claim = Claim { take, spent, is_debt: false };
+        let (granted, after) = in_time(store.claim(&night, &claim)).await.unwrap().unwrap();
+        assert_eq!((granted, after.committed, after.spent), (true, committed, in_all));
+        assert_eq!(store.budget(&night).await.unwrap(), Some(after));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_state_whose_answer_was_lost_is_told_as_it_is() {
+    let host = support::own_host().await;
+    let store = support::store(&host).await;
+    let batch = Batch {
+        id: batch_id("night"),
+        state: BatchState::Running,
+        reason: None,
+        jobs: 1,
+        prompt_tokens: 0,
+        inputs: Vec::new(),
+        created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
+    };
+    store.put_batch(&batch).await.unwrap();
+    host.lose_answers(1);
+    let from = [batch.state];
+    let change = store.change_state(&batch.id, &from, BatchState::Paused, Some("why"));
+    let paused = in_time(change).await.unwrap().unwrap();
+    assert_eq!((paused.state, paused.reason.as_deref()), (BatchState::Paused, Some("why")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_its_patience_it_says_so_and_the_same_outcomes_can_be_offered_again() {
     let host = support::own_host().await;
     let settings = Settings { patience_s: 1, ..support::settings(&host) };
@@ -141,6 +185,38 @@ async fn the_running_usage_of_several_workers_adds_up() {
     let store = CosmosStore::connect(&settings).await.unwrap();
     assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_finds_what_a_killed_worker_recorded_without_counting_it() {
+    let host = support::own_host().await;
+    let settings = Settings { patience_s: 1, ..support::settings(&host) };
+    init(&settings).await.unwrap();
+    let mine = Arc::new(outcomes(&batch_id("night"), 40));
+    let announced = contract_store::batch("night", "2026-11-23T16:00:00Z");
+    let batch = Batch { jobs: 40, state: BatchState::Running, ..announced };
+    let killed = CosmosStore::connect(&settings).await.unwrap();
+    killed.put_batch(&batch).await.unwrap();
+    record(&any(&killed), &mine[..10]).await;
+    host.lose_answers(u64::MAX);
+    in_time(killed.record(Arc::clone(&mine))).await.unwrap_err();
+    host.lose_answers(0);
+    drop(killed);
+    let next: Arc<dyn Store> = Arc::new(CosmosStore::connect(&settings).await.unwrap());
+    record(&next, &mine).await;
+    let running = next.running(&batch.id, Timestamp::MIN).await.unwrap().totals();
+    assert!(running.ended() < 40, "{running:?}");
+    let prices = Prices::load(None).unwrap();
+    let by = By { deployments: &[], prices: &prices };
+    let mut watch = Watch::default();
+    for _ in 0..2 {
+        let seen = watch.look(next.as_ref(), Which::All, by).await.unwrap();
+        let [night] = seen.as_slice() else { panic!("{seen:?}") };
+        assert_eq!(night.standing.totals, totals_of(mine.iter()));
+        assert_eq!((night.standing.state, night.standing.pending), (BatchState::Done, 0));
+        let lacking = totals_of(mine.iter()).usage.total() - running.usage.total();
+        assert_eq!(night.cost.unpriced_tokens, lacking, "no model is known of these");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,6 +274,7 @@ async fn two_who_write_the_same_batch_both_get_there() {
     let batch = |jobs| Batch {
         id: batch_id("night"),
         state: BatchState::Enqueuing,
+        reason: None,
         jobs,
         prompt_tokens: 0,
         inputs: Vec::new(),

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contract_store::{batch_id, outcome, outcomes, record, totals_of};
+use promptmill::budget::{Claim, Limit};
 use promptmill::outcome::Outcome;
 use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Settings, init};
 use promptmill::store::{Batch, BatchState, Recorded, Store};
@@ -101,6 +102,7 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
     let batch = Batch {
         id: batch_id("night"),
         state: BatchState::Running,
+        reason: None,
         jobs: 50,
         prompt_tokens: 1_000,
         inputs: Vec::new(),
@@ -108,7 +110,16 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
     };
     any.put_batch(&batch).await.unwrap();
     assert_eq!(any.batch(&batch.id).await.unwrap(), Some(batch.clone()));
-    any.put_batch(&Batch { state: BatchState::Done, ..batch.clone() }).await.unwrap();
+    let from = [BatchState::Running];
+    let done = any.change_state(&batch.id, &from, BatchState::Done, None).await.unwrap();
+    assert_eq!(done, Some(Batch { state: BatchState::Done, ..batch.clone() }));
+    any.limit_budget(&batch.id, &Limit::tokens(10).unwrap()).await.unwrap();
+    for (take, is_granted, committed) in [(8, true, 8), (3, false, 8), (-7, true, 1), (3, true, 4)]
+    {
+        let claim = Claim { take, ..Claim::default() };
+        let (granted, after) = any.claim(&batch.id, &claim).await.unwrap().unwrap();
+        assert_eq!((granted, after.committed), (is_granted, committed));
+    }
     let mine = outcomes(&batch.id, 50);
     assert!(record(&any, &mine).await.iter().all(Recorded::is_first));
     let late = Outcome { digest: 1, ..outcome(&batch.id, 3) };

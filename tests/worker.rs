@@ -11,8 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use promptmill::admission::Member;
 use promptmill::admission::deployment::Limits;
+use promptmill::budget::{Budget, Claim, Limit};
 use promptmill::job::{BatchId, JobId};
 use promptmill::model::Client;
 use promptmill::model::endpoint::{Endpoint, Given};
@@ -23,7 +25,9 @@ use promptmill::share::Word;
 use promptmill::simulator::{self, Latency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, Brief, Order, Recorded, Store, StoreError, Totals};
+use promptmill::store::{
+    Batch, BatchState, Brief, Note, Order, Recorded, Running, Store, StoreError, Totals,
+};
 use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +69,8 @@ impl Bench {
             }],
             settings: Settings {
                 drain: true,
+                only: None,
+                prices: None,
                 shared: false,
                 max_held,
                 max_tries: 3,
@@ -112,6 +118,9 @@ impl Store for Moody {
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
         self.inner.look_up(batch, jobs).await
     }
+    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(batch, job).await
+    }
     async fn withdraw_dead(
         &self,
         batch: &BatchId,
@@ -135,8 +144,34 @@ impl Store for Moody {
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         self.inner.totals(batch).await
     }
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
+        self.inner.running(batch, since).await
+    }
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        self.inner.change_state(id, from, to, reason).await
+    }
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        self.inner.limit_budget(batch, limit).await
+    }
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        self.inner.budget(batch).await
+    }
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        self.inner.claim(batch, claim).await
     }
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         self.inner.batch(id).await
@@ -152,6 +187,18 @@ impl Store for Moody {
     }
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         self.inner.delete_payload(name).await
+    }
+    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
+        self.inner.put_note(note, was).await
+    }
+    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+        self.inner.note(kind, id).await
+    }
+    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
+        self.inner.notes(kind).await
+    }
+    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        self.inner.remove_note(kind, id).await
     }
     async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
         self.inner.put_word(word).await

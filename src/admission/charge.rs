@@ -49,6 +49,14 @@ pub fn estimate(api: Api, model: &str, body: &[u8]) -> Estimate {
     Estimate { prompt: u32::try_from(prompt + around).unwrap_or(u32::MAX), max_output }
 }
 
+/// Whether a request says how many tokens its answer may have, where that is not fixed.
+pub fn is_bounded(api: Api, body: &str) -> bool {
+    let limit = |asked: Asked<'_>| {
+        asked.max_completion_tokens.or(asked.max_output_tokens).or(asked.max_tokens)
+    };
+    api == Api::Embeddings || serde_json::from_str(body).is_ok_and(|asked| limit(asked).is_some())
+}
+
 /// The fields of a request body that cost tokens.
 #[derive(Deserialize)]
 struct Asked<'a> {

@@ -16,7 +16,7 @@ use super::{Admission, Lane, Next};
 
 /// What a job must have left until its deadline to be tried on the flex tier: a slow call there
 /// takes up to 15 minutes (Azure docs: "flex processing"), and then it has to be made elsewhere.
-const FLEX_TAKES: Duration = Duration::from_secs(20 * 60);
+pub(super) const FLEX_TAKES: Duration = Duration::from_secs(20 * 60);
 
 /// When to look again.
 pub(super) type Wake = Option<Instant>;

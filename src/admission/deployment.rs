@@ -127,7 +127,7 @@ impl Deployment {
             Passage::AfterProbe => return Gate::WhenACallEnds,
             // The probe goes, whatever still hangs from before.
             Passage::Probe => {}
-            Passage::All if self.in_flight >= self.calls.allowed() => return Gate::WhenACallEnds,
+            Passage::All if !self.has_call_left() => return Gate::WhenACallEnds,
             Passage::All => {}
         }
         let (room, until) = quota.room(now);
@@ -286,6 +286,30 @@ impl Deployment {
     /// Whether it is taken for not yet there.
     pub fn is_missing(&self) -> bool {
         self.missing_since.is_some()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Until when a refusal keeps calls off it.
+    pub fn paused_until(&self) -> Option<Instant> {
+        self.paused_until
+    }
+
+    /// What its breaker lets through.
+    pub fn passage(&self, now: Instant) -> Passage {
+        self.breaker.passage(now)
+    }
+
+    /// The fault that opened the breaker, while it is open.
+    pub fn trouble(&self) -> Option<&str> {
+        self.breaker.why()
+    }
+
+    /// Whether another call may be in flight.
+    pub fn has_call_left(&self) -> bool {
+        self.in_flight < self.calls.allowed()
     }
 
     pub fn in_flight(&self) -> usize {

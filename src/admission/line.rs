@@ -91,6 +91,11 @@ impl<T> Line<T> {
         self.heaps[heap].peek()
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Waiting<T>> {
+        self.heaps.iter().flatten()
+    }
+
     /// Whether any may have a deadline.
     pub fn has_deadlines(&self) -> bool {
         self.filled >> SIZES != 0
@@ -105,6 +110,23 @@ impl<T> Line<T> {
         self.jobs -= 1;
         self.tokens -= job.charge;
         Some(job)
+    }
+
+    /// Takes out what suits, wherever it stands.
+    pub fn extract(&mut self, mut suits: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut out = Vec::new();
+        for (index, heap) in self.heaps.iter_mut().enumerate() {
+            let all = std::mem::take(heap).into_iter();
+            let (taken, left): (Vec<_>, Vec<_>) = all.partition(|job| suits(&job.item));
+            *heap = left.into();
+            if heap.is_empty() {
+                self.filled &= !(1 << index);
+            }
+            self.jobs -= taken.len();
+            self.tokens -= taken.iter().map(|job| job.charge).sum::<u64>();
+            out.extend(taken.into_iter().map(|job| job.item));
+        }
+        out
     }
 
     pub fn drain(&mut self) -> impl Iterator<Item = T> {
@@ -166,5 +188,22 @@ mod tests {
         let taken = [take(1_000), take(1_000), take(100), take(100), take(u64::MAX)];
         assert_eq!(taken, [Some(3), Some(4), None, None, Some(1)]);
         assert_eq!((line.jobs(), line.tokens()), (2, 7_800));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_out_leaves_the_others_in_their_order() {
+        let now = Instant::now();
+        let mut line = Line::new();
+        for (age, charge) in [(1, 8_000), (2, 7_000), (3, 900), (4, 60), (5, 800)] {
+            line.push(job(age, charge, now));
+        }
+        let mut taken = line.extract(|age| [1, 4, 5].contains(age));
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 4, 5]);
+        assert_eq!((line.jobs(), line.tokens()), (2, 7_900));
+        let mut pop = || line.head().map(|(heap, _)| heap).and_then(|heap| line.pop(heap));
+        let left: Vec<_> = std::iter::from_fn(|| pop().map(|job| job.item)).collect();
+        assert_eq!(left, [2, 3]);
+        assert_eq!(line.jobs(), 0);
     }
 }

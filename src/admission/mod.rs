@@ -7,7 +7,8 @@
 //! tells the whole.
 //!
 //! `deployment` joins what is known of each: `pace`, `learn` (with `window`, `factor` and
-//! `recent`), `calls`, `breaker` and `demand`, by which instances share it (`shares`).
+//! `recent`), `calls`, `breaker` and `demand`, by which instances share it (`shares`). `explain` tells
+//! people why a job waits.
 
 mod breaker;
 mod calls;
@@ -15,6 +16,7 @@ pub mod charge;
 mod choose;
 mod demand;
 pub mod deployment;
+pub mod explain;
 mod factor;
 mod learn;
 mod limits;
@@ -351,6 +353,12 @@ impl<T> Admission<T> {
         let demands: Vec<_> = self.quotas.iter_mut().map(|quota| quota.demand(now)).collect();
         let states = self.snapshot(now).into_iter().zip(&self.places);
         states.map(|(state, place)| Standing { demand: demands[place.quota], state }).collect()
+    }
+
+    /// Takes the waiting jobs out that suit.
+    pub fn extract(&mut self, mut suits: impl FnMut(&T) -> bool) -> Vec<T> {
+        let lanes = self.lanes.iter_mut().flat_map(|lane| lane.line.extract(&mut suits));
+        lanes.collect()
     }
 
     /// Takes all waiting jobs out.

@@ -99,6 +99,12 @@ impl Pace {
         Ok(())
     }
 
+    /// About how long until so many cells are gathered, if nobody else takes of them.
+    pub fn missing(&self, cells: u64) -> Duration {
+        let missing = cells.saturating_sub(self.saved);
+        self.cell * u32::try_from(missing).unwrap_or(u32::MAX)
+    }
+
     /// Spends what was gathered.
     pub fn spend(&mut self, cells: u64) {
         self.saved = self.saved.saturating_sub(cells);

@@ -44,6 +44,13 @@ pub struct Quota {
     left: Option<Left>,
 }
 
+/// What a call has too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    Tokens,
+    Requests,
+}
+
 /// What was left of a window when it was last looked at.
 #[derive(Clone, Copy)]
 struct Left {
@@ -109,6 +116,31 @@ impl Quota {
             self.wait(now, later.ask_at);
         }
         gathered
+    }
+
+    /// What a call of this charge has too little of, and for about how long. Gathers nothing.
+    pub fn lack(&self, charge: u64, now: Instant) -> Option<(Lack, Duration)> {
+        if let Some(left) = self.left.filter(|left| now < left.until) {
+            let room = (left.tokens - self.learner.total()).max(0.0) as u64;
+            if room < left.whole && charge > room {
+                return Some((Lack::Tokens, left.until - now));
+            }
+        }
+        let missing = |pace: &Option<Pace>, cells| pace.as_ref().map(|pace| pace.missing(cells));
+        let tokens = missing(&self.tokens, charge).map(|over| (over, Lack::Tokens));
+        let requests = missing(&self.requests, 1).map(|over| (over, Lack::Requests));
+        let (over, lack) = tokens.into_iter().chain(requests).max_by_key(|(over, _)| *over)?;
+        (!over.is_zero()).then_some((lack, over))
+    }
+
+    /// How fast tokens are spent while there are calls to make.
+    pub fn tokens_a_minute(&self) -> Option<f64> {
+        self.tokens.as_ref().map(Pace::per_minute)
+    }
+
+    /// As [`Self::tokens_a_minute`], of requests.
+    pub fn requests_a_minute(&self) -> Option<f64> {
+        self.requests.as_ref().map(Pace::per_minute)
     }
 
     /// Notes that a job waits for it, until then at the longest.

@@ -212,7 +212,7 @@ impl Shares {
         let gap = gap.min(LONGEST_GAP);
         // Who has taken its word back is gone.
         let known = std::mem::take(&mut self.siblings);
-        for word in words {
+        for word in words.into_iter().filter(Word::is_worker) {
             let unchanged = known.get(&word.instance).filter(|old| old.beat == word.beat);
             let silent = unchanged.map_or(Duration::ZERO, |old| old.silent + gap);
             let sibling = Sibling { beat: word.beat, silent, parts: word.parts };
@@ -304,6 +304,20 @@ mod tests {
         assert_eq!(exchange(&mut shares, &[], now), 1.0);
         shares.want(D, 0.0);
         assert_eq!(exchange(&mut shares, &[], now + BEAT), 1.0, "also when it idles");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_only_asks_is_no_sibling() {
+        let now = Instant::now();
+        let asker = Word { parts: BTreeMap::new(), ..word(3, 1, 0.0, 0.0) };
+        let mut shares = newcomer(std::slice::from_ref(&asker), now);
+        assert_eq!((shares.siblings(), shares.fraction(D, now)), (0, floor(1)));
+        assert_eq!(exchange(&mut shares, std::slice::from_ref(&asker), now), 1.0);
+        let before = shares.next_exchange(now);
+        assert_eq!(exchange(&mut shares, &[], now), 1.0);
+        assert_eq!(shares.next_exchange(now), before, "its silence and its leaving change nothing");
+        exchange(&mut shares, &[word(1, 1, 1.0, 0.5), asker], now + BEAT);
+        assert_eq!((shares.siblings(), shares.parts()[D].claim), (1, 0.5));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,12 @@
 //! A report as one page that needs nothing else: tables and plots, to be read, sent and printed.
 
-use super::plots::{Axes, Line, svg};
 use super::report::{Dist, PhaseReport, Report, Second, ms};
+use crate::plot::{self, Axes, Line, Told, escaped};
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:820px;margin:2em auto;\
+const STYLE: &str = ":root{--ink:#222;--paper:#fff}body{font:15px/1.5 system-ui,sans-serif;max-width:820px;margin:2em auto;\
 padding:0 1em;color:#222}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}\
 pre{font-size:11px;line-height:1.45;overflow-x:auto;background:#f6f6f6;padding:1em}\
-figure{margin:1em 0;break-inside:avoid}figcaption{font-weight:600}svg{max-width:100%;height:auto}\
+figure{margin:1em 0;break-inside:avoid}figcaption{font-weight:600}\
 @media print{body{margin:0;max-width:none}pre{background:none;padding:0;white-space:pre-wrap}}";
 
 /// The points of a latency curve.
@@ -24,13 +24,14 @@ impl Report {
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
              <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
-             <style>{STYLE}</style></head><body><h1>{title}</h1><p>{when}, promptmill {}; \
+             <style>{STYLE}{}</style></head><body><h1>{title}</h1><p>{when}, promptmill {}; \
              {}, {}, retries: {}.</p>{figures}<h2>All figures</h2><pre>{}</pre>\
              <p>Latencies count from the intended start. Intervals are of 95 %: order statistics \
              for percentiles, moving-block bootstrap of seconds for rates. Sustained and peak are \
              the median and the largest of all sliding windows. TTFT: time to first token. TBT: \
              time between tokens. E2E: end to end. Lag: from the intended to the actual start.</p>\
              </body></html>\n",
+            plot::STYLE,
             escaped(&self.promptmill),
             if self.setup.streaming { "streaming" } else { "not streaming" },
             if self.setup.cacheable { "cacheable prompts" } else { "unique prompts" },
@@ -40,23 +41,23 @@ impl Report {
     }
 
     fn plots(&self) -> Vec<(&'static str, Option<String>)> {
-        let seconds = Axes { x: "seconds", y: "", x_is_log2: false, mark: None };
+        let seconds = Axes { x: "seconds", y: "", x_is_log2: false, mark: None, has_legend: true };
         let per_second = Axes { y: "requests a second", ..seconds };
         let per_minute = Axes { y: "tokens a minute", ..seconds };
         let of_all = Axes { x: "milliseconds", y: "share of requests", ..seconds };
         let mut plots = vec![
-            ("Throughput over time", svg(&self.requests_over_time(), per_second)),
-            ("Tokens over time", svg(&self.tokens_over_time(), per_minute)),
-            ("Latency, cumulative", svg(&self.curves(), of_all)),
+            drawn("Throughput over time", &self.requests_over_time(), per_second),
+            drawn("Tokens over time", &self.tokens_over_time(), per_minute),
+            drawn("Latency, cumulative", &self.curves(), of_all),
         ];
         if let Some(knee) = self.knee.filter(|_| self.phases.len() > 1) {
             let mark = Some((knee.concurrency as f64).log2());
             let levels = Axes { x: "concurrency", x_is_log2: true, mark, ..seconds };
             let latencies = Axes { y: "milliseconds", ..levels };
             let throughput = Axes { y: "RPM", ..levels };
-            plots.push(("TTFT against concurrency", svg(&self.ttft_by_level(), latencies)));
-            plots.push(("E2E against concurrency", svg(&self.e2e_by_level(), latencies)));
-            plots.push(("The saturation knee", svg(&[self.rpm_by_level()], throughput)));
+            plots.push(drawn("TTFT against concurrency", &self.ttft_by_level(), latencies));
+            plots.push(drawn("E2E against concurrency", &self.e2e_by_level(), latencies));
+            plots.push(drawn("The saturation knee", &[self.rpm_by_level()], throughput));
         }
         plots
     }
@@ -125,6 +126,13 @@ impl Report {
     }
 }
 
+/// The name of a plot, and the plot if there is something to be drawn.
+fn drawn(title: &'static str, lines: &[Line], axes: Axes<'_>) -> (&'static str, Option<String>) {
+    let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
+    let description = format!("{} {}: {}", axes.y, axes.x, names.join(", "));
+    (title, plot::lines(lines, axes, Told { title, description: description.trim() }))
+}
+
 fn figure((caption, svg): (&str, Option<String>)) -> String {
     svg.map_or(String::new(), |svg| {
         format!("<figure><figcaption>{caption}</figcaption>{svg}</figure>\n")
@@ -158,8 +166,4 @@ fn curve(dist: &Dist) -> Vec<(f64, f64)> {
         }
     }
     points
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -17,7 +17,6 @@ mod drive;
 mod html;
 mod knee;
 mod pacer;
-mod plots;
 mod prompts;
 pub mod report;
 pub mod shapes;

@@ -9,7 +9,7 @@ use super::{Exit, Failure, print, say};
 use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::intake::dead_letters::{self, DeadLetterError};
-use crate::job::BatchId;
+use crate::job::{Amendment, BatchId};
 use crate::queue::{DeadLetter, QueueError};
 use crate::store::StoreError;
 
@@ -39,6 +39,12 @@ enum Action {
     Retry {
         #[command(flatten)]
         which: Which,
+        /// Ask this model in place of their own
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
+        /// Allow answers of so many tokens in place of what they say
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        max_tokens: Option<u32>,
         /// All of them
         #[arg(long)]
         all: bool,
@@ -90,7 +96,7 @@ struct Cause {
 }
 
 pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
-    if let Action::Retry { which, all } | Action::Drop { which, all } = &args.action
+    if let Action::Retry { which, all, .. } | Action::Drop { which, all } = &args.action
         && *all != which.is_everything()
     {
         let message = "name ids, --batch or --cause, or else --all";
@@ -129,8 +135,10 @@ async fn act(action: &Action, on: &Backends) -> Result<Exit, DeadLetterError> {
             };
             dead_letters::visit(queue, show).await?;
         }
-        Action::Retry { which, .. } => {
-            let done = dead_letters::resubmit(|letter| which.has(letter), queue, store).await?;
+        Action::Retry { which, model, max_tokens, .. } => {
+            let amendment = Amendment { model: model.clone(), max_tokens: *max_tokens };
+            let chosen = |letter: &DeadLetter| which.has(letter);
+            let done = dead_letters::resubmit(chosen, &amendment, queue, store).await?;
             say(&format!(
                 "{} jobs are in the queue again, {} had ended otherwise meanwhile, {} stay",
                 done.jobs, done.known, done.left

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use serde_json::json;
 
+use super::budget::BudgetFlags;
 use super::counted::Counted;
 use super::input::Input;
 use super::{Exit, Failure, print, say, summary};
 use crate::backends;
 use crate::config::Config;
-use crate::intake::{self, EnqueueError};
+use crate::intake::{self, EnqueueError, Reading};
 use crate::job::BatchId;
+use crate::prices::Prices;
 
 /// Put files of prompts into the configured queue; run again to complete an interrupted one
 #[derive(Debug, clap::Args)]
@@ -28,6 +30,8 @@ pub(super) struct Args {
     /// Go on without the lines that are no jobs
     #[arg(long)]
     skip_invalid: bool,
+    #[command(flatten)]
+    budget: BudgetFlags,
     /// Print what was enqueued as JSON on standard output
     #[arg(long)]
     json: bool,
@@ -35,7 +39,10 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure> {
     config.input.model = args.model.or(config.input.model);
-    let input = Input::read(&args.inputs, config.reading(), &std::env::temp_dir()).await?;
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
+    args.budget.limit(&prices)?;
+    let reading = Reading { is_bounded: args.budget.is_given(), ..config.reading() };
+    let input = Input::read(&args.inputs, reading, &std::env::temp_dir()).await?;
     if input.checked.faults > 0 && !args.skip_invalid {
         input.report_faults();
         return Ok(Exit::Usage);
@@ -45,9 +52,11 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
         let message = "no line of the input is a job: nothing to do";
         return Err(Failure::usage(anyhow::anyhow!(message)));
     }
+    args.budget.check_prices(&input.checked.models, &config, &prices)?;
     let batch = args.batch.unwrap_or_else(|| input.checked.batch_name(&input.sources));
     let backends = backends::open(&config).await?;
     let to = (backends.queue.as_ref(), backends.store.as_ref());
+    args.budget.give(backends.store.as_ref(), &batch, &prices).await?;
     let Input { sources, reading, checked } = &input;
     let counted = Counted::start("enqueued", checked.jobs);
     let sent = |jobs| counted.set(jobs);
@@ -57,6 +66,8 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
     let enqueued = enqueued.map_err(|error| match error {
         EnqueueError::Changed { .. }
         | EnqueueError::InputChanged { .. }
+        | EnqueueError::Cancelled(_)
+        | EnqueueError::Budgeted { .. }
         | EnqueueError::TooLarge { .. } => Failure::usage(error),
         error => Failure::unreachable(error),
     })?;

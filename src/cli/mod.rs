@@ -1,8 +1,10 @@
 //! The doors: arguments in, library called, text out. Only here is anything printed.
 
 mod bench;
+mod budget;
 mod check;
 mod config;
+mod control;
 mod counted;
 mod dead_letters;
 mod documents;
@@ -12,13 +14,17 @@ mod init;
 mod input;
 mod interrupt;
 mod progress;
+mod report;
 mod results;
 mod run;
+mod serve;
 mod simulate;
 mod status;
 mod summary;
 mod table;
+mod telling;
 mod usage;
+mod why;
 mod work;
 
 use std::path::PathBuf;
@@ -26,14 +32,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::backends::BackendError;
-use crate::config::Layers;
-use crate::logging;
+use crate::config::{Layers, LogFormat};
+use crate::{logging, telemetry};
 
 /// Puts bulk prompts through Azure OpenAI under its limits: nothing lost, nothing paid twice.
 #[derive(Debug, Parser)]
@@ -52,6 +58,9 @@ pub struct Cli {
         value_name = "FILTER"
     )]
     log: EnvFilter,
+    /// How it is logged; json is one object a line [default: text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     #[command(subcommand)]
     command: Command,
 }
@@ -62,9 +71,15 @@ enum Command {
     Enqueue(enqueue::Args),
     Documents(documents::Args),
     Work(work::Args),
+    Serve(serve::Args),
     Status(status::Args),
+    Pause(control::PauseArgs),
+    Resume(control::ResumeArgs),
+    Cancel(control::CancelArgs),
+    Why(why::Args),
     Results(results::Args),
     Usage(usage::Args),
+    Report(report::Args),
     DeadLetters(dead_letters::Args),
     Check(check::Args),
     Init(init::Args),
@@ -88,28 +103,42 @@ enum Exit {
 
 /// Runs one command and says how it ended.
 pub fn main(cli: Cli) -> ExitCode {
-    start_logging(cli.log);
     let exit = Layers::read(cli.config.as_deref(), std::env::vars())
         .and_then(|layers| Ok((layers.config()?, layers)))
         .map_err(Failure::usage)
         .and_then(|(config, layers)| {
+            start_logging(cli.log, cli.log_format.unwrap_or(config.log.format));
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::unreachable(anyhow::Error::new(e)))?;
-            match cli.command {
+            let telemetry = {
+                let _runtime = runtime.enter();
+                telemetry::start(&config.telemetry).map_err(Failure::usage)?
+            };
+            let ended = match cli.command {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
                 Command::Documents(args) => runtime.block_on(documents::run(args)),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
+                Command::Serve(args) => runtime.block_on(serve::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
+                Command::Pause(args) => runtime.block_on(control::pause(args, config)),
+                Command::Resume(args) => runtime.block_on(control::resume(args, config)),
+                Command::Cancel(args) => runtime.block_on(control::cancel(args, config)),
+                Command::Why(args) => runtime.block_on(why::run(args, config)),
                 Command::Results(args) => runtime.block_on(results::run(args, config)),
                 Command::DeadLetters(args) => runtime.block_on(dead_letters::run(args, config)),
                 Command::Usage(args) => runtime.block_on(usage::run(args, config)),
+                Command::Report(args) => runtime.block_on(report::run(args, config)),
                 Command::Check(args) => runtime.block_on(check::run(args, config)),
                 Command::Init(args) => runtime.block_on(init::run(args, config)),
                 Command::Config(args) => config::run(args, &config, &layers),
                 Command::Bench(args) => runtime.block_on(bench::run(*args, config)),
                 Command::Simulate(args) => runtime.block_on(simulate::run(args)),
+            };
+            if let Some(telemetry) = telemetry {
+                telemetry.finish();
             }
+            ended
         })
         .unwrap_or_else(|failure| {
             say(&format!("error: {}", chain(&failure.error)));
@@ -154,9 +183,14 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-fn start_logging(filter: EnvFilter) {
+fn start_logging(filter: EnvFilter, format: LogFormat) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(progress::stderr_beside_bar);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(progress::stderr_beside_bar))
+        .with(lines)
         .with(filter)
         .with(filter_fn(logging::tells_no_secret))
         .init();

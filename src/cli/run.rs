@@ -9,23 +9,29 @@ use clap::ValueHint;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::BudgetFlags;
 use super::endpoint::EndpointFlags;
 use super::input::Input;
 use super::progress::{Shown, Whole};
-use super::summary::{Summary, ThisRun};
-use super::{Exit, Failure, interrupt, print, say};
+use super::summary::{self, Summary, ThisRun};
+use super::{Exit, Failure, interrupt, print, say, telling};
 use crate::config::{Config, Deployment};
-use crate::intake::{self, EnqueueError};
+use crate::intake::{self, EnqueueError, Reading};
 use crate::job::BatchId;
 use crate::outcome::Ending;
+use crate::prices::Prices;
+use crate::queue::Queue;
 use crate::queue::local::LocalQueue;
+use crate::report::batches;
 use crate::report::results::{Paths, Selection, Written, jsonl};
 use crate::simulator::{self, Simulator};
 use crate::sqlite::Database;
 use crate::state::StateDir;
 use crate::store::local::LocalStore;
-use crate::store::{BatchState, Order, Store, Totals};
-use crate::worker::{Halt, Progress, Worker, WorkerError};
+use crate::store::{Order, Store, Totals};
+use crate::telemetry;
+use crate::webhook;
+use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
 #[derive(Debug, clap::Args)]
@@ -71,6 +77,8 @@ pub(super) struct Args {
     /// The longest line that is read [default: 16]
     #[arg(long, value_name = "MIB")]
     max_line_mib: Option<usize>,
+    #[command(flatten)]
+    budget: BudgetFlags,
     /// Write the results in the order of the input
     #[arg(long)]
     ordered: bool,
@@ -86,7 +94,10 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let config = with_flags(config, &args)?;
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let state = StateDir::hold(&config.state.dir).map_err(Failure::usage)?;
-    let input = Input::read(&args.inputs, config.reading(), state.path()).await?;
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
+    args.budget.limit(&prices)?;
+    let reading = Reading { is_bounded: args.budget.is_given(), ..config.reading() };
+    let input = Input::read(&args.inputs, reading, state.path()).await?;
     if input.checked.faults > 0 && !args.skip_invalid {
         input.report_faults();
         return Ok(Exit::Usage);
@@ -104,10 +115,12 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     } else {
         config
     };
+    args.budget.check_prices(&input.checked.models, &config, &prices)?;
     let batch = args.batch.clone().unwrap_or_else(|| input.checked.batch_name(&input.sources));
     let mut job = Run::open(&config, &args, input, batch).await?;
+    args.budget.give(&job.store, &job.batch, &prices).await?;
     job.enqueue().await?;
-    let (halt, seconds) = job.work(&config, stop).await?;
+    let (halt, seconds) = job.work(&config, prices, stop).await?;
     job.finish(halt, seconds).await
 }
 
@@ -167,7 +180,7 @@ async fn simulated(mut config: Config) -> Result<(Simulator, Config), Failure> {
 struct Run {
     batch: BatchId,
     input: Input,
-    queue: LocalQueue,
+    queue: Arc<dyn Queue>,
     store: LocalStore,
     paths: Paths,
     order: Order,
@@ -175,6 +188,7 @@ struct Run {
     quiet: bool,
     progress: Arc<Progress>,
     before: Totals,
+    webhook: webhook::Settings,
 }
 
 impl Run {
@@ -199,7 +213,7 @@ impl Run {
         Ok(Self {
             batch,
             input,
-            queue,
+            queue: telemetry::observed(Arc::new(queue), telemetry::Labels::local()),
             store,
             paths,
             order: if args.ordered { Order::ByPosition } else { Order::AsStored },
@@ -207,17 +221,19 @@ impl Run {
             quiet: args.quiet,
             progress: Arc::default(),
             before,
+            webhook: config.webhook.clone(),
         })
     }
 
     async fn enqueue(&self) -> Result<(), Failure> {
         let Input { sources, reading, checked } = &self.input;
-        let to = (&self.queue as _, &self.store as _);
+        let to = (self.queue.as_ref(), &self.store as _);
         let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
         let enqueued = enqueued.map_err(|error| match error {
-            EnqueueError::Changed { .. } | EnqueueError::InputChanged { .. } => {
-                Failure::usage(error)
-            }
+            EnqueueError::Changed { .. }
+            | EnqueueError::InputChanged { .. }
+            | EnqueueError::Cancelled(_)
+            | EnqueueError::Budgeted { .. } => Failure::usage(error),
             error => Failure::unreachable(error),
         })?;
         if !self.quiet {
@@ -234,18 +250,28 @@ impl Run {
         Ok(())
     }
 
-    async fn work(&self, config: &Config, stop: CancellationToken) -> Result<(Halt, f64), Failure> {
+    async fn work(
+        &self,
+        config: &Config,
+        prices: Prices,
+        stop: CancellationToken,
+    ) -> Result<(Halt, f64), Failure> {
         let targets = config.targets().map_err(Failure::usage)?;
         let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
         let shown = (!self.quiet).then(|| {
             let whole = Whole { jobs: self.input.checked.jobs, ended_before: self.before.ended() };
             Shown::start(self.progress.clone(), Some(whole), tpm)
         });
+        telemetry::watch(&self.progress);
         let worker = Worker {
-            queue: Arc::new(self.queue.clone()),
+            queue: self.queue.clone(),
             store: Arc::new(self.store.clone()),
             targets,
-            settings: config.worker(true),
+            settings: Settings {
+                only: Some(self.batch.clone()),
+                prices: Some(Arc::new(prices)),
+                ..config.worker(true)
+            },
             progress: self.progress.clone(),
         };
         let began = Instant::now();
@@ -265,6 +291,11 @@ impl Run {
         let again = format!("{left} jobs are left; nothing is lost: run the same command again");
         match halt {
             Halt::Drained => {}
+            Halt::Paused { .. } => {
+                summary::say_paused(&self.store, &self.batch).await?;
+                say(&format!("{again} then"));
+                return Ok(Exit::SomeFailed);
+            }
             Halt::Stopped => {
                 let cut_off = self.progress.cut_off.load(Ordering::Relaxed);
                 if cut_off > 0 {
@@ -292,6 +323,7 @@ impl Run {
             return Err(Failure { error: anyhow::anyhow!(message), exit: Exit::SomeFailed });
         }
         let written = self.write_results().await?;
+        telling::tell(&self.webhook, Arc::new(self.store.clone())).await?;
         self.close_batch(&totals).await?;
         let summary = Summary {
             batch: &self.batch,
@@ -330,10 +362,11 @@ impl Run {
 
     async fn close_batch(&self, totals: &Totals) -> Result<(), Failure> {
         let batch = self.store.batch(&self.batch).await.map_err(Failure::unreachable)?;
-        if let Some(mut batch) = batch.filter(|batch| totals.ended() >= batch.jobs) {
-            batch.state = BatchState::Done;
-            self.store.put_batch(&batch).await.map_err(Failure::unreachable)?;
+        match batch.filter(|batch| totals.ended() >= batch.jobs) {
+            Some(batch) => {
+                batches::close(&self.store, &batch.id).await.map_err(Failure::unreachable)
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::progress::clock;
-use super::say;
+use super::{Failure, say};
 use crate::job::BatchId;
 use crate::report::results::Written;
-use crate::store::{Expense, Totals};
+use crate::store::{Expense, Store, Totals};
 use crate::worker::Progress;
 
 /// The totals are the batch's, over all its runs.
@@ -85,6 +85,18 @@ impl Summary<'_> {
         let errors = self.written.errors + self.skipped_lines;
         say(&format!("errors:  {} ({errors} lines)", self.errors.display()));
     }
+}
+
+/// Why nothing more is done, and how to go on.
+pub(super) async fn say_paused(store: &dyn Store, id: &BatchId) -> Result<(), Failure> {
+    let batch = store.batch(id).await.map_err(Failure::unreachable)?;
+    let budget = store.budget(id).await.map_err(Failure::unreachable)?;
+    let why = batch.and_then(|batch| batch.reason).unwrap_or_default();
+    let flag = budget.and_then(|budget| budget.raise(&why)).map(|flag| format!(" {flag}"));
+    let flag = flag.unwrap_or_default();
+    let why = if why.is_empty() { why } else { format!(" ({why})") };
+    say(&format!("batch {id} is paused{why}: go on with `promptmill resume {id}{flag}`"));
+    Ok(())
 }
 
 /// What a store that is billed by use charged, over this many jobs.

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::progress::Shown;
+use super::telling::Telling;
 use super::{Exit, Failure, interrupt, say, summary};
 use crate::backends::{self, Backends};
 use crate::config::Config;
 use crate::outcome::Ending;
+use crate::prices::Prices;
 use crate::report::batches;
+use crate::telemetry;
 use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
 
 /// Work on the configured queue, beside as many other workers as you like, until SIGTERM
@@ -25,19 +28,29 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         let message = "no endpoint to send the prompts to: set one in [[deployments]]";
         return Err(Failure::usage(anyhow::anyhow!(message)));
     }
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let backends = backends::open(&config).await?;
     let progress = Arc::<Progress>::default();
     let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
     let shown = Shown::start(progress.clone(), None, tpm);
+    telemetry::watch(&progress);
     let worker = Worker {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
         targets,
-        settings: Settings { shared: true, ..config.worker(args.drain) },
+        settings: Settings {
+            shared: true,
+            prices: Some(Arc::new(prices)),
+            ..config.worker(args.drain)
+        },
         progress: progress.clone(),
     };
+    let telling = Telling::start(&config.webhook, &backends.store, &progress)?;
     let halt = tokio::spawn(worker.run(stop)).await.unwrap_or(Err(WorkerError::Panicked));
+    if let Some(telling) = telling {
+        telling.finish(matches!(halt, Ok(Halt::Drained))).await;
+    }
     drop(shown);
     let exit = finish(&backends, halt, &progress).await;
     // What was settled must be through before the process ends.
@@ -69,6 +82,14 @@ async fn finish(
             batches::close_finished(backends.store.as_ref()).await.map_err(Failure::unreachable)?;
             let all_succeeded = progress.of(Ending::Succeeded) == progress.ended();
             Ok(if all_succeeded { Exit::AllDone } else { Exit::SomeFailed })
+        }
+        Halt::Paused { batches } => {
+            let store = backends.store.as_ref();
+            batches::close_finished(store).await.map_err(Failure::unreachable)?;
+            for id in &batches {
+                summary::say_paused(store, id).await?;
+            }
+            Ok(Exit::SomeFailed)
         }
         Halt::Stopped => {
             let cut_off = progress.cut_off.load(Ordering::Relaxed);

@@ -13,6 +13,7 @@ use crate::identity::Identity;
 use crate::model::endpoint::{Endpoint, Given};
 use crate::model::tokens::Tokens;
 use crate::model::{Client, Tier};
+use crate::prices::Prices;
 use crate::worker::Target;
 
 /// The variables that a key is looked for in where none is named.
@@ -112,6 +113,25 @@ impl Deployment {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Whether jobs for the model can go to it.
+    pub fn serves(&self, model: &str) -> bool {
+        let names = self.names();
+        names.is_empty() || names.iter().any(|name| name == model)
+    }
+
+    /// Whether it is known what a job for the model costs here.
+    pub fn has_price(&self, model: &str, prices: &Prices) -> bool {
+        let names = self.names();
+        let mut names = std::iter::once(model).chain(names.iter().map(String::as_str));
+        names.any(|name| prices.of(name).is_some())
+    }
+
+    /// What people know it by.
+    pub fn shown_name(&self) -> String {
+        let name = self.name.as_ref().or(self.deployment.as_ref()).or(self.model.as_ref());
+        name.unwrap_or(&self.endpoint).clone()
     }
 
     /// What the service calls it. Where jobs have several names for it, none of theirs can be sent.

@@ -54,7 +54,10 @@ impl Layers {
         let config: Config = read.map_err(|error| {
             let key = error.path().to_string();
             // The parser quotes what it did not expect. Here that may be the secret itself.
-            let problem = if key.contains("credential") || key.contains("connection_string") {
+            let problem = if ["credential", "connection_string", "serve.tokens"]
+                .iter()
+                .any(|name| key.contains(name))
+            {
                 "it is not of the form that the examples in config/ show".to_owned()
             } else {
                 error.inner().message().to_owned()

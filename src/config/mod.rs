@@ -7,6 +7,7 @@
 mod deployment;
 mod explain;
 mod layers;
+mod serve;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,15 +15,18 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::intake::Reading;
+use crate::intake::{Reading, Terms};
 use crate::model::ClientError;
 use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
 use crate::store::cosmos;
+use crate::telemetry;
+use crate::webhook;
 use crate::worker::{self, Target};
 
 pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
 pub use layers::Layers;
+pub use serve::{Role, Serve, Token};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "promptmill.toml";
@@ -40,6 +44,10 @@ pub struct Config {
     pub worker: Worker,
     pub prices: PriceTable,
     pub pool: Pool,
+    pub serve: Serve,
+    pub log: Log,
+    pub telemetry: telemetry::Settings,
+    pub webhook: webhook::Settings,
     pub deployments: Vec<Deployment>,
 }
 
@@ -96,6 +104,23 @@ pub struct Worker {
 pub struct PriceTable {
     /// A table of your own instead of the built-in one.
     pub file: Option<PathBuf>,
+}
+
+/// How the program logs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line, for collectors.
+    Json,
 }
 
 /// How the deployments serve together.
@@ -158,6 +183,8 @@ pub enum ConfigError {
     Key { key: String, problem: String, origin: String },
     #[error("queue.service_bus: {0}")]
     ServiceBus(#[from] service_bus::SettingsError),
+    #[error(transparent)]
+    Webhook(#[from] webhook::SettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
     #[error("{key} must be {must}")]
@@ -176,6 +203,8 @@ pub enum ConfigError {
     KeyBesideCredential(String),
     #[error("deployment {0}: 'token_scope' goes with 'credential'")]
     ScopeWithoutCredential(String),
+    #[error("serve.tokens '{name}': {problem}")]
+    Token { name: String, problem: String },
     #[error("deployment {name}: the identity can't be used here: {source}")]
     Identity { name: String, source: azure_core::Error },
 }
@@ -196,6 +225,7 @@ impl Config {
         if let Queue::ServiceBus(settings) = &self.queue {
             settings.check()?;
         }
+        self.webhook.target()?;
         let counts = [
             ("state.lock_seconds", self.state.lock_seconds),
             ("input.max_line_mib", self.input.max_line_mib as u64),
@@ -209,6 +239,7 @@ impl Config {
             limits.map(|(key, value)| (format!("deployments.{n}.{key}"), value.unwrap_or(1)))
         });
         self.check_pool()?;
+        self.serve.check()?;
         let counts = counts.map(|(key, value)| (key.to_owned(), value));
         match counts.into_iter().chain(deployments).find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(ConfigError::Zero { key }),
@@ -235,7 +266,9 @@ impl Config {
         Reading {
             default_model: self.input.model.clone(),
             models: models.filter(|models| !models.is_empty()),
+            is_bounded: false,
             max_line_bytes: self.input.max_line_mib << 20,
+            terms: Terms::default(),
         }
     }
 
@@ -248,6 +281,8 @@ impl Config {
         let calls = self.calls();
         worker::Settings {
             drain,
+            only: None,
+            prices: None,
             shared: false,
             // Besides those in flight: enough that the store is written in large groups, and that no
             // call ever waits for the queue.

@@ -18,8 +18,22 @@ pub struct Reading {
     pub default_model: Option<String>,
     /// The models that can be asked for; `None`: any.
     pub models: Option<Vec<String>>,
+    /// Every prompt must say how long its answer may be: there is a budget to keep.
+    pub is_bounded: bool,
     /// Longer lines are refused, so that one line can't use up the memory.
     pub max_line_bytes: usize,
+    pub terms: Terms,
+}
+
+/// What a batch asks of all its lines.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// The only API that may be asked.
+    pub api: Option<Api>,
+    /// The latest deadline that a job gets.
+    pub deadline: Option<Timestamp>,
+    /// A JSON object, for lines that have no metadata of their own.
+    pub metadata: Option<Box<str>>,
 }
 
 impl Reading {
@@ -34,14 +48,14 @@ impl Reading {
 pub(super) struct JobLine<'a> {
     pub(super) custom_id: Cow<'a, str>,
     api: Api,
-    model: Cow<'a, str>,
+    pub(super) model: Cow<'a, str>,
     body: &'a RawValue,
     /// Whether the body lacks its model.
     add_model: bool,
     deadline: Option<Timestamp>,
     not_before: Option<Timestamp>,
     priority: i32,
-    metadata: Option<&'a RawValue>,
+    metadata: Option<&'a str>,
 }
 
 /// Every field as it stands, so that each fault can be told apart.
@@ -92,6 +106,9 @@ pub(super) fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLi
     })?;
     let url: Cow<'_, str> = text_of("url", url)?;
     let api = Api::from_url(&url).ok_or_else(|| LineFault::Url(url.into_owned()))?;
+    if let Some(asked) = reading.terms.api.filter(|asked| *asked != api) {
+        return Err(LineFault::OtherApi { url: api.url(), endpoint: asked.url() });
+    }
     let body = fields.body.ok_or(LineFault::Missing {
         field: "body",
         mend: "put the request in it, such as {\"model\":…,\"messages\":[…]}",
@@ -102,6 +119,9 @@ pub(super) fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLi
     {
         return Err(LineFault::UnknownModel { model: model.into_owned(), known: known.clone() });
     }
+    if reading.is_bounded && !charge::is_bounded(api, body.get()) {
+        return Err(LineFault::Unbounded);
+    }
     if fields.metadata.is_some_and(|metadata| !metadata.get().starts_with('{')) {
         return Err(LineFault::Wrong { field: "metadata", expected: "a JSON object" });
     }
@@ -111,10 +131,13 @@ pub(super) fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLi
         model,
         body,
         add_model,
-        deadline: fields.deadline.map(|raw| time_of("deadline", raw)).transpose()?,
+        deadline: earliest(
+            fields.deadline.map(|raw| time_of("deadline", raw)).transpose()?,
+            reading.terms.deadline,
+        ),
         not_before: fields.not_before.map(|raw| time_of("not_before", raw)).transpose()?,
         priority: fields.priority.map_or(Ok(0), priority_of)?,
-        metadata: fields.metadata,
+        metadata: fields.metadata.map(RawValue::get).or(reading.terms.metadata.as_deref()),
     })
 }
 
@@ -142,7 +165,7 @@ impl JobLine<'_> {
             deadline: self.deadline,
             not_before: self.not_before,
             priority: self.priority,
-            metadata: self.metadata.map(|raw| raw.get().into()),
+            metadata: self.metadata.map(Into::into),
             look_up: false,
             aside: None,
             history: History::default(),
@@ -203,6 +226,10 @@ fn text_of<'a>(field: &'static str, raw: &'a RawValue) -> Result<Cow<'a, str>, L
     Ok(text.0)
 }
 
+fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
+}
+
 fn time_of(field: &'static str, raw: &RawValue) -> Result<Timestamp, LineFault> {
     serde_json::from_str(raw.get()).map_err(|_| LineFault::Wrong {
         field,
@@ -229,7 +256,13 @@ mod tests {
     const GOOD: &str = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}"#;
 
     fn reading() -> Reading {
-        Reading { default_model: None, models: None, max_line_bytes: 1 << 20 }
+        Reading {
+            default_model: None,
+            models: None,
+            is_bounded: false,
+            max_line_bytes: 1 << 20,
+            terms: Terms::default(),
+        }
     }
 
     fn fault(line: &str) -> String {
@@ -295,6 +328,42 @@ mod tests {
         assert_eq!(job.body, r#"{"model":"gpt \"x\"","input":"x"}"#);
         let line = GOOD.replace("\"m\"", "\"other\"");
         assert_eq!(read_line(&line, &reading).unwrap().model, "other");
+    }
+
+    #[test]
+    fn with_a_budget_every_prompt_says_how_long_its_answer_may_be() {
+        let reading = Reading { is_bounded: true, ..reading() };
+        let said = read_line(GOOD, &reading).unwrap_err().to_string();
+        assert!(said.contains("max_completion_tokens"), "{said}");
+        for name in ["max_tokens", "max_completion_tokens", "max_output_tokens"] {
+            let line = GOOD.replace("[]", &format!("[],\"{name}\":5"));
+            assert!(read_line(&line, &reading).is_ok(), "{line}");
+        }
+        let line = r#"{"custom_id":"a","url":"/v1/embeddings","body":{"model":"m","input":"x"}}"#;
+        assert!(read_line(line, &reading).is_ok(), "an embedding has no length");
+    }
+
+    #[test]
+    fn a_batch_has_terms_for_all_its_lines() {
+        let at = |time: &str| Some(time.parse::<Timestamp>().unwrap());
+        let terms = Terms {
+            api: Some(Api::ChatCompletions),
+            deadline: at("2026-11-24T00:00:00Z"),
+            metadata: Some(r#"{"team":"a"}"#.into()),
+        };
+        let reading = Reading { terms, ..reading() };
+        let job =
+            |line: &str| read_line(line, &reading).unwrap().into_job(&"b".parse().unwrap(), 0);
+        let plain = job(GOOD);
+        assert_eq!(plain.deadline, at("2026-11-24T00:00:00Z"));
+        assert_eq!(plain.metadata.as_deref(), Some(r#"{"team":"a"}"#));
+        let own = r#"{"deadline":"2026-11-23T00:00:00Z","metadata":{"team":"b"},"#;
+        let own = job(&GOOD.replacen('{', own, 1));
+        assert_eq!(own.deadline, at("2026-11-23T00:00:00Z"));
+        assert_eq!(own.metadata.as_deref(), Some(r#"{"team":"b"}"#));
+        let other = r#"{"custom_id":"a","url":"/v1/embeddings","body":{"model":"m","input":"x"}}"#;
+        let said = read_line(other, &reading).unwrap_err().to_string();
+        assert!(said.contains("is for /v1/chat/completions"), "{said}");
     }
 
     #[test]

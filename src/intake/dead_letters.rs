@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::job::{BatchId, Job, JobId};
+use crate::job::{Amendment, BatchId, Job, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::queue::{DeadLetter, DeadLetterReason, Queue, QueueError};
 use crate::store::{BatchState, Store, StoreError};
@@ -42,13 +42,15 @@ pub struct Resubmitted {
     pub left: u64,
 }
 
-/// Works the chosen dead letters again: delivery count and tries begin anew, the history goes on.
+/// Works the chosen dead letters again, amended: delivery count and tries begin anew, the history
+/// goes on.
 /// Dead letters that are added meanwhile are not looked at.
 ///
 /// # Errors
 /// What the queue or the store said.
 pub async fn resubmit(
     chosen: impl Fn(&DeadLetter) -> bool,
+    amendment: &Amendment,
     queue: &dyn Queue,
     store: &dyn Store,
 ) -> Result<Resubmitted, DeadLetterError> {
@@ -69,7 +71,7 @@ pub async fn resubmit(
                 }
             }
         }
-        let jobs = queue.resubmit(&again).await?.len();
+        let jobs = queue.resubmit(&again, amendment).await?.len();
         let gone = queue.discard(&known).await?.len();
         done.jobs += jobs as u64;
         done.known += gone as u64;
@@ -162,13 +164,7 @@ fn by_batch(page: &[Numbered]) -> BTreeMap<&BatchId, Vec<(i64, &Named)>> {
 
 /// A batch with a job to be worked is not done.
 async fn reopen(batch: &BatchId, store: &dyn Store) -> Result<(), StoreError> {
-    match store.batch(batch).await? {
-        Some(mut done) if done.state == BatchState::Done => {
-            done.state = BatchState::Running;
-            store.put_batch(&done).await
-        }
-        _ => Ok(()),
-    }
+    store.change_state(batch, &[BatchState::Done], BatchState::Running, None).await.map(drop)
 }
 
 async fn forget_payload(name: &Named, store: &dyn Store) -> Result<(), StoreError> {
@@ -195,10 +191,12 @@ fn outcome_of(letter: &DeadLetter) -> Option<Outcome> {
         usage: Usage::default(),
         service_tier: None,
         attempts: job.history.tries,
+        throttled: job.history.throttled,
         deployment: String::new(),
         model: job.model,
         latency_ms: 0,
         finished_at: Timestamp::now(),
+        deadline: job.deadline,
         metadata: job.metadata,
     })
 }

@@ -50,6 +50,16 @@ pub enum EnqueueError {
          even without its body: shorten its custom_id or its metadata"
     )]
     TooLarge { custom_id: String, limit: usize },
+    #[error(
+        "batch '{0}' is cancelled: its pending jobs end as cancelled, and it takes no more; choose \
+         another --batch"
+    )]
+    Cancelled(BatchId),
+    #[error(
+        "batch '{batch}' has a budget of {budget}: give it here too, so that the input is checked for \
+         what its prompts may cost"
+    )]
+    Budgeted { batch: BatchId, budget: String },
     #[error("the task that reads the input panicked; its message is above")]
     Panicked,
 }
@@ -78,16 +88,26 @@ pub async fn enqueue(
     (queue, store): (&dyn Queue, &dyn Store),
     sent: impl Fn(u64),
 ) -> Result<Enqueued, EnqueueError> {
-    let before = store.batch(batch).await?;
+    if !reading.is_bounded
+        && let Some(budget) = store.budget(batch).await?
+    {
+        let budget = budget.show(budget.allowed).to_string();
+        return Err(EnqueueError::Budgeted { batch: batch.clone(), budget });
+    }
+    let begin = [BatchState::Running, BatchState::Done];
+    let before = store.change_state(batch, &begin, BatchState::Enqueuing, None).await?;
+    if before.as_ref().is_some_and(|batch| batch.state == BatchState::Cancelled) {
+        return Err(EnqueueError::Cancelled(batch.clone()));
+    }
     let mut document = before.clone().unwrap_or(Batch {
         id: batch.clone(),
         state: BatchState::Enqueuing,
+        reason: None,
         jobs: 0,
         prompt_tokens: 0,
         inputs: Vec::new(),
         created_at: Timestamp::now(),
     });
-    document.state = BatchState::Enqueuing;
     let given = tally::begin(&mut document, checked);
     store.put_batch(&document).await?;
 
@@ -122,9 +142,14 @@ pub async fn enqueue(
         return Err(EnqueueError::InputChanged { checked: checked.jobs, now: total.jobs });
     }
     given.end(&mut document, &total, &starts_with);
-    document.state = BatchState::Running;
     store.put_batch(&document).await?;
-    Ok(total)
+    // Whoever paused or cancelled it meanwhile is not overruled.
+    let end = [BatchState::Enqueuing];
+    let after = store.change_state(batch, &end, BatchState::Running, None).await?;
+    match after.map(|batch| batch.state) {
+        Some(BatchState::Cancelled) => Err(EnqueueError::Cancelled(batch.clone())),
+        _ => Ok(total),
+    }
 }
 
 /// Sends a chunk; returns how many of it the queue had already. Bodies that are too large for it are

@@ -33,12 +33,19 @@ pub enum LineFault {
         "the url '{0}' is not served; use /v1/chat/completions, /v1/responses or /v1/embeddings"
     )]
     Url(String),
+    #[error("the line asks for {url}, but its batch is for {endpoint}; make a batch for each")]
+    OtherApi { url: &'static str, endpoint: &'static str },
     #[error(
         "the body names no model; add \"model\" to it, or give --model for all lines without one"
     )]
     NoModel,
     #[error("no deployment serves the model '{model}'; use one of: {}", known.join(", "))]
     UnknownModel { model: String, known: Vec<String> },
+    #[error(
+        "the body sets no limit to the answer, so it may cost more than any budget; add \
+         \"max_completion_tokens\" (Responses: \"max_output_tokens\") to it"
+    )]
+    Unbounded,
     #[error(
         "the custom_id is used already in {first_file}, line {first_line}; give each line its own"
     )]
@@ -47,7 +54,7 @@ pub enum LineFault {
 
 impl LineFault {
     /// A word for programs that read the error file.
-    fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::EmptyFile => "empty_file",
             Self::NotUtf8 { .. } => "invalid_utf8",
@@ -56,9 +63,23 @@ impl LineFault {
             Self::Missing { .. } => "missing_field",
             Self::Wrong { .. } => "invalid_field",
             Self::Url(_) => "invalid_url",
+            Self::OtherApi { .. } => "mismatched_endpoint",
             Self::NoModel => "missing_model",
             Self::UnknownModel { .. } => "unknown_model",
+            Self::Unbounded => "missing_max_tokens",
             Self::DuplicateCustomId { .. } => "duplicate_custom_id",
+        }
+    }
+
+    /// The field at fault.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::EmptyFile | Self::NotUtf8 { .. } | Self::TooLong { .. } | Self::Json(_) => None,
+            Self::Missing { field, .. } | Self::Wrong { field, .. } => Some(field),
+            Self::Url(_) | Self::OtherApi { .. } => Some("url"),
+            Self::NoModel | Self::UnknownModel { .. } => Some("body.model"),
+            Self::Unbounded => Some("body.max_completion_tokens"),
+            Self::DuplicateCustomId { .. } => Some("custom_id"),
         }
     }
 }

@@ -16,12 +16,13 @@ mod sample;
 mod source;
 mod tally;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
 
-pub use batch_file::Reading;
+pub use batch_file::{Reading, Terms};
 pub use enqueue::{EnqueueError, Enqueued, enqueue};
 pub use fault::{Fault, LineFault};
 pub use sample::{SampleError, sample};
@@ -55,6 +56,8 @@ pub struct Checked {
     pub faults: u64,
     /// The first of them.
     pub shown: Vec<Fault>,
+    /// The models that its jobs ask for.
+    pub models: BTreeSet<String>,
     /// What is odd and harmless, one sentence each.
     pub notes: Vec<String>,
     /// A fingerprint of the whole input and of how it is read.
@@ -104,6 +107,7 @@ pub fn check(
             faults: 0,
             shown: Vec::new(),
             notes: Vec::new(),
+            models: BTreeSet::new(),
             fingerprint: 0,
             fault_lines: tempfile::spooled_tempfile_in(256 * 1024, &scratch),
             repeated: Vec::new(),
@@ -127,6 +131,9 @@ pub fn check(
                         .add(job.custom_id.as_bytes(), place)
                         .map_err(CheckError::Temporary)?;
                     pass.checked.jobs += 1;
+                    if !pass.checked.models.contains(job.model.as_ref()) {
+                        pass.checked.models.insert(job.model.into_owned());
+                    }
                 }
                 Err(fault) => pass.fault(name, line.number, fault)?,
             }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::LineFault;
 
@@ -13,8 +14,11 @@ const BUFFER: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub enum Source {
     File(PathBuf),
-    /// Standard input, copied to a file.
-    Spooled(std::sync::Arc<tempfile::NamedTempFile>),
+    /// What can be read only once, copied to a file.
+    Spooled {
+        file: Arc<tempfile::NamedTempFile>,
+        name: String,
+    },
 }
 
 /// Why an input can't be read.
@@ -36,7 +40,7 @@ impl Source {
             let failed = |source| SourceError::Read { name: "standard input".into(), source };
             let mut spool = tempfile::NamedTempFile::new_in(scratch).map_err(failed)?;
             io::copy(&mut io::stdin().lock(), &mut spool).map_err(failed)?;
-            return Ok(Self::Spooled(spool.into()));
+            return Ok(Self::Spooled { file: spool.into(), name: "standard input".into() });
         }
         let source = Self::File(argument.to_owned());
         source.reader().map(|_| source)
@@ -52,7 +56,7 @@ impl Source {
     fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
-            Self::Spooled(spool) => spool.path(),
+            Self::Spooled { file, .. } => file.path(),
         }
     }
 
@@ -77,7 +81,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Spooled(_) => f.write_str("standard input"),
+            Self::Spooled { name, .. } => f.write_str(name),
         }
     }
 }

@@ -91,6 +91,7 @@ mod tests {
             Self(Batch {
                 id: "night".parse().unwrap(),
                 state: BatchState::Enqueuing,
+                reason: None,
                 jobs: 0,
                 prompt_tokens: 0,
                 inputs: Vec::new(),
@@ -106,6 +107,7 @@ mod tests {
                 faults: 0,
                 shown: Vec::new(),
                 notes: Vec::new(),
+                models: Default::default(),
                 fingerprint: name,
                 fault_lines,
                 repeated: Vec::new(),

@@ -3,6 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Amendment;
+use super::trace::{self, TraceParent};
+
 /// Characters kept of an error: enough to know it by, small enough for every message.
 const LONGEST_ERROR: usize = 300;
 
@@ -13,6 +16,10 @@ pub struct History {
     /// Calls that counted as tries, in earlier deliveries.
     #[serde(skip_serializing_if = "is_zero")]
     pub tries: u32,
+    /// Calls that were refused for want of quota, since it was last enqueued anew and as far as no
+    /// delivery was lost with its worker.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub throttled: u32,
     /// How often it went back to the queue to wait there, since it was last enqueued anew.
     #[serde(skip_serializing_if = "is_zero")]
     pub postponed: u32,
@@ -25,6 +32,12 @@ pub struct History {
     /// How the last try ended, in short.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The trace that it belongs to, and the step in it that sent or handed out this message.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "trace::read_leniently")]
+    pub traceparent: Option<TraceParent>,
+    /// What was amended when it came back from the dead letters.
+    #[serde(skip_serializing_if = "Amendment::is_empty")]
+    pub amendment: Amendment,
 }
 
 impl History {
@@ -41,8 +54,8 @@ impl History {
 
     /// The job begins anew; what it was stays known.
     pub(crate) fn resubmit(&mut self) {
-        let (resubmitted, first_enqueued) = (self.resubmitted + 1, self.first_enqueued);
-        *self = Self { resubmitted, first_enqueued, ..Self::default() };
+        self.resubmitted += 1;
+        (self.tries, self.throttled, self.postponed, self.last_error) = (0, 0, 0, None);
     }
 }
 
@@ -60,9 +73,17 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_that_can_not_be_read_is_none_and_no_fault() {
+        for text in [r#"{"traceparent":"x"}"#, r#"{"traceparent":7}"#, r#"{"traceparent":null}"#] {
+            assert_eq!(serde_json::from_str::<History>(text).unwrap(), History::default());
+        }
+    }
+
+    #[test]
     fn a_resubmitted_job_has_all_its_tries_again_and_keeps_its_lineage() {
         let enqueued: Timestamp = "2026-11-23T16:00:00Z".parse().unwrap();
         let mut history = History { first_enqueued: Some(enqueued), ..History::default() };
+        history.throttled = 2;
         history.postpone(3, Some(&"長".repeat(1_000)));
         assert_eq!(history.last_error.as_ref().map(|text| text.chars().count()), Some(300));
         history.resubmit();

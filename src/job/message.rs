@@ -68,7 +68,7 @@ impl Job {
             custom_id: m.custom_id.into_owned(),
             position: m.position.unwrap_or(0),
             api: m.url,
-            model: model.into_owned(),
+            model: m.history.amendment.model.clone().unwrap_or_else(|| model.into_owned()),
             body: Bytes::copy_from_slice(body),
             aside: m.body_ref,
             estimate: m.estimate,

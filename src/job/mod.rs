@@ -1,11 +1,15 @@
 //! What is asked: one prompt request and the names it goes by.
 //!
 //! Knows no other station. `message` is the form of a [`Job`] in every queue, `aside` is about bodies
-//! that are too large for one, `history` what a job carries from one message to the next.
+//! that are too large for one, `history` what a job carries from one message to the next, and `trace`
+//! which trace it belongs to.
 
+mod amendment;
 mod aside;
+pub(crate) mod edit;
 mod history;
 mod message;
+mod trace;
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,8 +20,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use amendment::Amendment;
 pub use aside::Aside;
 pub use history::History;
+pub use trace::{BadTraceParent, TraceParent};
 
 /// Namespace of all job ids. Changing it would make every known job a stranger.
 const JOB_NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_41a6_52f0_5a8e_9b1d_c0ff_ee00_0001);
@@ -182,14 +188,6 @@ impl Job {
     /// A fingerprint of what is asked (API and body), to tell a repeated job from a changed one.
     pub fn digest(&self) -> u64 {
         self.aside.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
-    }
-
-    /// Makes a dead letter's job one to be worked again. It may have been worked meanwhile, so it is
-    /// to be looked up.
-    pub(crate) fn begin_anew(&mut self) {
-        self.history.resubmit();
-        self.not_before = None;
-        self.look_up = true;
     }
 }
 

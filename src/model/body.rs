@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Tier;
+use crate::job::edit::Edits;
 use crate::job::{Api, Job};
 
 const FLEX: &str = r#""flex""#;
@@ -24,63 +25,38 @@ struct Fields<'a> {
 /// Puts the deployment's name into `model`, asks for the service tier, and asks a chat stream for its
 /// usage, without which nobody could say what it cost.
 pub(super) fn prepare(job: &Job, deployment: &str, tier: Tier) -> Bytes {
-    let same_model = job.model == deployment;
+    let body = job.amended_body();
+    let same_model = job.model == deployment && job.history.amendment.model.is_none();
     let flex = tier == Tier::Flex && job.api != Api::Embeddings;
-    if same_model && !flex && !contains(&job.body, b"\"stream\"") {
-        return job.body.clone();
+    if same_model && !flex && !contains(&body, b"\"stream\"") {
+        return body.into_owned();
     }
-    let Ok(fields) = serde_json::from_slice::<Fields<'_>>(&job.body) else {
-        return job.body.clone();
+    let Ok(fields) = serde_json::from_slice::<Fields<'_>>(&body) else {
+        return body.into_owned();
     };
-    let mut edits: Vec<(usize, usize, String)> = Vec::new();
+    let mut edits = Edits::default();
     if !same_model && let Some(model) = fields.model {
         let name = serde_json::to_string(deployment).unwrap_or_default();
-        edits.push(edit(&job.body, model, name));
+        edits.replace(&body, model, name);
     }
     let streams = fields.stream.is_some_and(|value| value.get() == "true");
     if streams && job.api == Api::ChatCompletions {
         const WITH_USAGE: &str = r#"{"include_usage":true}"#;
         match (fields.stream_options, fields.stream) {
-            (Some(options), _) => edits.push(edit(&job.body, options, WITH_USAGE.into())),
+            (Some(options), _) => edits.replace(&body, options, WITH_USAGE.into()),
             (None, Some(stream)) => {
-                let (start, end, _) = edit(&job.body, stream, String::new());
-                edits.push((start, end, format!(r#"true,"stream_options":{WITH_USAGE}"#)));
+                edits.replace(&body, stream, format!(r#"true,"stream_options":{WITH_USAGE}"#));
             }
             (None, None) => {}
         }
     }
     match (fields.service_tier, fields.model) {
-        (Some(asked), _) if flex => edits.push(edit(&job.body, asked, FLEX.into())),
+        (Some(asked), _) if flex => edits.replace(&body, asked, FLEX.into()),
         // The model's pair follows, so the comma is in place.
-        (None, Some(_)) if flex => {
-            let open = job.body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
-            edits.push((open, open, format!(r#""service_tier":{FLEX},"#)));
-        }
+        (None, Some(_)) if flex => edits.insert(&body, &format!(r#""service_tier":{FLEX}"#)),
         _ => {}
     }
-    apply(&job.body, edits)
-}
-
-/// Where a raw value stands in the body it was read from.
-fn edit(body: &[u8], value: &RawValue, replacement: String) -> (usize, usize, String) {
-    let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
-    (start, start + value.get().len(), replacement)
-}
-
-fn apply(body: &Bytes, mut edits: Vec<(usize, usize, String)>) -> Bytes {
-    if edits.is_empty() {
-        return body.clone();
-    }
-    edits.sort_unstable_by_key(|(start, ..)| *start);
-    let mut out = Vec::with_capacity(body.len() + 64);
-    let mut done = 0;
-    for (start, end, replacement) in edits {
-        out.extend_from_slice(&body[done..start]);
-        out.extend_from_slice(replacement.as_bytes());
-        done = end;
-    }
-    out.extend_from_slice(&body[done..]);
-    out.into()
+    edits.apply(&body)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

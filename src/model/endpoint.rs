@@ -149,6 +149,13 @@ impl Endpoint {
         format!("{host}{port}{}/{name}", path.strip_suffix("/openai").unwrap_or(path))
     }
 
+    /// Whether Azure OpenAI is behind it, as far as the URL tells: gateways keep its path.
+    pub fn speaks_azure(&self) -> bool {
+        is_azure(&self.base)
+            || matches!(self.shape, Shape::AzureDeployments { .. })
+            || self.base.path().contains("/openai")
+    }
+
     /// The URL without any key in it.
     pub fn base(&self) -> &Url {
         &self.base

@@ -139,6 +139,11 @@ impl Client {
         self.endpoint.base()
     }
 
+    /// See [`Endpoint::speaks_azure`].
+    pub fn speaks_azure(&self) -> bool {
+        self.endpoint.speaks_azure()
+    }
+
     /// See [`Endpoint::quota_key`].
     pub fn quota_key(&self, model: Option<&str>) -> String {
         self.endpoint.quota_key(model)

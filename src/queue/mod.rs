@@ -14,6 +14,7 @@
 
 pub mod local;
 pub mod service_bus;
+pub mod sight;
 
 use std::time::Duration;
 
@@ -22,8 +23,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::job::{Job, JobId};
+use crate::job::{Amendment, Job, JobId};
 use crate::store::Recorded;
+use sight::{Sight, Sought};
 
 /// One hand-out's key to its lock; a redelivery gets a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -193,16 +195,24 @@ pub trait Queue: Send + Sync {
     /// look at its head.
     async fn depth(&self) -> Result<Depth, QueueError>;
 
+    /// Looks for jobs without taking them, as far as the backend can: over all of the queue, over its
+    /// head alone, or not at all.
+    async fn look(&self, sought: &Sought) -> Result<Sight, QueueError>;
+
     /// Lists up to `max` dead letters from a number on, oldest first, without locking them. Only an
     /// empty list says that there are no more.
     async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Puts dead letters back into the queue as new jobs: delivery count and tries begin anew, the
-    /// history goes on. Returns the numbers of those that were put back; what is no job, not there
+    /// Puts dead letters back into the queue as new jobs, amended: delivery count and tries begin
+    /// anew, the history goes on. Returns the numbers of those that were put back; what is no job, not there
     /// or held by somebody else is left alone.
     ///
     /// To be called when their outcomes are withdrawn: see [`crate::intake::dead_letters`].
-    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError>;
+    async fn resubmit(
+        &self,
+        numbers: &[i64],
+        amendment: &Amendment,
+    ) -> Result<Vec<i64>, QueueError>;
 
     /// Deletes dead letters; returns the numbers of those that were there.
     async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError>;

@@ -2,14 +2,22 @@
 
 use serde::Serialize;
 
+use crate::budget::Budget;
 use crate::job::BatchId;
 use crate::store::{Batch, BatchState, Store, StoreError, Totals};
+
+/// A batch in one of these states is done as soon as all its jobs have ended.
+const ENDABLE: [BatchState; 2] = [BatchState::Running, BatchState::Paused];
 
 /// One batch, counted now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Standing {
     pub batch: BatchId,
     pub state: BatchState,
+    /// Why it is in this state, where somebody said so.
+    pub reason: Option<String>,
+    /// What it may cost, where that is limited.
+    pub budget: Option<Budget>,
     pub jobs: u64,
     pub pending: u64,
     #[serde(flatten)]
@@ -17,10 +25,13 @@ pub struct Standing {
 }
 
 impl Standing {
-    fn new(batch: &Batch, totals: Totals) -> Self {
+    pub(super) fn new(batch: &Batch, budget: Option<Budget>, totals: Totals) -> Self {
+        let is_done = is_finished(batch, &totals);
         Self {
             batch: batch.id.clone(),
-            state: if is_finished(batch, &totals) { BatchState::Done } else { batch.state },
+            state: if is_done { BatchState::Done } else { batch.state },
+            reason: batch.reason.clone().filter(|_| !is_done),
+            budget,
             jobs: batch.jobs,
             pending: batch.jobs.saturating_sub(totals.ended()),
             totals,
@@ -43,7 +54,8 @@ pub async fn standings(
     let mut standings = Vec::with_capacity(batches.len());
     for batch in batches {
         let totals = store.totals(&batch.id).await?;
-        standings.push(Standing::new(&batch, totals));
+        let budget = store.budget(&batch.id).await?;
+        standings.push(Standing::new(&batch, budget, totals));
     }
     Ok(standings)
 }
@@ -54,20 +66,27 @@ pub async fn standings(
 /// # Errors
 /// What the store said.
 pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
-    for mut batch in store.batches().await? {
-        if batch.state != BatchState::Running {
+    for batch in store.batches().await? {
+        if !ENDABLE.contains(&batch.state) {
             continue;
         }
         let totals = store.totals(&batch.id).await?;
         if is_finished(&batch, &totals) {
-            batch.state = BatchState::Done;
-            store.put_batch(&batch).await?;
+            close(store, &batch.id).await?;
         }
     }
     Ok(())
 }
 
+/// Marks a batch as done. One that was cancelled meanwhile stays so.
+///
+/// # Errors
+/// What the store said.
+pub async fn close(store: &dyn Store, batch: &BatchId) -> Result<(), StoreError> {
+    store.change_state(batch, &ENDABLE, BatchState::Done, None).await.map(drop)
+}
+
 /// A batch that is still being enqueued does not know its number of jobs yet.
-fn is_finished(batch: &Batch, totals: &Totals) -> bool {
-    batch.state == BatchState::Running && totals.ended() >= batch.jobs
+pub(crate) fn is_finished(batch: &Batch, totals: &Totals) -> bool {
+    ENDABLE.contains(&batch.state) && totals.ended() >= batch.jobs
 }

@@ -1,7 +1,12 @@
-//! What people ask: how batches stand, results, tokens and cost, and whether the services answer.
+//! What people ask: how batches stand and why they are not done, results, tokens and cost, and whether
+//! the services answer.
 
+pub mod account;
 pub mod batches;
 pub mod check;
 pub mod deployments;
+pub mod forecast;
+pub mod live;
 pub mod results;
 pub mod usage;
+pub mod why;

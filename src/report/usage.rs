@@ -112,7 +112,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    fn add(&mut self, cost: Option<Money>, tokens: u64) {
+    pub(super) fn add(&mut self, cost: Option<Money>, tokens: u64) {
         match cost {
             Some(cost) => self.known += cost,
             None => self.unpriced_tokens += tokens,
@@ -179,14 +179,16 @@ mod tests {
     fn brief(metadata: Option<&str>) -> Brief {
         Brief {
             ending: Some(crate::outcome::Ending::Succeeded),
-            code: None,
+            failure: None,
             usage: Usage::default(),
             service_tier: None,
             attempts: 1,
+            throttled: 0,
             deployment: "d".into(),
             model: "m".into(),
             latency_ms: 1,
             finished_at: "2026-11-23T16:59:59.5Z".parse().unwrap(),
+            deadline: None,
             metadata: metadata.map(Into::into),
         }
     }

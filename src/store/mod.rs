@@ -11,6 +11,7 @@ pub mod cosmos;
 pub mod local;
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
-use crate::outcome::{Ending, Outcome, Usage};
+use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
 
 /// A word that was not renewed for this long is gone, by the store's clock. Readers know much
@@ -72,7 +74,7 @@ pub enum BatchState {
 }
 
 impl BatchState {
-    const ALL: [Self; 5] =
+    pub const ALL: [Self; 5] =
         [Self::Enqueuing, Self::Running, Self::Paused, Self::Cancelled, Self::Done];
 
     pub fn as_str(self) -> &'static str {
@@ -109,6 +111,8 @@ pub struct KnownInput {
 pub struct Batch {
     pub id: BatchId,
     pub state: BatchState,
+    /// Why it is in this state, where somebody said so.
+    pub reason: Option<String>,
     /// Distinct jobs that were validated and enqueued, over all inputs; `intake::tally` counts them.
     pub jobs: u64,
     /// Sum of the jobs' prompt token counts.
@@ -140,21 +144,93 @@ impl Totals {
     }
 }
 
+impl AddAssign<&Self> for Totals {
+    fn add_assign(&mut self, other: &Self) {
+        for (ending, jobs) in &other.endings {
+            *self.endings.entry(*ending).or_default() += jobs;
+        }
+        self.usage += other.usage;
+        self.attempts += other.attempts;
+    }
+}
+
+/// What a batch came to so far, by the sums that are kept beside its outcomes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Running {
+    pub sums: Vec<RunningSum>,
+    /// By the Unix minute in which they ended. Minutes in which none did are absent.
+    pub minutes: BTreeMap<i64, Minute>,
+}
+
+/// What one deployment has done of a batch, with one model on one service tier.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RunningSum {
+    pub deployment: String,
+    pub model: String,
+    pub service_tier: Option<Box<str>>,
+    pub totals: Totals,
+}
+
+/// What ended in one minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Minute {
+    pub jobs: u64,
+    /// Prompt and completion.
+    pub tokens: u64,
+    /// The second of the minute in which the first of them ended.
+    pub from_second: u8,
+}
+
+impl Default for Minute {
+    fn default() -> Self {
+        Self { jobs: 0, tokens: 0, from_second: 59 }
+    }
+}
+
+impl Minute {
+    /// Of one outcome.
+    pub fn of(outcome: &Outcome) -> (i64, Self) {
+        let second = outcome.finished_at.as_second();
+        let from_second = u8::try_from(second.rem_euclid(60)).unwrap_or_default();
+        (second.div_euclid(60), Self { jobs: 1, tokens: outcome.usage.total(), from_second })
+    }
+}
+
+impl AddAssign for Minute {
+    fn add_assign(&mut self, other: Self) {
+        self.jobs += other.jobs;
+        self.tokens += other.tokens;
+        self.from_second = self.from_second.min(other.from_second);
+    }
+}
+
+impl Running {
+    /// All sums together.
+    pub fn totals(&self) -> Totals {
+        self.sums.iter().fold(Totals::default(), |mut all, sum| {
+            all += &sum.totals;
+            all
+        })
+    }
+}
+
 /// An outcome without what was asked and answered: enough for every sum and distribution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Brief {
     /// `None` of one that was withdrawn: what it cost was paid, but the job has not ended by it.
     pub ending: Option<Ending>,
-    /// Why it has no answer, in one word.
-    pub code: Option<String>,
+    /// Why it has no answer.
+    pub failure: Option<Failure>,
     pub usage: Usage,
     /// What the service billed it as, if it said so.
     pub service_tier: Option<Box<str>>,
     pub attempts: u32,
+    pub throttled: u32,
     pub deployment: String,
     pub model: String,
     pub latency_ms: u64,
     pub finished_at: Timestamp,
+    pub deadline: Option<Timestamp>,
     pub metadata: Option<Box<str>>,
 }
 
@@ -182,6 +258,17 @@ pub enum StoreError {
 /// dead letters. Far longer than any job may wait.
 pub const PAYLOAD_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 
+/// A small record of a part of the program that needs its own: files and batches of the API. At most
+/// some kilobytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What it is about; all of a kind can be listed.
+    pub kind: String,
+    /// By which it is found: letters, digits, `-`, `_` and `.`.
+    pub id: String,
+    pub json: String,
+}
+
 /// What a store that is billed by use has charged this process so far.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Expense {
@@ -206,6 +293,9 @@ pub trait Store: Send + Sync {
         batch: &BatchId,
         jobs: &[JobId],
     ) -> Result<Vec<Option<Recorded>>, StoreError>;
+
+    /// One job's outcome with all of its text.
+    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError>;
 
     /// Takes away the outcomes of those jobs that ended as dead, so that they can be worked again. In
     /// the order asked: `None` for a job that has no outcome now, the proof for one that ended
@@ -233,7 +323,43 @@ pub trait Store: Send + Sync {
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError>;
 
+    /// The same by what is cheap enough to be asked for every second, with the minutes since then. A
+    /// store that counts in another place than it records may be short of what a worker that was
+    /// killed had recorded last; [`Self::totals`] never is.
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError>;
+
+    /// Creates the batch, or writes over its counts and inputs. The state and the reason of one that
+    /// is there stay: whoever counts must not undo a pause.
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Changes a batch's state and reason, and nothing else, if its state is one of `from`. Returns
+    /// the batch as it is then; `None` if there is none. To be called by [`crate::control`] and by
+    /// those who fill and close batches.
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError>;
+
+    /// Gives a batch its budget, or another limit to the one that it has. Returns the budget as it
+    /// stands then: with its old limit if the unit is another, or if more is committed already.
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError>;
+
+    /// None for a batch that may cost whatever it costs.
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError>;
+
+    /// Changes what is committed and spent of a batch's budget, as a whole or not at all: whether it
+    /// was granted, and how the budget stands. `None` if there is no budget.
+    ///
+    /// A claim that failed may have been granted. Who took must take that for refused and who gave
+    /// back for granted: then no more is ever spent than was allowed.
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError>;
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError>;
 
@@ -259,6 +385,19 @@ pub trait Store: Send + Sync {
 
     /// Takes an instance's word back; none is no error.
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError>;
+
+    /// Writes a note if it is what it was when the caller read it; `None`: if there is none. False if
+    /// somebody else was first, or a try of ours that went through unheard: the caller reads it again.
+    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError>;
+
+    /// A note's JSON, byte for byte.
+    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError>;
+
+    /// All notes of a kind, in no order.
+    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError>;
+
+    /// A note that is not there is no error.
+    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError>;
 
     /// What was charged so far; `None` where nothing is.
     fn expense(&self) -> Option<Expense> {

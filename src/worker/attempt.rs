@@ -13,16 +13,22 @@ use tracing::debug;
 
 use super::held::Held;
 use super::postpone::Postponed;
+use super::purse::Reserve;
 use super::record::{self, Finished};
+use super::states::Course;
 use super::{Progress, Target, retry};
 use crate::admission::deployment::Feedback;
-use crate::admission::{Booking, DeploymentIndex};
-use crate::job::Job;
+use crate::admission::{Booking, DeploymentIndex, Member};
+use crate::job::{Job, JobId};
 use crate::model::Called;
 use crate::model::headers::RateHeaders;
 use crate::model::verdict::{ErrorReply, Verdict};
 use crate::outcome::Failure;
 use crate::store::{Store, StoreError};
+use crate::telemetry::Call;
+
+/// How long a job waits in the worker whose call could not be paid for.
+pub(super) const UNFUNDED: Duration = Duration::from_secs(2);
 
 /// What every call needs.
 pub(super) struct Caller {
@@ -37,6 +43,7 @@ pub(super) struct Caller {
 
 /// The end of a call, as the conductor hears it.
 pub(super) struct Ended {
+    pub(super) job: JobId,
     pub(super) booking: Booking,
     pub(super) feedback: Feedback,
     /// What the response told of the deployment's limits.
@@ -49,14 +56,15 @@ pub(super) struct Ended {
 
 /// Tells the conductor of a call's end, also if the call panics: a deployment must not lose room.
 pub(super) struct Permit {
+    job: JobId,
     booking: Booking,
     told: RateHeaders,
     ended: Option<mpsc::Sender<Ended>>,
 }
 
 impl Permit {
-    pub(super) fn new(booking: Booking, ended: mpsc::Sender<Ended>) -> Self {
-        Self { booking, told: RateHeaders::default(), ended: Some(ended) }
+    pub(super) fn new(job: JobId, booking: Booking, ended: mpsc::Sender<Ended>) -> Self {
+        Self { job, booking, told: RateHeaders::default(), ended: Some(ended) }
     }
 
     fn deployment(&self) -> DeploymentIndex {
@@ -77,8 +85,8 @@ impl Permit {
         back: Option<(Held, Instant)>,
         store_failed: Option<StoreError>,
     ) {
-        let (booking, told) = (self.booking, self.told);
-        let ended = Ended { booking, feedback, told, back, store_failed };
+        let (job, booking, told) = (self.job, self.booking, self.told);
+        let ended = Ended { job, booking, feedback, told, back, store_failed };
         // The channel has room for one message of every call in flight. It is closed only when
         // nobody counts calls any more.
         if let Some(channel) = self.ended.take() {
@@ -90,6 +98,21 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.send(Feedback::Unclear, None, None);
+    }
+}
+
+/// The batch's budget does not allow the call now.
+struct Unfunded;
+
+/// Sets aside what the call may cost, if its batch has a budget.
+async fn reserve(held: &Held, at: &Member) -> Result<Option<Reserve>, Unfunded> {
+    let Some(purse) = held.batch.purse() else { return Ok(None) };
+    match purse.worst(&held.delivery.job.model, held.estimate, at) {
+        Ok(worst) => purse.draw(worst).await.map(Some).ok_or(Unfunded),
+        Err(why) => {
+            purse.give_up(why);
+            Err(Unfunded)
+        }
     }
 }
 
@@ -107,11 +130,29 @@ impl Caller {
         };
         let target = &self.targets[permit.deployment().0];
         let name = target.member.name.as_str();
+        let reserve = match reserve(&held, &target.member).await {
+            Ok(reserve) => reserve,
+            // Nothing was sent. The batch may be paused by now, or its other calls leave something.
+            Err(Unfunded) => {
+                return permit.end(Feedback::Unclear, Some((held, Instant::now() + UNFUNDED)));
+            }
+        };
+        if held.place.is_lost() || held.batch.course() != Course::Go {
+            // It came while the store was asked for the body or the budget. Nothing was sent.
+            reserve.into_iter().for_each(|reserve| reserve.settle(0));
+            return permit.end(Feedback::Unclear, Some((held, Instant::now())));
+        }
         let began = Instant::now();
+        let observed = Call::begin(&job, (name, &target.client), held.charge, held.attempts);
         let Called { verdict, told } = target.client.call(&job).await;
+        observed.end(&verdict);
         // A body that lies aside is held only while it is needed.
         drop(job);
         permit.told = told;
+        if let (Some(reserve), Some(purse)) = (reserve, held.batch.purse()) {
+            let model = &held.delivery.job.model;
+            reserve.settle(purse.cost(model, held.estimate, &target.member, &verdict));
+        }
         let latency = began.elapsed();
         debug!(
             job.id = %held.delivery.job.id,
@@ -136,6 +177,7 @@ impl Caller {
             }
             Verdict::Throttled { pause } => {
                 self.progress.throttled.fetch_add(1, Ordering::Relaxed);
+                held.delivery.job.history.throttled += 1;
                 let until = Instant::now() + pause;
                 permit.end(Feedback::Throttled { until }, Some((held, Instant::now())));
             }

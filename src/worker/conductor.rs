@@ -1,7 +1,7 @@
 //! The wheel around admission: jobs come in, calls go out, ends come back, one timer.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,12 +12,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Caller, Ended, Permit};
+use super::attempt::{Caller, Ended, Permit, UNFUNDED};
 use super::held::Held;
+use super::postpone::Postponed;
 use super::record::Finished;
 use super::shares::Order;
+use super::states::{Course, States};
 use super::{Halt, Progress, Settings};
-use crate::admission::{Admission, DeploymentIndex, Next, Ticket, shares};
+use crate::admission::{Admission, Booking, DeploymentIndex, Next, Ticket, shares};
+use crate::job::{BatchId, JobId};
 use crate::outcome::Ending;
 use crate::store::StoreError;
 
@@ -26,6 +29,9 @@ const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
 
 /// How often the deployments' state is shown.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// How soon there may be room for jobs that may not go, when there was none.
+const ASIDE_AGAIN: Duration = Duration::from_millis(20);
 
 pub(super) struct Conductor {
     pub(super) admission: Admission<Held>,
@@ -37,8 +43,13 @@ pub(super) struct Conductor {
     pub(super) ended_sender: mpsc::Sender<Ended>,
     calls: JoinSet<()>,
     /// Jobs that wait for their next try, by when it is due.
-    retries: BinaryHeap<Reverse<Retry>>,
+    pub(super) retries: BinaryHeap<Reverse<Retry>>,
     next_retry: u64,
+    /// Jobs whose batches may not go, until the others have room for them.
+    aside: Vec<Held>,
+    states: Arc<States>,
+    /// Calls under way, for people who ask.
+    pub(super) flights: HashMap<JobId, Flight>,
     reached: bool,
     store_failed: Option<StoreError>,
     show_at: Instant,
@@ -47,13 +58,36 @@ pub(super) struct Conductor {
 /// What comes to the conductor from other tasks.
 pub(super) struct Inbox {
     pub(super) arriving: mpsc::Receiver<Vec<Held>>,
-    /// From the share task; closed where there is none.
+    /// From the tasks that know of shares and states.
     pub(super) orders: mpsc::Receiver<Order>,
 }
 
-struct Retry {
-    due: (Instant, u64),
-    held: Held,
+pub(super) struct Retry {
+    pub(super) due: (Instant, u64),
+    pub(super) held: Held,
+}
+
+/// A job whose call is under way.
+pub(super) struct Flight {
+    pub(super) batch: BatchId,
+    pub(super) tries: u32,
+    pub(super) last_error: Option<String>,
+    pub(super) deadline: Option<Timestamp>,
+    pub(super) deployment: DeploymentIndex,
+    pub(super) since: Instant,
+}
+
+impl Flight {
+    fn of(held: &Held, booking: &Booking) -> Self {
+        Self {
+            batch: held.delivery.job.batch_id.clone(),
+            tries: held.attempts,
+            last_error: held.last_error(),
+            deadline: held.delivery.job.deadline,
+            deployment: booking.deployment,
+            since: booking.at,
+        }
+    }
 }
 
 impl Conductor {
@@ -62,6 +96,7 @@ impl Conductor {
         caller: Arc<Caller>,
         settings: Settings,
         progress: Arc<Progress>,
+        states: Arc<States>,
         inbox: Inbox,
     ) -> Self {
         // Room for the end of every call that can be in flight, so that telling never waits.
@@ -78,6 +113,9 @@ impl Conductor {
             calls: JoinSet::new(),
             retries: BinaryHeap::new(),
             next_retry: 0,
+            aside: Vec::new(),
+            states,
+            flights: HashMap::new(),
             reached: false,
             store_failed: None,
             show_at: Instant::now(),
@@ -141,6 +179,7 @@ impl Conductor {
     /// Starts all that may go now; returns when to look again.
     async fn admit(&mut self) -> Option<Instant> {
         let now = Instant::now();
+        let next_look = self.clear_aside(now);
         while self.retries.peek().is_some_and(|Reverse(retry)| retry.due.0 <= now) {
             if let Some(Reverse(retry)) = self.retries.pop() {
                 self.line_up(retry.held);
@@ -150,11 +189,13 @@ impl Conductor {
         loop {
             let (held, ending, code, message) = match self.admission.next(now) {
                 Next::Wait(at) => {
-                    return [at, next_retry].into_iter().flatten().min();
+                    return [at, next_retry, next_look].into_iter().flatten().min();
                 }
                 Next::Go(held, booking) => {
                     self.progress.charged.fetch_add(held.charge, Ordering::Relaxed);
-                    let permit = Permit::new(booking, self.ended_sender.clone());
+                    let job = held.delivery.job.id;
+                    self.flights.insert(job, Flight::of(&held, &booking));
+                    let permit = Permit::new(job, booking, self.ended_sender.clone());
                     self.calls.spawn(self.caller.clone().attempt(held, permit));
                     continue;
                 }
@@ -181,8 +222,52 @@ impl Conductor {
         }
     }
 
+    /// Sends away the jobs that may not go, as far as there is room; returns when to try again.
+    fn clear_aside(&mut self, now: Instant) -> Option<Instant> {
+        let later = Some(now + ASIDE_AGAIN);
+        while let Some(held) = self.aside.pop() {
+            match held.batch.course() {
+                // It was paused and is not any more.
+                Course::Go => self.line_up(held),
+                Course::Wait => {
+                    let Ok(room) = self.caller.to_postpone.try_reserve() else {
+                        self.aside.push(held);
+                        return later;
+                    };
+                    room.send(Postponed::of_paused(held, self.states.again()));
+                }
+                Course::End => {
+                    let Ok(room) = self.caller.to_record.try_reserve() else {
+                        self.aside.push(held);
+                        return later;
+                    };
+                    room.send(Finished::cancelled(held));
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes those jobs out of all lines whose batches may not go any more.
+    fn recheck(&mut self) {
+        let stays = |held: &Held| held.batch.course() == Course::Go;
+        self.aside.extend(self.admission.extract(|held| !stays(held)));
+        let (stay, go): (Vec<_>, Vec<_>) =
+            self.retries.drain().partition(|Reverse(retry)| stays(&retry.held));
+        self.retries = stay.into();
+        self.aside.extend(go.into_iter().map(|Reverse(retry)| retry.held));
+    }
+
     fn line_up(&mut self, held: Held) {
+        if held.batch.course() != Course::Go {
+            self.aside.push(held);
+            return;
+        }
         let now = Instant::now();
+        if held.batch.purse().is_some_and(|purse| purse.is_short()) {
+            self.wait(held, now + UNFUNDED);
+            return;
+        }
         let job = &held.delivery.job;
         let left = |at: Timestamp| {
             Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
@@ -202,23 +287,32 @@ impl Conductor {
         use crate::admission::deployment::Feedback;
         let now = Instant::now();
         self.store_failed = self.store_failed.take().or(ended.store_failed);
+        self.flights.remove(&ended.job);
         self.reached |= !matches!(ended.feedback, Feedback::Unreachable { .. } | Feedback::Unclear);
         self.admission.observe(&ended.booking, ended.feedback, &ended.told, now);
         if let Some((held, due)) = ended.back {
-            if due <= now {
+            if due <= now || held.batch.course() != Course::Go {
                 self.line_up(held);
             } else {
-                self.next_retry += 1;
-                self.retries.push(Reverse(Retry { due: (due, self.next_retry), held }));
+                self.wait(held, due);
             }
         }
+    }
+
+    fn wait(&mut self, held: Held, due: Instant) {
+        self.next_retry += 1;
+        self.retries.push(Reverse(Retry { due: (due, self.next_retry), held }));
     }
 
     fn obey(&mut self, order: Order) {
         match order {
             Order::Use(fractions) => self.use_shares(&fractions),
+            Order::Recheck => self.recheck(),
             // Who does not wait any more asks again.
             Order::Report(answer) => drop(answer.send(self.admission.standings(Instant::now()))),
+            Order::Explain(question, answer) => {
+                drop(answer.send(self.explain(&question, Instant::now())));
+            }
         }
     }
 
@@ -244,6 +338,7 @@ impl Conductor {
     async fn wind_down(&mut self, halt: &Halt) -> Vec<Held> {
         let mut back = self.admission.drain();
         back.extend(self.retries.drain().map(|Reverse(retry)| retry.held));
+        back.append(&mut self.aside);
         let deadline = Instant::now() + self.settings.shutdown_grace;
         let mut ends = Vec::new();
         while self.admission.in_flight() > 0 && !matches!(halt, Halt::Drained) {

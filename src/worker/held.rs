@@ -4,6 +4,7 @@
 //! are given back wherever it ends.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::Progress;
+use super::states::Known;
 use crate::admission::DeploymentIndex;
+use crate::job::Estimate;
 use crate::model::verdict::ErrorReply;
 use crate::queue::{Delivery, LockToken, Queue};
 
@@ -25,6 +29,8 @@ const SHORTEST_LOCK: Duration = Duration::from_secs(2);
 /// A delivery that waits, runs or is being recorded.
 pub(super) struct Held {
     pub(super) delivery: Delivery,
+    /// What it may take.
+    pub(super) estimate: Estimate,
     /// What the service books for one call of it.
     pub(super) charge: u64,
     /// Calls so far that count as tries, those of earlier deliveries included.
@@ -32,9 +38,20 @@ pub(super) struct Held {
     pub(super) last_error: Option<ErrorReply>,
     /// The deployment that failed it last.
     pub(super) failed_at: Option<DeploymentIndex>,
+    /// Its batch.
+    pub(super) batch: Arc<Known>,
     /// When it came.
     pub(super) since: Instant,
     pub(super) place: Place,
+}
+
+impl Held {
+    /// How its last try ended, in this delivery or an earlier one.
+    pub(super) fn last_error(&self) -> Option<String> {
+        let failure = self.last_error.as_ref().map(|error| &error.failure);
+        let told = failure.map(|failure| format!("{}: {}", failure.code, failure.message));
+        told.or_else(|| self.delivery.job.history.last_error.clone())
+    }
 }
 
 /// Gives the room and the register's entry back when it is dropped.
@@ -55,12 +72,16 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.locks.with(|held| held.remove(&self.lock));
+        self.locks.progress.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The locks of everything we hold.
-#[derive(Default)]
-pub(super) struct Locks(Mutex<HashMap<LockToken, Lock>>);
+pub(super) struct Locks {
+    held: Mutex<HashMap<LockToken, Lock>>,
+    /// Is told how many there are.
+    progress: Arc<Progress>,
+}
 
 struct Lock {
     expires: Instant,
@@ -79,19 +100,35 @@ impl Lock {
 }
 
 impl Locks {
+    pub(super) fn new(progress: Arc<Progress>) -> Self {
+        Self { held: Mutex::default(), progress }
+    }
+
     pub(super) fn hold(
         self: &Arc<Self>,
         delivery: Delivery,
-        charge: u64,
+        batch: Arc<Known>,
+        estimate: Estimate,
         room: OwnedSemaphorePermit,
     ) -> Held {
         let left = until(delivery.locked_until);
         let since = Instant::now();
         let lock = Lock { expires: since + left, half_life: left / 2, lost: false };
         self.with(|held| held.insert(delivery.lock, lock));
+        self.progress.held.fetch_add(1, Ordering::Relaxed);
         let place = Place { lock: delivery.lock, locks: self.clone(), _room: room };
-        let attempts = delivery.job.history.tries;
-        Held { delivery, charge, attempts, last_error: None, failed_at: None, since, place }
+        let (attempts, charge) = (delivery.job.history.tries, estimate.charge());
+        Held {
+            delivery,
+            estimate,
+            charge,
+            attempts,
+            last_error: None,
+            failed_at: None,
+            batch,
+            since,
+            place,
+        }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {
@@ -113,7 +150,7 @@ impl Locks {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<LockToken, Lock>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

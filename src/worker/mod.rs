@@ -5,6 +5,8 @@
 //!    ▲                  ▲  owns Admission    │
 //!    └── room ──────────┼────────────────────┴── end of call, job to try again
 //!                       ├─ postpone_all gives jobs back whose next try is far off
+//!                       ├─ treasury keeps a purse of each budget that calls draw on
+//!                       ├─ states says whose batch is paused or cancelled
 //!                       ├─ keep_locks renews what all of them hold
 //!                       └─ sharing says which part of the quotas is ours
 //! ```
@@ -14,30 +16,38 @@
 
 mod attempt;
 mod conductor;
+pub mod explain;
 mod held;
 mod hold;
 mod postpone;
 mod pull;
+mod purse;
 mod record;
 pub(crate) mod retry;
 mod shares;
+mod states;
+mod treasury;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admission::snapshot::Snapshot;
 use crate::admission::{Admission, Member};
+use crate::job::BatchId;
 use crate::model::Client;
 use crate::outcome::{Ending, Outcome, Usage};
+use crate::prices::Prices;
 use crate::queue::{Queue, QueueError};
 use crate::store::{Recorded, Store, StoreError};
 use held::{Held, Locks};
+use pull::Pulled;
 
 /// The usual [`Settings::postpone_from`]: half of Service Bus's usual lock, so that a job which only
 /// waits for its retry costs no renewal.
@@ -53,10 +63,14 @@ pub struct Target {
 /// How the pipeline behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Ends when the queue is empty.
+    /// Ends when the queue is empty, or has only jobs of paused batches.
     pub drain: bool,
+    /// The one batch that the queue hands out, if it is one.
+    pub only: Option<BatchId>,
     /// Other workers use the same queue and quotas: it takes its share of both.
     pub shared: bool,
+    /// What tokens cost, for batches with a budget of money.
+    pub prices: Option<Arc<Prices>>,
     /// Deliveries held at a time, waiting and in flight together.
     pub max_held: usize,
     /// Calls of one job that may end in a passing fault before it is dead.
@@ -78,6 +92,8 @@ pub struct Settings {
 pub enum Halt {
     /// The queue is empty and everything is settled.
     Drained,
+    /// All that is left in the queue are jobs of these batches, which are paused.
+    Paused { batches: Vec<BatchId> },
     /// It was asked to.
     Stopped,
     /// No deployment will answer as configured.
@@ -114,6 +130,8 @@ pub struct Progress {
     pub throttled: AtomicU64,
     /// Calls that ended in a passing fault.
     pub faults: AtomicU64,
+    /// Deliveries in this worker's hands.
+    pub held: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub cut_off: AtomicU64,
     /// Every deployment's state, once a second.
@@ -161,7 +179,7 @@ impl Worker {
     /// # Errors
     /// If the queue or the store fails for good; nothing that it held is lost.
     pub async fn run(self, stop: CancellationToken) -> Result<Halt, WorkerError> {
-        let locks = Arc::<Locks>::default();
+        let locks = Arc::new(Locks::new(self.progress.clone()));
         let grace = self.settings.shutdown_grace;
         let (to_admission, arriving) = mpsc::channel(4);
         let calls = self.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
@@ -169,22 +187,25 @@ impl Worker {
         // Ends the whole pipeline when one of its tasks fails.
         let ending = stop.child_token();
 
+        let (to_conductor, orders) = mpsc::channel(4);
+        let states = states::States::new(self.store.clone(), &self.settings, to_conductor.clone());
+        let states = Arc::new(states);
+        let watching = tokio::spawn(states.clone().watch(ending.clone()));
+        let (to_postpone, postponed) = mpsc::channel(calls.max(64));
         let keeping = tokio::spawn(held::keep_locks(self.queue.clone(), locks.clone()));
         let puller = pull::Puller {
             queue: self.queue.clone(),
             store: self.store.clone(),
             locks,
-            hold: hold::Hold::new(
-                self.settings.max_held,
-                self.settings.shared.then_some(2 * calls),
-                self.progress.clone(),
-            ),
+            states: states.clone(),
+            hold: hold_for(calls, &self.settings, &self.progress),
             settings: self.settings.clone(),
             to_admission,
+            to_postpone: to_postpone.clone(),
             to_record: to_record.clone(),
+            only_waits_since: None,
         };
         let pulling = tokio::spawn(ends(ending.clone(), puller.run(ending.clone())));
-        let (to_postpone, postponed) = mpsc::channel(calls.max(64));
         let postponing = postpone::postpone_all(self.queue.clone(), postponed);
         let postponing = tokio::spawn(ends(ending.clone(), postponing));
         let recording = record::record_all(
@@ -196,7 +217,6 @@ impl Worker {
         let recording = tokio::spawn(ends(ending.clone(), recording));
 
         let admission = admission_to(&self.targets, self.settings.spill_after);
-        let (to_conductor, orders) = mpsc::channel(4);
         let sharing = self.settings.shared.then(|| {
             let sharing = shares::Sharing::new(self.store.clone(), &self.targets, to_conductor);
             tokio::spawn(sharing.run(ending.clone()))
@@ -215,25 +235,34 @@ impl Worker {
             Arc::new(caller),
             self.settings.clone(),
             self.progress,
+            states.clone(),
             conductor::Inbox { arriving, orders },
         );
         let (halt, back) = conductor.run(&ending).await;
         ending.cancel();
         give_back(self.queue.as_ref(), back).await;
+        states.close().await;
         if let Some(sharing) = sharing {
             sharing.await.map_err(|_| WorkerError::Panicked)?;
         }
-        let pulled = pulling.await.map_err(|_| WorkerError::Panicked)?;
+        watching.await.map_err(|_| WorkerError::Panicked)?;
         // A store that is away for longer than the grace time must not keep us from ending.
         let patience = if matches!(halt, Ok(Halt::Drained)) { Duration::MAX } else { grace };
-        let recorded = tokio::time::timeout(patience, recording).await;
-        let recorded = recorded.map_err(|_| WorkerError::NotRecorded)?;
-        let recorded = recorded.map_err(|_| WorkerError::Panicked)?;
+        let pulled = in_time(pulling, patience).await?;
+        let recorded = in_time(recording, patience).await?;
         let postponed = postponing.await.map_err(|_| WorkerError::Panicked)?;
         keeping.abort();
-        recorded.and(postponed).and(pulled)?;
-        Ok(halt?)
+        recorded.and(postponed)?;
+        match (halt?, pulled?) {
+            (Halt::Drained, Pulled::Paused(batches)) => Ok(Halt::Paused { batches }),
+            (halt, _) => Ok(halt),
+        }
     }
+}
+
+fn hold_for(calls: usize, settings: &Settings, progress: &Arc<Progress>) -> hold::Hold {
+    let least = settings.shared.then_some(2 * calls);
+    hold::Hold::new(settings.max_held, least, progress.clone())
 }
 
 fn admission_to(targets: &[Target], spill_after: Duration) -> Admission<Held> {
@@ -242,15 +271,21 @@ fn admission_to(targets: &[Target], spill_after: Duration) -> Admission<Held> {
 }
 
 /// Runs a task of the pipeline; if it fails, the others are told to stop.
-async fn ends(
+async fn ends<T>(
     others: CancellationToken,
-    task: impl Future<Output = Result<(), WorkerError>>,
-) -> Result<(), WorkerError> {
+    task: impl Future<Output = Result<T, WorkerError>>,
+) -> Result<T, WorkerError> {
     let result = task.await;
     if result.is_err() {
         others.cancel();
     }
     result
+}
+
+/// The end of a task that may wait for the store.
+async fn in_time<T>(task: JoinHandle<T>, patience: Duration) -> Result<T, WorkerError> {
+    let ended = tokio::time::timeout(patience, task).await;
+    ended.map_err(|_| WorkerError::NotRecorded)?.map_err(|_| WorkerError::Panicked)
 }
 
 async fn give_back(queue: &dyn Queue, back: Vec<Held>) {

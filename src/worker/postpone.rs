@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 
 use super::WorkerError;
 use super::held::{Held, Place};
+use crate::model::verdict::ErrorReply;
 use crate::outcome::Failure;
 use crate::queue::{Postponement, Queue, QueueError};
 
@@ -25,6 +26,14 @@ impl Postponed {
         let Held { delivery, attempts, place, .. } = held;
         let why = format!("{}: {}", why.code, why.message);
         Self { order: delivery.postpone(until, attempts, Some(&why)), place }
+    }
+
+    /// Of a batch that is paused: nothing has been tried, what was known of earlier tries stays.
+    pub(super) fn of_paused(held: Held, until: Timestamp) -> Self {
+        let Held { delivery, attempts, last_error, place, .. } = held;
+        let why = |error: ErrorReply| format!("{}: {}", error.failure.code, error.failure.message);
+        let why = last_error.map(why).or_else(|| delivery.job.history.last_error.clone());
+        Self { order: delivery.postpone(until, attempts, why.as_deref()), place }
     }
 }
 

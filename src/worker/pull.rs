@@ -13,10 +13,12 @@ use tracing::{debug, warn};
 
 use super::held::{Held, Locks, until};
 use super::hold::Hold;
+use super::postpone::Postponed;
 use super::record::{self, Finished};
+use super::states::{self, Course, Known, States};
 use super::{Settings, WorkerError, retry};
 use crate::admission::charge;
-use crate::job::BatchId;
+use crate::job::{BatchId, Estimate};
 use crate::queue::{Delivery, Queue, QueueError};
 use crate::store::Store;
 
@@ -26,43 +28,67 @@ const RECEIVE_WAIT: Duration = Duration::from_secs(10);
 /// While draining, how soon we look again whether the queue is empty for good.
 const DRAIN_WAIT: Duration = Duration::from_millis(100);
 
+/// Where counting can't tell that only paused jobs are left: after so long without others, they are.
+const QUIET: Duration = Duration::from_secs(60);
+
 pub(super) struct Puller {
     pub(super) queue: Arc<dyn Queue>,
     pub(super) store: Arc<dyn Store>,
     pub(super) locks: Arc<Locks>,
+    pub(super) states: Arc<States>,
     pub(super) hold: Hold,
     pub(super) settings: Settings,
     pub(super) to_admission: mpsc::Sender<Vec<Held>>,
+    pub(super) to_postpone: mpsc::Sender<Postponed>,
     pub(super) to_record: mpsc::Sender<Finished>,
+    /// Since when nothing has come but jobs of paused batches, and when to ask next whether there
+    /// is anything else.
+    pub(super) only_waits_since: Option<(Instant, Instant)>,
+}
+
+/// How pulling ended.
+pub(super) enum Pulled {
+    /// By a stop, or with an empty queue.
+    Ended,
+    /// Only jobs of these batches are left.
+    Paused(Vec<BatchId>),
 }
 
 impl Puller {
-    /// Pulls until stopped, or, when draining, until the queue is empty and all is settled.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), WorkerError> {
+    /// Pulls until stopped, or, when draining, until nothing is left to do and all is settled.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<Pulled, WorkerError> {
         let mut failures = 0;
         loop {
             let room = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(Pulled::Ended),
                 room = self.hold.places() => room,
             };
-            let Some(room) = room else { return Ok(()) };
+            let Some(room) = room else { return Ok(Pulled::Ended) };
             let wait = if self.settings.drain { DRAIN_WAIT } else { RECEIVE_WAIT };
             let received = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(Pulled::Ended),
                 received = self.queue.receive(room.num_permits(), wait) => received,
             };
             match received {
-                Ok(deliveries) if deliveries.is_empty() => {
-                    drop(room);
-                    if self.settings.drain && self.is_drained().await? {
-                        return Ok(());
-                    }
-                }
                 Ok(deliveries) => {
                     failures = 0;
-                    let lock = deliveries.first().map(|delivery| until(delivery.locked_until));
-                    self.hold.follow(lock.unwrap_or_default(), Instant::now());
-                    self.pass_on(deliveries, room).await?;
+                    let named = deliveries.iter().map(|delivery| &delivery.job.batch_id);
+                    let batches = tokio::select! {
+                        () = stop.cancelled() => None,
+                        batches = self.states.of(named) => Some(batches?),
+                    };
+                    let Some(batches) = batches else {
+                        self.give_back(&deliveries).await;
+                        return Ok(Pulled::Ended);
+                    };
+                    let found_work = self.pass_on(deliveries, &batches, room).await?;
+                    if found_work {
+                        self.only_waits_since = None;
+                    } else if self.settings.drain
+                        && let Some(end) = self.end().await?
+                    {
+                        return Ok(end);
+                    }
                 }
                 Err(QueueError::Unavailable(error)) => {
                     failures += 1;
@@ -75,35 +101,82 @@ impl Puller {
         }
     }
 
-    /// Whether nothing is left in the queue; first waits until all that we hold is settled.
-    async fn is_drained(&self) -> Result<bool, WorkerError> {
+    /// Whether nothing is left to do; first waits until all that we hold is settled.
+    async fn end(&mut self) -> Result<Option<Pulled>, WorkerError> {
         // Retries and scheduled jobs come due meanwhile, so the wait is short and asked again.
-        match tokio::time::timeout(DRAIN_WAIT, self.hold.nothing()).await {
-            Ok(()) => match self.queue.depth().await {
-                Ok(depth) => Ok(depth.pending() == 0),
-                Err(QueueError::Unavailable(error)) => {
-                    warn!(%error, "can't tell whether the queue is empty; asking again");
-                    Ok(false)
-                }
-                Err(error) => Err(error.into()),
-            },
-            Err(_) => Ok(false),
+        if tokio::time::timeout(DRAIN_WAIT, self.hold.nothing()).await.is_err() {
+            return Ok(None);
+        }
+        match self.queue.depth().await {
+            Ok(depth) if depth.pending() == 0 => Ok(Some(Pulled::Ended)),
+            Ok(_) if self.states.any_waits() => self.only_paused().await,
+            Ok(_) => Ok(None),
+            Err(QueueError::Unavailable(error)) => {
+                warn!(%error, "can't tell whether the queue is empty; asking again");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
+    /// Whether only jobs of paused batches are left. Where the counts can't tell (an enqueue was
+    /// interrupted), time does.
+    async fn only_paused(&mut self) -> Result<Option<Pulled>, WorkerError> {
+        let now = Instant::now();
+        let (since, ask_at) = *self.only_waits_since.get_or_insert((now, now));
+        if now < ask_at {
+            return Ok(None);
+        }
+        let left = match &self.settings.only {
+            Some(batch) => {
+                let batch = record::until_reached(|| self.store.batch(batch)).await?;
+                Some(states::paused(batch.into_iter().collect()))
+            }
+            None => {
+                let all_else_ended = || states::only_paused(self.store.as_ref());
+                match record::until_reached(all_else_ended).await? {
+                    None if now >= since + QUIET => {
+                        let batches = record::until_reached(|| self.store.batches()).await?;
+                        Some(states::paused(batches))
+                    }
+                    left => left,
+                }
+            }
+        };
+        // Counting may cost much, and more the longer it takes.
+        self.only_waits_since = Some((since, Instant::now() + now.elapsed() * 10 + DRAIN_WAIT));
+        Ok(left.filter(|paused| !paused.is_empty()).map(Pulled::Paused))
+    }
+
+    async fn give_back(&self, deliveries: &[Delivery]) {
+        let locks: Vec<_> = deliveries.iter().map(|delivery| delivery.lock).collect();
+        if let Err(error) = self.queue.abandon(&locks).await {
+            warn!(%error, "could not give jobs back; their locks run out by themselves");
+        }
+    }
+
+    /// Returns whether there was anything but jobs of paused batches.
     async fn pass_on(
-        &self,
+        &mut self,
         deliveries: Vec<Delivery>,
+        batches: &HashMap<BatchId, Arc<Known>>,
         mut room: OwnedSemaphorePermit,
-    ) -> Result<(), WorkerError> {
+    ) -> Result<bool, WorkerError> {
+        let Some(first) = deliveries.first() else { return Ok(false) };
+        self.hold.follow(until(first.locked_until), Instant::now());
         let hold = |delivery: Delivery| {
             let place = room.split(1).expect("no more is received than there is room for");
-            let charge = charge_of(&delivery);
-            self.locks.hold(delivery, charge, place)
+            let estimate = estimate_of(&delivery);
+            let batch = batches[&delivery.job.batch_id].clone();
+            self.locks.hold(delivery, batch, estimate, place)
         };
         let held: Vec<Held> = deliveries.into_iter().map(hold).collect();
+        let received = held.len();
+        let (go, stay): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|held| held.batch.course() == Course::Go);
+        let waiting = self.turn_back(stay).await;
         let (again, mut fresh): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|held| held.delivery.count > 1 || held.delivery.job.look_up);
+            go.into_iter().partition(|held| held.delivery.count > 1 || held.delivery.job.look_up);
         for held in self.settle_known(again).await? {
             if held.delivery.count >= self.settings.max_deliveries {
                 self.give_up(held).await;
@@ -115,7 +188,23 @@ impl Puller {
             // A closed channel means that the worker is ending; the locks run out by themselves.
             let _ = self.to_admission.send(fresh).await;
         }
-        Ok(())
+        Ok(waiting < received)
+    }
+
+    /// Sends away the jobs of batches that may not go; returns how many of them wait.
+    async fn turn_back(&self, jobs: Vec<Held>) -> usize {
+        let mut waiting = 0;
+        for held in jobs {
+            // Closed channels mean that the worker is ending; the locks run out by themselves.
+            if held.batch.course() == Course::End {
+                let _ = self.to_record.send(Finished::cancelled(held)).await;
+            } else {
+                waiting += 1;
+                let postponed = Postponed::of_paused(held, self.states.again());
+                let _ = self.to_postpone.send(postponed).await;
+            }
+        }
+        waiting
     }
 
     /// Settles the redeliveries whose outcome is known; returns the others.
@@ -162,8 +251,7 @@ impl Puller {
     }
 }
 
-fn charge_of(delivery: &Delivery) -> u64 {
+fn estimate_of(delivery: &Delivery) -> Estimate {
     let job = &delivery.job;
-    let estimate = job.estimate.unwrap_or_else(|| charge::estimate(job.api, &job.model, &job.body));
-    estimate.charge()
+    job.estimate.unwrap_or_else(|| charge::estimate(job.api, &job.model, &job.amended_body()))
 }

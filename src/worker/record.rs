@@ -20,6 +20,7 @@ use crate::model::verdict::ErrorReply;
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::queue::{DeadLetterReason, Delivery, Queue, QueueError, Settlement};
 use crate::store::{Recorded, Store, StoreError};
+use crate::telemetry::Recording;
 
 /// Outcomes recorded together at the most.
 const GROUP: usize = 1024;
@@ -78,6 +79,11 @@ impl Finished {
         finished
     }
 
+    pub(super) fn cancelled(held: Held) -> Self {
+        let message = "its batch was cancelled before it was answered".to_owned();
+        Self::turned_away(held, Ending::Cancelled, "batch_cancelled", message)
+    }
+
     /// All tries are used up; the last error, if there was one, is the outcome's.
     pub(super) fn dead(mut held: Held, reason: &str, mut description: String) -> Self {
         let last = held.last_error.take();
@@ -110,10 +116,12 @@ impl Finished {
             usage: Usage::default(),
             service_tier: None,
             attempts,
+            throttled: job.history.throttled,
             deployment: String::new(),
             model: job.model.clone(),
             latency_ms: 0,
             finished_at: Timestamp::now(),
+            deadline: job.deadline,
             metadata: job.metadata.clone(),
         };
         if let Some(error) = error {
@@ -181,7 +189,10 @@ async fn record_group(
         waiting.push((delivery, place, dead));
     }
     let outcomes = Arc::new(outcomes);
+    let recording = Recording::begin();
     let proofs = until_reached(|| store.record(outcomes.clone())).await?;
+    let parents = waiting.iter().map(|(delivery, ..)| delivery.job.history.traceparent);
+    recording.end(&outcomes, &proofs, parents);
     progress.count(&outcomes, &proofs);
     let mut group = Group { settlements: Vec::new(), places: Vec::new() };
     let mut done = Vec::new();

@@ -1,7 +1,8 @@
 //! Keeps this instance's shares of all quotas: exchanges words with its siblings, beat by beat.
 //!
 //! `admission::shares` decides; here is the talking: to the conductor, which admits by the shares
-//! and knows the demands, and to the store, where the siblings' words are.
+//! and knows the demands, and to the store, where the siblings' words are. People's questions come
+//! and are answered the same way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::Target;
+use super::explain::{Answer, Desk, Question};
 use crate::admission::shares::{BEAT, Shares};
 use crate::admission::snapshot::Standing;
 use crate::share::Word;
@@ -30,8 +32,12 @@ const GOODBYE_WAIT: Duration = Duration::from_secs(2);
 pub(super) enum Order {
     /// To use these fractions of the quotas, in the order of the targets.
     Use(Vec<f64>),
+    /// To take those jobs out of line whose batches may not go any more.
+    Recheck,
     /// To say how the deployments stand.
     Report(oneshot::Sender<Vec<Standing>>),
+    /// To tell people of the jobs that it holds.
+    Explain(Question, oneshot::Sender<Answer>),
 }
 
 pub(super) struct Sharing {
@@ -43,6 +49,11 @@ pub(super) struct Sharing {
     word: Word,
     standings: Vec<Standing>,
     measured_at: Instant,
+    desk: Desk,
+    /// Questions without an answer.
+    open: Vec<(Uuid, Question)>,
+    /// Somebody waits for an answer that we have: the beat is too far off.
+    has_answers: bool,
     looked: bool,
     failing: bool,
 }
@@ -74,6 +85,9 @@ impl Sharing {
             word,
             standings: Vec::new(),
             measured_at: Instant::now(),
+            desk: Desk::default(),
+            open: Vec::new(),
+            has_answers: false,
             looked: false,
             failing: false,
         }
@@ -83,7 +97,9 @@ impl Sharing {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         self.apply();
         loop {
-            let due = self.shares.next_exchange(Instant::now());
+            let now = Instant::now();
+            let has_answers = std::mem::take(&mut self.has_answers);
+            let due = if has_answers { now } else { self.shares.next_exchange(now) };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -93,6 +109,7 @@ impl Sharing {
             let exchanged = timeout(BEAT, self.exchange()).await;
             self.note(exchanged.map_err(|_| "the store takes too long".to_owned()));
             self.apply();
+            self.answer().await;
         }
         let goodbye = timeout(GOODBYE_WAIT, self.store.remove_word(self.word.instance));
         if !matches!(goodbye.await, Ok(Ok(()))) {
@@ -128,10 +145,25 @@ impl Sharing {
         self.word.beat += 1;
         self.word.parts = self.shares.parts();
         self.word.about["deployments"] = self.deployments();
+        self.desk.tell(&mut self.word.about);
         self.store.put_word(&self.word).await?;
         let words = self.siblings().await?;
+        self.open = self.desk.hear(&words);
         self.shares.exchanged(&self.word.parts, words, began, Instant::now());
         Ok(())
+    }
+
+    /// Gathers the answers for those who ask; the next word tells them.
+    async fn answer(&mut self) {
+        for (asker, question) in std::mem::take(&mut self.open) {
+            let (answer, answered) = oneshot::channel();
+            if self.orders.try_send(Order::Explain(question, answer)).is_err() {
+                return;
+            }
+            let Ok(Ok(answer)) = timeout(ANSWER_WAIT, answered).await else { return };
+            self.desk.answer(asker, answer);
+            self.has_answers = true;
+        }
     }
 
     async fn siblings(&self) -> Result<Vec<Word>, StoreError> {

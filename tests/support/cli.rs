@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -94,6 +95,31 @@ impl Running {
     pub fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// What it has written to stdout so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.paths[0]).unwrap()
+    }
+
+    /// The address that it says it serves on, when it has it.
+    pub async fn address(&mut self) -> String {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        let said = async {
+            loop {
+                tick.tick().await;
+                let out = self.said();
+                if let Some(line) = out.lines().find(|line| line.starts_with("http://")) {
+                    return line.to_owned();
+                }
+                assert!(
+                    self.is_running(),
+                    "it ended: {}",
+                    std::fs::read_to_string(&self.paths[1]).unwrap()
+                );
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), said).await.unwrap()
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use promptmill::job::History;
+use promptmill::job::{Amendment, History};
 use promptmill::queue::{DeadLetter, DeadLetterReason, Queue};
 
 use super::jobs::{Prover, job};
@@ -137,8 +137,11 @@ pub async fn a_resubmitted_dead_letter_is_a_new_job_that_knows_its_past(queue: A
         queue.settle(vec![delivery.dead_letter(proof, reason)]).await.unwrap();
         let letters = all_dead_letters(&queue, 1).await;
         let numbers = [letters[0].number];
-        assert_eq!(queue.resubmit(&numbers).await.unwrap(), numbers);
-        assert!(queue.resubmit(&numbers).await.unwrap().is_empty(), "it is there no more");
+        assert_eq!(queue.resubmit(&numbers, &Amendment::default()).await.unwrap(), numbers);
+        assert!(
+            queue.resubmit(&numbers, &Amendment::default()).await.unwrap().is_empty(),
+            "it is there no more"
+        );
         delivery = queue.receive(1, LONG).await.unwrap().remove(0);
         assert_eq!(delivery.count, 1);
         assert!(delivery.job.look_up);
@@ -158,7 +161,7 @@ pub async fn a_resubmitted_dead_letter_is_a_new_job_that_knows_its_past(queue: A
 pub async fn only_the_chosen_dead_letters_are_taken_out(queue: Arc<dyn Queue>) {
     let letters = bury(&queue, &["a", "b", "c", "d", "e", "f"]).await;
     let number = |n: usize| letters[n].number;
-    let mut again = queue.resubmit(&[number(4), number(1)]).await.unwrap();
+    let mut again = queue.resubmit(&[number(4), number(1)], &Amendment::default()).await.unwrap();
     again.sort_unstable();
     assert_eq!(again, [number(1), number(4)]);
     // At once: those that were passed by are not locked.
@@ -171,7 +174,14 @@ pub async fn only_the_chosen_dead_letters_are_taken_out(queue: Arc<dyn Queue>) {
     }
     waiting.sort_unstable();
     assert_eq!(waiting, ["b", "e"]);
-    assert_eq!(queue.resubmit(&[number(0), number(2), number(3)]).await.unwrap().len(), 3);
+    assert_eq!(
+        queue
+            .resubmit(&[number(0), number(2), number(3)], &Amendment::default())
+            .await
+            .unwrap()
+            .len(),
+        3
+    );
     assert_eq!(queue.depth().await.unwrap().dead_letters, 0);
 }
 
@@ -298,7 +308,7 @@ pub async fn empty_batches_do_nothing(queue: Arc<dyn Queue>) {
     queue.settle(Vec::new()).await.unwrap();
     queue.abandon(&[]).await.unwrap();
     queue.postpone(Vec::new()).await.unwrap();
-    assert!(queue.resubmit(&[]).await.unwrap().is_empty());
+    assert!(queue.resubmit(&[], &Amendment::default()).await.unwrap().is_empty());
     assert!(queue.discard(&[]).await.unwrap().is_empty());
     assert!(queue.renew(&[]).await.unwrap().is_empty());
     assert_eq!(queue.depth().await.unwrap().pending(), 0);

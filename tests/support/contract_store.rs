@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use jiff::Timestamp;
+use promptmill::budget::{Claim, Limit};
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{Ending, Failure, Outcome, Usage};
 use promptmill::share::{Part, Word};
-use promptmill::store::{Batch, BatchState, Brief, Order, Recorded, Store, Totals};
+use promptmill::store::{
+    Batch, BatchState, Brief, Minute, Note, Order, Recorded, Running, Store, Totals,
+};
 use uuid::Uuid;
 
 type AnyStore = Arc<dyn Store>;
@@ -35,10 +39,12 @@ pub fn outcome(batch: &BatchId, n: u64) -> Outcome {
         usage: Usage { prompt: 100 + n, cached: n, completion: 10, reasoning: 2 },
         service_tier: n.is_multiple_of(2).then(|| "flex".into()),
         attempts: 1 + (n % 3) as u32,
+        throttled: (n % 4) as u32,
         deployment: format!("deployment-{}", n % 2),
         model: "gpt-4.1".into(),
         latency_ms: 700 + n,
         finished_at: "2026-11-23T16:59:59.123456789Z".parse().unwrap(),
+        deadline: n.is_multiple_of(5).then(|| "2026-11-24T08:00:00Z".parse().unwrap()),
         metadata: None,
     }
 }
@@ -66,10 +72,11 @@ pub async fn all(store: &AnyStore, batch: &BatchId, order: Order) -> Vec<Outcome
     store.outcomes(batch, order).await.unwrap().try_collect().await.unwrap()
 }
 
-fn batch(name: &str, created_at: &str) -> Batch {
+pub fn batch(name: &str, created_at: &str) -> Batch {
     Batch {
         id: batch_id(name),
         state: BatchState::Enqueuing,
+        reason: None,
         jobs: 3,
         prompt_tokens: 1_000,
         inputs: Vec::new(),
@@ -233,14 +240,16 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
     let key = |b: &Brief| (b.latency_ms, format!("{b:?}"));
     let brief = |o: Outcome| Brief {
         ending: Some(o.ending),
-        code: o.failure.map(|failure| failure.code),
+        failure: o.failure,
         usage: o.usage,
         service_tier: o.service_tier,
         attempts: o.attempts,
+        throttled: o.throttled,
         deployment: o.deployment,
         model: o.model,
         latency_ms: o.latency_ms,
         finished_at: o.finished_at,
+        deadline: o.deadline,
         metadata: o.metadata,
     };
     let mut briefs: Vec<_> = store.briefs(&batch).await.unwrap().try_collect().await.unwrap();
@@ -250,6 +259,38 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
     assert_eq!(briefs, expected);
     let nobody = store.briefs(&batch_id("nobody")).await.unwrap();
     assert_eq!(nobody.try_collect::<Vec<_>>().await.unwrap(), []);
+}
+
+pub async fn running_sums_tell_deployments_models_tiers_and_minutes_apart(store: AnyStore) {
+    let batch = batch_id("night");
+    let mut mine = outcomes(&batch, 40);
+    for (n, outcome) in mine.iter_mut().enumerate() {
+        let at = format!("2026-11-23T16:{}:{:02}Z", 50 + n / 8, 10 + n % 8);
+        outcome.finished_at = at.parse().unwrap();
+    }
+    for some in mine.chunks(7) {
+        record(&store, some).await;
+    }
+    // What is there already is not counted again.
+    record(&store, &mine[..9]).await;
+    let since: Timestamp = "2026-11-23T16:51:30Z".parse().unwrap();
+    let running = store.running(&batch, since).await.unwrap();
+    assert_eq!(running.totals(), totals_of(&mine));
+    let by_key = |o: &Outcome| (o.deployment.clone(), o.model.clone(), o.service_tier.clone());
+    for sum in &running.sums {
+        let key = (sum.deployment.clone(), sum.model.clone(), sum.service_tier.clone());
+        let of_key = mine.iter().filter(|o| by_key(o) == key);
+        assert_eq!(sum.totals, totals_of(of_key), "{key:?}");
+    }
+    assert_eq!(running.sums.len(), 2, "each deployment has one tier here");
+    let minute = |n: usize| {
+        let tokens = mine[8 * n..8 * (n + 1)].iter().map(|o| o.usage.total()).sum();
+        let at: Timestamp = format!("2026-11-23T16:{}:00Z", 50 + n).parse().unwrap();
+        (at.as_second() / 60, Minute { jobs: 8, tokens, from_second: 10 })
+    };
+    assert_eq!(running.minutes, (1..5).map(minute).collect(), "the first minute was before");
+    let nobody = store.running(&batch_id("nobody"), since).await.unwrap();
+    assert_eq!(nobody, Running::default());
 }
 
 pub async fn batches_are_listed_newest_first(store: AnyStore) {
@@ -268,10 +309,106 @@ pub async fn a_batch_is_written_over(store: AnyStore) {
     let first = batch("night", "2026-11-23T16:00:00Z");
     assert_eq!(store.batch(&first.id).await.unwrap(), None);
     store.put_batch(&first).await.unwrap();
-    let changed = Batch { state: BatchState::Running, jobs: 4, ..first };
+    let changed = Batch { jobs: 4, ..first };
     store.put_batch(&changed).await.unwrap();
     assert_eq!(store.batch(&changed.id).await.unwrap(), Some(changed.clone()));
     assert_eq!(store.batches().await.unwrap(), [changed]);
+}
+
+pub async fn a_batchs_state_changes_only_from_where_it_may(store: AnyStore) {
+    use BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
+    let first = batch("night", "2026-11-23T16:00:00Z");
+    let id = &first.id;
+    assert_eq!(store.change_state(id, &[Running], Paused, None).await.unwrap(), None);
+    store.put_batch(&first).await.unwrap();
+    let paused = store.change_state(id, &[Enqueuing], Paused, Some("it is 夜")).await.unwrap();
+    let expected = Batch { state: Paused, reason: Some("it is 夜".into()), ..first.clone() };
+    assert_eq!(paused, Some(expected.clone()));
+    assert_eq!(store.batch(id).await.unwrap(), Some(expected.clone()));
+    assert_eq!(store.change_state(id, &[Running], Done, None).await.unwrap(), Some(expected));
+    let counted = Batch { state: Running, jobs: 9, ..first.clone() };
+    store.put_batch(&counted).await.unwrap();
+    let after = store.batch(id).await.unwrap().unwrap();
+    assert_eq!((after.state, after.jobs), (Paused, 9), "whoever counts does not undo a pause");
+    assert_eq!(after.reason.as_deref(), Some("it is 夜"));
+    let cancelled = store.change_state(id, &[Running, Paused], Cancelled, None).await.unwrap();
+    let expected = Batch { state: Cancelled, reason: None, jobs: 9, ..first };
+    assert_eq!(cancelled, Some(expected.clone()));
+    assert_eq!(store.batches().await.unwrap(), [expected]);
+}
+
+pub async fn of_state_changes_at_the_same_time_one_wins(store: AnyStore) {
+    use BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
+    let first = batch("night", "2026-11-23T16:00:00Z");
+    store.put_batch(&first).await.unwrap();
+    let change = |to: BatchState| {
+        let (store, first) = (store.clone(), first.clone());
+        async move {
+            let counted = Batch { jobs: 7, ..first.clone() };
+            let put = store.put_batch(&counted);
+            let changed = store.change_state(&first.id, &[Enqueuing], to, None);
+            let (put, changed) = tokio::join!(put, changed);
+            put.unwrap();
+            changed.unwrap().unwrap().state
+        }
+    };
+    let ends = futures_util::future::join_all([Paused, Cancelled, Running, Done].map(change)).await;
+    let after = store.batch(&first.id).await.unwrap().unwrap();
+    assert_ne!(after.state, Enqueuing);
+    assert!(ends.iter().all(|end| *end == after.state), "{ends:?}");
+    assert_eq!(after.jobs, 7);
+}
+
+pub async fn a_budget_is_claimed_and_given_back(store: AnyStore) {
+    let (night, day) = (batch_id("night"), batch_id("day"));
+    let claim = |take, spent| Claim { take, spent, is_debt: false };
+    assert_eq!(store.budget(&night).await.unwrap(), None);
+    assert_eq!(store.claim(&night, &claim(1, 0)).await.unwrap(), None);
+    let limit = Limit::money(50.0, "円").unwrap();
+    let first = store.limit_budget(&night, &limit).await.unwrap();
+    assert_eq!((first.allowed, first.committed, first.spent), (50_000_000_000, 0, 0));
+    let tokens = store.limit_budget(&day, &Limit::tokens(1 << 53).unwrap()).await.unwrap();
+    assert_eq!(store.budget(&day).await.unwrap(), Some(tokens));
+    let (granted, taken) = store.claim(&night, &claim(50_000_000_000, 0)).await.unwrap().unwrap();
+    assert_eq!((granted, taken.left()), (true, 0));
+    let refused = store.claim(&night, &claim(1, 9)).await.unwrap();
+    assert_eq!(refused, Some((false, taken)), "a refused claim changes nothing");
+    let (granted, after) = store.claim(&night, &claim(-49_999_999_999, 1)).await.unwrap().unwrap();
+    assert_eq!((granted, after.committed, after.spent), (true, 1, 1));
+    let more = store.limit_budget(&night, &Limit::money(80.0, "円").unwrap()).await.unwrap();
+    assert_eq!((more.allowed, more.committed, more.spent), (80_000_000_000, 1, 1));
+    assert_eq!(store.limit_budget(&night, &Limit::tokens(9).unwrap()).await.unwrap(), more);
+    assert_eq!(store.budget(&night).await.unwrap(), Some(more));
+    assert_eq!(store.batches().await.unwrap(), [], "a budget announces no batch");
+    assert_eq!(all(&store, &night, Order::AsStored).await, []);
+    assert_eq!(store.totals(&night).await.unwrap(), Totals::default());
+}
+
+pub async fn of_claims_at_the_same_time_no_more_are_granted_than_allowed(store: AnyStore) {
+    let night = batch_id("night");
+    store.limit_budget(&night, &Limit::tokens(100).unwrap()).await.unwrap();
+    let work = |n: u64| {
+        let (store, night) = (store.clone(), night.clone());
+        async move {
+            let take = Claim { take: 10, ..Claim::default() };
+            let mut spent = 0;
+            for _ in 0..3 {
+                let (granted, now) = store.claim(&night, &take).await.unwrap().unwrap();
+                assert!(now.committed <= 100 && now.spent <= now.committed, "{now:?}");
+                if granted {
+                    let back = Claim { take: -(n as i64), spent: 10 - n, is_debt: false };
+                    store.claim(&night, &back).await.unwrap();
+                    spent += 10 - n;
+                }
+            }
+            spent
+        }
+    };
+    let tasks = (0..8).map(|n| tokio::spawn(work(n)));
+    let spent: u64 =
+        futures_util::future::join_all(tasks).await.into_iter().map(|spent| spent.unwrap()).sum();
+    let after = store.budget(&night).await.unwrap().unwrap();
+    assert_eq!((after.committed, after.spent), (spent, spent));
 }
 
 pub async fn a_batch_can_be_announced_after_its_first_outcomes(store: AnyStore) {
@@ -377,6 +514,43 @@ pub async fn words_are_heard_as_they_were_said_until_they_are_taken_back(store: 
     store.remove_word(Uuid::from_u128(1)).await.unwrap();
     store.remove_word(Uuid::from_u128(9)).await.unwrap();
     assert_eq!(store.words().await.unwrap(), [word(2, 5)]);
+}
+
+fn note(id: &str, json: &str) -> Note {
+    Note { kind: "file".into(), id: id.into(), json: json.into() }
+}
+
+pub async fn a_note_is_written_by_who_knew_what_it_was(store: AnyStore) {
+    let (first, second) = (note("a-1", r#"{"n": 1.0, "夜":"x"}"#), note("a-1", "{}"));
+    assert!(!store.put_note(&first, Some("{}")).await.unwrap(), "there is none yet");
+    assert!(store.put_note(&first, None).await.unwrap());
+    assert!(!store.put_note(&second, None).await.unwrap());
+    assert!(!store.put_note(&second, Some(r#"{"n":1.0,"夜":"x"}"#)).await.unwrap());
+    assert_eq!(store.note("file", "a-1").await.unwrap().as_ref(), Some(&first.json));
+    assert!(store.put_note(&second, Some(&first.json)).await.unwrap());
+    assert_eq!(store.note("file", "a-1").await.unwrap().as_deref(), Some("{}"));
+    let raced = futures_util::future::join_all((0..8).map(|n| {
+        let store = store.clone();
+        async move { store.put_note(&note("a-1", &n.to_string()), Some("{}")).await.unwrap() }
+    }));
+    assert_eq!(raced.await.into_iter().filter(|won| *won).count(), 1);
+}
+
+pub async fn notes_are_listed_by_kind_until_they_are_removed(store: AnyStore) {
+    let other = Note { kind: "batch".into(), ..note("a", "1") };
+    for note in [note("a", "2"), note("b", "3"), other.clone()] {
+        assert!(store.put_note(&note, None).await.unwrap());
+    }
+    let mut listed = store.notes("file").await.unwrap();
+    listed.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(listed, [note("a", "2"), note("b", "3")]);
+    for id in ["a", "b", "never there"] {
+        store.remove_note("file", id).await.unwrap();
+    }
+    assert_eq!(store.notes("file").await.unwrap(), []);
+    assert_eq!(store.notes("batch").await.unwrap(), [other]);
+    assert_eq!(store.note("file", "a").await.unwrap(), None);
+    assert_eq!(store.words().await.unwrap(), []);
 }
 
 pub async fn of_words_said_at_the_same_time_the_later_reader_hears_both(store: AnyStore) {

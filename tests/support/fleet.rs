@@ -88,11 +88,16 @@ impl Fleet {
         until("calls are made", || self.simulator.ledger().prompts >= calls).await;
     }
 
-    /// Calls that arrived so far, by prompt.
-    pub async fn arrived(&self) -> HashMap<String, u64> {
+    /// The simulator's books, a line a prompt.
+    pub async fn ledger(&self) -> String {
         let url = format!("http://{}/ledger?prompts=true", self.simulator.addr());
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let text = client.get(url).send().await.unwrap().text().await.unwrap();
+        client.get(url).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Calls that arrived so far, by prompt.
+    pub async fn arrived(&self) -> HashMap<String, u64> {
+        let text = self.ledger().await;
         let line = |line: &str| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             (line["prompt"].as_str().unwrap().to_owned(), line["arrived"].as_u64().unwrap())

@@ -47,10 +47,12 @@ pub fn outcome(job: &Job, ending: Ending) -> Outcome {
         usage: Usage { prompt: 8, cached: 0, completion: 5, reasoning: 0 },
         service_tier: None,
         attempts: 1,
+        throttled: 0,
         deployment: "d".into(),
         model: job.model.clone(),
         latency_ms: 12,
         finished_at: Timestamp::now(),
+        deadline: job.deadline,
         metadata: job.metadata.clone(),
     }
 }

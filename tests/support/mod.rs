@@ -6,6 +6,8 @@ pub mod broker;
 pub mod cli;
 pub mod contract_queue;
 pub mod jobs;
+pub mod otlp;
+pub mod peer;
 pub mod pipeline;
 pub mod proxy;
 pub mod relay;

@@ -46,6 +46,8 @@ pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
             shared: false,
             spill_after: Duration::ZERO,
             drain: true,
+            only: None,
+            prices: None,
             max_held: 16,
             max_tries: 3,
             max_deliveries: 5,

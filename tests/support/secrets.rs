@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Every secret of the tests, or as much of it as nothing else has.
-const SECRETS: [&str; 10] = [
+const SECRETS: [&str; 11] = [
     "SAS_KEY_VALUE",
     "another-key",
     "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM",
@@ -25,6 +25,7 @@ const SECRETS: [&str; 10] = [
     "a2V5LW9m",
     "key-of-openai",
     "key-of-apim",
+    "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 ];
 
 /// How secrets that are made on the way look, in lower case: whatever follows is one.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::rows::{insert, job_columns, read_job, row_of};
-use crate::job::{Job, JobId};
+use crate::job::{Amendment, Job, JobId};
 use crate::queue::{DeadLetter, DeadLetterReason, LockToken};
 use crate::sqlite::{parsed, text};
 
@@ -44,14 +44,18 @@ pub(super) fn list(c: &Connection, from: i64, max: usize) -> rusqlite::Result<Ve
 }
 
 /// A job that is in the queue by now needs no second place there: its dead letter just goes.
-pub(super) fn resubmit(c: &Connection, numbers: &[i64]) -> rusqlite::Result<Vec<i64>> {
+pub(super) fn resubmit(
+    c: &Connection,
+    numbers: &[i64],
+    amendment: &Amendment,
+) -> rusqlite::Result<Vec<i64>> {
     let mut find = c.prepare_cached("SELECT message FROM dead_letters WHERE seq = ?1")?;
     let mut jobs = Vec::new();
     let mut done = Vec::new();
     for number in numbers {
         let message: Option<String> = find.query_row([number], |row| row.get(0)).optional()?;
         if let Some(mut job) = message.and_then(|text| Job::from_message(text.as_bytes()).ok()) {
-            job.begin_anew();
+            job.begin_anew(amendment);
             jobs.push(job);
             done.push(*number);
         }

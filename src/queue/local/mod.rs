@@ -2,26 +2,28 @@
 //!
 //! A row is handed out by moving its `available_at` to the lock's expiry, so a lock that runs out
 //! needs nobody to notice it: the row is simply available again. `rows` turns jobs into rows and back,
-//! `dead` keeps the dead letters.
+//! `dead` keeps the dead letters, `sight` looks without taking.
 
 mod dead;
 mod rows;
+mod sight;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, named_params, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{Notify, oneshot};
 use tracing::warn;
 use uuid::Uuid;
 
+use super::sight::{Sight, Sought};
 use super::{
     DeadLetter, Delivery, Depth, LockToken, Postponement, Queue, QueueError, Sent, Settlement,
     SettlementKind,
 };
-use crate::job::{BatchId, Job};
+use crate::job::{Amendment, BatchId, Job};
 use crate::sqlite::{Database, SqliteError};
 use rows::HandOut;
 
@@ -186,34 +188,34 @@ impl Queue for LocalQueue {
     }
 
     async fn depth(&self) -> Result<Depth, QueueError> {
-        let now = Timestamp::now().as_millisecond();
+        let now = Timestamp::now();
         let only = self.only.clone();
         let count = move |c: &Connection| {
-            let only = only.as_ref().map(BatchId::as_str);
-            let sql = "SELECT count(*) FILTER (WHERE available_at <= :now),
-                              count(*) FILTER (WHERE available_at > :now AND lock IS NOT NULL),
-                              count(*) FILTER (WHERE available_at > :now AND lock IS NULL),
-                              (SELECT count(*) FROM dead_letters)
-                       FROM queue WHERE :only IS NULL OR batch_id = :only";
-            c.query_row(sql, named_params! {":now": now, ":only": only}, |row| {
-                Ok(Depth {
-                    active: row.get(0)?,
-                    locked: row.get(1)?,
-                    scheduled: row.get(2)?,
-                    dead_letters: row.get(3)?,
-                })
-            })
+            let depth = sight::depth(c, only.as_ref(), now)?;
+            let dead = "SELECT count(*) FROM dead_letters";
+            let dead_letters = c.query_row(dead, [], |row| row.get(0))?;
+            Ok(Depth { dead_letters, ..depth })
         };
         Ok(self.database.read(count).await?)
+    }
+
+    async fn look(&self, sought: &Sought) -> Result<Sight, QueueError> {
+        let (sought, now) = (sought.clone(), Timestamp::now());
+        Ok(self.database.read(move |c| sight::look(c, &sought, now)).await?)
     }
 
     async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
         Ok(self.database.read(move |c| dead::list(c, from, max)).await?)
     }
 
-    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
+    async fn resubmit(
+        &self,
+        numbers: &[i64],
+        amendment: &Amendment,
+    ) -> Result<Vec<i64>, QueueError> {
+        let amendment = amendment.clone();
         let numbers = numbers.to_vec();
-        let done = self.database.write(move |c| dead::resubmit(c, &numbers)).await?;
+        let done = self.database.write(move |c| dead::resubmit(c, &numbers, &amendment)).await?;
         self.changed.notify_waiters();
         Ok(done)
     }

@@ -15,7 +15,7 @@ use super::message::{self, Received};
 use super::receiver::{Inbox, Locked};
 use super::sender::Outbox;
 use super::{first_enqueued_of, job_of};
-use crate::job::Job;
+use crate::job::{Amendment, Job};
 use crate::queue::{LockToken, QueueError};
 
 /// After this long without a message there is none that could be locked.
@@ -45,7 +45,7 @@ impl DeadSide {
     pub(super) async fn take_out(
         &self,
         numbers: &[i64],
-        outbox: Option<&Outbox>,
+        outbox: Option<(&Outbox, &Amendment)>,
     ) -> Result<Vec<i64>, QueueError> {
         if numbers.is_empty() {
             return Ok(Vec::new());
@@ -70,7 +70,7 @@ impl DeadSide {
         &self,
         sweep: &mut Sweep,
         inbox: &Inbox,
-        outbox: Option<&Outbox>,
+        outbox: Option<(&Outbox, &Amendment)>,
     ) -> Result<(), QueueError> {
         while !sweep.wanted.is_empty() {
             let messages = inbox.receive(PAGE, LAST_WAIT).await?.take();
@@ -80,18 +80,19 @@ impl DeadSide {
             let (chosen, is_round) = sweep.choose(messages);
             let (mut numbers, mut locks, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
             for (number, locked) in chosen {
-                match (outbox, anew(&locked)) {
-                    (Some(_), None) => {
-                        sweep.passed.push(locked.lock);
-                        continue;
+                if let Some((_, amendment)) = outbox {
+                    match anew(&locked, amendment) {
+                        Some(job) => jobs.push(job),
+                        None => {
+                            sweep.passed.push(locked.lock);
+                            continue;
+                        }
                     }
-                    (Some(_), Some(job)) => jobs.push(job),
-                    (None, _) => {}
                 }
                 numbers.push(number);
                 locks.push(locked.lock);
             }
-            if let Some(outbox) = outbox {
+            if let Some((outbox, _)) = outbox {
                 for n in outbox.send_again(jobs).await?.into_iter().rev() {
                     numbers.remove(n);
                     sweep.passed.push(locks.remove(n));
@@ -137,9 +138,9 @@ impl Sweep {
 }
 
 /// The dead letter's job as a new one, if it is a job.
-fn anew(locked: &Locked) -> Option<Job> {
+fn anew(locked: &Locked, amendment: &Amendment) -> Option<Job> {
     let mut job = job_of(locked).ok()?;
     job.history.first_enqueued = first_enqueued_of(&job, locked);
-    job.begin_anew();
+    job.begin_anew(amendment);
     Some(job)
 }

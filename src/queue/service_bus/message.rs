@@ -5,19 +5,25 @@ use std::time::Duration;
 
 use fe2o3_amqp::types::messaging::annotations::OwnedKey;
 use fe2o3_amqp::types::messaging::{
-    AmqpValue, Annotations, Body, Data, Header, Message, MessageAnnotations, MessageId, Properties,
+    AmqpValue, Annotations, ApplicationProperties, Body, Data, Header, Message, MessageAnnotations,
+    MessageId, Properties,
 };
 use fe2o3_amqp::types::primitives::{Binary, SimpleValue, Symbol, Value};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, TraceParent};
+use crate::queue::sight::{Place, Seen, Sight, Sought};
 use crate::queue::{DeadLetter, DeadLetterReason, LockToken};
 
 const LOCKED_UNTIL: &str = "x-opt-locked-until";
 const ENQUEUED: &str = "x-opt-enqueued-time";
 const SCHEDULED: &str = "x-opt-scheduled-enqueue-time";
 pub(super) const SEQUENCE: &str = "x-opt-sequence-number";
+
+/// Where the trace of a message stands: by W3C's draft for AMQP, and where Microsoft's SDKs had it
+/// before (learn.microsoft.com, "End-to-end tracing and diagnostics").
+pub(super) const TRACE: [&str; 2] = ["traceparent", "Diagnostic-Id"];
 
 pub(super) const REASON: &str = "DeadLetterReason";
 pub(super) const DESCRIPTION: &str = "DeadLetterErrorDescription";
@@ -58,10 +64,16 @@ impl Encoded {
             annotations.insert(OwnedKey::from(SCHEDULED), at);
             MessageAnnotations(annotations)
         });
+        let application_properties = job.history.traceparent.map(|parent| {
+            let value = parent.to_string();
+            let named = TRACE.map(|name| (name.to_owned(), value.clone().into()));
+            ApplicationProperties(named.into_iter().collect())
+        });
         let message = Message::builder()
             .header(Header { durable: true, ..Header::default() })
             .message_annotations(annotations)
             .properties(properties)
+            .application_properties(application_properties)
             .body(Data(Binary::from(body)))
             .build();
         let size = bytes_of(&message)?.len();
@@ -99,6 +111,9 @@ pub(super) fn bytes_of(message: &Message<Data>) -> Result<Vec<u8>, serde_amqp::E
         bytes.extend(serde_amqp::to_vec(annotations)?);
     }
     bytes.extend(serde_amqp::to_vec(&message.properties)?);
+    if let Some(properties) = &message.application_properties {
+        bytes.extend(serde_amqp::to_vec(properties)?);
+    }
     bytes.extend(serde_amqp::to_vec(&message.body)?);
     Ok(bytes)
 }
@@ -150,6 +165,35 @@ pub(super) fn sequence_number(message: &Received) -> Option<i64> {
         Value::Long(number) => Some(*number),
         _ => None,
     }
+}
+
+/// Adds what is seen on a page. The service does not tell of locks.
+pub(super) fn look(page: &[Received], sought: &Sought, sight: &mut Sight) {
+    let now = Timestamp::now();
+    for message in page {
+        let job = body_of(&message.body).ok().and_then(|body| Job::from_message(&body).ok());
+        let Some(job) = job else { continue };
+        let due = time(message, SCHEDULED).filter(|due| *due > now);
+        if sought.batch.as_ref() == Some(&job.batch_id) {
+            let count =
+                if due.is_some() { &mut sight.batch.scheduled } else { &mut sight.batch.active };
+            *count += 1;
+        }
+        if sought.jobs.contains(&job.id) {
+            let place = due.map_or(Place::Active, |until| Place::Scheduled { until });
+            let deliveries = message.header.as_ref().map_or(0, |header| header.delivery_count);
+            sight.jobs.push(Seen::new(job, deliveries, place));
+        }
+    }
+}
+
+/// The trace that whoever sent the message put it in.
+pub(super) fn traceparent(message: &Received) -> Option<TraceParent> {
+    let properties = message.application_properties.as_ref()?;
+    TRACE.iter().find_map(|name| match properties.get(*name)? {
+        SimpleValue::String(text) => text.parse().ok(),
+        _ => None,
+    })
 }
 
 /// A message of the dead-letter side.

@@ -48,7 +48,8 @@ use super::{
     DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Postponement, Queue, QueueError,
     Sent, Settlement, SettlementKind,
 };
-use crate::job::Job;
+use crate::job::{Amendment, Job};
+use crate::queue::sight::{Sight, Sought};
 use cbs::Claims;
 use connection::{Connector, Place};
 use dead::DeadSide;
@@ -159,7 +160,11 @@ impl ServiceBusQueue {
 
 fn job_of(locked: &Locked) -> Result<Job, String> {
     let body = message::body_of(&locked.message.body)?;
-    Job::from_message(&body).map_err(|error| error.to_string())
+    let mut job = Job::from_message(&body).map_err(|error| error.to_string())?;
+    // A program that knows nothing of our history may still be traced.
+    job.history.traceparent =
+        job.history.traceparent.or_else(|| message::traceparent(&locked.message));
+    Ok(job)
 }
 
 /// As the job says; if it does not, this is its first message.
@@ -258,6 +263,19 @@ impl Queue for ServiceBusQueue {
         Ok(depth)
     }
 
+    async fn look(&self, sought: &Sought) -> Result<Sight, QueueError> {
+        let mut sight = Sight::default();
+        let (mut from, mut seen) = (0, 0);
+        for _ in 0..PAGES {
+            let page = self.management.peek(from, PAGE).await?;
+            message::look(&page, sought, &mut sight);
+            seen += page.len() as u64;
+            let Some(next) = after(&page) else { return Ok(sight) };
+            from = next;
+        }
+        Ok(Sight { looked_at: Some(seen), ..sight })
+    }
+
     async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
         let mut letters = Vec::new();
         let mut from = from;
@@ -270,8 +288,12 @@ impl Queue for ServiceBusQueue {
         Ok(letters)
     }
 
-    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
-        self.dead_side.take_out(numbers, Some(&self.outbox)).await
+    async fn resubmit(
+        &self,
+        numbers: &[i64],
+        amendment: &Amendment,
+    ) -> Result<Vec<i64>, QueueError> {
+        self.dead_side.take_out(numbers, Some((&self.outbox, amendment))).await
     }
 
     async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {

@@ -6,7 +6,9 @@
 
 use std::io::{self, Write};
 
-use futures_util::TryStreamExt;
+use futures_util::future::ready;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -47,6 +49,22 @@ pub async fn write(
     out.finish()?;
     errors.finish()?;
     Ok(written)
+}
+
+/// Streams a batch's outcomes as lines, in bounded memory, whichever file they belong to.
+///
+/// # Errors
+/// If the store fails, or a stored body is not JSON; also later, in the stream.
+pub async fn lines(
+    store: &dyn Store,
+    selection: &Selection,
+) -> Result<BoxStream<'static, Result<Vec<u8>, ResultsError>>, ResultsError> {
+    let outcomes = selection.stream(store).await?.map_err(ResultsError::from);
+    let line = |outcome: Outcome| {
+        let line = line_of(&outcome);
+        ready(line.map_err(|source| ResultsError::Body { custom_id: outcome.custom_id, source }))
+    };
+    Ok(outcomes.and_then(line).boxed())
 }
 
 /// One outcome as one line.

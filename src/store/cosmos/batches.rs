@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use azure_core::http::Etag;
 use azure_data_cosmos::feed::FeedScope;
 use azure_data_cosmos::options::{ItemWriteOptions, Precondition};
 
@@ -10,7 +11,7 @@ use super::calls::{Answer, Pages, Purpose, Trouble, body, page_of};
 use super::items::BatchItem;
 use super::units::Operation;
 use crate::job::BatchId;
-use crate::store::{Batch, StoreError};
+use crate::store::{Batch, BatchState, StoreError};
 
 const GET: Purpose = Purpose(Operation::Batches, "reading a batch");
 const PUT: Purpose = Purpose(Operation::Batches, "writing a batch");
@@ -19,7 +20,7 @@ const LIST: Purpose = Purpose(Operation::Batches, "listing batches");
 const BATCHES_A_PAGE: u32 = 100;
 
 impl Inner {
-    /// Creates the batch or writes over it; its number of shards stays.
+    /// Creates the batch or writes over its counts; its number of shards and its state stay.
     pub(super) async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let id = batch.id.to_string();
         let mut others = Trouble::new(self.calls.patience);
@@ -28,12 +29,11 @@ impl Inner {
             let answer = if let Answer::Done(response) = self.calls.read(GET, read).await? {
                 let etag = response.headers().etag().cloned();
                 let known: BatchItem = body(GET, response)?;
-                let item = BatchItem::new(batch, known.shards);
-                let options = etag.map(|etag| {
-                    ItemWriteOptions::default().with_precondition(Precondition::if_match(etag))
-                });
-                let replace = || self.batches.replace_item(id.clone(), &id, &item, options.clone());
-                self.calls.write(PUT, replace).await?
+                let mut item = BatchItem::new(batch, known.shards);
+                if known.state.is_some() {
+                    (item.state, item.reason) = (known.state, known.reason);
+                }
+                self.replace(&id, &item, etag).await?
             } else {
                 let item = BatchItem::new(batch, self.new_shards);
                 let create = || self.batches.create_item(id.clone(), &id, &item, None);
@@ -44,6 +44,45 @@ impl Inner {
             }
             others.wait_for_others(PUT.1).await?;
         }
+    }
+
+    pub(super) async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        let id = id.to_string();
+        let mut others = Trouble::new(self.calls.patience);
+        loop {
+            let read = || self.batches.read_item(id.clone(), &id, None);
+            let Answer::Done(response) = self.calls.read(GET, read).await? else { return Ok(None) };
+            let etag = response.headers().etag().cloned();
+            let mut item: BatchItem = body(GET, response)?;
+            if !item.state.is_some_and(|state| from.contains(&state)) {
+                return Ok(item.into_batch()?);
+            }
+            (item.state, item.reason) = (Some(to), reason.map(str::to_owned));
+            if self.replace(&id, &item, etag).await?.made(PUT)? {
+                return Ok(item.into_batch()?);
+            }
+            // If our own write had gone through unheard, the next look finds it done.
+            others.wait_for_others(PUT.1).await?;
+        }
+    }
+
+    async fn replace(
+        &self,
+        id: &str,
+        item: &BatchItem,
+        etag: Option<Etag>,
+    ) -> Result<Answer, StoreError> {
+        let options = etag.map(|etag| {
+            ItemWriteOptions::default().with_precondition(Precondition::if_match(etag))
+        });
+        let replace = || self.batches.replace_item(id.to_owned(), id, item, options.clone());
+        self.calls.write(PUT, replace).await
     }
 
     pub(super) async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {

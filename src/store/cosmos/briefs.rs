@@ -5,6 +5,7 @@ use std::sync::Arc;
 use azure_data_cosmos::feed::FeedScope;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::calls::{Pages, Purpose, page_of};
@@ -18,8 +19,8 @@ use crate::store::{Brief, StoreError};
 
 const READ: Purpose = Purpose(Operation::Totals, "reading what outcomes used");
 
-const QUERY: &str = "SELECT c.id, c.ending, c.failure, c.usage, c.serviceTier, c.attempts, c.deployment, c.model, \
-                     c.latencyMs, c.finishedAt, c.metadata FROM c";
+const QUERY: &str = "SELECT c.id, c.ending, c.failure, c.usage, c.serviceTier, c.attempts, c.throttled, c.deployment, \
+                     c.model, c.latencyMs, c.finishedAt, c.deadline, c.metadata FROM c";
 
 const A_PAGE: u32 = 1000;
 
@@ -35,10 +36,14 @@ struct Item {
     #[serde(default)]
     service_tier: Option<Box<str>>,
     attempts: u32,
+    #[serde(default)]
+    throttled: u32,
     deployment: String,
     model: String,
     latency_ms: u64,
     finished_at: String,
+    #[serde(default)]
+    deadline: Option<Timestamp>,
     #[serde(default)]
     metadata: Option<Box<str>>,
 }
@@ -49,10 +54,12 @@ impl Item {
         Ok(Brief {
             finished_at: self.finished_at.parse().map_err(|_| bad())?,
             ending: self.ending,
-            code: self.failure.map(|failure| failure.code),
+            failure: self.failure,
             usage: self.usage,
             service_tier: self.service_tier,
             attempts: self.attempts,
+            throttled: self.throttled,
+            deadline: self.deadline,
             deployment: self.deployment,
             model: self.model,
             latency_ms: self.latency_ms,

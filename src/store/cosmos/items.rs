@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::error::BadItem;
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::{Part, Word};
-use crate::store::{Batch, BatchState, KnownInput, Recorded, StoreError};
+use crate::store::{Batch, BatchState, KnownInput, Minute, Note, Recorded, StoreError};
 
 pub(super) const OUTCOMES: &str = "outcomes";
 pub(super) const BATCHES: &str = "batches";
@@ -57,10 +58,14 @@ pub(super) struct OutcomeItem<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<Cow<'a, str>>,
     pub attempts: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub throttled: u32,
     pub deployment: Cow<'a, str>,
     pub model: Cow<'a, str>,
     pub latency_ms: u64,
     pub finished_at: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,10 +94,12 @@ impl<'a> OutcomeItem<'a> {
             usage: o.usage,
             service_tier: o.service_tier.as_deref().map(Cow::from),
             attempts: o.attempts,
+            throttled: o.throttled,
             deployment: o.deployment.as_str().into(),
             model: o.model.as_str().into(),
             latency_ms: o.latency_ms,
             finished_at: o.finished_at.to_string().into(),
+            deadline: o.deadline,
             metadata: o.metadata.as_deref().map(Cow::from),
             body: body.map_err(|_| BadItem::BodyNotText(o.job_id))?.map(Cow::from),
             body_ref: None,
@@ -125,10 +132,12 @@ impl<'a> OutcomeItem<'a> {
             usage: self.usage,
             service_tier: self.service_tier.map(|tier| tier.into_owned().into()),
             attempts: self.attempts,
+            throttled: self.throttled,
             deployment: self.deployment.into_owned(),
             model: self.model.into_owned(),
             latency_ms: self.latency_ms,
             finished_at: self.finished_at.parse().map_err(|_| bad("finishedAt"))?,
+            deadline: self.deadline,
             metadata: self.metadata.map(|text| text.into_owned().into()),
         })
     }
@@ -144,6 +153,8 @@ pub(super) struct Withdrawn<'a> {
     custom_id: &'a str,
     withdrawn: Ending,
     attempts: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    throttled: u32,
     usage: Usage,
     deployment: &'a str,
     model: &'a str,
@@ -164,6 +175,7 @@ impl<'a> Withdrawn<'a> {
             custom_id: &item.custom_id,
             withdrawn: item.ending,
             attempts: item.attempts,
+            throttled: item.throttled,
             usage: item.usage,
             deployment: &item.deployment,
             model: &item.model,
@@ -213,6 +225,8 @@ pub(super) struct BatchItem {
     pub shards: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<BatchState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     #[serde(default)]
     pub jobs: u64,
     #[serde(default)]
@@ -226,7 +240,8 @@ pub(super) struct BatchItem {
 impl BatchItem {
     pub(super) fn unannounced(id: &BatchId, shards: u32) -> Self {
         let (id, inputs) = (id.clone(), Vec::new());
-        Self { id, shards, state: None, jobs: 0, prompt_tokens: 0, inputs, created_at: None }
+        let (state, reason, created_at) = (None, None, None);
+        Self { id, shards, state, reason, jobs: 0, prompt_tokens: 0, inputs, created_at }
     }
 
     pub(super) fn new(batch: &Batch, shards: u32) -> Self {
@@ -234,6 +249,7 @@ impl BatchItem {
             id: batch.id.clone(),
             shards,
             state: Some(batch.state),
+            reason: batch.reason.clone(),
             jobs: batch.jobs,
             prompt_tokens: batch.prompt_tokens,
             inputs: batch.inputs.clone(),
@@ -246,12 +262,20 @@ impl BatchItem {
         let created_at = created_at
             .parse()
             .map_err(|_| BadItem::Field { id: self.id.to_string(), field: "createdAt" })?;
-        let (id, jobs, prompt_tokens) = (self.id, self.jobs, self.prompt_tokens);
-        Ok(Some(Batch { id, state, jobs, prompt_tokens, inputs: self.inputs, created_at }))
+        Ok(Some(Batch {
+            id: self.id,
+            state,
+            reason: self.reason,
+            jobs: self.jobs,
+            prompt_tokens: self.prompt_tokens,
+            inputs: self.inputs,
+            created_at,
+        }))
     }
 }
 
-/// An item of `usage`: what one writer has recorded of one batch, deployment, model and hour.
+/// An item of `usage`: what one writer has recorded of one batch, deployment, model,
+/// service tier and hour.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UsageItem {
@@ -261,8 +285,13 @@ pub(super) struct UsageItem {
     pub worker: String,
     pub deployment: String,
     pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<Box<str>>,
     /// "2026-11-23T16", in UTC.
     pub hour: String,
+    /// What ended in it, by the minute of the hour.
+    #[serde(default)]
+    pub minutes: BTreeMap<u8, Minute>,
     pub endings: BTreeMap<Ending, u64>,
     /// Outcomes that ended as dead and were withdrawn, whoever had recorded them.
     #[serde(default)]
@@ -300,6 +329,32 @@ impl<'a> WordItem<'a> {
         let (parts, about) = (self.parts.into_owned(), self.about.into_owned());
         Word { instance: self.id, beat: self.beat, parts, about }
     }
+}
+
+/// An item of `shares`: a note, which stays until it is removed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct NoteItem {
+    pub id: String,
+    pub pk: String,
+    /// As text: it comes back byte for byte, so that a change can be told.
+    pub json: String,
+    /// -1: the container's time to live is not for it (Azure docs: "Time to Live (TTL)").
+    ttl: i32,
+}
+
+impl NoteItem {
+    pub(super) fn partition(kind: &str) -> String {
+        format!("notes|{kind}")
+    }
+
+    pub(super) fn new(note: &Note) -> Self {
+        let (id, json) = (note.id.clone(), note.json.clone());
+        Self { id, pk: Self::partition(&note.kind), json, ttl: -1 }
+    }
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn parse_job_id(id: &str) -> Option<JobId> {

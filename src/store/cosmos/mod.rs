@@ -2,7 +2,7 @@
 //!
 //! | container | partition key | an item |
 //! | --- | --- | --- |
-//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost |
+//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost; or a batch's budget |
 //! | `batches` | `/id` | one batch |
 //! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model and hour |
 //! | `shares` | `/pk` | one worker's word to its siblings; expires |
@@ -21,10 +21,12 @@
 
 mod batches;
 mod briefs;
+mod budgets;
 mod calls;
 mod error;
 mod init;
 mod items;
+mod notes;
 mod pace;
 mod payloads;
 mod record;
@@ -43,12 +45,17 @@ use async_trait::async_trait;
 use azure_data_cosmos::ContainerClient;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::init::init;
 pub use self::settings::{Consistency, Credential, Settings};
 pub use self::units::{Operation, RequestUnits};
-use super::{Batch, Brief, Expense, Order, PAYLOAD_LIFE, Recorded, Store, StoreError, Totals};
+use super::{
+    Batch, BatchState, Brief, Expense, Note, Order, PAYLOAD_LIFE, Recorded, Running, Store,
+    StoreError, Totals,
+};
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
 use crate::share::Word;
@@ -74,7 +81,7 @@ struct Inner {
     new_shards: u32,
     shards: Mutex<HashMap<BatchId, u32>>,
     write_ids: write_ids::WriteIds,
-    running: usage::Running,
+    running: usage::OwnSums,
 }
 
 impl CosmosStore {
@@ -103,7 +110,7 @@ impl CosmosStore {
             new_shards: settings.shards.get(),
             shards: Mutex::default(),
             write_ids: write_ids::WriteIds::default(),
-            running: usage::Running::new(),
+            running: usage::OwnSums::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -124,7 +131,7 @@ impl CosmosStore {
     /// # Errors
     /// As [`Store::totals`].
     pub async fn running_totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
-        self.inner.running_totals(batch).await
+        Ok(self.running(batch, Timestamp::MAX).await?.totals())
     }
 }
 
@@ -152,6 +159,10 @@ impl Store for CosmosStore {
             return Ok(Vec::new());
         }
         self.inner.look_up(batch, jobs).await
+    }
+
+    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(batch, job).await
     }
 
     async fn withdraw_dead(
@@ -184,8 +195,38 @@ impl Store for CosmosStore {
         self.inner.totals(batch).await
     }
 
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
+        self.inner.running(batch, since).await
+    }
+
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        self.inner.change_state(id, from, to, reason).await
+    }
+
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        self.inner.limit_budget(batch, limit).await
+    }
+
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        self.inner.budget(batch).await
+    }
+
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        self.inner.claim(batch, claim).await
     }
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
@@ -218,6 +259,22 @@ impl Store for CosmosStore {
 
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
         self.inner.remove_word(instance).await
+    }
+
+    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
+        self.inner.put_note(note, was).await
+    }
+
+    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+        self.inner.note(kind, id).await
+    }
+
+    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
+        self.inner.notes(kind).await
+    }
+
+    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        self.inner.remove_note(kind, id).await
     }
 
     fn expense(&self) -> Option<Expense> {

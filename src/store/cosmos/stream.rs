@@ -13,12 +13,12 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
-use super::calls::{Pages, Purpose, page_of};
+use super::calls::{Answer, Pages, Purpose, body, page_of};
 use super::error::BadItem;
-use super::items::{OutcomeItem, partition};
+use super::items::{OutcomeItem, partition, shard};
 use super::units::Operation;
 use super::{Inner, SHARDS_AT_A_TIME};
-use crate::job::BatchId;
+use crate::job::{BatchId, JobId};
 use crate::outcome::Outcome;
 use crate::store::{Order, StoreError};
 
@@ -58,6 +58,20 @@ impl Inner {
             async move { this.with_body(item).await }
         };
         Ok(items.and_then(join).boxed())
+    }
+
+    pub(super) async fn outcome(
+        &self,
+        batch: &BatchId,
+        job: JobId,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let Some(shards) = self.known_shards(batch).await? else { return Ok(None) };
+        let (pk, id) = (partition(batch, shard(job, shards)), job.to_string());
+        let read = || self.outcomes.read_item(pk.clone(), &id, None);
+        match self.calls.read(READ, read).await? {
+            Answer::Done(response) => self.with_body(body(READ, response)?).await.map(Some),
+            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
+        }
     }
 
     fn pages(&self, batch: &BatchId, shard: u32, order: Order) -> Pages<Item> {

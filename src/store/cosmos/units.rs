@@ -11,20 +11,24 @@ pub enum Operation {
     Totals,
     Usage,
     Batches,
+    Budgets,
     Payloads,
     Shares,
+    Notes,
 }
 
 impl Operation {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Record,
         Self::LookUp,
         Self::Outcomes,
         Self::Totals,
         Self::Usage,
         Self::Batches,
+        Self::Budgets,
         Self::Payloads,
         Self::Shares,
+        Self::Notes,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -35,8 +39,10 @@ impl Operation {
             Self::Totals => "totals",
             Self::Usage => "usage",
             Self::Batches => "batches",
+            Self::Budgets => "budgets",
             Self::Payloads => "payloads",
             Self::Shares => "shares",
+            Self::Notes => "notes",
         }
     }
 }

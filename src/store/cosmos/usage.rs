@@ -1,4 +1,4 @@
-//! Tokens by worker, batch, deployment, model and hour: the cheap figure, and the true one.
+//! Tokens by worker, batch, deployment, model, service tier and hour: the cheap figure, and the true one.
 //!
 //! Every process adds up what it recorded and writes its own sums over its own items: no two write
 //! the same item, so none is hot and no sum is read before it is written. Readers add the items up;
@@ -6,21 +6,23 @@
 //! leaves the sum short. So this is the *running* figure, for watching; what a batch came to is
 //! counted from the outcomes themselves, which can't be short.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use azure_data_cosmos::feed::FeedScope;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::calls::{Pages, Purpose, page_of};
+use super::error::BadItem;
 use super::items::{Counted, OutcomeItem, UsageItem, partition};
 use super::units::Operation;
 use super::{Inner, SHARDS_AT_A_TIME};
 use crate::job::BatchId;
 use crate::outcome::{Ending, Outcome};
-use crate::store::{StoreError, Totals};
+use crate::store::{Minute, Running, RunningSum, StoreError, Totals};
 
 const ADD: Purpose = Purpose(Operation::Usage, "writing the usage of this worker");
 const SUM: Purpose = Purpose(Operation::Usage, "reading usage");
@@ -29,7 +31,11 @@ const COUNT: Purpose = Purpose(Operation::Totals, "counting outcomes");
 const COUNTED_A_PAGE: u32 = 1000;
 const USAGE_WRITES_IN_FLIGHT: usize = 4;
 
-type Key = (BatchId, String, String, String);
+/// Batch, deployment, model, service tier, hour.
+type Key = (BatchId, String, String, Option<Box<str>>, String);
+
+/// Deployment, model, service tier.
+type SumKey = (String, String, Option<Box<str>>);
 
 struct Row {
     item: UsageItem,
@@ -39,14 +45,14 @@ struct Row {
 }
 
 /// This process's own sums.
-pub(super) struct Running {
+pub(super) struct OwnSums {
     worker: String,
     rows: Mutex<HashMap<Key, Row>>,
     /// One writes at a time: an older sum must never overtake a newer one.
     flushing: tokio::sync::Mutex<()>,
 }
 
-impl Running {
+impl OwnSums {
     pub(super) fn new() -> Self {
         let worker = Uuid::new_v4().simple().to_string();
         Self { worker, rows: Mutex::default(), flushing: tokio::sync::Mutex::default() }
@@ -58,8 +64,12 @@ impl Running {
         for o in outcomes {
             // "2026-11-23T16" of an RFC 3339 time.
             let hour = o.finished_at.to_string()[..13].to_owned();
-            let key = (o.batch_id.clone(), o.deployment.clone(), o.model.clone(), hour);
+            let (deployment, model) = (o.deployment.clone(), o.model.clone());
+            let key = (o.batch_id.clone(), deployment, model, o.service_tier.clone(), hour);
             let row = self.changing(&mut rows, key);
+            let (minute, ended) = Minute::of(o);
+            let minute_of_hour = u8::try_from(minute.rem_euclid(60)).unwrap_or_default();
+            *row.item.minutes.entry(minute_of_hour).or_default() += ended;
             *row.item.endings.entry(o.ending).or_default() += 1;
             row.item.attempts += u64::from(o.attempts);
             row.item.usage += o.usage;
@@ -69,7 +79,9 @@ impl Running {
     /// Counts an outcome as withdrawn. What it cost was paid, and stays.
     pub(super) fn withdraw(&self, batch: &BatchId, item: &OutcomeItem<'_>) {
         let hour = item.finished_at.chars().take(13).collect();
-        let key = (batch.clone(), item.deployment.to_string(), item.model.to_string(), hour);
+        let (deployment, model) = (item.deployment.to_string(), item.model.to_string());
+        let tier = item.service_tier.as_deref().map(Box::from);
+        let key = (batch.clone(), deployment, model, tier, hour);
         self.changing(&mut self.rows(), key).item.withdrawn += 1;
     }
 
@@ -85,7 +97,7 @@ impl Running {
         row
     }
 
-    fn empty_item(&self, (batch, deployment, model, hour): &Key) -> UsageItem {
+    fn empty_item(&self, (batch, deployment, model, service_tier, hour): &Key) -> UsageItem {
         UsageItem {
             // Names of deployments may hold what an id may not; nobody looks items up by this.
             id: Uuid::new_v4().simple().to_string(),
@@ -93,7 +105,9 @@ impl Running {
             worker: self.worker.clone(),
             deployment: deployment.clone(),
             model: model.clone(),
+            service_tier: service_tier.clone(),
             hour: hour.clone(),
+            minutes: Default::default(),
             endings: Default::default(),
             withdrawn: 0,
             attempts: 0,
@@ -143,7 +157,11 @@ impl Inner {
         writes.buffer_unordered(USAGE_WRITES_IN_FLIGHT).collect::<()>().await;
     }
 
-    pub(super) async fn running_totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+    pub(super) async fn running(
+        &self,
+        batch: &BatchId,
+        since: Timestamp,
+    ) -> Result<Running, StoreError> {
         let mut pages: Pages<UsageItem> = Pages::new(
             &self.usage,
             "SELECT * FROM c".into(),
@@ -151,33 +169,33 @@ impl Inner {
             page_of(COUNTED_A_PAGE),
             SUM,
         );
-        let mut totals = Totals::default();
-        let mut withdrawn = 0;
+        let since = since.as_second().div_euclid(60);
+        let mut minutes: BTreeMap<i64, Minute> = BTreeMap::new();
+        let mut sums: BTreeMap<SumKey, (Totals, u64)> = BTreeMap::new();
         while let Some(items) = pages.next(&self.calls).await? {
             for item in items {
-                withdrawn += item.withdrawn;
-                for (ending, jobs) in item.endings {
-                    *totals.endings.entry(ending).or_default() += jobs;
+                let hour = begin_of(&item)?;
+                for (minute, ended) in item.minutes {
+                    let minute = hour + i64::from(minute);
+                    if minute >= since {
+                        *minutes.entry(minute).or_default() += ended;
+                    }
                 }
-                totals.attempts += item.attempts;
-                totals.usage += item.usage;
+                let key = (item.deployment, item.model, item.service_tier);
+                let (totals, withdrawn) = sums.entry(key).or_default();
+                let UsageItem { endings, usage, attempts, .. } = item;
+                *totals += &Totals { endings, usage, attempts };
+                *withdrawn += item.withdrawn;
             }
         }
-        let dead = totals.of(Ending::Dead).saturating_sub(withdrawn);
-        totals.endings.insert(Ending::Dead, dead);
-        totals.endings.retain(|_, jobs| *jobs > 0);
-        Ok(totals)
+        Ok(Running { sums: sums.into_iter().map(running_sum).collect(), minutes })
     }
 
     pub(super) async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         let Some(shards) = self.known_shards(batch).await? else { return Ok(Totals::default()) };
         let sums = (0..shards).map(|shard| self.totals_of_shard(batch, shard));
         let add = async |mut totals: Totals, part: Totals| {
-            for (ending, jobs) in part.endings {
-                *totals.endings.entry(ending).or_default() += jobs;
-            }
-            totals.attempts += part.attempts;
-            totals.usage += part.usage;
+            totals += &part;
             Ok(totals)
         };
         stream::iter(sums).buffer_unordered(SHARDS_AT_A_TIME).try_fold(Totals::default(), add).await
@@ -203,4 +221,20 @@ impl Inner {
         }
         Ok(totals)
     }
+}
+
+/// The Unix minute in which the item's hour begins.
+fn begin_of(item: &UsageItem) -> Result<i64, BadItem> {
+    let bad = || BadItem::Field { id: item.id.clone(), field: "hour" };
+    let begin: Timestamp = format!("{}:00:00Z", item.hour).parse().map_err(|_| bad())?;
+    Ok(begin.as_second().div_euclid(60))
+}
+
+fn running_sum(
+    ((deployment, model, service_tier), (mut totals, withdrawn)): (SumKey, (Totals, u64)),
+) -> RunningSum {
+    let dead = totals.of(Ending::Dead).saturating_sub(withdrawn);
+    totals.endings.insert(Ending::Dead, dead);
+    totals.endings.retain(|_, jobs| *jobs > 0);
+    RunningSum { deployment, model, service_tier, totals }
 }

@@ -95,10 +95,12 @@ mod tests {
             usage: Usage::default(),
             service_tier: None,
             attempts: 1,
+            throttled: 0,
             deployment: "d".into(),
             model: "m".into(),
             latency_ms: 5,
             finished_at: "2026-11-23T12:00:00Z".parse().unwrap(),
+            deadline: None,
             metadata: None,
         }
     }

@@ -1,6 +1,9 @@
-//! The embedded store: the `outcomes`, `usage`, `batches`, `payloads` and `shares` tables of the state
-//! file.
+//! The embedded store: the `outcomes`, `usage`, `batches`, `budgets`, `payloads`, `shares` and `notes`
+//! tables of the state file.
 
+mod batches;
+mod budgets;
+mod notes;
 mod payloads;
 mod usage;
 mod words;
@@ -18,7 +21,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Batch, BatchState, Brief, Order, Recorded, Store, StoreError, Totals};
+use super::{Batch, BatchState, Brief, Note, Order, Recorded, Running, Store, StoreError, Totals};
+use crate::budget::{Budget, Claim, Limit};
 use crate::job::{BatchId, JobId};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::share::Word;
@@ -86,6 +90,14 @@ impl Store for LocalStore {
         Ok(self.database.read(look_up).await?)
     }
 
+    async fn outcome(&self, _batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
+        let sql = "SELECT * FROM outcomes WHERE job_id = ?1";
+        let read = move |c: &Connection| {
+            c.prepare_cached(sql)?.query_row([job.as_bytes()], read_outcome).optional()
+        };
+        Ok(self.database.read(read).await?)
+    }
+
     async fn withdraw_dead(
         &self,
         _batch: &BatchId,
@@ -117,45 +129,58 @@ impl Store for LocalStore {
 
     async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
         let batch = batch.clone();
-        Ok(self.database.read(move |c| usage::sum(c, &batch)).await?)
+        Ok(self.database.read(move |c| usage::totals(c, &batch)).await?)
+    }
+
+    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
+        let batch = batch.clone();
+        Ok(self.database.read(move |c| usage::running(c, &batch, since)).await?)
     }
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let batch = batch.clone();
-        let inputs =
-            serde_json::to_string(&batch.inputs).map_err(|e| StoreError::Refused(e.into()))?;
-        let put = move |c: &Connection| {
-            c.execute(
-                "INSERT OR REPLACE INTO batches (batch_id, state, jobs, prompt_tokens, created_at, inputs)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![
-                    batch.id.as_str(),
-                    batch.state.as_str(),
-                    batch.jobs,
-                    batch.prompt_tokens,
-                    batch.created_at.to_string(),
-                    inputs,
-                ],
-            )
-        };
-        self.database.write(put).await?;
-        Ok(())
+        Ok(self.database.write(move |c| batches::put(c, &batch)).await?)
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        let (id, from, reason) = (id.clone(), from.to_vec(), reason.map(str::to_owned));
+        let change =
+            move |c: &Connection| batches::change_state(c, &id, &from, to, reason.as_deref());
+        Ok(self.database.write(change).await?)
+    }
+
+    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+        let (batch, limit) = (batch.clone(), limit.clone());
+        Ok(self.database.write(move |c| budgets::limit(c, &batch, &limit)).await?)
+    }
+
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        let batch = batch.clone();
+        Ok(self.database.read(move |c| budgets::find(c, &batch)).await?)
+    }
+
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &Claim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        let (batch, claim) = (batch.clone(), *claim);
+        Ok(self.database.write(move |c| budgets::claim(c, &batch, &claim)).await?)
     }
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
         let id = id.clone();
-        let find = move |c: &Connection| {
-            let sql = format!("{BATCHES} WHERE batch_id = ?1");
-            c.query_row(&sql, [id.as_str()], read_batch).optional()
-        };
-        Ok(self.database.read(find).await?)
+        Ok(self.database.read(move |c| batches::find(c, &id)).await?)
     }
 
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
-        let list = |c: &Connection| {
-            c.prepare(BATCHES)?.query_map([], read_batch)?.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let mut batches = self.database.read(list).await?;
+        let mut batches = self.database.read(batches::list).await?;
         // Not by SQL: as text, "16:00:00Z" is later than "16:00:00.5Z".
         batches.sort_by_key(|batch| Reverse(batch.created_at));
         Ok(batches)
@@ -188,6 +213,26 @@ impl Store for LocalStore {
     async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
         Ok(self.database.write(move |c| words::remove(c, instance)).await?)
     }
+
+    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
+        let (note, was) = (note.clone(), was.map(str::to_owned));
+        Ok(self.database.write(move |c| notes::put(c, &note, was.as_deref())).await?)
+    }
+
+    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        Ok(self.database.read(move |c| notes::get(c, &kind, &id)).await?)
+    }
+
+    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
+        let kind = kind.to_owned();
+        Ok(self.database.read(move |c| notes::all(c, &kind)).await?)
+    }
+
+    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        Ok(self.database.write(move |c| notes::remove(c, &kind, &id)).await?)
+    }
 }
 
 impl From<SqliteError> for StoreError {
@@ -205,11 +250,11 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
         "INSERT OR IGNORE INTO outcomes (job_id, batch_id, custom_id, position, digest, ending,
              status_code, request_id, error_code, error_message, prompt_tokens, cached_tokens,
              completion_tokens, reasoning_tokens, attempts, deployment, model, latency_ms,
-             finished_at, metadata, body, service_tier)
+             finished_at, metadata, body, service_tier, throttled, deadline)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-                 ?19, ?20, ?21, ?22)",
+                 ?19, ?20, ?21, ?22, ?23, ?24)",
     )?;
-    let mut usage = UsageRows::new();
+    let mut usage = UsageRows::default();
     let mut proofs = Vec::with_capacity(outcomes.len());
     for o in outcomes {
         let finished_at = o.finished_at.to_string();
@@ -236,6 +281,8 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
             o.metadata,
             o.body.as_deref().map(text).transpose()?,
             o.service_tier,
+            o.throttled,
+            o.deadline.map(|deadline| deadline.to_string()),
         ])?;
         if inserted == 0 {
             let known = look_up_one(c, o.job_id)?;
@@ -273,7 +320,7 @@ fn withdraw_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>
         "INSERT INTO withdrawn
          SELECT batch_id, custom_id, ending, prompt_tokens, cached_tokens, completion_tokens,
                 reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata,
-                service_tier
+                service_tier, throttled
          FROM outcomes WHERE job_id = ?1",
     )?
     .execute([job.as_bytes()])?;
@@ -291,10 +338,12 @@ const BY_POSITION: &str =
                       ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at";
 
 const BRIEFS: &str = "SELECT ending, error_code, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
+    throttled, deadline, error_message
     FROM outcomes WHERE batch_id = ?1
     UNION ALL SELECT NULL, NULL, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier
+    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
+    throttled, NULL, NULL
     FROM withdrawn WHERE batch_id = ?1";
 
 fn read_in_chunks<T>(
@@ -322,7 +371,7 @@ fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
             ValueRef::Null => None,
             _ => Some(parsed(row, 0, Ending::from_name)?),
         },
-        code: row.get(1)?,
+        failure: read_failure(row, 1, 15)?,
         usage: Usage {
             prompt: row.get(2)?,
             cached: row.get(3)?,
@@ -336,12 +385,24 @@ fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
         finished_at: parsed(row, 10, |at| at.parse().ok())?,
         metadata: row.get(11)?,
         service_tier: row.get(12)?,
+        throttled: row.get(13)?,
+        deadline: read_deadline(row, 14)?,
     })
 }
 
+fn read_failure(row: &Row<'_>, code: usize, message: usize) -> rusqlite::Result<Option<Failure>> {
+    let (code, message): (Option<_>, Option<_>) = (row.get(code)?, row.get(message)?);
+    Ok(code.zip(message).map(|(code, message)| Failure { code, message }))
+}
+
+fn read_deadline(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => parsed(row, column, |at| at.parse().ok()).map(Some),
+    }
+}
+
 fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
-    let code: Option<String> = row.get(9)?;
-    let message: Option<String> = row.get(10)?;
     Ok(Outcome {
         job_id: JobId::from_bytes(row.get(1)?),
         batch_id: parsed(row, 2, |name| name.parse().ok())?,
@@ -351,7 +412,7 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         ending: parsed(row, 6, Ending::from_name)?,
         status_code: row.get(7)?,
         request_id: row.get(8)?,
-        failure: code.zip(message).map(|(code, message)| Failure { code, message }),
+        failure: read_failure(row, 9, 10)?,
         usage: Usage {
             prompt: row.get(11)?,
             cached: row.get(12)?,
@@ -366,19 +427,7 @@ fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         metadata: row.get(20)?,
         body: row.get::<_, Option<String>>(21)?.map(Into::into),
         service_tier: row.get(22)?,
-    })
-}
-
-const BATCHES: &str =
-    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs FROM batches";
-
-fn read_batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
-    Ok(Batch {
-        id: parsed(row, 0, |name| name.parse().ok())?,
-        state: parsed(row, 1, BatchState::from_name)?,
-        jobs: row.get(2)?,
-        prompt_tokens: row.get(3)?,
-        created_at: parsed(row, 4, |at: &str| at.parse::<Timestamp>().ok())?,
-        inputs: parsed(row, 5, |inputs| serde_json::from_str(inputs).ok())?,
+        throttled: row.get(23)?,
+        deadline: read_deadline(row, 24)?,
     })
 }

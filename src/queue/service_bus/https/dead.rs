@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::entity::{Entity, bear};
 use super::lease::{Lease, Verb};
-use crate::job::Job;
+use crate::job::{Amendment, Job};
 use crate::queue::DeadLetter;
 use crate::queue::service_bus::fault::Fault;
 
@@ -50,7 +50,7 @@ impl DeadSides {
     pub(super) async fn take_out(
         &self,
         numbers: &[i64],
-        target: Option<&Entity>,
+        target: Option<(&Entity, &Amendment)>,
     ) -> Result<Vec<i64>, Fault> {
         let mut done = Vec::new();
         for (entity, offset) in self.sides() {
@@ -65,12 +65,14 @@ impl DeadSides {
                 leases.into_iter().partition(|lease| wanted.contains(&lease.number));
             let mut ended = Ok(());
             for lease in chosen {
-                if ended.is_err() || target.is_some() && anew(&lease).is_none() {
+                let again = target.map(|(to, amendment)| (to, anew(&lease, amendment)));
+                if ended.is_err() || matches!(again, Some((_, None))) {
                     passed.push(lease);
                     continue;
                 }
                 let number = lease.number + offset;
-                match take(entity, &lease, target).await {
+                let again = again.and_then(|(to, job)| Some((to, job?)));
+                match take(entity, &lease, again).await {
                     Ok(true) => done.push(number),
                     Ok(false) => passed.push(lease),
                     Err(fault) => ended = Err(fault),
@@ -84,8 +86,12 @@ impl DeadSides {
 }
 
 /// Whether the message was taken out; it stays if its job is too large to be sent.
-async fn take(entity: &Entity, lease: &Lease, target: Option<&Entity>) -> Result<bool, Fault> {
-    if let Some((target, job)) = target.zip(anew(lease)) {
+async fn take(
+    entity: &Entity,
+    lease: &Lease,
+    again: Option<(&Entity, Job)>,
+) -> Result<bool, Fault> {
+    if let Some((target, job)) = again {
         match target.send_whatever_size(job).await {
             Err(fault) if fault.is_too_large() => return Ok(false),
             sent => sent?,
@@ -96,8 +102,8 @@ async fn take(entity: &Entity, lease: &Lease, target: Option<&Entity>) -> Result
 }
 
 /// The dead letter's job as a new one, if it is a job.
-fn anew(lease: &Lease) -> Option<Job> {
+fn anew(lease: &Lease, amendment: &Amendment) -> Option<Job> {
     let mut job = lease.job().ok()?;
-    job.begin_anew();
+    job.begin_anew(amendment);
     Some(job)
 }

@@ -40,7 +40,8 @@ use super::admin::Admin;
 use super::fault::{Fault, Trouble};
 use super::http::Http;
 use super::settings::{Plan, Settings, SettingsError};
-use crate::job::Job;
+use crate::job::{Amendment, Job};
+use crate::queue::sight::{Sight, Sought};
 use crate::queue::{
     DeadLetter, DeadLetterReason, Delivery, Depth, LockToken, Postponement, Queue, QueueError,
     Sent, Settlement, SettlementKind,
@@ -328,6 +329,11 @@ impl Queue for HttpsQueue {
         }
     }
 
+    /// Without a lock no message can be seen over HTTPS.
+    async fn look(&self, _: &Sought) -> Result<Sight, QueueError> {
+        Ok(Sight { looked_at: Some(0), ..Sight::default() })
+    }
+
     async fn postpone(&self, postponements: Vec<Postponement>) -> Result<(), QueueError> {
         let ends =
             stream::iter(postponements).map(|postponement| self.inner.postpone(postponement));
@@ -338,8 +344,12 @@ impl Queue for HttpsQueue {
         Ok(self.inner.dead.look(from, max).await?)
     }
 
-    async fn resubmit(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
-        Ok(self.inner.dead.take_out(numbers, Some(&self.inner.target)).await?)
+    async fn resubmit(
+        &self,
+        numbers: &[i64],
+        amendment: &Amendment,
+    ) -> Result<Vec<i64>, QueueError> {
+        Ok(self.inner.dead.take_out(numbers, Some((&self.inner.target, amendment))).await?)
     }
 
     async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {

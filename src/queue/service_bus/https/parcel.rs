@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::job::Job;
 use crate::queue::DeadLetterReason;
 use crate::queue::service_bus::fault::Fault;
-use crate::queue::service_bus::message::{DESCRIPTION, REASON, message_id};
+use crate::queue::service_bus::message::{DESCRIPTION, REASON, TRACE, message_id};
 
 /// What one message may weigh in the Standard tier, less its headers
 /// (learn.microsoft.com, "Service Bus quotas": 256 KB).
@@ -112,7 +112,13 @@ fn text(job: &Job) -> Result<String, Fault> {
 
 fn item(job: &Job) -> Result<String, Fault> {
     let properties = json!({ "MessageId": message_id(job) });
-    Ok(json!({ "Body": text(job)?, "BrokerProperties": properties }).to_string())
+    let mut item = json!({ "Body": text(job)?, "BrokerProperties": properties });
+    if let Some(parent) = job.history.traceparent {
+        let parent = parent.to_string();
+        let named = TRACE.map(|name| (name.to_owned(), parent.clone().into()));
+        item["UserProperties"] = serde_json::Value::Object(named.into_iter().collect());
+    }
+    Ok(item.to_string())
 }
 
 /// The header has no parts of a second, and no job may come before its time.
