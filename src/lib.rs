@@ -16,6 +16,7 @@ pub mod share;
 
 pub mod intake;
 
+pub mod documents;
 pub mod queue;
 
 pub mod worker;

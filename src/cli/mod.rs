@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod counted;
 mod dead_letters;
+mod documents;
 mod endpoint;
 mod enqueue;
 mod init;
@@ -68,6 +69,7 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Enqueue(enqueue::Args),
+    Documents(documents::Args),
     Work(work::Args),
     Serve(serve::Args),
     Status(status::Args),
@@ -115,6 +117,7 @@ pub fn main(cli: Cli) -> ExitCode {
             let ended = match cli.command {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
+                Command::Documents(args) => runtime.block_on(documents::run(args)),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
                 Command::Serve(args) => runtime.block_on(serve::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
