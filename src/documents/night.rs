@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::read::{self, ReadError};
-use super::recipe::Recipe;
-use super::split::split;
+use super::recipe::{Example, Recipe};
+use super::split::{Cut, Part, split};
 
 /// Why no night could be planned.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +73,10 @@ pub fn gather(source: &Path, recipe: &Recipe) -> Result<Night, NightError> {
                 continue;
             }
         };
-        let parts = match recipe.part_tokens {
-            Some(most) => split(&text, most, &|text| bpe_openai::o200k_base().count(text)),
-            None => vec![text],
-        };
-        for (n, text) in parts.iter().enumerate() {
+        let parts = parts(&path, text, recipe);
+        for (n, part) in parts.iter().enumerate() {
             let place = json!({"document": document, "part": n + 1, "parts": parts.len()});
-            let prompt = prompt(recipe, &templates, text, &place)?;
+            let prompt = prompt(recipe, &templates, part, &place)?;
             night.parts += 1;
             let at = *known.entry(prompt.key.clone()).or_insert(night.prompts.len());
             if at == night.prompts.len() {
@@ -141,28 +138,47 @@ fn files(source: &Path, include: &[String]) -> Result<Vec<PathBuf>, NightError> 
     Ok(files)
 }
 
+fn parts(path: &Path, text: String, recipe: &Recipe) -> Vec<Part> {
+    let extension = path.extension().unwrap_or_default();
+    let headings =
+        ["md", "markdown"].iter().any(|markdown| extension.eq_ignore_ascii_case(markdown));
+    match recipe.part_tokens {
+        Some(tokens) => {
+            let cut = Cut { tokens, overlap: recipe.overlap_tokens, headings };
+            split(&text, cut, &|text| bpe_openai::o200k_base().count(text))
+        }
+        None => vec![Part { text, heading: String::new() }],
+    }
+}
+
 fn prompt(
     recipe: &Recipe,
     templates: &Environment<'_>,
-    text: &str,
+    Part { text, heading }: &Part,
     place: &Value,
 ) -> Result<Prompt, NightError> {
     let number = |name: &str| place[name].as_u64().unwrap_or_default();
     let document = place["document"].as_str().unwrap_or_default();
     let (part, parts) = (number("part"), number("parts"));
-    let names = minijinja::context! { text, document, part, parts };
+    let names = minijinja::context! { text, heading, document, part, parts };
     let render = |name: &'static str| {
         let template = templates.get_template(name).map_err(|error| failed(name, &error))?;
         template.render(&names).map_err(|error| failed(name, &error))
     };
     let mut messages = Vec::new();
     let mut tokens = 0;
-    let roles = recipe.system.is_some().then_some(("system", "system"));
-    for (role, name) in roles.into_iter().chain([("user", "prompt")]) {
-        let content = render(name)?;
-        tokens += bpe_openai::o200k_base().count(&content) as u64;
+    let mut say = |role: &str, content: &str| {
+        tokens += bpe_openai::o200k_base().count(content) as u64;
         messages.push(json!({"role": role, "content": content}));
+    };
+    if recipe.system.is_some() {
+        say("system", &render("system")?);
     }
+    for Example { user, assistant } in &recipe.examples {
+        say("user", user);
+        say("assistant", assistant);
+    }
+    say("user", &render("prompt")?);
     let mut body = Map::from_iter([("model".to_owned(), json!(recipe.model))]);
     body.insert("messages".to_owned(), messages.into());
     body.extend(recipe.parameters.clone());
@@ -205,6 +221,27 @@ mod tests {
         let warmer = format!("{PLAIN}\nparameters = {{ temperature = 1 }}");
         let third = gather(folder.path(), &recipe(&warmer)).unwrap();
         assert_ne!(keys(&second)[0], keys(&third)[0], "parameters count too");
+    }
+
+    #[test]
+    fn examples_come_before_the_question_and_parts_know_their_heading() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.md"), "# Top\n\none\n\n# End\n\ntwo\n").unwrap();
+        let text = "model = \"m\"\npart_tokens = 6\nsystem = \"Be brief\"\n\
+                    prompt = \"{{ heading }}: {{ text }}\"\n\
+                    [[examples]]\nuser = \"{{ 1 }}\"\nassistant = \"uno\"";
+        let night = gather(folder.path(), &recipe(text)).unwrap();
+        let asked = |n: usize| serde_json::from_str::<Value>(&night.prompts[n].body).unwrap();
+        assert_eq!(
+            asked(0)["messages"],
+            json!([
+                {"role": "system", "content": "Be brief"},
+                {"role": "user", "content": "{{ 1 }}"},
+                {"role": "assistant", "content": "uno"},
+                {"role": "user", "content": "Top: # Top\n\none\n\n"},
+            ])
+        );
+        assert_eq!(asked(1)["messages"][3]["content"], "End: # End\n\ntwo\n");
     }
 
     #[test]

@@ -20,13 +20,27 @@ pub struct Recipe {
     pub max_file_mib: u64,
     /// The most tokens of a part, by the o200k_base tokenizer; absent: documents stay whole.
     pub part_tokens: Option<usize>,
+    /// The most tokens that a part repeats of the one before.
+    #[serde(default)]
+    pub overlap_tokens: usize,
     /// The system prompt, a template.
     pub system: Option<String>,
     /// The user's prompt, a template.
     pub prompt: String,
+    /// What was asked before, as it were, and how it was answered.
+    #[serde(default)]
+    pub examples: Vec<Example>,
     /// Further fields of the request body, such as `max_completion_tokens`.
     #[serde(default)]
     pub parameters: Map<String, Value>,
+}
+
+/// A question and the answer that is wanted to it, both as they are: no templates.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    pub user: String,
+    pub assistant: String,
 }
 
 /// Why a recipe is none.
@@ -48,6 +62,10 @@ impl Recipe {
         let recipe: Self = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         if recipe.part_tokens == Some(0) {
             return Err(wrong("part_tokens must be at least 1".into()));
+        }
+        // Parts of which more than half is repeated would multiply the cost.
+        if recipe.overlap_tokens > recipe.part_tokens.unwrap_or(0) / 2 {
+            return Err(wrong("overlap_tokens must be at most half of part_tokens".into()));
         }
         if let Some(name) =
             ["model", "messages"].iter().find(|n| recipe.parameters.contains_key(**n))
