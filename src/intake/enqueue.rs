@@ -123,18 +123,14 @@ pub async fn enqueue(
     };
     let reader = tokio::task::spawn_blocking(move || input.read(&send));
     let mut total = Enqueued::default();
-    while let Some(mut jobs) = chunks.recv().await {
+    while let Some(jobs) = chunks.recv().await {
         total.jobs += jobs.len() as u64;
         let tokens = jobs.iter().filter_map(|job| job.estimate).map(|e| u64::from(e.prompt));
         total.prompt_tokens += tokens.sum::<u64>();
-        if any_ended {
-            let all = jobs.len();
-            jobs = without_known(jobs, batch, store).await?;
-            total.known += (all - jobs.len()) as u64;
-        }
-        // The batch may be worked on at this moment: whoever receives one of these looks it up.
-        jobs.iter_mut().for_each(|job| job.look_up = before.is_some());
-        total.waiting += send_all(queue, store, jobs).await?;
+        let known = if any_ended { Known::Asked } else { Known::None };
+        let sent_now = send_unknown(jobs, batch, (queue, store), known, before.is_some()).await?;
+        total.known += sent_now.known;
+        total.waiting += sent_now.waiting;
         sent(total.jobs);
     }
     let starts_with = reader.await.map_err(|_| EnqueueError::Panicked)??;
@@ -150,6 +146,37 @@ pub async fn enqueue(
         Some(BatchState::Cancelled) => Err(EnqueueError::Cancelled(batch.clone())),
         _ => Ok(total),
     }
+}
+
+/// What is to be found out of jobs before they are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// None of them can have ended.
+    None,
+    /// The store is asked for each.
+    Asked,
+}
+
+/// Sends those jobs that have no outcome yet. `look_up`: whoever receives one asks again before a call,
+/// since the batch may be worked on at this moment.
+///
+/// # Errors
+/// If the queue or the store fails, or a job has its outcome for another body.
+pub(crate) async fn send_unknown(
+    mut jobs: Vec<Job>,
+    batch: &BatchId,
+    (queue, store): (&dyn Queue, &dyn Store),
+    known: Known,
+    look_up: bool,
+) -> Result<Enqueued, EnqueueError> {
+    let all = jobs.len();
+    if known == Known::Asked {
+        jobs = without_known(jobs, batch, store).await?;
+    }
+    jobs.iter_mut().for_each(|job| job.look_up = look_up);
+    let known = (all - jobs.len()) as u64;
+    let waiting = send_all(queue, store, jobs).await?;
+    Ok(Enqueued { jobs: all as u64, waiting, known, prompt_tokens: 0 })
 }
 
 /// Sends a chunk; returns how many of it the queue had already. Bodies that are too large for it are

@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 pub use batch_file::{JobLine, Reading, Terms, read_line};
 pub use enqueue::{EnqueueError, Enqueued, enqueue};
+pub(crate) use enqueue::{Known, send_unknown};
 pub use fault::{Fault, LineFault};
 pub use sample::{SampleError, sample};
 pub use source::{Source, SourceError};

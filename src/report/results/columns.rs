@@ -56,7 +56,7 @@ fn number(number: u64) -> Value {
 }
 
 /// The text of a chat or Responses answer, its first choice; what has none has no answer.
-fn answer(body: &[u8]) -> Option<String> {
+pub(crate) fn answer(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Body<'a> {
         #[serde(borrow, default)]

@@ -7,6 +7,8 @@ mod columns;
 mod parquet;
 mod target;
 
+pub(crate) use columns::answer as answer_text;
+
 use std::io;
 use std::path::PathBuf;
 
