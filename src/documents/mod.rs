@@ -10,6 +10,7 @@
 pub mod night;
 pub mod read;
 pub mod recipe;
+pub mod source;
 pub mod split;
 
 pub use night::{Night, NightError, Unread, gather};
