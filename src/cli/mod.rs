@@ -13,6 +13,7 @@ mod enqueue;
 mod init;
 mod input;
 mod interrupt;
+mod local;
 mod progress;
 mod report;
 mod results;
@@ -69,7 +70,7 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Enqueue(enqueue::Args),
-    Documents(documents::Args),
+    Documents(Box<documents::Args>),
     Work(work::Args),
     Serve(serve::Args),
     Status(status::Args),
@@ -117,7 +118,7 @@ pub fn main(cli: Cli) -> ExitCode {
             let ended = match cli.command {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
-                Command::Documents(args) => runtime.block_on(documents::run(args)),
+                Command::Documents(args) => runtime.block_on(documents::run(*args, config)),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
                 Command::Serve(args) => runtime.block_on(serve::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::BudgetFlags;
-use super::endpoint::EndpointFlags;
 use super::input::Input;
+use super::local::LocalFlags;
 use super::progress::{Shown, Whole};
 use super::summary::{self, Summary, ThisRun};
 use super::{Exit, Failure, interrupt, print, say, telling};
-use crate::config::{Config, Deployment};
+use crate::config::Config;
 use crate::intake::{self, EnqueueError, Reading};
 use crate::job::BatchId;
 use crate::outcome::Ending;
@@ -24,7 +24,6 @@ use crate::queue::Queue;
 use crate::queue::local::LocalQueue;
 use crate::report::batches;
 use crate::report::results::{Paths, Selection, Written, jsonl};
-use crate::simulator::{self, Simulator};
 use crate::sqlite::Database;
 use crate::state::StateDir;
 use crate::store::local::LocalStore;
@@ -45,29 +44,11 @@ pub(super) struct Args {
     /// All that has no answer goes here [default: NAME.errors.jsonl]
     #[arg(long, value_name = "FILE")]
     errors: Option<PathBuf>,
-    /// Where the queue and the outcomes are kept [default: .promptmill]
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
-    /// Answer from the built-in Azure OpenAI simulator: no key, no network, no cost
-    #[arg(long, conflicts_with = "endpoint")]
-    simulate: bool,
     #[command(flatten)]
-    at: EndpointFlags,
-    /// The deployment's name, where it is not the jobs' model
-    #[arg(long, value_name = "NAME", requires = "endpoint")]
-    deployment: Option<String>,
+    local: LocalFlags,
     /// The batch's name [default: from the input's name and content]
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
-    /// The deployment's quota of tokens a minute
-    #[arg(long, value_name = "N")]
-    tpm: Option<u64>,
-    /// The deployment's quota of requests a minute
-    #[arg(long, value_name = "N")]
-    rpm: Option<u64>,
-    /// Calls in flight at a time [default: 64]
-    #[arg(long, value_name = "N")]
-    concurrency: Option<usize>,
     /// The model of lines that name none
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -107,14 +88,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         let message = "no line of the input is a job: nothing to do";
         return Err(Failure::usage(anyhow::anyhow!(message)));
     }
-    let _simulator;
-    let config = if args.simulate {
-        let (simulator, config) = simulated(config).await?;
-        _simulator = simulator;
-        config
-    } else {
-        config
-    };
+    let (_simulator, config) = args.local.answering(config).await?;
     args.budget.check_prices(&input.checked.models, &config, &prices)?;
     let batch = args.batch.clone().unwrap_or_else(|| input.checked.batch_name(&input.sources));
     let mut job = Run::open(&config, &args, input, batch).await?;
@@ -125,55 +99,11 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
 }
 
 /// Flags are the last layer of the configuration.
-fn with_flags(mut config: Config, args: &Args) -> Result<Config, Failure> {
-    if let Some(dir) = &args.state {
-        config.state.dir.clone_from(dir);
-    }
+fn with_flags(config: Config, args: &Args) -> Result<Config, Failure> {
+    let mut config = args.local.apply(config)?;
     config.input.model = args.model.clone().or(config.input.model);
     config.input.max_line_mib = args.max_line_mib.unwrap_or(config.input.max_line_mib).max(1);
-    if args.at.endpoint.is_some() || args.simulate {
-        let given = args.at.deployment(args.deployment.as_deref());
-        let name = args.simulate.then(|| "simulator".into());
-        config.deployments = vec![Deployment { name, ..given }];
-    }
-    let limits = [args.tpm.is_some(), args.rpm.is_some(), args.concurrency.is_some()];
-    match config.deployments.as_mut_slice() {
-        [] => Err(Failure::usage(anyhow::anyhow!(
-            "no endpoint to send the prompts to: give --endpoint URL, \
-             or --simulate to try it without one"
-        ))),
-        [one] => {
-            one.tpm = args.tpm.or(one.tpm);
-            one.rpm = args.rpm.or(one.rpm);
-            one.concurrency = args.concurrency.or(one.concurrency);
-            let zero = [one.tpm, one.rpm, one.concurrency.map(|c| c as u64)].contains(&Some(0));
-            if zero {
-                let message = "--tpm, --rpm and --concurrency must be at least 1";
-                return Err(Failure::usage(anyhow::anyhow!(message)));
-            }
-            Ok(config)
-        }
-        _ if limits.contains(&true) => Err(Failure::usage(anyhow::anyhow!(
-            "--tpm, --rpm and --concurrency are for one deployment; \
-             the configuration has several: set theirs in [[deployments]]"
-        ))),
-        _ => Ok(config),
-    }
-}
-
-/// Starts the simulator with the quota that the deployment was given.
-async fn simulated(mut config: Config) -> Result<(Simulator, Config), Failure> {
-    let one = &mut config.deployments[0];
-    let settings = simulator::Settings {
-        tpm: one.tpm,
-        rpm: one.rpm,
-        ledger_samples: false,
-        ..simulator::Settings::default()
-    };
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let simulator = simulator::start(address, settings).await.map_err(Failure::unreachable)?;
-    one.endpoint = format!("http://{}/openai/v1", simulator.addr());
-    Ok((simulator, config))
+    Ok(config)
 }
 
 /// One batch on its way through this process.

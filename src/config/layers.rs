@@ -54,7 +54,7 @@ impl Layers {
         let config: Config = read.map_err(|error| {
             let key = error.path().to_string();
             // The parser quotes what it did not expect. Here that may be the secret itself.
-            let problem = if ["credential", "connection_string", "serve.tokens"]
+            let problem = if ["credential", "connection_string", "serve.tokens", "documents.sas"]
                 .iter()
                 .any(|name| key.contains(name))
             {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::documents::source;
 use crate::intake::{Reading, Terms};
 use crate::model::ClientError;
 use crate::model::endpoint::EndpointError;
@@ -48,6 +49,7 @@ pub struct Config {
     pub log: Log,
     pub telemetry: telemetry::Settings,
     pub webhook: webhook::Settings,
+    pub documents: source::BlobSettings,
     pub deployments: Vec<Deployment>,
 }
 
@@ -185,6 +187,8 @@ pub enum ConfigError {
     ServiceBus(#[from] service_bus::SettingsError),
     #[error(transparent)]
     Webhook(#[from] webhook::SettingsError),
+    #[error("documents: {0}")]
+    Documents(#[from] source::SettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
     #[error("{key} must be {must}")]
@@ -226,6 +230,7 @@ impl Config {
             settings.check()?;
         }
         self.webhook.target()?;
+        self.documents.check()?;
         let counts = [
             ("state.lock_seconds", self.state.lock_seconds),
             ("input.max_line_mib", self.input.max_line_mib as u64),

@@ -198,6 +198,11 @@ impl Asks {
         &self.asked
     }
 
+    /// What became of those that earlier nights had.
+    pub fn known(&self) -> impl Iterator<Item = &State> {
+        self.known.values().filter(|ask| ask.was_known).map(|ask| &ask.state)
+    }
+
     /// The next requests that are not in the queue yet, with their places.
     pub fn to_send(&self, at_most: usize) -> impl Iterator<Item = (u64, &Key)> {
         self.asked.iter().enumerate().skip(self.sent).take(at_most).map(|(n, key)| (n as u64, key))

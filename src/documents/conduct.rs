@@ -224,9 +224,9 @@ impl Conductor<'_> {
         let templates = Templates::new(&recipe)?;
         for n in 0..self.documents.len() {
             while reduce::is_ready(&self.documents[n], &self.asks) {
-                let document = &self.documents[n];
-                let level = document.level.clone();
+                let level = self.documents[n].level.clone();
                 let found = self.answers(&level).await?;
+                let document = &self.documents[n];
                 let combining = Combining { templates: &templates, reduce: &reduce };
                 let groups = combining.groups(document, level, &found)?;
                 let terms = Terms { document: document.name.clone(), ..self.terms.clone() };
@@ -259,7 +259,8 @@ impl Conductor<'_> {
     }
 
     /// The outcomes of these requests, wherever they lie, in their order.
-    async fn outcomes(&self, keys: &[Key]) -> Result<Vec<(Key, Option<Outcome>)>, ConductError> {
+    pub(super) async fn outcomes(
+        &self, keys: &[Key]) -> Result<Vec<(Key, Option<Outcome>)>, ConductError> {
         let read = keys.iter().map(|key| async move {
             let (by, state) = self.asks.state(key);
             let batch = super::ledger::batch_of(state).unwrap_or(self.tonight);

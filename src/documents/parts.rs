@@ -1,5 +1,6 @@
 //! A document becomes parts: what one request is about.
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::read::{Content, Document};
@@ -21,7 +22,7 @@ pub struct Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
     pub media_type: String,
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 /// A table has a part for each row, a picture is one, and a text is cut as the recipe says.

@@ -22,6 +22,37 @@ pub enum ReadError {
     Malformed { encoding: &'static str },
 }
 
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    pub content: Content,
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    Text { text: String, markdown: bool },
+    Rows(Vec<serde_json::Map<String, serde_json::Value>>),
+    Image { media_type: String, bytes: bytes::Bytes },
+}
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub file_bytes: u64,
+}
+impl Default for Limits {
+    fn default() -> Self {
+        Self { file_bytes: 32 << 20 }
+    }
+}
+pub async fn read_apart(
+    _program: &Path,
+    path: &Path,
+    name: &str,
+    limits: &Limits,
+) -> Result<Document, ReadError> {
+    let text = read(path, limits.file_bytes >> 20)?;
+    let markdown = name.ends_with(".md");
+    Ok(Document { content: Content::Text { text, markdown }, metadata: Default::default() })
+}
+
 /// Reads a text file of at most `mib` MiB.
 ///
 /// # Errors

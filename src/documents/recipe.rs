@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::schema::{Schema, SchemaError};
+use super::schema::{Column, Schema, SchemaError};
 use super::template::{self, TemplateError};
 
 /// Names of recipes: they stand in batch names, with a date behind them.
@@ -152,6 +152,15 @@ impl Recipe {
             return Err(format!("the column '{name}' must be a JSON pointer, such as \"/total\""));
         }
         Ok(())
+    }
+
+    /// The table's columns beside those that every table has.
+    pub fn table_columns(&self) -> Vec<Column> {
+        let Some(schema) = &self.schema else { return Vec::new() };
+        if self.columns.is_empty() {
+            return schema.properties();
+        }
+        self.columns.iter().map(|(name, at)| schema.column(name, at)).collect()
     }
 
     /// Of all that decides what is asked about a document's bytes.

@@ -93,7 +93,7 @@ impl<'r> Templates<'r> {
         let names = minijinja::context! {
             text => part.text,
             heading => part.heading,
-            row => part.row,
+            row => minijinja::Value::from_serialize(&part.row),
             part => number,
             parts => of,
             ..of_document(about)
@@ -131,7 +131,12 @@ impl<'r> Templates<'r> {
         answers: &[String],
         (level, last): (u32, bool),
     ) -> Result<Value, TemplateError> {
-        let names = minijinja::context! { answers, level, last, ..of_document(about) };
+        let names = minijinja::context! {
+            answers => minijinja::Value::from_serialize(answers),
+            level,
+            last,
+            ..of_document(about)
+        };
         let mut messages = Vec::new();
         let own_system = self.recipe.reduce.as_ref().is_some_and(|reduce| reduce.system.is_some());
         if own_system {
@@ -173,7 +178,8 @@ pub fn repair(body: &Value, answer: &str, fault: &str) -> Value {
 
 fn of_document(about: &About<'_>) -> minijinja::Value {
     let name = about.document.rsplit('/').next().unwrap_or_default();
-    minijinja::context! { document => about.document, name, metadata => about.metadata }
+    let metadata = minijinja::Value::from_serialize(about.metadata);
+    minijinja::context! { document => about.document, name, metadata }
 }
 
 fn message(role: &str, content: String) -> Value {

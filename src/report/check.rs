@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::backends;
 use crate::config::{self, Config};
+use crate::documents::source::{BlobSettings, Source};
 use crate::job::{Api, BatchId, History, Job, JobId};
 use crate::model::verdict::Verdict;
 use crate::queue::QueueError;
@@ -50,7 +51,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Tries the queue, the store and each deployment.
+/// Tries the queue, the store, each deployment, and where documents come from.
 pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
     let store = async {
         let store = match backends::open_store(config).await {
@@ -63,7 +64,28 @@ pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
     for target in targets {
         findings.push(timed(find_deployment(&target)).await);
     }
+    if let Some(source) = &config.documents.source {
+        findings.push(timed(try_documents(source, &config.documents)).await);
+    }
     findings
+}
+
+/// Whether documents can be listed, where the configuration says whence they come.
+async fn try_documents(given: &str, settings: &BlobSettings) -> Finding {
+    let reached = match Source::open(given, settings).await {
+        Ok(source) => source.reach().await,
+        Err(error) => Err(error),
+    };
+    let mend = "check the account's name, and whether the firewall, the proxy (HTTPS_PROXY) and the \
+                account's network rules let HTTPS through";
+    let service = format!("documents at {given}");
+    match reached {
+        Ok(()) => Finding { service, ..Finding::default() },
+        Err(error) => {
+            let mend = error.is_passing().then_some(mend);
+            Finding { service, problem: Some(error.to_string()), mend, ..Finding::default() }
+        }
+    }
 }
 
 /// Notes how long a try took, if it succeeded.

@@ -1,7 +1,9 @@
 //! What several test files share.
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "these are the bodies of tests")]
+#![allow(clippy::print_stderr, reason = "who runs the tests learns what did not run")]
 
+pub mod azurite;
 pub mod broker;
 pub mod cli;
 pub mod contract_queue;

@@ -7,16 +7,20 @@ use crate::outcome::Outcome;
 
 /// A cell.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Text(Option<String>),
     Number(Option<i64>),
+    Float(Option<f64>),
+    Truth(Option<bool>),
 }
 
 /// What every cell of a column is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Text,
     Number,
+    Float,
+    Truth,
 }
 
 type Cell = fn(&Outcome) -> Value;
@@ -46,6 +50,42 @@ pub(super) const COLUMNS: [(&str, Kind, Cell); 20] = [
         Value::Text(o.body.as_deref().map(|body| String::from_utf8_lossy(body).into_owned()))
     }),
 ];
+
+/// The names and kinds of [`COLUMNS`].
+pub(super) fn header() -> Vec<(String, Kind)> {
+    COLUMNS.map(|(name, kind, _)| (name.to_owned(), kind)).to_vec()
+}
+
+/// An outcome's cells.
+pub(super) fn row(outcome: &Outcome) -> Vec<Value> {
+    COLUMNS.map(|(_, _, cell)| cell(outcome)).to_vec()
+}
+
+impl Value {
+    /// As a text file has it; what is absent is empty.
+    fn written(self) -> String {
+        match self {
+            Self::Text(text) => text.unwrap_or_default(),
+            Self::Number(number) => number.map(|n| n.to_string()).unwrap_or_default(),
+            Self::Float(number) => number.map(|n| n.to_string()).unwrap_or_default(),
+            Self::Truth(truth) => truth.map(|t| t.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// Bytes that it holds in memory, roughly.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Text(Some(text)) => text.len(),
+            _ => 8,
+        }
+    }
+}
+
+impl From<Value> for String {
+    fn from(value: Value) -> Self {
+        value.written()
+    }
+}
 
 fn text(text: &str) -> Value {
     Value::Text(Some(text.to_owned()))

@@ -7,14 +7,15 @@ mod columns;
 mod parquet;
 mod target;
 
-pub(crate) use columns::answer as answer_text;
-
 use std::io;
 use std::path::PathBuf;
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, future};
 use serde::Serialize;
+
+pub(crate) use columns::{Kind, Value, answer as answer_text};
+pub(crate) use target::Target;
 
 use crate::job::BatchId;
 use crate::outcome::{Ending, Outcome};

@@ -1,17 +1,16 @@
-//! Outcomes as a Parquet file: columns of optional texts and 64-bit numbers, a few megabytes of rows a
+//! Rows as a Parquet file: columns of optional values, a few megabytes of rows a
 //! group, compressed with Snappy, which every reader knows.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 
-use super::columns::{COLUMNS, Kind, Value};
-use crate::outcome::Outcome;
+use super::columns::{Kind, Value};
 
 /// Rows and bytes of bodies that are held before they are written as a group.
 const GROUP_ROWS: usize = 20_000;
@@ -21,6 +20,8 @@ const GROUP_BYTES: usize = 16 << 20;
 enum Column {
     Text(Vec<ByteArray>, Vec<i16>),
     Number(Vec<i64>, Vec<i16>),
+    Float(Vec<f64>, Vec<i16>),
+    Truth(Vec<bool>, Vec<i16>),
 }
 
 impl Column {
@@ -28,6 +29,8 @@ impl Column {
         match kind {
             Kind::Text => Self::Text(Vec::new(), Vec::new()),
             Kind::Number => Self::Number(Vec::new(), Vec::new()),
+            Kind::Float => Self::Float(Vec::new(), Vec::new()),
+            Kind::Truth => Self::Truth(Vec::new(), Vec::new()),
         }
     }
 
@@ -41,25 +44,44 @@ impl Column {
                 present.push(i16::from(number.is_some()));
                 numbers.extend(number);
             }
-            (Self::Text(_, present) | Self::Number(_, present), _) => present.push(0),
+            (Self::Float(numbers, present), Value::Float(number)) => {
+                present.push(i16::from(number.is_some()));
+                numbers.extend(number);
+            }
+            (Self::Truth(truths, present), Value::Truth(truth)) => {
+                present.push(i16::from(truth.is_some()));
+                truths.extend(truth);
+            }
+            (
+                Self::Text(_, present)
+                | Self::Number(_, present)
+                | Self::Float(_, present)
+                | Self::Truth(_, present),
+                _,
+            ) => present.push(0),
         }
     }
 }
 
-pub(super) struct Writer<W: Write + Send> {
+pub(crate) struct Writer<W: Write + Send> {
     file: SerializedFileWriter<W>,
+    kinds: Vec<Kind>,
     columns: Vec<Column>,
     rows: usize,
     bytes: usize,
 }
 
 impl<W: Write + Send> Writer<W> {
-    pub(super) fn new(file: W) -> io::Result<Self> {
-        let fields = COLUMNS.iter().map(|(name, kind, _)| {
+    pub(super) fn new(file: W, header: Vec<(String, Kind)>) -> io::Result<Self> {
+        let fields = header.iter().map(|(name, kind)| {
+            let of = |physical| Type::primitive_type_builder(name, physical);
             let builder = match kind {
-                Kind::Text => Type::primitive_type_builder(name, Physical::BYTE_ARRAY)
-                    .with_logical_type(Some(LogicalType::String)),
-                Kind::Number => Type::primitive_type_builder(name, Physical::INT64),
+                Kind::Text => {
+                    of(Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::String))
+                }
+                Kind::Number => of(Physical::INT64),
+                Kind::Float => of(Physical::DOUBLE),
+                Kind::Truth => of(Physical::BOOLEAN),
             };
             builder.with_repetition(Repetition::OPTIONAL).build().map(Arc::new)
         });
@@ -67,15 +89,16 @@ impl<W: Write + Send> Writer<W> {
         let schema = Type::group_type_builder("outcome").with_fields(fields).build()?;
         let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
         let file = SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties))?;
-        Ok(Self { file, columns: empty(), rows: 0, bytes: 0 })
+        let kinds: Vec<_> = header.into_iter().map(|(_, kind)| kind).collect();
+        Ok(Self { file, columns: empty(&kinds), kinds, rows: 0, bytes: 0 })
     }
 
-    pub(super) fn add(&mut self, outcome: &Outcome) -> io::Result<()> {
-        for (column, (_, _, cell)) in self.columns.iter_mut().zip(COLUMNS) {
-            column.add(cell(outcome));
+    pub(super) fn add(&mut self, row: Vec<Value>) -> io::Result<()> {
+        self.bytes += row.iter().map(Value::size).sum::<usize>();
+        for (column, value) in self.columns.iter_mut().zip(row) {
+            column.add(value);
         }
         self.rows += 1;
-        self.bytes += outcome.body.as_ref().map_or(0, |body| body.len());
         if self.rows >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
             self.write_group()
         } else {
@@ -95,7 +118,7 @@ impl<W: Write + Send> Writer<W> {
         }
         (self.rows, self.bytes) = (0, 0);
         let mut group = self.file.next_row_group()?;
-        for column in std::mem::replace(&mut self.columns, empty()) {
+        for column in std::mem::replace(&mut self.columns, empty(&self.kinds)) {
             let Some(mut writer) = group.next_column()? else { break };
             match column {
                 Column::Text(values, present) => {
@@ -103,6 +126,12 @@ impl<W: Write + Send> Writer<W> {
                 }
                 Column::Number(values, present) => {
                     writer.typed::<Int64Type>().write_batch(&values, Some(&present), None)?
+                }
+                Column::Float(values, present) => {
+                    writer.typed::<DoubleType>().write_batch(&values, Some(&present), None)?
+                }
+                Column::Truth(values, present) => {
+                    writer.typed::<BoolType>().write_batch(&values, Some(&present), None)?
                 }
             };
             writer.close()?;
@@ -112,6 +141,6 @@ impl<W: Write + Send> Writer<W> {
     }
 }
 
-fn empty() -> Vec<Column> {
-    COLUMNS.iter().map(|(_, kind, _)| Column::empty(*kind)).collect()
+fn empty(kinds: &[Kind]) -> Vec<Column> {
+    kinds.iter().map(|kind| Column::empty(*kind)).collect()
 }

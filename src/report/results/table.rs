@@ -5,10 +5,10 @@ use std::path::Path;
 
 use futures_util::TryStreamExt;
 
-use super::columns::{COLUMNS, Value};
+use super::columns::{Kind, Value, header, row};
 use super::target::Target;
 use super::{ResultsError, Selection, Written, parquet};
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::Ending;
 use crate::store::Store;
 
 /// What kind of table.
@@ -33,9 +33,9 @@ pub async fn write(
     let mut outcomes = selection.stream(store).await?;
     let mut written = Written::default();
     let failed = |source| ResultsError::Write { path: path.to_owned(), source };
-    let mut table = Table::begin(&mut target.file, format).map_err(failed)?;
+    let mut table = Table::begin(&mut target.file, format, header()).map_err(failed)?;
     while let Some(outcome) = outcomes.try_next().await? {
-        table.add(&outcome).map_err(failed)?;
+        table.add(row(&outcome)).map_err(failed)?;
         match outcome.ending {
             Ending::Succeeded => written.results += 1,
             _ => written.errors += 1,
@@ -46,38 +46,34 @@ pub async fn write(
     Ok(written)
 }
 
-enum Table<W: Write + Send> {
+/// Rows on their way into a file.
+pub(crate) enum Table<W: Write + Send> {
     Csv(Box<csv::Writer<W>>),
     Parquet(Box<parquet::Writer<W>>),
 }
 
 impl<W: Write + Send> Table<W> {
-    fn begin(file: W, format: Format) -> io::Result<Self> {
+    pub(crate) fn begin(file: W, format: Format, header: Vec<(String, Kind)>) -> io::Result<Self> {
         Ok(match format {
             Format::Csv => {
                 let mut writer =
                     csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(file);
-                writer.write_record(COLUMNS.map(|(name, _, _)| name))?;
+                writer.write_record(header.iter().map(|(name, _)| name))?;
                 Self::Csv(Box::new(writer))
             }
-            Format::Parquet => Self::Parquet(Box::new(parquet::Writer::new(file)?)),
+            Format::Parquet => Self::Parquet(Box::new(parquet::Writer::new(file, header)?)),
         })
     }
 
-    fn add(&mut self, outcome: &Outcome) -> io::Result<()> {
+    /// Adds a row, which has a cell for each column.
+    pub(crate) fn add(&mut self, row: Vec<Value>) -> io::Result<()> {
         match self {
-            Self::Csv(writer) => {
-                let cells = COLUMNS.map(|(_, _, cell)| match cell(outcome) {
-                    Value::Text(text) => text.unwrap_or_default(),
-                    Value::Number(number) => number.map(|n| n.to_string()).unwrap_or_default(),
-                });
-                Ok(writer.write_record(cells)?)
-            }
-            Self::Parquet(writer) => writer.add(outcome),
+            Self::Csv(writer) => Ok(writer.write_record(row.into_iter().map(String::from))?),
+            Self::Parquet(writer) => writer.add(row),
         }
     }
 
-    fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         match self {
             Self::Csv(mut writer) => writer.flush(),
             Self::Parquet(writer) => writer.finish(),

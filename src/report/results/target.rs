@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use super::ResultsError;
 
 /// A file under a temporary name beside its own, or standard output.
-pub(super) struct Target {
-    pub(super) path: PathBuf,
-    pub(super) file: BufWriter<Box<dyn Write + Send>>,
+pub(crate) struct Target {
+    pub(crate) path: PathBuf,
+    pub(crate) file: BufWriter<Box<dyn Write + Send>>,
     temporary: Option<tempfile::TempPath>,
 }
 
 impl Target {
-    pub(super) fn create(path: &Path) -> Result<Self, ResultsError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, ResultsError> {
         let failed = |source| ResultsError::Write { path: path.to_owned(), source };
         let path = path.to_owned();
         // Pipes, terminals and /dev/null can't be replaced, only written to.
@@ -39,13 +39,13 @@ impl Target {
         Ok(Self { path, file, temporary: Some(temporary) })
     }
 
-    pub(super) fn finish(mut self) -> Result<(), ResultsError> {
+    pub(crate) fn finish(mut self) -> Result<(), ResultsError> {
         self.file.flush().map_err(|source| self.failed(source))?;
         let Some(temporary) = self.temporary.take() else { return Ok(()) };
         temporary.persist(&self.path).map_err(|e| self.failed(e.error))
     }
 
-    pub(super) fn failed(&self, source: io::Error) -> ResultsError {
+    pub(crate) fn failed(&self, source: io::Error) -> ResultsError {
         ResultsError::Write { path: self.path.clone(), source }
     }
 }

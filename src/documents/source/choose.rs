@@ -1,0 +1,77 @@
+//! Which names a recipe's globs choose.
+
+use glob::{MatchOptions, Pattern};
+
+use super::SourceError;
+
+/// `*` stays in its folder and leaves hidden names alone, as in shells; `.PDF` is a `*.pdf`.
+const AS_IN_SHELLS: MatchOptions = MatchOptions {
+    case_sensitive: false,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+/// The names that are wanted.
+pub(super) struct Choice {
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+}
+
+impl Choice {
+    pub(super) fn new(include: &[String], exclude: &[String]) -> Result<Self, SourceError> {
+        Ok(Self { include: patterns(include)?, exclude: patterns(exclude)? })
+    }
+
+    pub(super) fn takes(&self, name: &str) -> bool {
+        let finds = |globs: &[Pattern]| globs.iter().any(|g| g.matches_with(name, AS_IN_SHELLS));
+        finds(&self.include) && !finds(&self.exclude)
+    }
+}
+
+fn patterns(globs: &[String]) -> Result<Vec<Pattern>, SourceError> {
+    let pattern = |glob: &String| {
+        Pattern::new(glob).map_err(|source| SourceError::Glob { glob: glob.clone(), source })
+    };
+    globs.iter().map(pattern).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn takes(include: &[&str], exclude: &[&str], name: &str) -> bool {
+        let owned = |globs: &[&str]| globs.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>();
+        Choice::new(&owned(include), &owned(exclude)).unwrap().takes(name)
+    }
+
+    #[test]
+    fn a_glob_finds_what_a_shells_would() {
+        for (glob, name, found) in [
+            ("**/*", "a.md", true),
+            ("**/*", "規程/就業規則.md", true),
+            ("**/*.md", "deep/er/a.md", true),
+            ("*.md", "deep/a.md", false),
+            ("reports/**", "reports/2026/a.md", true),
+            ("**/*.pdf", "SCAN.PDF", true),
+            ("**/*", ".git/config", false),
+            ("**/*", "notes/.draft.md", false),
+            (".notes/*", ".notes/a.md", true),
+            ("議事録*.txt", "議事録 2026年.txt", true),
+        ] {
+            assert_eq!(takes(&[glob], &[], name), found, "{glob} {name}");
+        }
+    }
+
+    #[test]
+    fn exclude_goes_before_include() {
+        assert!(takes(&["**/*.md", "**/*.txt"], &["drafts/**"], "a.txt"));
+        assert!(!takes(&["**/*.md"], &["drafts/**"], "drafts/new/a.md"));
+        assert!(!takes(&[], &[], "a.txt"), "no glob finds nothing");
+    }
+
+    #[test]
+    fn a_glob_that_is_none_is_named() {
+        let said = Choice::new(&["a***".into()], &[]).err().unwrap().to_string();
+        assert!(said.contains("'a***'"), "{said}");
+    }
+}
