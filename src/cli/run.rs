@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::BudgetFlags;
-use super::endpoint::EndpointFlags;
+use super::endpoint::{EndpointFlags, LimitFlags};
 use super::input::Input;
 use super::progress::{Shown, Whole};
 use super::summary::{self, Summary, ThisRun};
@@ -59,15 +59,8 @@ pub(super) struct Args {
     /// The batch's name [default: from the input's name and content]
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
-    /// The deployment's quota of tokens a minute
-    #[arg(long, value_name = "N")]
-    tpm: Option<u64>,
-    /// The deployment's quota of requests a minute
-    #[arg(long, value_name = "N")]
-    rpm: Option<u64>,
-    /// Calls in flight at a time [default: 64]
-    #[arg(long, value_name = "N")]
-    concurrency: Option<usize>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// The model of lines that name none
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -136,29 +129,14 @@ fn with_flags(mut config: Config, args: &Args) -> Result<Config, Failure> {
         let name = args.simulate.then(|| "simulator".into());
         config.deployments = vec![Deployment { name, ..given }];
     }
-    let limits = [args.tpm.is_some(), args.rpm.is_some(), args.concurrency.is_some()];
-    match config.deployments.as_mut_slice() {
-        [] => Err(Failure::usage(anyhow::anyhow!(
+    if config.deployments.is_empty() {
+        return Err(Failure::usage(anyhow::anyhow!(
             "no endpoint to send the prompts to: give --endpoint URL, \
              or --simulate to try it without one"
-        ))),
-        [one] => {
-            one.tpm = args.tpm.or(one.tpm);
-            one.rpm = args.rpm.or(one.rpm);
-            one.concurrency = args.concurrency.or(one.concurrency);
-            let zero = [one.tpm, one.rpm, one.concurrency.map(|c| c as u64)].contains(&Some(0));
-            if zero {
-                let message = "--tpm, --rpm and --concurrency must be at least 1";
-                return Err(Failure::usage(anyhow::anyhow!(message)));
-            }
-            Ok(config)
-        }
-        _ if limits.contains(&true) => Err(Failure::usage(anyhow::anyhow!(
-            "--tpm, --rpm and --concurrency are for one deployment; \
-             the configuration has several: set theirs in [[deployments]]"
-        ))),
-        _ => Ok(config),
+        )));
     }
+    args.limits.set(&mut config.deployments)?;
+    Ok(config)
 }
 
 /// Starts the simulator with the quota that the deployment was given.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::bench::pipeline::PipeReport;
 use crate::bench::report::{Dist, PhaseReport, Report};
 
 /// The part of the longest answer that is taken for its length, where nothing is known.
@@ -64,20 +65,43 @@ impl LatencyModel {
 pub struct Answers {
     /// Lengths that were seen, in no order, by the jobs' model.
     pub by_model: BTreeMap<String, Vec<u32>>,
-    /// Of models that were not: a part of the longest that is allowed.
-    pub share: f64,
+    /// Of models that were not.
+    pub others: Length,
+}
+
+/// How long an answer is taken to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// A part of the longest that is allowed.
+    Share(f64),
+    /// So many tokens, if they are allowed.
+    Tokens(u32),
 }
 
 impl Answers {
     /// The length of the `n`th answer of its model. The lengths that are known are gone through again
     /// and again: a batch that is like the last one gets its very sum.
     pub fn length(&self, seen: Option<&[u32]>, n: u64, max_output: u32) -> u32 {
-        match seen {
-            Some(seen) if !seen.is_empty() => {
-                seen[(n % seen.len() as u64) as usize].min(max_output)
-            }
-            // Truncation is meant: tokens are whole.
-            _ => (f64::from(max_output) * self.share).round() as u32,
+        let seen = seen.filter(|seen| !seen.is_empty());
+        let length = seen.map(|seen| seen[(n % seen.len() as u64) as usize]);
+        length.unwrap_or_else(|| self.others.of(max_output)).min(max_output)
+    }
+}
+
+impl Length {
+    fn of(self, max_output: u32) -> u32 {
+        match self {
+            Self::Share(share) => (f64::from(max_output) * share).round() as u32,
+            Self::Tokens(tokens) => tokens,
+        }
+    }
+}
+
+impl std::fmt::Display for Length {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Share(share) => write!(f, "{:.0} % of the tokens that they may", share * 100.0),
+            Self::Tokens(tokens) => write!(f, "{tokens} tokens, where they may"),
         }
     }
 }
@@ -98,7 +122,7 @@ impl Default for Experience {
     fn default() -> Self {
         Self {
             latency: LatencyModel { by_deployment: BTreeMap::new(), others: USUAL },
-            answers: Answers { by_model: BTreeMap::new(), share: USUAL_SHARE },
+            answers: Answers { by_model: BTreeMap::new(), others: Length::Share(USUAL_SHARE) },
             calls_a_second: None,
             learnt: Vec::new(),
         }
@@ -117,6 +141,15 @@ impl Experience {
         self.latency.by_deployment.insert(deployment.clone(), line);
         self.learnt.push(format!("{line} at {deployment}, by the benchmark {from}"));
         true
+    }
+
+    /// Learns what one worker can do from a benchmark of the whole pipe.
+    pub fn hear_pipeline(&mut self, report: &PipeReport, from: &str) {
+        let rate = report.worked.jobs_per_second;
+        if rate > 0.0 {
+            self.calls_a_second = Some(rate);
+            self.learnt.push(format!("a worker does {rate:.0} jobs a second, by the benchmark {from}"));
+        }
     }
 }
 

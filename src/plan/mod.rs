@@ -14,6 +14,7 @@
 
 mod cost;
 mod count;
+mod due;
 mod judge;
 mod latency;
 mod learn;
@@ -29,8 +30,9 @@ use serde::Serialize;
 
 pub use cost::{Costs, Part};
 pub use count::{Asked, Counted, Spread, count};
+pub use due::{BadDue, Due, zone};
 pub use judge::{Limit, Seconds, WhatIf};
-pub use latency::{Answers, Experience, LatencyModel, Line, USUAL, USUAL_SHARE};
+pub use latency::{Answers, Experience, LatencyModel, Length, Line, USUAL, USUAL_SHARE};
 pub use learn::learn;
 pub use simulate::TurnedAway;
 pub use text::duration;
@@ -192,9 +194,8 @@ fn rests_on(
     let unseen: Vec<&str> =
         counted.models.iter().filter(unseen).map(|asked| asked.model.as_str()).collect();
     if !unseen.is_empty() {
-        let part = experience.answers.share * 100.0;
-        let of = unseen.join(", ");
-        said.push(format!("answers of {of} have {part:.0} % of the tokens that they may (assumed)"));
+        let (of, length) = (unseen.join(", "), experience.answers.others);
+        said.push(format!("answers of {of} have {length} (assumed)"));
     }
     for Member { name, limits, .. } in members {
         match limits.service {
