@@ -37,6 +37,7 @@ pub mod sqlite;
 pub mod state;
 
 pub mod bench;
+pub mod plan;
 pub mod simulator;
 
 pub mod backends;

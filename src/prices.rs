@@ -159,6 +159,12 @@ impl Money {
         self.pico as f64 / 1e12
     }
 
+    /// What is below a millionth of a millionth is rounded up.
+    #[must_use]
+    pub fn half(self) -> Self {
+        Self { pico: self.pico.div_ceil(2) }
+    }
+
     #[must_use]
     pub fn saturating_sub(self, other: Self) -> Self {
         Self { pico: self.pico.saturating_sub(other.pico) }

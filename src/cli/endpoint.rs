@@ -1,7 +1,8 @@
-//! The flags that say which endpoint is called, and with which key.
+//! The flags that say which endpoint is called, with which key, and within which limits.
 
 use std::path::PathBuf;
 
+use super::Failure;
 use crate::config::Deployment;
 
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,47 @@ impl EndpointFlags {
             key_file: self.api_key_file.clone(),
             key_header: self.api_key_header.clone(),
             ..Deployment::default()
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LimitFlags {
+    /// The deployment's quota of tokens a minute
+    #[arg(long, value_name = "N")]
+    pub(super) tpm: Option<u64>,
+    /// The deployment's quota of requests a minute
+    #[arg(long, value_name = "N")]
+    pub(super) rpm: Option<u64>,
+    /// Calls in flight at a time [default: 64]
+    #[arg(long, value_name = "N")]
+    pub(super) concurrency: Option<usize>,
+}
+
+impl LimitFlags {
+    pub(super) fn is_given(&self) -> bool {
+        self.tpm.is_some() || self.rpm.is_some() || self.concurrency.is_some()
+    }
+
+    /// Sets the limits of the one deployment that there is.
+    pub(super) fn set(&self, deployments: &mut [Deployment]) -> Result<(), Failure> {
+        match deployments {
+            _ if !self.is_given() => Ok(()),
+            [one] => {
+                one.tpm = self.tpm.or(one.tpm);
+                one.rpm = self.rpm.or(one.rpm);
+                one.concurrency = self.concurrency.or(one.concurrency);
+                let zero = [one.tpm, one.rpm, one.concurrency.map(|c| c as u64)].contains(&Some(0));
+                if zero {
+                    let message = "--tpm, --rpm and --concurrency must be at least 1";
+                    return Err(Failure::usage(anyhow::anyhow!(message)));
+                }
+                Ok(())
+            }
+            _ => Err(Failure::usage(anyhow::anyhow!(
+                "--tpm, --rpm and --concurrency are for one deployment; \
+                 the configuration has several: set theirs in [[deployments]]"
+            ))),
         }
     }
 }

@@ -32,7 +32,8 @@ impl Input {
         Ok(Self { sources, reading, checked })
     }
 
-    pub(super) fn report_faults(&self) {
+    /// Says which lines are no jobs.
+    pub(super) fn say_faults(&self) {
         for fault in &self.checked.shown {
             say(&fault.to_string());
         }
@@ -40,6 +41,10 @@ impl Input {
         if more > 0 {
             say(&format!("… and {more} more"));
         }
+    }
+
+    pub(super) fn report_faults(&self) {
+        self.say_faults();
         say(&format!(
             "error: {} of {} lines are no jobs; nothing was enqueued. \
              Mend them, or go on without them with --skip-invalid",

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::endpoint::EndpointFlags;
+use super::endpoint::{EndpointFlags, LimitFlags};
 use crate::config::{Config, Deployment};
 use crate::simulator::{self, Simulator};
 
@@ -21,15 +21,8 @@ pub(super) struct LocalFlags {
     /// The deployment's name, where it is not the jobs' model
     #[arg(long, value_name = "NAME", requires = "endpoint")]
     deployment: Option<String>,
-    /// The deployment's quota of tokens a minute
-    #[arg(long, value_name = "N")]
-    tpm: Option<u64>,
-    /// The deployment's quota of requests a minute
-    #[arg(long, value_name = "N")]
-    rpm: Option<u64>,
-    /// Calls in flight at a time [default: 64]
-    #[arg(long, value_name = "N")]
-    concurrency: Option<usize>,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 impl LocalFlags {
@@ -38,9 +31,7 @@ impl LocalFlags {
         self.state.is_some()
             || self.simulate
             || self.at.endpoint.is_some()
-            || self.tpm.is_some()
-            || self.rpm.is_some()
-            || self.concurrency.is_some()
+            || self.limits.is_given()
     }
 
     /// Lays the flags over the configuration.
@@ -53,29 +44,14 @@ impl LocalFlags {
             let name = self.simulate.then(|| "simulator".into());
             config.deployments = vec![Deployment { name, ..given }];
         }
-        let limits = [self.tpm.is_some(), self.rpm.is_some(), self.concurrency.is_some()];
-        match config.deployments.as_mut_slice() {
-            [] => Err(Failure::usage(anyhow::anyhow!(
+        if config.deployments.is_empty() {
+            return Err(Failure::usage(anyhow::anyhow!(
                 "no endpoint to send the prompts to: give --endpoint URL, \
                  or --simulate to try it without one"
-            ))),
-            [one] => {
-                one.tpm = self.tpm.or(one.tpm);
-                one.rpm = self.rpm.or(one.rpm);
-                one.concurrency = self.concurrency.or(one.concurrency);
-                let zero = [one.tpm, one.rpm, one.concurrency.map(|c| c as u64)].contains(&Some(0));
-                if zero {
-                    let message = "--tpm, --rpm and --concurrency must be at least 1";
-                    return Err(Failure::usage(anyhow::anyhow!(message)));
-                }
-                Ok(config)
-            }
-            _ if limits.contains(&true) => Err(Failure::usage(anyhow::anyhow!(
-                "--tpm, --rpm and --concurrency are for one deployment; \
-                 the configuration has several: set theirs in [[deployments]]"
-            ))),
-            _ => Ok(config),
+            )));
         }
+        self.limits.set(&mut config.deployments)?;
+        Ok(config)
     }
 
     /// Starts the simulator, where that was asked for, with the quota that the deployment was given.

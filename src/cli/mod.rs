@@ -14,6 +14,7 @@ mod init;
 mod input;
 mod interrupt;
 mod local;
+mod plan;
 mod progress;
 mod report;
 mod results;
@@ -86,6 +87,7 @@ enum Command {
     Init(init::Args),
     Config(config::Args),
     Bench(Box<bench::Args>),
+    Plan(Box<plan::Args>),
     Simulate(simulate::Args),
 }
 
@@ -134,6 +136,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Init(args) => runtime.block_on(init::run(args, config)),
                 Command::Config(args) => config::run(args, &config, &layers),
                 Command::Bench(args) => runtime.block_on(bench::run(*args, config)),
+                Command::Plan(args) => runtime.block_on(plan::run(*args, config)),
                 Command::Simulate(args) => runtime.block_on(simulate::run(args)),
             };
             if let Some(telemetry) = telemetry {

@@ -10,7 +10,7 @@ use super::ConfigError;
 use crate::admission::Member;
 use crate::admission::deployment::{Limits, Service};
 use crate::identity::Identity;
-use crate::model::endpoint::{Endpoint, Given};
+use crate::model::endpoint::{Endpoint, EndpointError, Given};
 use crate::model::tokens::Tokens;
 use crate::model::{Client, Tier};
 use crate::prices::Prices;
@@ -77,34 +77,43 @@ impl Deployment {
 
     /// Ready to be called.
     pub(super) fn target(&self, request_timeout: Duration) -> Result<Target, ConfigError> {
-        let endpoint = Endpoint::new(Given {
+        let endpoint = self.endpoint(self.key()?)?;
+        let member = self.member_at(&endpoint);
+        let tokens = self.tokens(&member.name, endpoint.token_scope())?;
+        let client = Client::new(endpoint, request_timeout)?;
+        let client = client.with_tier(if self.flex { Tier::Flex } else { Tier::AsAsked });
+        Ok(Target { member, client: tokens.into_iter().fold(client, Client::with_tokens) })
+    }
+
+    /// As admission knows it: for who calls nobody and needs no key.
+    pub(super) fn member(&self) -> Result<Member, ConfigError> {
+        Ok(self.member_at(&self.endpoint(None)?))
+    }
+
+    fn endpoint(&self, key: Option<SecretString>) -> Result<Endpoint, EndpointError> {
+        Endpoint::new(Given {
             url: self.endpoint.clone(),
             api_version: self.api_version.clone(),
             deployment: self.name_at_service(),
-            key: self.key()?,
+            key,
             key_header: self.key_header.clone(),
-        })?;
+        })
+    }
+
+    fn member_at(&self, endpoint: &Endpoint) -> Member {
         let host = endpoint.base().host_str().unwrap_or_default().to_owned();
         let plain_name = || self.deployment.clone().unwrap_or(host);
         // Two lanes of one deployment need two names.
         let lane_name = || if self.flex { plain_name() + "-flex" } else { plain_name() };
-        let name = self.name.clone().unwrap_or_else(lane_name);
-        let tokens = self.tokens(&name, endpoint.token_scope())?;
-        let names = self.names();
-        let quota = endpoint.quota_key(names.first().map(String::as_str));
-        let client = Client::new(endpoint, request_timeout)?;
-        let client = client.with_tier(if self.flex { Tier::Flex } else { Tier::AsAsked });
-        Ok(Target {
-            member: Member {
-                name,
-                models: names,
-                tier: self.tier,
-                weight: self.weight,
-                limits: self.limits(),
-                quota,
-            },
-            client: tokens.into_iter().fold(client, Client::with_tokens),
-        })
+        let models = self.names();
+        Member {
+            name: self.name.clone().unwrap_or_else(lane_name),
+            quota: endpoint.quota_key(models.first().map(String::as_str)),
+            models,
+            tier: self.tier,
+            weight: self.weight,
+            limits: self.limits(),
+        }
     }
 
     /// All names that jobs may ask for it by; none: it serves whatever is asked for.

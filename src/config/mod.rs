@@ -15,6 +15,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::admission::Member;
 use crate::documents::source;
 use crate::intake::{Reading, Terms};
 use crate::model::ClientError;
@@ -313,6 +314,14 @@ impl Config {
     pub fn targets(&self) -> Result<Vec<Target>, ConfigError> {
         let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
         self.deployments.iter().map(|deployment| deployment.target(timeout)).collect()
+    }
+
+    /// The deployments as admission knows them, for who calls none of them: keys are not looked for.
+    ///
+    /// # Errors
+    /// If an endpoint is no URL.
+    pub fn members(&self) -> Result<Vec<Member>, ConfigError> {
+        self.deployments.iter().map(Deployment::member).collect()
     }
 }
 

@@ -117,8 +117,10 @@ impl Ledger {
         to.finish()
     }
 
-    /// What is to be known of a night: its documents, and what became of all that was asked of them.
-    pub fn of(
+    /// What is to be known after a night: its documents, and what became of all that was asked of
+    /// them. `batches` begins with those of this ledger.
+    pub fn after(
+        &self,
         fingerprint: String,
         batches: Vec<BatchId>,
         documents: HashMap<String, Known>,
@@ -127,10 +129,22 @@ impl Ledger {
         let mut answers = HashMap::new();
         for known in documents.values() {
             for key in known.keys() {
-                remember(*key, asks, &mut answers);
+                self.remember(*key, asks, &mut answers);
             }
         }
         Self { fingerprint, batches, documents, answers }
+    }
+
+    fn remember(&self, key: Key, asks: &Asks, answers: &mut HashMap<Key, State>) {
+        let before = || self.answers.get(&key);
+        let state = asks.get(&key).map(|ask| &ask.state).or_else(before);
+        let Some(state) = state.filter(|state| batch_of(state).is_some()) else { return };
+        if answers.insert(key, state.clone()).is_some() {
+            return;
+        }
+        if let State::Repaired { by, .. } = state {
+            self.remember(*by, asks, answers);
+        }
     }
 
     /// The requests by which a document's answers are known, if all of them are.
@@ -160,17 +174,6 @@ pub fn batch_of(state: &State) -> Option<u16> {
         | State::Repaired { batch, .. }
         | State::Failed { batch, .. } => Some(*batch),
         State::Open | State::Unfinished { .. } => None,
-    }
-}
-
-fn remember(key: Key, asks: &Asks, answers: &mut HashMap<Key, State>) {
-    let Some(ask) = asks.get(&key) else { return };
-    if batch_of(&ask.state).is_none() || answers.contains_key(&key) {
-        return;
-    }
-    answers.insert(key, ask.state.clone());
-    if let State::Repaired { by, .. } = ask.state {
-        remember(by, asks, answers);
     }
 }
 
@@ -223,7 +226,7 @@ mod tests {
         };
         let documents = HashMap::from([("d".to_owned(), known.clone())]);
         let batches = vec![batch("n0"), batch("n1"), batch("n2")];
-        let ledger = Ledger::of("f".into(), batches, documents, &asks);
+        let ledger = Ledger::default().after("f".into(), batches, documents, &asks);
         let again = Ledger::read(&ledger.write().unwrap()).unwrap();
         assert_eq!(again.batches, [batch("n0"), batch("n2")]);
         assert_eq!(again.documents["d"], known);

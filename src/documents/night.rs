@@ -82,8 +82,6 @@ pub struct Wanted {
     pub finish_by: Option<Timestamp>,
     /// The date that goes into the name.
     pub date: Date,
-    /// Nobody else can be at work, whatever the note says.
-    pub alone: bool,
 }
 
 /// The hold on a recipe's nights.
@@ -106,7 +104,8 @@ pub struct Begun {
 }
 
 impl Hold {
-    /// Takes the hold, unless somebody else has it.
+    /// Takes the hold, unless somebody else has it. `alone`: nobody else can be at work, whatever the
+    /// note says.
     ///
     /// # Errors
     /// If somebody has, or what the store said.

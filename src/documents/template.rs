@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Map, Value, json};
 
@@ -93,7 +94,7 @@ impl<'r> Templates<'r> {
         let names = minijinja::context! {
             text => part.text,
             heading => part.heading,
-            row => minijinja::Value::from_serialize(&part.row),
+            row => Serde(&part.row),
             part => number,
             parts => of,
             ..of_document(about)
@@ -132,7 +133,7 @@ impl<'r> Templates<'r> {
         (level, last): (u32, bool),
     ) -> Result<Value, TemplateError> {
         let names = minijinja::context! {
-            answers => minijinja::Value::from_serialize(answers),
+            answers => Serde(answers),
             level,
             last,
             ..of_document(about)
@@ -178,7 +179,7 @@ pub fn repair(body: &Value, answer: &str, fault: &str) -> Value {
 
 fn of_document(about: &About<'_>) -> minijinja::Value {
     let name = about.document.rsplit('/').next().unwrap_or_default();
-    let metadata = minijinja::Value::from_serialize(about.metadata);
+    let metadata = Serde(about.metadata);
     minijinja::context! { document => about.document, name, metadata }
 }
 

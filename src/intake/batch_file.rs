@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::LineFault;
 use crate::admission::charge;
-use crate::job::{Api, BatchId, History, Job, JobId};
+use crate::job::{Api, BatchId, Estimate, History, Job, JobId};
 
 /// How lines are read.
 #[derive(Debug, Clone)]
@@ -52,9 +52,9 @@ pub struct JobLine<'a> {
     body: &'a RawValue,
     /// Whether the body lacks its model.
     add_model: bool,
-    deadline: Option<Timestamp>,
-    not_before: Option<Timestamp>,
-    priority: i32,
+    pub(super) deadline: Option<Timestamp>,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) priority: i32,
     metadata: Option<&'a str>,
 }
 
@@ -145,8 +145,15 @@ pub fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLine<'a>,
 }
 
 impl JobLine<'_> {
+    /// Counts the tokens that it asks for. The model's name costs none, so that it does not matter
+    /// whether the body has it.
+    pub(super) fn estimate(&self) -> Estimate {
+        charge::estimate(self.api, &self.model, self.body.get().as_bytes())
+    }
+
     /// Makes the job, its tokens counted.
     pub fn into_job(self, batch_id: &BatchId, position: u64) -> Job {
+        let estimate = self.estimate();
         let body = self.body.get();
         let body = if self.add_model {
             let model = serde_json::to_string(&self.model).unwrap_or_default();
@@ -162,7 +169,7 @@ impl JobLine<'_> {
             custom_id: self.custom_id.into_owned(),
             position,
             api: self.api,
-            estimate: Some(charge::estimate(self.api, &self.model, &body)),
+            estimate: Some(estimate),
             model: self.model.into_owned(),
             body,
             deadline: self.deadline,

@@ -5,7 +5,8 @@
 //! Both read the input again from its start, so input that can be read only once (standard input)
 //! is spooled to a file first.
 //!
-//! Jobs that ended as dead letters come in again by [`dead_letters`].
+//! Jobs that ended as dead letters come in again by [`dead_letters`]. Who only wants to know what the
+//! jobs ask for has the second pass without a queue, on all cores: [`weigh()`].
 
 mod batch_file;
 pub mod dead_letters;
@@ -15,6 +16,7 @@ mod fault;
 mod sample;
 mod source;
 mod tally;
+mod weigh;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -28,6 +30,7 @@ pub(crate) use enqueue::{Known, send_unknown};
 pub use fault::{Fault, LineFault};
 pub use sample::{SampleError, sample};
 pub use source::{Source, SourceError};
+pub use weigh::{Weighed, Weight, weigh};
 
 use crate::job::BatchId;
 use duplicates::Duplicates;

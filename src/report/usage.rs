@@ -112,7 +112,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    pub(super) fn add(&mut self, cost: Option<Money>, tokens: u64) {
+    /// Adds what tokens cost; `None`: their price is unknown.
+    pub(crate) fn add(&mut self, cost: Option<Money>, tokens: u64) {
         match cost {
             Some(cost) => self.known += cost,
             None => self.unpriced_tokens += tokens,
