@@ -112,7 +112,8 @@ impl Asks {
     /// If the file can't be made.
     pub fn new(scratch: &Path) -> io::Result<Self> {
         let path = scratch.join("asks.jsonl");
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
         let (known, asked) = (HashMap::new(), Vec::new());
         Ok(Self { known, asked, sent: 0, file, path, end: 0 })
     }
@@ -147,12 +148,7 @@ impl Asks {
     ///
     /// # Errors
     /// If the file can't be written.
-    pub fn ask(
-        &mut self,
-        body: &Value,
-        terms: &Terms,
-        repairs: Option<Key>,
-    ) -> io::Result<Key> {
+    pub fn ask(&mut self, body: &Value, terms: &Terms, repairs: Option<Key>) -> io::Result<Key> {
         let body = body.to_string();
         let key = Key::of(body.as_bytes());
         if self.known.contains_key(&key) {
@@ -182,7 +178,8 @@ impl Asks {
     /// If it is not there, or the file can't be read.
     pub fn line(&self, key: &Key) -> io::Result<String> {
         let line = self.known.get(key).and_then(|ask| ask.line);
-        let line = line.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such request"))?;
+        let line =
+            line.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such request"))?;
         let mut bytes = vec![0; line.bytes as usize];
         self.file.read_exact_at(&mut bytes, line.at)?;
         String::from_utf8(bytes).map_err(io::Error::other)

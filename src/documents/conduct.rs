@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::answer;
 use super::asks::{Asks, Key, State, Terms};
 use super::gather::{Earlier, GatherError, LOOKED_UP, Tracked, job_id};
-use super::reduce::{self, Combining};
 use super::recipe::Recipe;
+use super::reduce::{self, Combining};
 use super::template::{self, TemplateError, Templates};
 use crate::intake::{self, EnqueueError, Known, LineFault, Reading};
 use crate::job::BatchId;
@@ -161,10 +161,11 @@ impl Conductor<'_> {
         for keys in self.asks.open().chunks(LOOKED_UP) {
             let ids: Vec<_> = keys.iter().map(|key| job_id(&self.batch, key)).collect();
             let found = self.store.look_up(&self.batch, &ids).await?;
-            let ended = keys.iter().zip(found).filter_map(|(key, found)| Some((*key, found?.ending())));
+            let ended =
+                keys.iter().zip(found).filter_map(|(key, found)| Some((*key, found?.ending())));
             // An answer is read here only if something hangs on it.
-            let (plain, read): (Vec<_>, Vec<_>) = ended
-                .partition(|(_, e)| *e == Ending::Succeeded && self.recipe.schema.is_none());
+            let (plain, read): (Vec<_>, Vec<_>) =
+                ended.partition(|(_, e)| *e == Ending::Succeeded && self.recipe.schema.is_none());
             for (key, _) in plain {
                 self.asks.set(&key, State::Answered { batch: self.tonight, usage: None });
             }
@@ -260,7 +261,9 @@ impl Conductor<'_> {
 
     /// The outcomes of these requests, wherever they lie, in their order.
     pub(super) async fn outcomes(
-        &self, keys: &[Key]) -> Result<Vec<(Key, Option<Outcome>)>, ConductError> {
+        &self,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Option<Outcome>)>, ConductError> {
         let read = keys.iter().map(|key| async move {
             let (by, state) = self.asks.state(key);
             let batch = super::ledger::batch_of(state).unwrap_or(self.tonight);
@@ -307,10 +310,13 @@ impl Conductor<'_> {
                     Ok(job) if line.len() <= self.reading.max_line_bytes => {
                         jobs.push(job.into_job(&self.batch, *position));
                     }
-                    Ok(_) => self.is_unfit(*key, &LineFault::TooLong {
-                        bytes: line.len(),
-                        limit: self.reading.max_line_bytes,
-                    }),
+                    Ok(_) => self.is_unfit(
+                        *key,
+                        &LineFault::TooLong {
+                            bytes: line.len(),
+                            limit: self.reading.max_line_bytes,
+                        },
+                    ),
                     Err(fault) => self.is_unfit(*key, &fault),
                 }
             }

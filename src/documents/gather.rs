@@ -160,9 +160,8 @@ impl Reading<'_> {
     ) -> Result<Vec<(String, Result<Vec<Value>, String>)>, GatherError> {
         let listed = self.list().await?.into_iter().take(count);
         let prepared = stream::iter(listed).map(|listed| self.prepare(listed)).buffered(AT_A_TIME);
-        let named = prepared.map_ok(|Prepared { listed, bodies }| {
-            (listed.name, bodies.map(|(bodies, _)| bodies))
-        });
+        let named = prepared
+            .map_ok(|Prepared { listed, bodies }| (listed.name, bodies.map(|(bodies, _)| bodies)));
         named.try_collect().await
     }
 }
@@ -312,7 +311,8 @@ impl Earlier<'_> {
             let state = self.ledger.answers.get(key);
             if asks.get(key).is_some_and(|ask| ask.was_known) {
                 there.insert(*key);
-            } else if let Some(batch) = state.filter(|s| self.counts(s)).and_then(super::ledger::batch_of)
+            } else if let Some(batch) =
+                state.filter(|s| self.counts(s)).and_then(super::ledger::batch_of)
                 && let Some(keys) = by_batch.get_mut(usize::from(batch))
             {
                 keys.push(*key);
@@ -383,7 +383,9 @@ impl Earlier<'_> {
     async fn know_of_open_nights(&self, keys: &[Key], asks: &mut Asks) -> Result<(), GatherError> {
         for (n, batch) in self.open.iter().enumerate() {
             let place = u16::try_from(self.ledger.batches.len() + n).unwrap_or(u16::MAX);
-            for key in keys.iter().filter(|key| asks.get(key).is_none()).copied().collect::<Vec<_>>() {
+            for key in
+                keys.iter().filter(|key| asks.get(key).is_none()).copied().collect::<Vec<_>>()
+            {
                 let Some(outcome) = self.store.outcome(batch, job_id(batch, &key)).await? else {
                     continue;
                 };

@@ -165,7 +165,8 @@ impl Conductor<'_> {
 
     fn count_requests(&self) -> Requests {
         let asked = self.asks.asked();
-        let repairs = asked.iter().filter(|k| self.asks.get(k).is_some_and(|a| a.repairs.is_some()));
+        let repairs =
+            asked.iter().filter(|k| self.asks.get(k).is_some_and(|a| a.repairs.is_some()));
         let parts: u64 = self.documents.iter().map(|d| d.parts.len() as u64).sum();
         let different: std::collections::HashSet<_> =
             self.documents.iter().flat_map(|d| &d.parts).collect();

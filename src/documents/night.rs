@@ -38,7 +38,9 @@ const TRIES: usize = 20;
 /// Why a night can't begin or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum NightError {
-    #[error("another promptmill conducts this recipe's night; its hold runs out at {until:.0} if it is dead")]
+    #[error(
+        "another promptmill conducts this recipe's night; its hold runs out at {until:.0} if it is dead"
+    )]
     AtWork { until: Timestamp },
     #[error("another promptmill took this recipe's night over")]
     TakenOver,
@@ -147,7 +149,9 @@ impl Hold {
             Some(name) => match self.store.get_payload(name).await? {
                 Some(bytes) => Ledger::read(&bytes)?,
                 None => {
-                    warn!("what is known of earlier nights is gone from the store; all is asked anew");
+                    warn!(
+                        "what is known of earlier nights is gone from the store; all is asked anew"
+                    );
                     Ledger::default()
                 }
             },

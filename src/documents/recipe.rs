@@ -123,10 +123,7 @@ impl Recipe {
 
     fn check(&self) -> Result<(), String> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if self.name.is_empty()
-            || self.name.len() > LONGEST_NAME
-            || !self.name.chars().all(legal)
-        {
+        if self.name.is_empty() || self.name.len() > LONGEST_NAME || !self.name.chars().all(legal) {
             return Err(format!(
                 "'{}' is no name: use 1 to {LONGEST_NAME} of a-z, A-Z, 0-9, '-', '_' and '.'",
                 self.name
@@ -143,7 +140,9 @@ impl Recipe {
             return Err(format!("'{name}' is no parameter: other keys of the recipe make it"));
         }
         if self.reduce.is_some() && self.part_tokens.is_none() {
-            return Err("[reduce] goes with part_tokens: whole documents have one answer each".into());
+            return Err(
+                "[reduce] goes with part_tokens: whole documents have one answer each".into()
+            );
         }
         if !self.columns.is_empty() && self.schema_file.is_none() {
             return Err("[columns] goes with a schema: they point into its answers".into());

@@ -106,7 +106,9 @@ impl Conductor<'_> {
         path: Option<&Path>,
         mut seen: impl FnMut(&Row),
     ) -> Result<(), TableError> {
-        let Some(path) = path else { return self.write_rows(&mut Sheet::<Vec<u8>>::None, &mut seen).await };
+        let Some(path) = path else {
+            return self.write_rows(&mut Sheet::<Vec<u8>>::None, &mut seen).await;
+        };
         let form = Form::of(path)?;
         let mut target = Target::create(path)?;
         let mut sheet = Sheet::begin(&mut target.file, form, self.recipe)
@@ -168,7 +170,8 @@ impl Conductor<'_> {
             .find(|(_, (ended, _))| *ended != Ended::Answered)
             .map_or((0, Ended::Unfinished, None), |(n, (ended, error))| (n, ended, error));
         let which = if document.depth == 0 { "part" } else { "group of parts" };
-        let error = error.map(|error| format!("{which} {} of {}: {error}", at + 1, document.level.len()));
+        let error =
+            error.map(|error| format!("{which} {} of {}: {error}", at + 1, document.level.len()));
         vec![(row(None, ended, error), None)]
     }
 
@@ -178,7 +181,12 @@ impl Conductor<'_> {
         let mut outcomes = self.outcomes(&keys).await?.into_iter();
         let mut filled = Vec::with_capacity(rows.len());
         for (row, key) in rows {
-            let mut row = Row { document: row.document.clone(), error: row.error.clone(), answer: None, ..*row };
+            let mut row = Row {
+                document: row.document.clone(),
+                error: row.error.clone(),
+                answer: None,
+                ..*row
+            };
             if let Some(key) = key {
                 let outcome = outcomes.next().and_then(|(_, outcome)| outcome);
                 self.read_answer(*key, outcome.as_ref(), &mut row);
@@ -205,7 +213,8 @@ impl Conductor<'_> {
                 row.answer = Some(read.and_then(Result::ok).unwrap_or(Json::String(text)));
             }
             None => {
-                let why = "the answer holds no text: it was refused, or its tokens were used up before";
+                let why =
+                    "the answer holds no text: it was refused, or its tokens were used up before";
                 self.asks.set(&key, State::Failed { batch, usage, why: why.into() });
                 (row.state, row.error) = (Ended::Failed, Some(why.into()));
             }

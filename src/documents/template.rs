@@ -92,8 +92,8 @@ impl<'r> Templates<'r> {
         (number, of): (usize, usize),
     ) -> Result<Value, TemplateError> {
         let names = minijinja::context! {
-            text => part.text,
-            heading => part.heading,
+            text => part.text.as_str(),
+            heading => part.heading.as_str(),
             row => Serde(&part.row),
             part => number,
             parts => of,

@@ -45,9 +45,10 @@ impl TurnedAway {
             (self.expired, "will not begin before their deadline"),
             (self.not_served, "ask for a model that no deployment serves and will fail"),
         ];
-        kinds.iter().filter(|(jobs, _)| *jobs > 0).try_for_each(|(jobs, why)| {
-            writeln!(f, "          {jobs} of the jobs {why}")
-        })
+        kinds
+            .iter()
+            .filter(|(jobs, _)| *jobs > 0)
+            .try_for_each(|(jobs, why)| writeln!(f, "          {jobs} of the jobs {why}"))
     }
 }
 
@@ -65,7 +66,9 @@ impl fmt::Display for Limit {
             Self::RequestsAMinute => "requests a minute",
             Self::CallsInFlight => "calls in flight, and what each takes",
             Self::Workers => "what the workers can do",
-            Self::Answers => "none of the quotas: how long single answers take, or when jobs may begin",
+            Self::Answers => {
+                "none of the quotas: how long single answers take, or when jobs may begin"
+            }
         })
     }
 }
@@ -74,7 +77,10 @@ impl fmt::Display for Costs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { currency, prices_of, expected, at_most, batch_api, .. } = self;
         let (expected, at_most, batch) = (amount(expected), amount(at_most), amount(batch_api));
-        write!(f, "cost      {currency} {expected} expected, {at_most} at most, by prices of {prices_of}")?;
+        write!(
+            f,
+            "cost      {currency} {expected} expected, {at_most} at most, by prices of {prices_of}"
+        )?;
         write!(f, "; {batch} through the Batch API, within a day")?;
         for part in &self.deployments {
             let cost = part.cost.as_ref().map_or_else(|| "paid by the hour".to_owned(), amount);

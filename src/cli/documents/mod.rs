@@ -105,7 +105,8 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     }
     let (_simulator, config) = args.answering(config).await?;
     let given = args.source.as_ref().or(config.documents.source.as_ref());
-    let given = given.ok_or_else(|| Failure::usage(anyhow!("say where the documents are: --source")))?;
+    let given =
+        given.ok_or_else(|| Failure::usage(anyhow!("say where the documents are: --source")))?;
     let source = Source::open(given, &config.documents).await.map_err(of_source)?;
     let reader = std::env::current_exe().map_err(Failure::unreachable)?;
     let limits = Limits { file_bytes: recipe.max_file_mib << 20, ..Limits::default() };
@@ -157,7 +158,11 @@ struct Night<'a> {
 /// Where the night's jobs and answers are.
 enum Place {
     /// Here: this process is the one worker, and nobody else uses the directory.
-    Here { database: Database, store: Arc<LocalStore>, _state: StateDir },
+    Here {
+        database: Database,
+        store: Arc<LocalStore>,
+        _state: StateDir,
+    },
     There(Backends),
 }
 
@@ -224,7 +229,11 @@ impl Night<'_> {
     ) -> Result<(Exit, bool), Failure> {
         let Begun { night, goes_on, others, ledger } = begun;
         let store = place.store();
-        say(&format!("night {}{}", night.batch, if *goes_on { ", which is open: it goes on" } else { "" }));
+        say(&format!(
+            "night {}{}",
+            night.batch,
+            if *goes_on { ", which is open: it goes on" } else { "" }
+        ));
         give_up(store.as_ref(), others).await?;
         let earlier = Earlier {
             store: store.as_ref(),
@@ -307,7 +316,8 @@ impl Night<'_> {
             print(&serde_json::to_string(morning).map_err(Failure::unreachable)?);
         }
         text::say_morning(morning, &self.prices);
-        let is_whole = morning.rows.failed + morning.rows.unfinished + morning.documents.unread == 0;
+        let is_whole =
+            morning.rows.failed + morning.rows.unfinished + morning.documents.unread == 0;
         Ok(if is_whole { Exit::AllDone } else { Exit::SomeFailed })
     }
 
@@ -315,7 +325,9 @@ impl Night<'_> {
     async fn fits(&self, asks: &Asks, finish_by: Option<Timestamp>) -> Result<bool, Failure> {
         let Some(by) = finish_by.filter(|_| !asks.asked().is_empty()) else { return Ok(true) };
         if self.config.deployments.is_empty() {
-            say("no deployment is configured here, so it can't be told whether it will be done in time");
+            say(
+                "no deployment is configured here, so it can't be told whether it will be done in time",
+            );
             return Ok(true);
         }
         let path = asks.path().to_owned();
@@ -466,8 +478,12 @@ fn halted(halt: Result<Halt, WorkerError>) -> Result<Finish, Failure> {
 async fn give_up(store: &dyn Store, others: &[BatchId]) -> Result<(), Failure> {
     for batch in others {
         match control::cancel(store, batch).await {
-            Ok(_) => say(&format!("the night {batch} was never finished; this one takes its place")),
-            Err(ControlError::Done(_) | ControlError::Cancelled(_) | ControlError::NoSuchBatch(_)) => {}
+            Ok(_) => {
+                say(&format!("the night {batch} was never finished; this one takes its place"))
+            }
+            Err(
+                ControlError::Done(_) | ControlError::Cancelled(_) | ControlError::NoSuchBatch(_),
+            ) => {}
             Err(error) => return Err(Failure::unreachable(error)),
         }
     }
@@ -517,8 +533,8 @@ fn replace(path: &Path, with: &Path) -> anyhow::Result<()> {
     use anyhow::Context;
     let failed = || format!("can't write {}", path.display());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))
-        .with_context(failed)?;
+    let mut file =
+        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(failed)?;
     let mut from = std::fs::File::open(with).with_context(failed)?;
     std::io::copy(&mut from, &mut file).with_context(failed)?;
     file.persist(path).with_context(failed)?;

@@ -76,9 +76,7 @@ impl<W: Write + Send> Writer<W> {
         let fields = header.iter().map(|(name, kind)| {
             let of = |physical| Type::primitive_type_builder(name, physical);
             let builder = match kind {
-                Kind::Text => {
-                    of(Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::String))
-                }
+                Kind::Text => of(Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::String)),
                 Kind::Number => of(Physical::INT64),
                 Kind::Float => of(Physical::DOUBLE),
                 Kind::Truth => of(Physical::BOOLEAN),
