@@ -8,7 +8,7 @@ use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::read::{self, ReadError};
+use super::read::{self, Content, Limits, ReadError};
 use super::recipe::{Example, Recipe};
 use super::split::{Cut, Part, split};
 
@@ -66,7 +66,7 @@ pub fn gather(source: &Path, recipe: &Recipe) -> Result<Night, NightError> {
     for path in files(source, &recipe.include)? {
         let document = path.strip_prefix(source).unwrap_or(&path).to_string_lossy().into_owned();
         night.documents += 1;
-        let text = match read::read(&path, recipe.max_file_mib) {
+        let text = match text(&path, &document, recipe) {
             Ok(text) => text,
             Err(why) => {
                 night.unread.push(Unread { document, why });
@@ -136,6 +136,21 @@ fn files(source: &Path, include: &[String]) -> Result<Vec<PathBuf>, NightError> 
     files.sort();
     files.dedup();
     Ok(files)
+}
+
+/// A document's text, rows as JSON lines.
+fn text(path: &Path, document: &str, recipe: &Recipe) -> Result<String, ReadError> {
+    let limits = Limits { file_bytes: recipe.max_file_mib << 20, ..Limits::default() };
+    match read::read(path, document, &limits)?.content {
+        Content::Text { text, .. } => Ok(text),
+        Content::Rows(rows) => {
+            Ok(rows.into_iter().map(|row| format!("{}\n", json!(row))).collect())
+        }
+        Content::Image { media_type, .. } => Err(ReadError::Unsupported {
+            kind: format!("an image ({media_type})"),
+            mend: "leave it out by the recipe's include".into(),
+        }),
+    }
 }
 
 fn parts(path: &Path, text: String, recipe: &Recipe) -> Vec<Part> {

@@ -1,40 +1,16 @@
 //! Bytes become text, whatever encoding they are in.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
-
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::Encoding;
 
-/// Why a document has no text.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error("can't be read: {0}")]
-    Io(#[from] io::Error),
-    #[error("larger than {mib} MiB; raise max_file_mib in the recipe, or cut the file")]
-    TooLarge { mib: u64 },
-    #[error("holds no text")]
-    Empty,
-    #[error("not a text file: only plain text is read (also Markdown and the like)")]
-    Binary,
-    #[error("not valid {encoding}, which it seems to be; save it as UTF-8")]
-    Malformed { encoding: &'static str },
-}
+use super::ReadError;
 
-/// Reads a text file of at most `mib` MiB.
+/// The text of a file, in which something must stand.
 ///
 /// # Errors
-/// If it is too large, empty, no text, or broken in its encoding.
-pub fn read(path: &Path, mib: u64) -> Result<String, ReadError> {
-    let limit = mib << 20;
-    let mut bytes = Vec::new();
-    // The size is not asked beforehand: a file may grow, and a device has none.
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(ReadError::TooLarge { mib });
-    }
-    let text = decode(&bytes)?;
+/// If it is empty, no text, or broken in its encoding.
+pub(super) fn read(bytes: &[u8]) -> Result<String, ReadError> {
+    let text = decode(bytes)?;
     if text.trim().is_empty() { Err(ReadError::Empty) } else { Ok(text) }
 }
 
@@ -43,12 +19,12 @@ pub fn read(path: &Path, mib: u64) -> Result<String, ReadError> {
 ///
 /// # Errors
 /// If the bytes are no text, or not valid in the encoding.
-pub fn decode(bytes: &[u8]) -> Result<String, ReadError> {
+pub(super) fn decode(bytes: &[u8]) -> Result<String, ReadError> {
     if let Some((encoding, mark)) = Encoding::for_bom(bytes) {
         return whole(encoding, &bytes[mark..]);
     }
     if bytes.contains(&0) {
-        return Err(ReadError::Binary);
+        return Err(ReadError::Unknown);
     }
     // ISO-2022-JP is seven bits wide and so always valid UTF-8: its escapes tell it.
     let escapes = bytes.contains(&0x1b);
@@ -61,11 +37,11 @@ pub fn decode(bytes: &[u8]) -> Result<String, ReadError> {
     whole(detector.guess(None, Utf8Detection::Allow), bytes)
 }
 
-fn whole(encoding: &'static Encoding, bytes: &[u8]) -> Result<String, ReadError> {
+pub(super) fn whole(encoding: &'static Encoding, bytes: &[u8]) -> Result<String, ReadError> {
     encoding
         .decode_without_bom_handling_and_without_replacement(bytes)
         .map(Into::into)
-        .ok_or(ReadError::Malformed { encoding: encoding.name() })
+        .ok_or(ReadError::Malformed { encoding: encoding.name().into() })
 }
 
 #[cfg(test)]
@@ -90,10 +66,7 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_said_to_be_none() {
-        assert!(matches!(decode(b"\x7fELF\0\0"), Err(ReadError::Binary)));
-        let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(read(file.path(), 1), Err(ReadError::Empty)));
-        std::fs::write(file.path(), vec![b'a'; (1 << 20) + 1]).unwrap();
-        assert!(matches!(read(file.path(), 1), Err(ReadError::TooLarge { mib: 1 })));
+        assert!(matches!(decode(b"\x7fELF\0\0"), Err(ReadError::Unknown)));
+        assert!(matches!(read(b" \n"), Err(ReadError::Empty)));
     }
 }
