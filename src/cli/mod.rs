@@ -8,6 +8,7 @@ mod control;
 mod counted;
 mod dead_letters;
 mod documents;
+mod documents_reader;
 mod endpoint;
 mod enqueue;
 mod init;
@@ -72,6 +73,8 @@ enum Command {
     Run(run::Args),
     Enqueue(enqueue::Args),
     Documents(Box<documents::Args>),
+    #[command(hide = true)]
+    DocumentsReader(documents_reader::Args),
     Work(work::Args),
     Serve(serve::Args),
     Status(status::Args),
@@ -106,6 +109,10 @@ enum Exit {
 
 /// Runs one command and says how it ended.
 pub fn main(cli: Cli) -> ExitCode {
+    // A child of our own, one for each document: it needs no configuration and starts no threads.
+    if let Command::DocumentsReader(args) = &cli.command {
+        return ended(documents_reader::run(args));
+    }
     let exit = Layers::read(cli.config.as_deref(), std::env::vars())
         .and_then(|layers| Ok((layers.config()?, layers)))
         .map_err(Failure::usage)
@@ -121,6 +128,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 Command::Run(args) => runtime.block_on(run::run(args, config)),
                 Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
                 Command::Documents(args) => runtime.block_on(documents::run(*args, config)),
+                Command::DocumentsReader(args) => documents_reader::run(&args),
                 Command::Work(args) => runtime.block_on(work::run(args, config)),
                 Command::Serve(args) => runtime.block_on(serve::run(args, config)),
                 Command::Status(args) => runtime.block_on(status::run(args, config)),
@@ -143,11 +151,16 @@ pub fn main(cli: Cli) -> ExitCode {
                 telemetry.finish();
             }
             ended
-        })
-        .unwrap_or_else(|failure| {
-            say(&format!("error: {}", chain(&failure.error)));
-            failure.exit
         });
+    ended(exit)
+}
+
+/// Tells a failure, once and here.
+fn ended(how: Result<Exit, Failure>) -> ExitCode {
+    let exit = how.unwrap_or_else(|failure| {
+        say(&format!("error: {}", chain(&failure.error)));
+        failure.exit
+    });
     ExitCode::from(exit as u8)
 }
 

@@ -1,0 +1,159 @@
+//! What kind of document it is: by its first bytes, and where they leave it open by its name.
+
+use super::ReadError;
+
+/// Kinds as their bytes tell them. Office files are told apart once they are unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain {
+        markdown: bool,
+    },
+    Html,
+    Rows(Rows),
+    Mail,
+    Pdf,
+    /// A zip archive: DOCX, XLSX, PPTX, ODS, or none of them.
+    Package,
+    /// Microsoft's container of the time before: .xls, and office files with a password.
+    Container,
+    Image(&'static str),
+}
+
+/// How rows stand in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    Comma,
+    Tab,
+    Json,
+}
+
+/// How many bytes from the start decide.
+pub(super) const HEAD: usize = 4096;
+
+/// Names of kinds that are never text: text under them is a download or a rename gone wrong.
+const NEVER_TEXT: &[&str] = &[
+    "pdf", "docx", "docm", "xlsx", "xlsm", "xls", "xlsb", "ods", "pptx", "pptm", "doc", "ppt",
+    "png", "jpg", "jpeg", "gif", "webp",
+];
+
+impl Kind {
+    /// Whether its reader runs in a process of its own: its parser follows the file's structure
+    /// wherever that leads, and so may hang, panic or eat memory.
+    pub(super) fn is_intricate(self) -> bool {
+        match self {
+            Self::Plain { .. } | Self::Rows(_) | Self::Image(_) => false,
+            Self::Html | Self::Mail | Self::Pdf | Self::Package | Self::Container => true,
+        }
+    }
+}
+
+/// The kind of a file that begins with `head` (up to [`HEAD`] bytes of it).
+///
+/// # Errors
+/// If it is of a kind that is not read, or text under a name of something else.
+pub(super) fn of(head: &[u8], name: &str) -> Result<Kind, ReadError> {
+    if let Some(kind) = binary(head) {
+        return kind;
+    }
+    let extension = extension(name);
+    if NEVER_TEXT.contains(&extension.as_str()) && !head.is_empty() {
+        let is = if looks_like_html(head) { "an HTML page" } else { "none" };
+        return Err(ReadError::WrongExtension { extension, is: is.into() });
+    }
+    Ok(match extension.as_str() {
+        "html" | "htm" | "xhtml" => Kind::Html,
+        "csv" => Kind::Rows(Rows::Comma),
+        "tsv" | "tab" => Kind::Rows(Rows::Tab),
+        "jsonl" | "ndjson" => Kind::Rows(Rows::Json),
+        "eml" => Kind::Mail,
+        "md" | "markdown" => Kind::Plain { markdown: true },
+        "" if looks_like_html(head) => Kind::Html,
+        "" if looks_like_mail(head) => Kind::Mail,
+        _ => Kind::Plain { markdown: false },
+    })
+}
+
+/// The extension in lower case, without its dot; empty where there is none.
+pub(super) fn extension(name: &str) -> String {
+    let extension = std::path::Path::new(name).extension().unwrap_or_default();
+    extension.to_string_lossy().to_lowercase()
+}
+
+fn binary(head: &[u8]) -> Option<Result<Kind, ReadError>> {
+    let unsupported = |kind: &str, mend: &str| {
+        Some(Err(ReadError::Unsupported { kind: kind.into(), mend: mend.into() }))
+    };
+    // Readers of PDF allow for 1024 bytes before it (Adobe's implementation notes, 3.4.1).
+    let start = &head[..head.len().min(1024)];
+    if memchr::memmem::find(start, b"%PDF-").is_some() {
+        return Some(Ok(Kind::Pdf));
+    }
+    match head {
+        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some(Ok(Kind::Package)),
+        [0xd0, 0xcf, 0x11, 0xe0, 0xa1, 0xb1, 0x1a, 0xe1, ..] => Some(Ok(Kind::Container)),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => {
+            Some(Ok(Kind::Image("image/png")))
+        }
+        [0xff, 0xd8, 0xff, ..] => Some(Ok(Kind::Image("image/jpeg"))),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Ok(Kind::Image("image/gif"))),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
+            Some(Ok(Kind::Image("image/webp")))
+        }
+        [b'{', b'\\', b'r', b't', b'f', ..] => unsupported("rich text (RTF)", "save it as DOCX"),
+        [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => {
+            unsupported("a TIFF image", "convert it to PNG")
+        }
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [b'7', b'z', 0xbc, 0xaf, ..] => {
+            unsupported("a packed file", "unpack it")
+        }
+        _ => None,
+    }
+}
+
+fn looks_like_html(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let begins =
+        |with: &[u8]| head.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    begins(b"<!doctype html") || begins(b"<html")
+}
+
+/// A header block with a sender, as mail programs save it under a name without an extension.
+fn looks_like_mail(head: &[u8]) -> bool {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let header = |line: &[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        line.contains(&b':')
+            && !name.is_empty()
+            && name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+    };
+    let mut from = false;
+    let mut mime = false;
+    lines.by_ref().take_while(|line| !line.trim_ascii().is_empty()).all(|line| {
+        from |= line.starts_with(b"From:");
+        mime |= line.starts_with(b"MIME-Version:") || line.starts_with(b"Message-ID:");
+        header(line) || line.starts_with(b" ") || line.starts_with(b"\t")
+    }) && from
+        && mime
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_as_what_it_is_and_not_as_it_is_called() {
+        assert_eq!(of(b"%PDF-1.7 ...", "report.docx").unwrap(), Kind::Pdf);
+        assert_eq!(of(b"PK\x03\x04...", "report.pdf").unwrap(), Kind::Package);
+        assert_eq!(of(b"\x89PNG\r\n\x1a\n", "photo.txt").unwrap(), Kind::Image("image/png"));
+        assert_eq!(of(b"<html><p>x", "page").unwrap(), Kind::Html);
+        assert_eq!(of(b"From: a@b\nMIME-Version: 1.0\n\nx", "1234").unwrap(), Kind::Mail);
+        assert_eq!(of(b"# Title", "a.MD").unwrap(), Kind::Plain { markdown: true });
+        assert_eq!(of(b"<html>", "source.php").unwrap(), Kind::Plain { markdown: false });
+    }
+
+    #[test]
+    fn a_login_page_saved_as_pdf_is_told() {
+        let told = of(b"<!DOCTYPE html><title>Sign in", "invoice.pdf").unwrap_err().to_string();
+        assert!(told.contains(".pdf") && told.contains("HTML"), "{told}");
+    }
+}

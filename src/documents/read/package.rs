@@ -1,0 +1,199 @@
+//! Office files are zip archives of XML parts: opened, bounded, and told apart here.
+
+use std::collections::HashMap;
+use std::io::{self, Cursor, Read};
+
+use zip::ZipArchive;
+use zip::result::ZipError;
+
+use super::xml::{Node, Nodes, attribute};
+use super::{Document, Limits, ReadError, docx, plain, pptx, sheets};
+
+/// Reads whatever the archive is.
+///
+/// # Errors
+/// If it is broken, unpacks too far, or is nothing that is read.
+pub(super) fn read(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadError> {
+    let mut package = Package::open(bytes, limits)?;
+    if let Some(mimetype) = package.part("mimetype")? {
+        return open_document(package, mimetype.trim(), limits);
+    }
+    let main = package.main()?;
+    match main.as_deref().and_then(|main| main.split_once('/')) {
+        Some(("word", _)) => docx::read(package, main.as_deref().unwrap_or_default(), limits),
+        Some(("ppt", _)) => pptx::read(package, main.as_deref().unwrap_or_default(), limits),
+        Some(("xl", _)) => sheets::read_package(package, limits),
+        _ if main.is_some() || package.is_office() => {
+            Err(ReadError::broken("office file", "it has no document in it"))
+        }
+        _ => Err(unsupported("a zip archive", "unpack it into the source")),
+    }
+}
+
+fn open_document(package: Package, mimetype: &str, limits: &Limits) -> Result<Document, ReadError> {
+    match mimetype.strip_prefix("application/vnd.oasis.opendocument.").unwrap_or(mimetype) {
+        "spreadsheet" => sheets::read_package(package, limits),
+        "text" => Err(unsupported("an OpenDocument text", "save it as DOCX")),
+        "presentation" => Err(unsupported("an OpenDocument presentation", "save it as PPTX")),
+        "application/epub+zip" => Err(unsupported("an e-book (EPUB)", "save it as HTML or PDF")),
+        other => Err(unsupported(&format!("a file of type {other}"), "save it as DOCX or PDF")),
+    }
+}
+
+fn unsupported(kind: &str, mend: &str) -> ReadError {
+    ReadError::Unsupported { kind: kind.into(), mend: mend.into() }
+}
+
+/// A zip archive, of which no more is unpacked than its limit.
+pub(super) struct Package {
+    archive: ZipArchive<Cursor<Vec<u8>>>,
+    /// How much may still be unpacked.
+    left: u64,
+    limit: u64,
+}
+
+impl Package {
+    fn open(bytes: Vec<u8>, limits: &Limits) -> Result<Self, ReadError> {
+        let archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
+        let limit = limits.unpacked_bytes;
+        // Where the directory owns up to a bomb, nothing of it need be unpacked.
+        if archive.decompressed_size().is_some_and(|size| size > u128::from(limit)) {
+            return Err(ReadError::UnpacksTooFar { limit });
+        }
+        Ok(Self { archive, left: limit, limit })
+    }
+
+    /// The text of a part; none where there is no such part.
+    ///
+    /// # Errors
+    /// If it is broken, or the limit is passed.
+    pub(super) fn part(&mut self, name: &str) -> Result<Option<String>, ReadError> {
+        let Self { archive, left, limit } = self;
+        let mut part = match archive.by_name(name) {
+            Ok(part) => part,
+            Err(ZipError::FileNotFound) => return Ok(None),
+            Err(ZipError::UnsupportedArchive(ZipError::PASSWORD_REQUIRED)) => {
+                return Err(ReadError::Encrypted);
+            }
+            Err(error) => return Err(broken(error)),
+        };
+        let mut bytes = Vec::new();
+        part.by_ref().take(*left + 1).read_to_end(&mut bytes).map_err(|e| broken(e.into()))?;
+        *left = left
+            .checked_sub(bytes.len() as u64)
+            .ok_or(ReadError::UnpacksTooFar { limit: *limit })?;
+        plain::decode(&bytes).map(Some)
+    }
+
+    /// The parts that a part points to, by the ids that it uses.
+    ///
+    /// # Errors
+    /// If the list is broken.
+    pub(super) fn relationships(
+        &mut self,
+        part: &str,
+    ) -> Result<HashMap<String, Relationship>, ReadError> {
+        let (folder, file) = part.rsplit_once('/').unwrap_or(("", part));
+        let name = format!("{folder}/_rels/{file}.rels");
+        let text = self.part(name.trim_start_matches('/'))?.unwrap_or_default();
+        let mut nodes = Nodes::new(&text, "office file");
+        let mut found = HashMap::new();
+        while let Some(node) = nodes.next()? {
+            let Node::Start(start) = node else { continue };
+            let get = |name| attribute(&start, name);
+            if let (Some(id), Some(kind), Some(target)) = (get("Id"), get("Type"), get("Target")) {
+                let kind = kind.rsplit('/').next().unwrap_or_default().to_owned();
+                found.insert(id, Relationship { kind, part: resolve(folder, &target) });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The part that is the document itself.
+    fn main(&mut self) -> Result<Option<String>, ReadError> {
+        let all = self.relationships("")?;
+        let main = all.into_values().find(|one| one.kind == "officeDocument");
+        Ok(main.map(|main| main.part))
+    }
+
+    fn is_office(&self) -> bool {
+        self.archive.index_for_name("[Content_Types].xml").is_some()
+    }
+
+    /// The archive's bytes, after each member was unpacked once to see that all fit: for a reader
+    /// that bounds nothing itself.
+    ///
+    /// # Errors
+    /// If they don't, or a member is broken.
+    pub(super) fn proven(mut self) -> Result<Cursor<Vec<u8>>, ReadError> {
+        for n in 0..self.archive.len() {
+            let mut part = self.archive.by_index(n).map_err(broken)?.take(self.left + 1);
+            let size = io::copy(&mut part, &mut io::sink()).map_err(|e| broken(e.into()))?;
+            self.left = self
+                .left
+                .checked_sub(size)
+                .ok_or(ReadError::UnpacksTooFar { limit: self.limit })?;
+        }
+        let mut bytes = self.archive.into_inner();
+        bytes.set_position(0);
+        Ok(bytes)
+    }
+
+    /// What `docProps/core.xml` tells: title, author, date, language.
+    ///
+    /// # Errors
+    /// If it is broken.
+    pub(super) fn about(&mut self, document: &mut Document) -> Result<(), ReadError> {
+        let text = self.part("docProps/core.xml")?.unwrap_or_default();
+        let mut nodes = Nodes::new(&text, "office file");
+        let mut name = None;
+        while let Some(node) = nodes.next()? {
+            match node {
+                Node::Start(start) => {
+                    name = match start.local_name().as_ref() {
+                        "title" => Some("title"),
+                        "creator" => Some("author"),
+                        "subject" => Some("subject"),
+                        "modified" => Some("date"),
+                        "language" => Some("language"),
+                        _ => None,
+                    }
+                }
+                Node::Text(text) => {
+                    if let Some(name) = name {
+                        document.tell(name, &*text);
+                    }
+                }
+                Node::End(_) => name = None,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a part points to.
+pub(super) struct Relationship {
+    /// The last word of its type, such as `slide`.
+    pub kind: String,
+    pub part: String,
+}
+
+/// A target as the name of a part: absolute, or relative to the folder of the part that names it.
+fn resolve(folder: &str, target: &str) -> String {
+    let mut path: Vec<&str> = match target.strip_prefix('/') {
+        Some(_) => Vec::new(),
+        None => folder.split('/').filter(|step| !step.is_empty()).collect(),
+    };
+    for step in target.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => drop(path.pop()),
+            step => path.push(step),
+        }
+    }
+    path.join("/")
+}
+
+fn broken(error: ZipError) -> ReadError {
+    ReadError::broken("zip archive", error)
+}
