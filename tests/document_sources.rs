@@ -86,7 +86,7 @@ async fn all_blobs_are_listed_and_only_changed_ones_need_a_download() {
     assert_eq!(changed.len(), 1, "{changed:?}");
     assert_eq!(text(&source, changed[0]).await.unwrap(), "changed");
     assert_eq!(second.len(), first.len() - 1);
-    assert_eq!(azurite.downloads("/a%2Bb%26c.txt"), odd.len() + 1);
+    assert_eq!(azurite.downloads("/a+b&c.txt?"), odd.len() + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,7 +140,7 @@ async fn what_the_service_refuses_is_told_with_its_mend_and_without_the_signatur
         let source = Source::open(url, &settings).await.unwrap();
         let error = list(&source).await.unwrap_err();
         assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
-        assert!(error.to_string().contains(said), "{error}");
+        assert!(error.to_string().contains(said), "{said}: {error}");
         secrets::check(&format!("{error} {error:?}"));
     }
 

@@ -19,7 +19,7 @@ client.create_container()
 
 
 def put(name, text, metadata=None):
-    return client.upload_blob(name, text.encode(), overwrite=True, metadata=metadata)["etag"]
+    client.upload_blob(name, text.encode(), overwrite=True, metadata=metadata)
 
 
 def put_many(count):
@@ -29,7 +29,7 @@ def put_many(count):
 
 
 def delete(name):
-    client.delete_blob(name)
+    client.delete_blob(name, delete_snapshots="include")
 
 
 def snapshot(name):

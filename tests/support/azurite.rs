@@ -14,7 +14,7 @@ const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
-const AT_MOST: Duration = Duration::from_secs(60);
+const AT_MOST: Duration = Duration::from_secs(30);
 
 /// The emulator, and what it logged of requests.
 pub struct Azurite {
@@ -37,7 +37,7 @@ impl Azurite {
         command
             .arg(format!("{modules}/azurite/dist/src/blob/main.js"))
             .args(["--blobPort", "0", "--inMemoryPersistence", "--disableTelemetry"])
-            .arg("--skipApiVersionCheck");
+            .args(["--skipApiVersionCheck", "--disableProductStyleUrl"]);
         if let Some(folder) = certificates {
             command.arg("--cert").arg(folder.join("server.pem"));
             command.arg("--key").arg(folder.join("key.pem")).args(["--oauth", "basic"]);

@@ -13,6 +13,7 @@ use azure_core::credentials::TokenCredential;
 use azure_core::http::{ClientOptions, Etag, ExponentialRetryOptions, RetryOptions};
 use azure_storage_blob::models::{
     BlobClientDownloadOptions, BlobContainerClientListBlobsOptions, BlobItem, ListBlobsIncludeItem,
+    ListBlobsResponse,
 };
 use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions};
 use futures_util::TryStreamExt;
@@ -89,7 +90,7 @@ impl Container {
         let pages = self.client.list_blobs(Some(self.wanted(self.page))).map_err(told)?;
         let mut pages = pages.into_pages();
         while let Some(page) = pages.try_next().await.map_err(told)? {
-            for item in page.into_model().map_err(told)?.blob_items {
+            for item in blobs(page.into_model().map_err(told)?)? {
                 let listed = self.listed(item)?;
                 found.extend(listed.filter(|listed| choice.takes(&listed.name)));
             }
@@ -101,8 +102,10 @@ impl Container {
         let told = |error| fault::told(&error);
         let one = self.wanted(Some(NonZeroU32::MIN));
         let mut pages = self.client.list_blobs(Some(one)).map_err(told)?.into_pages();
-        pages.try_next().await.map_err(told)?;
-        Ok(())
+        match pages.try_next().await.map_err(told)? {
+            Some(page) => blobs(page.into_model().map_err(told)?).map(drop),
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn fetch(
@@ -138,7 +141,14 @@ impl Container {
             ..BlobClientDownloadOptions::default()
         };
         let blob = self.client.blob_client(&format!("{}{}", self.prefix, listed.name));
-        let mut body = blob.download(Some(options)).await.map_err(told)?.body;
+        let mut body = match blob.download(Some(options)).await.map_err(told) {
+            Ok(result) => result.body,
+            // To ask for a version of what is gone may be answered so, too.
+            Err(SourceError::Changed) if matches!(blob.exists().await, Ok(false)) => {
+                return Err(SourceError::Vanished);
+            }
+            Err(error) => return Err(error),
+        };
         let mut file = tokio::fs::File::from_std(file);
         let mut got = 0;
         let broken = |error| SourceError::BrokenOff(fault::innermost(&error));
@@ -181,6 +191,15 @@ impl Container {
         let name = name.strip_prefix(&self.prefix).unwrap_or(&name).to_owned();
         // The prefix itself may be a blob, made by tools that show folders.
         Ok((!name.is_empty()).then_some(Listed { name, version, bytes, path: None }))
+    }
+}
+
+/// Whatever else is XML, such as a network's page for guests, reads as an empty listing too; and then
+/// every document would seem to be gone.
+fn blobs(page: ListBlobsResponse) -> Result<Vec<BlobItem>, SourceError> {
+    match page.container_name {
+        Some(_) => Ok(page.blob_items),
+        None => Err(SourceError::Answer("it is no listing of a container".to_owned())),
     }
 }
 

@@ -8,8 +8,9 @@ use azure_core::error::{Error, ErrorKind};
 
 use super::SourceError;
 
-const ROLE: &str = "; the identity needs the role 'Storage Blob Data Reader' on the account or \
-                    container (a new role takes some minutes to count)";
+const ROLE: &str = "; an identity needs the role 'Storage Blob Data Reader' on the account or \
+                    container (a new role takes some minutes to count), a SAS must be for reading and \
+                    listing (sp=rl)";
 const NOBODY: &str =
     "; the container is not open to all: set documents.credential, or documents.sas";
 
@@ -41,11 +42,9 @@ fn refused(status: u16, code: &str) -> SourceError {
              signed by a user (user delegation)"
         }
         (403, "AuthorizationFailure") => {
-            "; the account's network rules keep this machine out, or the identity lacks the role \
+            "; the account's network rules keep this machine out, or what we came with is not enough: \
+             a SAS that is whole and for this container, or documents.credential with the role \
              'Storage Blob Data Reader'"
-        }
-        (403, code) if code.starts_with("Authorization") && code.ends_with("Mismatch") => {
-            "; the SAS must be for reading and listing (sp=rl) this container, from this address"
         }
         (403, _) => ROLE,
         (401, _) | (409, "PublicAccessNotPermitted") | (404, "ResourceNotFound") => NOBODY,
