@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use rand::random;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::held::{Held, InHand};
@@ -39,6 +40,8 @@ pub(super) struct Caller {
     pub(super) to_postpone: mpsc::Sender<Postponed>,
     pub(super) to_record: mpsc::Sender<Box<Finished>>,
     pub(super) progress: Arc<Progress>,
+    /// The grace time is over: calls in flight are broken off.
+    pub(super) cut: CancellationToken,
 }
 
 /// The end of a call, as the conductor hears it.
@@ -144,7 +147,16 @@ impl Caller {
         }
         let began = Instant::now();
         let observed = Call::begin(&job, (name, &target.client), held.charge, held.attempts);
-        let Called { verdict, told } = target.client.call(&job).await;
+        let called = tokio::select! {
+            biased;
+            called = target.client.call(&job) => called,
+            // It may have been paid: whoever gets the job next looks it up, and no try is counted.
+            () = self.cut.cancelled() => {
+                drop(job);
+                return permit.end(Feedback::Unclear, Some((held, Instant::now())));
+            }
+        };
+        let Called { verdict, told } = called;
         observed.end(&verdict);
         // A body that lies aside is held only while it is needed.
         drop(job);
