@@ -147,16 +147,11 @@ impl Caller {
         }
         let began = Instant::now();
         let observed = Call::begin(&job, (name, &target.client), held.charge, held.attempts);
-        let called = tokio::select! {
-            biased;
-            called = target.client.call(&job) => called,
-            // It may have been paid: whoever gets the job next looks it up, and no try is counted.
-            () = self.cut.cancelled() => {
-                drop(job);
-                return permit.end(Feedback::Unclear, Some((held, Instant::now())));
-            }
+        let Some(Called { verdict, told }) = self.call(target, &job).await else {
+            // It may have been paid: what its batch's budget set aside stays so. No try is counted.
+            drop(job);
+            return permit.end(Feedback::Unclear, Some((held, Instant::now())));
         };
-        let Called { verdict, told } = called;
         observed.end(&verdict);
         // A body that lies aside is held only while it is needed.
         drop(job);
@@ -205,6 +200,15 @@ impl Caller {
                 let why = format!("{} says {why}", target.client.base());
                 permit.end(Feedback::Misconfigured { why }, Some((held, Instant::now())));
             }
+        }
+    }
+
+    /// Makes the call, unless the grace time ends before it does.
+    async fn call(&self, target: &Target, job: &Job) -> Option<Called> {
+        tokio::select! {
+            biased;
+            called = target.client.call(job) => Some(called),
+            () = self.cut.cancelled() => None,
         }
     }
 
