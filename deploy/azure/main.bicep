@@ -58,6 +58,17 @@ param scaleByQueue bool = true
 @description('When a job drains the queue each night, as five cron fields in UTC; empty is never. Container Apps only.')
 param nightlyAt string = ''
 
+@secure()
+@description('With it there is a dashboard, and workers scale by what the quota feeds. Whoever brings it may do everything: 16 characters or more. Container Apps only.')
+param dashboardToken string = ''
+
+@secure()
+@description('What the scaler brings to the dashboard; it may only read. Needed with `dashboardToken`.')
+param scalerToken string = ''
+
+@description('Of Container Instances: groups that are kept in number by an NGroups resource, in place of groups that drain the queue once.')
+param keepInstances bool = false
+
 @description('The models, each with its quota.')
 param models Model[]
 
@@ -283,6 +294,7 @@ var modelSettings = flatten(map(range(0, length(models)), i => [
   }
 ]))
 var settings = concat(serviceSettings, identitySettings, modelSettings)
+var readsByToken = !empty(dashboardToken) && empty(scalerToken) ? fail('Give scalerToken with dashboardToken.') : scalerToken
 var imageReference = '${registry.outputs.loginServer}/${image}'
 
 module containerApps 'modules/containerApps.bicep' = if (compute == 'containerApps') {
@@ -302,6 +314,8 @@ module containerApps 'modules/containerApps.bicep' = if (compute == 'containerAp
     nightlyAt: nightlyAt
     workspaceName: logs.outputs.workspaceName
     subnetId: private ? network!.outputs.computeSubnetId : ''
+    operatorToken: dashboardToken
+    scalerToken: readsByToken
   }
 }
 
@@ -315,6 +329,7 @@ module containerInstances 'modules/containerInstances.bicep' = if (compute == 'c
     settings: settings
     workerIdentityId: identities.outputs.workerId
     workers: maxWorkers
+    keep: keepInstances
     workspaceName: logs.outputs.workspaceName
     subnetId: private ? network!.outputs.computeSubnetId : ''
   }
@@ -341,6 +356,8 @@ output registryName string = registry.outputs.registryName
 output queueHost string = queue.outputs.host
 @description('For `store.cosmos.endpoint`.')
 output storeEndpoint string = store.outputs.endpoint
+@description('The dashboard, where there is one.')
+output dashboardUrl string = compute == 'containerApps' ? containerApps!.outputs.dashboardUrl : ''
 @description('For `endpoint` of each of `[[deployments]]`.')
 output modelsEndpoint string = endpoint
 @description('The account whose name stays reserved for 48 hours after it is removed; `down` frees it.')

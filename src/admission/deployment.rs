@@ -15,6 +15,7 @@ pub use super::limits::{Limits, Service};
 use super::quota::Quota;
 use super::recent::Recent;
 use super::snapshot::{BreakerState, Snapshot};
+use super::usual::Usual;
 use crate::model::headers::RateHeaders;
 
 /// How long a deployment that is not found may stay so before it is out of the pool, if others can
@@ -92,6 +93,7 @@ pub struct Deployment {
     missing_since: Option<Instant>,
     retired: Option<String>,
     latency: Option<Duration>,
+    usual: Usual,
     utilisation: Option<f64>,
 }
 
@@ -108,6 +110,7 @@ impl Deployment {
             missing_since: None,
             retired: None,
             latency: None,
+            usual: Usual::default(),
             utilisation: None,
             limits,
         }
@@ -200,6 +203,7 @@ impl Deployment {
 
     fn succeed(&mut self, booking: &Booking, now: Instant) {
         let latency = now.saturating_duration_since(booking.at);
+        self.usual.add(latency, booking.charge);
         self.latency = Some(self.latency.map_or(latency, |mean| mean * 7 / 8 + latency / 8));
         if self.breaker.why().is_some() {
             info!(deployment.name = %self.name, "answers again");
@@ -319,6 +323,7 @@ impl Deployment {
     /// Its state for display; `place`: its tier, and the tokens in line for it.
     pub fn snapshot(&mut self, quota: &Quota, place: (u8, u64), now: Instant) -> Snapshot {
         let (tier, waiting) = place;
+        let usual = self.usual.call();
         let left = |until: Instant| (until > now).then(|| (until - now).as_millis() as u64);
         Snapshot {
             name: self.name.to_string(),
@@ -334,6 +339,9 @@ impl Deployment {
             waiting,
             in_flight: self.in_flight,
             calls_allowed: self.calls.allowed(),
+            concurrency: self.limits.concurrency,
+            call_seconds: usual.map(|(seconds, _)| seconds),
+            call_tokens: usual.map(|(_, tokens)| tokens),
             utilisation: self.utilisation,
             paused_ms: self.paused_until.and_then(left),
             breaker: match self.breaker.passage(now) {

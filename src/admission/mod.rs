@@ -26,6 +26,7 @@ mod quota;
 mod recent;
 pub mod shares;
 pub mod snapshot;
+mod usual;
 mod window;
 
 use std::cmp::Reverse;

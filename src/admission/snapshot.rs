@@ -30,6 +30,14 @@ pub struct Snapshot {
     pub in_flight: usize,
     /// Calls in flight that are allowed at present.
     pub calls_allowed: usize,
+    /// Calls in flight that were configured. 0 in the words of older versions.
+    #[serde(default)]
+    pub concurrency: usize,
+    /// How long a call lasts, and what is booked for it, by the last ones that were answered.
+    #[serde(default)]
+    pub call_seconds: Option<f64>,
+    #[serde(default)]
+    pub call_tokens: Option<f64>,
     /// A provisioned deployment's own word on how full it is.
     pub utilisation: Option<f64>,
     /// For how long a 429 still pauses it, in milliseconds.

@@ -21,6 +21,7 @@ use crate::intake::{Reading, Terms};
 use crate::model::ClientError;
 use crate::model::endpoint::EndpointError;
 use crate::queue::service_bus;
+use crate::report::replicas::useful;
 use crate::store::cosmos;
 use crate::telemetry;
 use crate::webhook;
@@ -47,6 +48,7 @@ pub struct Config {
     pub prices: PriceTable,
     pub pool: Pool,
     pub serve: Serve,
+    pub scaling: useful::Settings,
     pub log: Log,
     pub telemetry: telemetry::Settings,
     pub webhook: webhook::Settings,
@@ -246,11 +248,25 @@ impl Config {
         });
         self.check_pool()?;
         self.serve.check()?;
+        self.check_scaling()?;
         let counts = counts.map(|(key, value)| (key.to_owned(), value));
         match counts.into_iter().chain(deployments).find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(ConfigError::Zero { key }),
             None => Ok(()),
         }
+    }
+
+    fn check_scaling(&self) -> Result<(), ConfigError> {
+        let useful::Settings { min_replicas, max_replicas, backlog_minutes } = self.scaling;
+        if max_replicas == 0 || min_replicas > max_replicas {
+            let key = "scaling.max_replicas".to_owned();
+            return Err(ConfigError::Range { key, must: "at least 1 and at least min_replicas" });
+        }
+        if !(0.1..=1e6).contains(&backlog_minutes) {
+            let key = "scaling.backlog_minutes".to_owned();
+            return Err(ConfigError::Range { key, must: "from 0.1 to 1000000" });
+        }
+        Ok(())
     }
 
     fn check_pool(&self) -> Result<(), ConfigError> {

@@ -1,5 +1,5 @@
-//! What people ask: how batches stand and why they are not done, results, tokens and cost, and whether
-//! the services answer.
+//! What people ask: how batches stand and why they are not done, results, tokens and cost, how many
+//! workers are of use, and whether the services answer.
 
 pub mod account;
 pub mod batches;
@@ -7,6 +7,7 @@ pub mod check;
 pub mod deployments;
 pub mod forecast;
 pub mod live;
+pub mod replicas;
 pub mod results;
 pub mod usage;
 pub mod why;

@@ -23,6 +23,7 @@ use super::error::ApiError;
 use crate::config::Role;
 use crate::queue::Depth;
 use crate::report::deployments::{self, Deployment};
+use crate::report::replicas::{self, Replicas};
 use crate::share::Word;
 use crate::store::{Batch, BatchState, Store, StoreError, Totals};
 
@@ -48,6 +49,8 @@ async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     tell_deployments(&mut registry, &deployments::sum(&words));
     let workers = words.iter().filter(|word| Word::is_worker(word)).count();
     gauge(&mut registry, "workers", "Workers alive").set(workers as f64);
+    let backlog = replicas::backlog(store, &batches).await?;
+    tell_replicas(&mut registry, replicas::now(depth, backlog, &words, &app.config.scaling));
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| {
         tracing::error!(%error, "metrics could not be written");
@@ -131,6 +134,16 @@ fn tell_deployments(registry: &mut Registry, deployments: &[Deployment]) {
                 set(&family, ("deployment", &deployment.name), value);
             }
         }
+    }
+}
+
+fn tell_replicas(registry: &mut Registry, replicas: Replicas) {
+    let help = "Workers that are of use now, by what waits and what the quotas feed";
+    gauge(registry, "useful_replicas", help).set(replicas.useful_replicas as f64);
+    let help = "Calls a minute that one worker can make by itself";
+    // A gauge that is not there says more than one that is 0.
+    if let Some(calls) = replicas.worker_calls {
+        gauge(registry, "worker_calls_per_minute", help).set(calls);
     }
 }
 

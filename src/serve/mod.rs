@@ -8,6 +8,7 @@
 //! | [`batch_api`] | `/v1/files…`, `/v1/batches…` |
 //! | [`dashboard`] | `/`, `/dashboard/…` |
 //! | [`metrics`] | `/metrics` |
+//! | [`scaling`] | `/scaling` |
 //!
 //! Around all of them: [`listen`] (sockets, header limits, graceful end), [`access`] (tokens, roles,
 //! forged requests, rates) and [`error`] (how refusals are worded). The server keeps nothing in
@@ -20,6 +21,7 @@ pub mod error;
 pub mod health;
 pub mod listen;
 pub mod metrics;
+pub mod scaling;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -135,6 +137,7 @@ pub fn router(app: &App) -> Router {
         .merge(batch_api::routes(app))
         .merge(dashboard::routes(app))
         .merge(metrics::routes(app))
+        .merge(scaling::routes(app))
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "no such path"))
         .method_not_allowed_fallback(async || {
             let message = "this path has no such method";

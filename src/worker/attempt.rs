@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use rand::random;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::held::{Held, InHand};
@@ -39,6 +40,8 @@ pub(super) struct Caller {
     pub(super) to_postpone: mpsc::Sender<Postponed>,
     pub(super) to_record: mpsc::Sender<Box<Finished>>,
     pub(super) progress: Arc<Progress>,
+    /// The grace time is over: calls in flight are broken off.
+    pub(super) cut: CancellationToken,
 }
 
 /// The end of a call, as the conductor hears it.
@@ -144,7 +147,11 @@ impl Caller {
         }
         let began = Instant::now();
         let observed = Call::begin(&job, (name, &target.client), held.charge, held.attempts);
-        let Called { verdict, told } = target.client.call(&job).await;
+        let Some(Called { verdict, told }) = self.call(target, &job).await else {
+            // It may have been paid: what its batch's budget set aside stays so. No try is counted.
+            drop(job);
+            return permit.end(Feedback::Unclear, Some((held, Instant::now())));
+        };
         observed.end(&verdict);
         // A body that lies aside is held only while it is needed.
         drop(job);
@@ -193,6 +200,15 @@ impl Caller {
                 let why = format!("{} says {why}", target.client.base());
                 permit.end(Feedback::Misconfigured { why }, Some((held, Instant::now())));
             }
+        }
+    }
+
+    /// Makes the call, unless the grace time ends before it does.
+    async fn call(&self, target: &Target, job: &Job) -> Option<Called> {
+        tokio::select! {
+            biased;
+            called = target.client.call(job) => Some(called),
+            () = self.cut.cancelled() => None,
         }
     }
 

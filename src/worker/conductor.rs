@@ -33,6 +33,9 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// How soon there may be room for jobs that may not go, when there was none.
 const ASIDE_AGAIN: Duration = Duration::from_millis(20);
 
+/// A call that is broken off ends at once; one that waits for the store, rather with its task.
+const BROKEN_OFF_WITHIN: Duration = Duration::from_millis(500);
+
 pub(super) struct Conductor {
     pub(super) admission: Admission<Held>,
     pub(super) caller: Arc<Caller>,
@@ -339,12 +342,27 @@ impl Conductor {
         let mut back = self.admission.drain();
         back.extend(self.retries.drain().map(|Reverse(retry)| retry.held));
         back.append(&mut self.aside);
-        let deadline = Instant::now() + self.settings.shutdown_grace;
+        if !matches!(halt, Halt::Drained) {
+            self.let_end(Instant::now() + self.settings.shutdown_grace, &mut back).await;
+            self.progress.cut_off.store(self.admission.in_flight() as u64, Ordering::Relaxed);
+            self.caller.cut.cancel();
+            self.let_end(Instant::now() + BROKEN_OFF_WITHIN, &mut back).await;
+        }
+        self.calls.shutdown().await;
+        self.inbox.arriving.close();
+        while let Some(jobs) = self.inbox.arriving.recv().await {
+            back.extend(jobs);
+        }
+        back
+    }
+
+    /// Hears of calls that end until then; keeps the jobs that have no outcome.
+    async fn let_end(&mut self, deadline: Instant, back: &mut Vec<Held>) {
         let mut ends = Vec::new();
-        while self.admission.in_flight() > 0 && !matches!(halt, Halt::Drained) {
+        while self.admission.in_flight() > 0 {
             let heard = self.ended.recv_many(&mut ends, 64);
             if tokio::time::timeout_at(deadline, heard).await.is_err() {
-                break;
+                return;
             }
             for ended in ends.drain(..) {
                 let Ended { booking, feedback, told, .. } = ended;
@@ -352,13 +370,6 @@ impl Conductor {
                 back.extend(ended.back.map(|(held, _)| held));
             }
         }
-        self.progress.cut_off.store(self.admission.in_flight() as u64, Ordering::Relaxed);
-        self.calls.shutdown().await;
-        self.inbox.arriving.close();
-        while let Some(jobs) = self.inbox.arriving.recv().await {
-            back.extend(jobs);
-        }
-        back
     }
 }
 

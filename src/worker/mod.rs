@@ -15,6 +15,7 @@
 //! which work drains. What is held at any time is bounded by `max_held`, whatever the queue holds.
 
 mod attempt;
+mod back;
 mod conductor;
 pub mod explain;
 mod held;
@@ -37,7 +38,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::admission::snapshot::Snapshot;
 use crate::admission::{Admission, Member};
@@ -47,6 +47,7 @@ use crate::outcome::{Ending, Outcome, Usage};
 use crate::prices::Prices;
 use crate::queue::{Queue, QueueError};
 use crate::store::{Recorded, Store, StoreError};
+use back::Back;
 use held::{Held, Locks};
 pub use laps::Laps;
 use pull::Pulled;
@@ -241,6 +242,7 @@ impl Worker {
             to_postpone,
             to_record,
             progress: self.progress.clone(),
+            cut: CancellationToken::new(),
         };
         let conductor = conductor::Conductor::new(
             admission,
@@ -252,7 +254,9 @@ impl Worker {
         );
         let (halt, back) = conductor.run(&ending).await;
         ending.cancel();
-        give_back(self.queue.as_ref(), back).await;
+        let max_deliveries = self.settings.max_deliveries;
+        let back = back.into_iter().map(Back::from).collect();
+        back::give_back(self.queue.as_ref(), back, max_deliveries).await;
         states.close().await;
         if let Some(sharing) = sharing {
             sharing.await.map_err(|_| WorkerError::Panicked)?;
@@ -298,16 +302,4 @@ async fn ends<T>(
 async fn in_time<T>(task: JoinHandle<T>, patience: Duration) -> Result<T, WorkerError> {
     let ended = tokio::time::timeout(patience, task).await;
     ended.map_err(|_| WorkerError::NotRecorded)?.map_err(|_| WorkerError::Panicked)
-}
-
-async fn give_back(queue: &dyn Queue, back: Vec<Held>) {
-    if back.is_empty() {
-        return;
-    }
-    let locks: Vec<_> = back.iter().map(|held| held.delivery.lock).collect();
-    match queue.abandon(&locks).await {
-        Ok(()) => info!(jobs = locks.len(), "gave jobs back that were not started"),
-        // Their locks run out by themselves.
-        Err(error) => warn!(%error, jobs = locks.len(), "could not give jobs back"),
-    }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::back::{self, Back};
 use super::held::{Held, Locks, until};
 use super::hold::Hold;
 use super::postpone::Postponed;
@@ -78,7 +79,9 @@ impl Puller {
                         batches = self.states.of(named) => Some(batches?),
                     };
                     let Some(batches) = batches else {
-                        self.give_back(&deliveries).await;
+                        let back = deliveries.into_iter().map(Back::from).collect();
+                        let max_deliveries = self.settings.max_deliveries;
+                        back::give_back(self.queue.as_ref(), back, max_deliveries).await;
                         return Ok(Pulled::Ended);
                     };
                     let found_work = self.pass_on(deliveries, &batches, room).await?;
@@ -146,13 +149,6 @@ impl Puller {
         // Counting may cost much, and more the longer it takes.
         self.only_waits_since = Some((since, Instant::now() + now.elapsed() * 10 + DRAIN_WAIT));
         Ok(left.filter(|paused| !paused.is_empty()).map(Pulled::Paused))
-    }
-
-    async fn give_back(&self, deliveries: &[Delivery]) {
-        let locks: Vec<_> = deliveries.iter().map(|delivery| delivery.lock).collect();
-        if let Err(error) = self.queue.abandon(&locks).await {
-            warn!(%error, "could not give jobs back; their locks run out by themselves");
-        }
     }
 
     /// Returns whether there was anything but jobs of paused batches.

@@ -3,6 +3,7 @@
 //! It always logs everything, so that `secrets` can look through it; tests see what it says by
 //! default, unless they ask for the rest.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -33,12 +34,12 @@ impl Place {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_promptmill"));
+        let mut command = Command::new(program());
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
         for name in ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"] {
             command.env_remove(name);
         }
-        command.env("PROMPTMILL_LOG", "trace");
+        command.env("PROMPTMILL_LOG", if is_measured() { "info" } else { "trace" });
         command
     }
 
@@ -77,6 +78,16 @@ impl Place {
         }
         self.database().query_row("SELECT count(*) FROM queue", [], |row| row.get(0)).unwrap()
     }
+}
+
+/// The binary under test; `benches/scale` names one that was built to be fast.
+fn program() -> OsString {
+    let built = || env!("CARGO_BIN_EXE_promptmill").into();
+    std::env::var_os("PROMPTMILL_MEASURED_PROGRAM").unwrap_or_else(built)
+}
+
+fn is_measured() -> bool {
+    std::env::var_os("PROMPTMILL_MEASURED_PROGRAM").is_some()
 }
 
 /// A process of the binary. It is killed with this value.

@@ -11,6 +11,7 @@ use promptmill::simulator::{self, Faults, Latency, Simulator};
 use promptmill::store::cosmos::CosmosStore;
 use promptmill::store::{Order, Store};
 use service_bus_broker::Broker;
+use tokio::time::Instant;
 
 use super::cosmos_support;
 use super::support::broker::{self, QueueSettings};
@@ -30,24 +31,68 @@ pub fn size(name: &str, usual: usize) -> usize {
     std::env::var(name).map_or(usual, |n| n.parse().unwrap())
 }
 
+/// What a fleet is to work on, and with what.
+pub struct Setup {
+    pub jobs: usize,
+    pub simulator: simulator::Settings,
+    /// More lines for the queue's table.
+    pub queue: &'static str,
+    /// More tables.
+    pub tables: &'static str,
+    /// Calls that one worker may have in flight.
+    pub concurrency: usize,
+    pub shutdown_grace_s: u64,
+    /// After how many deliveries a job is taken for one that brings workers down.
+    pub max_deliveries: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        // Slow enough that the workers are at work when something happens to them.
+        let latency = Latency { base_ms: 150.0, sigma: 0.5, ..Latency::default() };
+        Self {
+            jobs: 300,
+            simulator: simulator::Settings { latency, ..simulator::Settings::default() },
+            queue: "",
+            tables: "",
+            concurrency: CONCURRENCY,
+            shutdown_grace_s: 10,
+            max_deliveries: 10,
+        }
+    }
+}
+
 pub struct Fleet {
     pub simulator: Simulator,
     pub broker: Broker,
     pub host: Host,
     pub place: Place,
     pub jobs: usize,
+    /// When the simulator's first window began.
+    pub started: Instant,
     store: CosmosStore,
 }
 
 impl Fleet {
     /// Starts everything and enqueues the jobs; `queue` are more lines for that table.
-    pub async fn start(jobs: usize, faults: Faults, queue: &str) -> Self {
-        // Slow enough that the workers are at work when something happens to them.
-        let latency = Latency { base_ms: 150.0, sigma: 0.5, ..Latency::default() };
-        let settings = simulator::Settings { faults, latency, ..simulator::Settings::default() };
+    pub async fn start(jobs: usize, faults: Faults, queue: &'static str) -> Self {
+        let usual = Setup::default();
+        let simulator = simulator::Settings { faults, ..usual.simulator };
+        Self::with(Setup { jobs, simulator, queue, ..usual }).await
+    }
+
+    /// Starts everything and enqueues the jobs.
+    pub async fn with(setup: Setup) -> Self {
+        let Setup { jobs, queue, tables, concurrency, shutdown_grace_s, max_deliveries, .. } =
+            setup;
+        // A quota is told to the workers as it is; a window of its own has the same pace.
+        let tpm = setup.simulator.tpm.map_or(String::new(), |tpm| format!("tpm = {tpm}\n"));
         let address = "127.0.0.1:0".parse().unwrap();
-        let simulator = simulator::start(address, settings).await.unwrap();
-        let broker = broker::start(QueueSettings { lock: LOCK, ..broker::jobs() }).await;
+        let started = Instant::now();
+        let simulator = simulator::start(address, setup.simulator).await.unwrap();
+        let of_queue = QueueSettings { lock: LOCK, ..broker::jobs() };
+        let max_delivery_count = max_deliveries;
+        let broker = broker::start(QueueSettings { max_delivery_count, ..of_queue }).await;
         let host = cosmos_support::own_host().await;
         let settings = cosmos_support::settings(&host);
         let place = Place::new();
@@ -55,9 +100,10 @@ impl Fleet {
             "[queue.service_bus]\nqueue = \"{}\"\nconnection_string = \"{}\"\n{queue}\n\
              [store.cosmos]\nendpoint = \"{}\"\ndatabase = \"{}\"\nemulator = true\nshards = 8\n\
              credential = {{ key = \"{}\" }}\n\
-             [worker]\nshutdown_grace_seconds = 10\n\
+             [worker]\nshutdown_grace_seconds = {shutdown_grace_s}\n\
+             max_deliveries = {max_deliveries}\n[serve]\nlisten = \"127.0.0.1:0\"\n{tables}\n\
              [[deployments]]\nname = \"sim\"\nendpoint = \"http://{}/v1\"\n\
-             concurrency = {CONCURRENCY}\n",
+             concurrency = {concurrency}\n{tpm}",
             broker::JOBS,
             broker.connection_string(),
             host.endpoint(),
@@ -71,7 +117,7 @@ impl Fleet {
         let enqueued = place.run(&["enqueue", "in.jsonl", "--batch", "night"]);
         assert_eq!(enqueued.code, Some(0), "{}", enqueued.err);
         let store = CosmosStore::connect(&settings).await.unwrap();
-        Self { simulator, broker, host, place, jobs, store }
+        Self { simulator, broker, host, place, jobs, started, store }
     }
 
     pub fn worker(&self) -> Running {

@@ -1,4 +1,5 @@
-// Container Apps: workers that come with the queue's length and go when it is empty, and a nightly job.
+// Container Apps: workers that come with the queue's length and go when it is empty, a nightly job, and,
+// where tokens are given, the dashboard, which then also says how many workers are of use.
 param location string
 param prefix string
 param image string
@@ -14,6 +15,14 @@ param nightlyAt string
 param workspaceName string
 param subnetId string
 
+@secure()
+@description('Empty is no dashboard.')
+param operatorToken string
+
+@secure()
+@description('With it the scaler asks the dashboard; it is needed where there is one.')
+param scalerToken string
+
 // Names of apps are short: at most 32 characters.
 var name = take(prefix, 24)
 // A worker holds this many jobs easily; one more worker is worth its start for as many again.
@@ -22,6 +31,41 @@ var jobsAWorker = '200'
 var terminationGraceSeconds = 60
 // A night, at most. A job that is cut off loses nothing: the next one goes on.
 var nightSeconds = 43200
+
+// The queue's length knows nothing of quotas: it brings workers up to `maxWorkers`. What the dashboard
+// tells stops where the quota feeds no more. Only one of the two rules stands, since of several the
+// greatest number wins.
+var byLength = {
+  name: 'queue'
+  custom: {
+    type: 'azure-servicebus'
+    metadata: {
+      namespace: queueNamespace
+      queueName: queueName
+      messageCount: jobsAWorker
+    }
+    identity: scalerIdentityId
+  }
+}
+var byUse = {
+  name: 'useful'
+  custom: {
+    type: 'metrics-api'
+    metadata: {
+      url: hasDashboard ? '${dashboard!.outputs.url}/scaling' : ''
+      valueLocation: 'useful_replicas'
+      targetValue: '1'
+      authMode: 'bearer'
+    }
+    auth: [
+      {
+        secretRef: 'scaler-token'
+        triggerParameter: 'token'
+      }
+    ]
+  }
+}
+var hasDashboard = !empty(operatorToken)
 
 var container = {
   name: 'worker'
@@ -86,6 +130,22 @@ resource environment 'Microsoft.App/managedEnvironments@2025-01-01' = {
   }
 }
 
+module dashboard 'dashboard.bicep' = if (hasDashboard) {
+  name: 'dashboard'
+  params: {
+    location: location
+    prefix: prefix
+    image: image
+    registryServer: registryServer
+    settings: settings
+    workerIdentityId: workerIdentityId
+    environmentId: environment.id
+    operatorToken: operatorToken
+    scalerToken: scalerToken
+    private: !empty(subnetId)
+  }
+}
+
 resource worker 'Microsoft.App/containerApps@2026-01-01' = if (scaleByQueue) {
   name: '${name}-worker'
   location: location
@@ -97,6 +157,12 @@ resource worker 'Microsoft.App/containerApps@2026-01-01' = if (scaleByQueue) {
       activeRevisionsMode: 'Single'
       registries: registries
       identitySettings: identitySettings
+      secrets: hasDashboard ? [
+        {
+          name: 'scaler-token'
+          value: scalerToken
+        }
+      ] : []
     }
     template: {
       containers: [
@@ -113,18 +179,7 @@ resource worker 'Microsoft.App/containerApps@2026-01-01' = if (scaleByQueue) {
         pollingInterval: 30
         cooldownPeriod: 300
         rules: [
-          {
-            name: 'queue'
-            custom: {
-              type: 'azure-servicebus'
-              metadata: {
-                namespace: queueNamespace
-                queueName: queueName
-                messageCount: jobsAWorker
-              }
-              identity: scalerIdentityId
-            }
-          }
+          hasDashboard ? byUse : byLength
         ]
       }
     }
@@ -166,3 +221,4 @@ resource night 'Microsoft.App/jobs@2026-01-01' = if (!empty(nightlyAt)) {
 }
 
 output environmentId string = environment.id
+output dashboardUrl string = hasDashboard ? dashboard!.outputs.url : ''

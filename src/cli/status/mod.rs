@@ -16,6 +16,7 @@ use crate::prices::Prices;
 use crate::queue::Depth;
 use crate::report::deployments::{self, Deployment};
 use crate::report::live::{self, By, Live, Watch, Which};
+use crate::report::replicas::{self, Replicas};
 use crate::share::Word;
 use crate::store::{Store, StoreError};
 
@@ -64,12 +65,32 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let depth = queue.depth().await;
     queue.close().await;
     let (seen, depth) = (seen.map_err(Failure::unreachable)?, depth.map_err(Failure::unreachable)?);
+    let waiting = waiting(store.as_ref(), depth, &seen, &config).await;
+    let waiting = waiting.map_err(Failure::unreachable)?;
     if args.json {
-        print(&seen.json(Some(depth), &prices).to_string());
+        print(&seen.json(Some(waiting), &prices).to_string());
     } else {
-        seen.lines(&prices, Some(depth)).iter().for_each(|line| print(line));
+        seen.lines(&prices, Some(waiting)).iter().for_each(|line| print(line));
     }
     Ok(Exit::AllDone)
+}
+
+/// What waits in the queue, and how many workers that is worth.
+#[derive(Clone, Copy)]
+struct Waiting {
+    depth: Depth,
+    replicas: Replicas,
+}
+
+async fn waiting(
+    store: &dyn Store,
+    depth: Depth,
+    seen: &Seen,
+    config: &Config,
+) -> Result<Waiting, StoreError> {
+    let backlog = replicas::backlog(store, &store.batches().await?).await?;
+    let replicas = replicas::now(depth, backlog, &seen.workers, &config.scaling);
+    Ok(Waiting { depth, replicas })
 }
 
 impl Seen {
@@ -90,7 +111,7 @@ impl Seen {
         Ok(Self { batches, deployments, workers })
     }
 
-    fn json(&self, queue: Option<Depth>, prices: &Prices) -> Value {
+    fn json(&self, waiting: Option<Waiting>, prices: &Prices) -> Value {
         let mut status = json!({
             "batches": self.batches,
             "deployments": self.deployments,
@@ -98,18 +119,20 @@ impl Seen {
             "currency": prices.currency,
             "prices_of": prices.date,
         });
-        if let Some(queue) = queue {
-            status["queue"] = json!(queue);
+        if let Some(Waiting { depth, replicas }) = waiting {
+            status["queue"] = json!(depth);
+            status["scaling"] = json!(replicas);
         }
         status
     }
 
-    fn lines(&self, prices: &Prices, queue: Option<Depth>) -> Vec<String> {
+    fn lines(&self, prices: &Prices, waiting: Option<Waiting>) -> Vec<String> {
         let mut lines: Vec<String> =
             self.batches.iter().flat_map(|live| text::batch(live, prices)).collect();
-        lines.extend(queue.map(text::queue));
+        lines.extend(waiting.map(|waiting| text::queue(waiting.depth)));
         lines.extend(self.deployments.iter().map(text::deployment));
         lines.extend(self.workers.iter().map(text::worker));
+        lines.extend(waiting.map(|waiting| text::replicas(waiting.replicas)));
         lines
     }
 }

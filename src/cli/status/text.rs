@@ -8,6 +8,8 @@ use crate::queue::Depth;
 use crate::report::deployments::Deployment;
 use crate::report::forecast::{Basis, Eta, Range, Rate};
 use crate::report::live::Live;
+use crate::report::replicas::Replicas;
+use crate::report::replicas::useful::Why;
 use crate::report::usage::Cost;
 use crate::share::{Part, Word};
 
@@ -133,6 +135,19 @@ pub(super) fn worker(word: &Word) -> String {
         about("started"),
         parts.join(", ")
     )
+}
+
+/// How many workers are of use, and why not more.
+pub(super) fn replicas(replicas: Replicas) -> String {
+    let why = match replicas.why {
+        Why::NothingToDo => "nothing could go now",
+        Why::Backlog => "what waits needs no more",
+        Why::Quota => "the quota feeds no more",
+        Why::NotMeasured => "no call was answered yet",
+        Why::Bounds => "by the bounds of [scaling]",
+    };
+    let Replicas { useful_replicas, workers, .. } = replicas;
+    format!("workers of use now: {useful_replicas} ({why}); at work: {workers}")
 }
 
 #[cfg(test)]

@@ -75,6 +75,10 @@ pub struct Counts {
     pub completed: u64,
     /// Sends dropped because their message id was known.
     pub duplicates: u64,
+    /// Deliveries under a lock so far, on either side.
+    pub received: u64,
+    /// Locks that were renewed so far.
+    pub renewed: u64,
 }
 
 #[derive(Debug)]
@@ -87,6 +91,8 @@ pub struct Queue {
     seen_in_order: VecDeque<(Millis, String)>,
     completed: u64,
     duplicates: u64,
+    received: u64,
+    renewed: u64,
 }
 
 impl Queue {
@@ -100,6 +106,8 @@ impl Queue {
             seen_in_order: VecDeque::new(),
             completed: 0,
             duplicates: 0,
+            received: 0,
+            renewed: 0,
         }
     }
 
@@ -160,7 +168,9 @@ impl Queue {
         self.advance(now);
         let lock = self.settings.lock;
         let shelf = self.shelf(side);
-        shelf.lock(shelf.next_ready()?, now, lock)
+        let delivery = shelf.lock(shelf.next_ready()?, now, lock)?;
+        self.received += 1;
+        Some(delivery)
     }
 
     /// The next message, gone from the queue.
@@ -197,7 +207,9 @@ impl Queue {
     pub fn renew(&mut self, side: Side, token: Uuid, now: Millis) -> Result<Millis, LockLost> {
         self.advance(now);
         let until = now + millis(self.settings.lock);
-        self.shelf(side).renew(token, until).map(|()| until)
+        self.shelf(side).renew(token, until)?;
+        self.renewed += 1;
+        Ok(until)
     }
 
     pub fn settle(
@@ -249,6 +261,8 @@ impl Queue {
             dead_letter: self.dead.waiting() + self.dead.locked(),
             completed: self.completed,
             duplicates: self.duplicates,
+            received: self.received,
+            renewed: self.renewed,
         }
     }
 
@@ -357,7 +371,7 @@ mod tests {
         queue.settle(Side::Main, delivery.token, Settlement::Complete, NOW).unwrap();
         let again = queue.settle(Side::Main, delivery.token, Settlement::Complete, NOW);
         assert_eq!(again, Err(LockLost));
-        assert_eq!(queue.counts(NOW), Counts { completed: 1, ..Counts::default() });
+        assert_eq!(queue.counts(NOW), Counts { completed: 1, received: 1, ..Counts::default() });
     }
 
     #[test]

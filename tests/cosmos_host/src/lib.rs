@@ -68,6 +68,7 @@ struct Faults {
     /// The second that is being spent, and how much of it is.
     second: (Instant, f64),
     throttled: u64,
+    charged: f64,
     answers_to_lose: u64,
 }
 
@@ -85,6 +86,7 @@ pub async fn start(address: SocketAddr, settings: Settings) -> Result<Host, Erro
         throttle: settings.throttle,
         second: (Instant::now(), 0.0),
         throttled: 0,
+        charged: 0.0,
         answers_to_lose: 0,
     };
     let shared = Arc::new(Shared {
@@ -117,6 +119,11 @@ impl Host {
     /// Requests that were refused with 429 so far.
     pub fn throttled(&self) -> u64 {
         self.shared.faults().throttled
+    }
+
+    /// Request units so far, by the emulator's model of them.
+    pub fn charged(&self) -> f64 {
+        self.shared.faults().charged
     }
 
     /// Carries out the next writes, but answers them with 500.
@@ -203,7 +210,10 @@ async fn forward(shared: &Shared, request: Request) -> Result<Response<Body>, Er
     *response.status_mut() = StatusCode::from_u16(u16::from(answer.status()))?;
     for (name, value) in answer.headers().iter() {
         if name.as_str() == "x-ms-request-charge" {
-            shared.faults().second.1 += value.as_str().parse().unwrap_or(0.0);
+            let charge = value.as_str().parse().unwrap_or(0.0);
+            let mut faults = shared.faults();
+            faults.second.1 += charge;
+            faults.charged += charge;
         }
         // The length is that of the body as it is sent here.
         if name.as_str() != "content-length" && name.as_str() != "transfer-encoding" {
