@@ -70,7 +70,8 @@ pub fn costs(members: &[Member], counted: &Counted, course: &Course, prices: &Pr
             };
             let (usage, most) = usages(used);
             let is_embedding = asked.max_output == 0;
-            let batch = cost(usage, false).map(|cost| if is_embedding { cost } else { cost.half() });
+            let batch =
+                cost(usage, false).map(|cost| if is_embedding { cost } else { cost.half() });
             batch_api.add(batch, usage.total());
             if let Some(part) = &mut part.cost {
                 part.add(cost(usage, is_flex), usage.total());

@@ -17,7 +17,9 @@ pub enum Due {
 
 /// Text that is no moment.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is neither a time of day, such as 06:00, nor a moment, such as 2026-11-24T06:00:00+09:00")]
+#[error(
+    "'{0}' is neither a time of day, such as 06:00, nor a moment, such as 2026-11-24T06:00:00+09:00"
+)]
 pub struct BadDue(String);
 
 impl FromStr for Due {

@@ -148,7 +148,8 @@ impl Experience {
         let rate = report.worked.jobs_per_second;
         if rate > 0.0 {
             self.calls_a_second = Some(rate);
-            self.learnt.push(format!("a worker does {rate:.0} jobs a second, by the benchmark {from}"));
+            self.learnt
+                .push(format!("a worker does {rate:.0} jobs a second, by the benchmark {from}"));
         }
     }
 }

@@ -64,9 +64,9 @@ impl Kept {
             all.extend_from_slice(&sample.kept);
             if let Some(line) = fit(&sample.kept) {
                 let seen = sample.seen;
-                experience.learnt.push(format!(
-                    "{line} at {deployment}, by {seen} answers of batch {batch}"
-                ));
+                experience
+                    .learnt
+                    .push(format!("{line} at {deployment}, by {seen} answers of batch {batch}"));
                 experience.latency.by_deployment.insert(deployment, line);
             }
         }

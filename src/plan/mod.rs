@@ -59,7 +59,9 @@ pub enum PlanError {
         "the input changed while it was read: it was checked with {checked} jobs and now has {now}"
     )]
     InputChanged { checked: u64, now: u64 },
-    #[error("no deployment to plan with: add [[deployments]] to the configuration, or give --tpm N")]
+    #[error(
+        "no deployment to plan with: add [[deployments]] to the configuration, or give --tpm N"
+    )]
     NoDeployment,
 }
 
@@ -208,7 +210,9 @@ fn rests_on(
                  in flight limit it here (assumed)",
                 limits.concurrency
             )),
-            Service::Flex => said.push(format!("{name} has room on the flex tier at any time (assumed)")),
+            Service::Flex => {
+                said.push(format!("{name} has room on the flex tier at any time (assumed)"))
+            }
             Service::Standard => {}
         }
     }

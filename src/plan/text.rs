@@ -5,6 +5,9 @@ use std::fmt;
 use super::{Costs, Forecast, Limit, Seconds, Spread, TurnedAway};
 use crate::report::usage::Cost;
 
+/// What changes less than this part of the time changes nothing.
+const JUST_AS_LONG: f64 = 0.005;
+
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let models: Vec<_> =
@@ -24,10 +27,13 @@ impl fmt::Display for Forecast {
         writeln!(f, "limit     {}", self.binding)?;
         for (n, change) in self.what_if.iter().enumerate() {
             let head = if n == 0 { "what if" } else { "" };
-            let (with, saved) = (duration(change.seconds), change.saved);
-            let sign = if saved < 0.0 { '+' } else { '-' };
-            let by = duration(saved.abs());
-            writeln!(f, "{head:9} {}: {with} ({sign}{by})", change.change)?;
+            let (with, by) = (duration(change.seconds), duration(change.saved.abs()));
+            let by = match change.saved / p50.max(1e-3) {
+                part if part >= JUST_AS_LONG => format!("{by} less"),
+                part if part <= -JUST_AS_LONG => format!("{by} more"),
+                _ => "no other".to_owned(),
+            };
+            writeln!(f, "{head:9} {}: {with} ({by})", change.change)?;
         }
         writeln!(f, "\n{}", self.costs)?;
         for (n, sentence) in self.rests_on.iter().enumerate() {
@@ -45,9 +51,10 @@ impl TurnedAway {
             (self.expired, "will not begin before their deadline"),
             (self.not_served, "ask for a model that no deployment serves and will fail"),
         ];
-        kinds.iter().filter(|(jobs, _)| *jobs > 0).try_for_each(|(jobs, why)| {
-            writeln!(f, "          {jobs} of the jobs {why}")
-        })
+        kinds
+            .iter()
+            .filter(|(jobs, _)| *jobs > 0)
+            .try_for_each(|(jobs, why)| writeln!(f, "          {jobs} of the jobs {why}"))
     }
 }
 
@@ -65,7 +72,9 @@ impl fmt::Display for Limit {
             Self::RequestsAMinute => "requests a minute",
             Self::CallsInFlight => "calls in flight, and what each takes",
             Self::Workers => "what the workers can do",
-            Self::Answers => "none of the quotas: how long single answers take, or when jobs may begin",
+            Self::Answers => {
+                "none of the quotas: how long single answers take, or when jobs may begin"
+            }
         })
     }
 }
@@ -74,7 +83,10 @@ impl fmt::Display for Costs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { currency, prices_of, expected, at_most, batch_api, .. } = self;
         let (expected, at_most, batch) = (amount(expected), amount(at_most), amount(batch_api));
-        write!(f, "cost      {currency} {expected} expected, {at_most} at most, by prices of {prices_of}")?;
+        write!(
+            f,
+            "cost      {currency} {expected} expected, {at_most} at most, by prices of {prices_of}"
+        )?;
         write!(f, "; {batch} through the Batch API, within a day")?;
         for part in &self.deployments {
             let cost = part.cost.as_ref().map_or_else(|| "paid by the hour".to_owned(), amount);
