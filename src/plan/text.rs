@@ -5,6 +5,9 @@ use std::fmt;
 use super::{Costs, Forecast, Limit, Seconds, Spread, TurnedAway};
 use crate::report::usage::Cost;
 
+/// What changes less than this part of the time changes nothing.
+const JUST_AS_LONG: f64 = 0.005;
+
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let models: Vec<_> =
@@ -24,10 +27,13 @@ impl fmt::Display for Forecast {
         writeln!(f, "limit     {}", self.binding)?;
         for (n, change) in self.what_if.iter().enumerate() {
             let head = if n == 0 { "what if" } else { "" };
-            let (with, saved) = (duration(change.seconds), change.saved);
-            let sign = if saved < 0.0 { '+' } else { '-' };
-            let by = duration(saved.abs());
-            writeln!(f, "{head:9} {}: {with} ({sign}{by})", change.change)?;
+            let (with, by) = (duration(change.seconds), duration(change.saved.abs()));
+            let by = match change.saved / p50.max(1e-3) {
+                part if part >= JUST_AS_LONG => format!("{by} less"),
+                part if part <= -JUST_AS_LONG => format!("{by} more"),
+                _ => "no other".to_owned(),
+            };
+            writeln!(f, "{head:9} {}: {with} ({by})", change.change)?;
         }
         writeln!(f, "\n{}", self.costs)?;
         for (n, sentence) in self.rests_on.iter().enumerate() {
