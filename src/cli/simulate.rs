@@ -69,6 +69,9 @@ pub(super) struct Args {
     /// What the service's charge is multiplied with, against the documented estimate
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     charge_factor: f64,
+    /// Share of answers to requests with a JSON schema that do not keep to it
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    misfits: f64,
     /// The only deployments there are, with their own settings; all names, if none is given
     #[arg(long, value_name = "NAME[,KEY=VALUE…]")]
     deployment: Vec<Spec>,
@@ -141,6 +144,7 @@ fn settings(args: Args) -> Result<Settings, Failure> {
         rate_headers: !args.no_rate_headers,
         typical_output: args.typical_output,
         charge_factor: args.charge_factor,
+        misfits: args.misfits,
         ledger_samples: !args.no_samples,
         ..Settings::default()
     })

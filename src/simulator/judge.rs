@@ -15,6 +15,7 @@ use super::books::{Books, Page, locked};
 use super::capacity::{Claim, Denial};
 use super::deployment::Deployment;
 use super::faults::{Dice, Fault, Pace};
+use super::form::Form;
 use super::ledger::{Tier, Usage};
 use super::profile::Profile;
 use super::request::{Api, Ask};
@@ -30,6 +31,9 @@ const CACHE_STEP: u64 = 128;
 
 /// Sets the dice for answers apart from those for faults.
 const ANSWER_SALT: u64 = 0x0061_6e73_7765_7273;
+const FORM_SALT: u64 = 0x0066_6f72_6d73;
+
+const MILLION: u32 = 1_000_000;
 
 #[derive(Debug)]
 pub struct Judge {
@@ -79,6 +83,8 @@ impl Judgement<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Output {
     pub visible: u32,
+    /// Those of the visible tokens that are free words.
+    pub words: u32,
     pub reasoning: u32,
     /// It wanted to be longer than the request allows.
     pub cut_short: bool,
@@ -188,7 +194,7 @@ impl Judge {
 
     fn output(&self, ask: &Ask<'_>, model: &Deployment) -> Output {
         if ask.api == Api::Embeddings {
-            return Output { visible: 0, reasoning: 0, cut_short: false };
+            return Output { visible: 0, words: 0, reasoning: 0, cut_short: false };
         }
         let mut dice = Dice::new(self.settings.seed ^ ANSWER_SALT, ask.key, 0);
         let wanted = dice.one_to(self.settings.typical_output);
@@ -196,8 +202,26 @@ impl Judge {
         let allowed = ask.max_output.unwrap_or(u32::MAX);
         // Thoughts come first, so a tight limit can leave an answer without any words.
         let reasoning = thoughts.min(allowed);
-        let visible = wanted.min(allowed - reasoning);
-        Output { visible, reasoning, cut_short: visible < wanted || reasoning < thoughts }
+        let room = allowed - reasoning;
+        let (form, words) = match &ask.form {
+            Some(form) => (form.tokens, if form.takes_words { wanted } else { 0 }),
+            None => (0, wanted),
+        };
+        let visible = room.min(form.saturating_add(words));
+        let cut_short = visible < form.saturating_add(words) || reasoning < thoughts;
+        // What is left out of an answer that is cut short is its end.
+        let words = words.min(visible.saturating_sub(form));
+        Output { visible, words, reasoning, cut_short }
+    }
+
+    /// What the asked format makes of the answer to this prompt.
+    pub fn form(&self, ask: &Ask<'_>, count: impl Fn(&str) -> usize) -> Option<Form> {
+        let mut form = Form::of(ask.format?, &count)?;
+        let mut dice = Dice::new(self.settings.seed ^ FORM_SALT, ask.key, 0);
+        if dice.one_to(MILLION) <= (self.settings.misfits * f64::from(MILLION)) as u32 {
+            form.talk(count);
+        }
+        Some(form)
     }
 
     /// How much of the prompt was seen before.

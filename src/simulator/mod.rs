@@ -21,6 +21,7 @@ mod deployment;
 mod deployments;
 mod duty;
 mod embedding;
+mod form;
 mod faults;
 mod head;
 mod judge;

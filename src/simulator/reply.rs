@@ -8,6 +8,7 @@
 use std::io::Write;
 
 use super::embedding::EmbeddingAsk;
+use super::form::Form;
 use super::ledger::Usage;
 use super::request::Api;
 
@@ -41,25 +42,39 @@ pub struct Answer<'a> {
     pub service_tier: &'static str,
     /// The answer wanted to be longer than the request allowed.
     pub cut_short: bool,
-    pub words: Words,
+    pub words: Words<'a>,
     pub embedding: Option<&'a EmbeddingAsk>,
 }
 
 /// The text of an answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Words {
+pub struct Words<'a> {
     /// Where in the list the answer begins.
     pub start: u64,
     pub count: u64,
+    /// What they stand in, and whether it has an end.
+    pub form: Option<(&'a Form, bool)>,
 }
 
-impl Words {
+impl Words<'_> {
+    /// Where each of so many words begins; an answer that is a form alone has one step.
+    pub fn steps(self, words: u64) -> impl Iterator<Item = u64> {
+        let least = u64::from(self.form.is_some());
+        (0..self.count.max(least)).step_by(words as usize)
+    }
+
     /// Appends the words from the `from`th to before the `to`th.
     pub fn write(self, from: u64, to: u64, out: &mut Vec<u8>) {
+        if let Some((form, _)) = self.form.filter(|_| from == 0) {
+            out.extend_from_slice(form.before.as_bytes());
+        }
         for i in from..to.min(self.count) {
             let word = WORDS[((self.start + i) % WORDS.len() as u64) as usize];
             let word = if i == 0 { word.trim_start() } else { word };
             out.extend_from_slice(word.as_bytes());
+        }
+        if let Some((form, true)) = self.form.filter(|_| to >= self.count) {
+            out.extend_from_slice(form.after.as_bytes());
         }
     }
 }

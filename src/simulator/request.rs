@@ -8,9 +8,11 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed};
 
 use super::embedding::EmbeddingAsk;
+use super::form::Form;
 use super::refusal::Refusal;
 use super::wire::{ChatBody, EmbeddingsBody, Input, Message, OneOrMany, Part, ResponsesBody, Text};
 
@@ -57,6 +59,10 @@ pub struct Ask<'a> {
     /// The first parameter that reasoning models do not take.
     pub not_for_reasoning: Option<&'static str>,
     pub embedding: Option<EmbeddingAsk>,
+    /// The `response_format`, as it stands.
+    pub format: Option<&'a str>,
+    /// What that makes of an answer.
+    pub form: Option<Form>,
 }
 
 impl<'a> Ask<'a> {
@@ -85,6 +91,8 @@ impl<'a> Ask<'a> {
             flex: None,
             not_for_reasoning: None,
             embedding: None,
+            format: None,
+            form: None,
         }
     }
 
@@ -198,6 +206,7 @@ fn parse_chat(body: ChatBody<'_>) -> Result<Ask<'_>, Refusal> {
     }
     let mut ask = Ask::new(Api::Chat);
     ask.not_for_reasoning = not_for_reasoning;
+    ask.format = body.response_format.map(RawValue::get);
     for message in messages {
         if message.role.is_none() {
             let text = "Missing required parameter: 'messages[].role'.";

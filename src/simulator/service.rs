@@ -205,7 +205,7 @@ impl Service {
     }
 
     fn decide(&self, call: Call<'_>, mut head: Head, asked: &HeaderMap, body: &[u8]) -> Decision {
-        let ask = match Ask::parse(call.api, body) {
+        let mut ask = match Ask::parse(call.api, body) {
             Ok(ask) => ask,
             Err(refusal) => return self.reject(head, refusal),
         };
@@ -214,6 +214,7 @@ impl Service {
             return self.reject(head, Refusal::deployment_not_found());
         };
         let tokens = ask.count_tokens(|text| deployment.count_tokens(text));
+        ask.form = self.judge.form(&ask, |text| deployment.count_tokens(text));
         if let Err(refusal) = self.can_pass(&ask, &deployment, tokens) {
             self.set_deployment(&mut head, &deployment, ask.api);
             return self.reject(head, refusal);
@@ -274,7 +275,11 @@ impl Service {
             choices: ask.choices,
             service_tier: service_tier(ask, *tier),
             cut_short: output.cut_short,
-            words: Words { start: ask.key % 1_024, count: output.visible.into() },
+            words: Words {
+                start: ask.key % 1_024,
+                count: output.words.into(),
+                form: ask.form.as_ref().map(|form| (form, !output.cut_short)),
+            },
             embedding: ask.embedding.as_ref(),
         };
         match fate {

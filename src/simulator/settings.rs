@@ -65,6 +65,8 @@ pub struct Settings {
     /// What the booked estimate is multiplied with: the real service's estimate is not published,
     /// so callers must get along with one that differs from theirs.
     pub charge_factor: f64,
+    /// The share of answers in a JSON schema's form that do not keep to it.
+    pub misfits: f64,
     /// Keep the first 80 characters of each distinct prompt in the ledger.
     pub ledger_samples: bool,
     /// Rate-limit headers of Responses calls say -1 and 0, as has been seen in the wild.
@@ -94,6 +96,7 @@ impl Default for Settings {
             content_filter_trigger: "[[content_filter]]".to_owned(),
             context_trigger: "[[context_length_exceeded]]".to_owned(),
             charge_factor: 1.0,
+            misfits: 0.0,
             ledger_samples: true,
             odd_rate_headers: false,
             rate_headers: true,
@@ -123,6 +126,8 @@ pub enum BadSettings {
     NoSuchDeployment(String),
     #[error("charge_factor is {0}: it must be above 0 and finite")]
     ChargeFactor(f64),
+    #[error("misfits is {0}: it must be a share from 0 to 1")]
+    Misfits(f64),
     #[error("typical_output is {0}: it must be from 1 to {MOST_OUTPUT} tokens")]
     TypicalOutput(u32),
     #[error("max_context must be at least 1")]
@@ -141,6 +146,9 @@ impl Settings {
         }
         if self.request_slice < Duration::from_millis(1) || self.request_slice > MINUTE {
             return Err(BadSettings::Slice(self.request_slice));
+        }
+        if !(0.0..=1.0).contains(&self.misfits) {
+            return Err(BadSettings::Misfits(self.misfits));
         }
         if !(self.charge_factor.is_finite() && self.charge_factor > 0.0) {
             return Err(BadSettings::ChargeFactor(self.charge_factor));
@@ -241,6 +249,7 @@ mod tests {
             (Settings { faults, ..d() }, BadSettings::FaultRates),
             (Settings { latency, ..d() }, BadSettings::Latency),
             (Settings { charge_factor: 0.0, ..d() }, BadSettings::ChargeFactor(0.0)),
+            (Settings { misfits: 1.5, ..d() }, BadSettings::Misfits(1.5)),
             (Settings { typical_output: 0, ..d() }, BadSettings::TypicalOutput(0)),
             (Settings { max_context: 0, ..d() }, BadSettings::NoContext),
             (Settings { deployments: vec![bad.clone()], ..d() }, BadSettings::DeploymentName(bad)),

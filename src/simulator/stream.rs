@@ -44,7 +44,7 @@ impl Events {
                 put!(out, r#"{{"index":{index},"finish_reason":null,"logprobs":null,"#);
                 put!(out, r#""delta":{{"role":"assistant","content":"","refusal":null}}}}"#);
             });
-            for from in (0..answer.words.count).step_by(WORDS_PER_EVENT as usize) {
+            for from in answer.words.steps(WORDS_PER_EVENT) {
                 self.chunk(answer, usage, |out| {
                     put!(out, r#"{{"index":{index},"finish_reason":null,"logprobs":null,"#);
                     if answer.filters {
@@ -106,7 +106,7 @@ impl Events {
             put!(out, r#"{item},"part":"#);
             answer.write_part(out, false);
         });
-        for from in (0..answer.words.count).step_by(WORDS_PER_EVENT as usize) {
+        for from in answer.words.steps(WORDS_PER_EVENT) {
             self.named("response.output_text.delta", |out| {
                 put!(out, r#"{item},"logprobs":[],"delta":""#);
                 answer.words.write(from, from + WORDS_PER_EVENT, out);

@@ -32,6 +32,8 @@ pub struct ChatBody<'a> {
     pub n: Option<u32>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
+    #[serde(borrow)]
+    pub response_format: Option<&'a RawValue>,
     temperature: Option<f64>,
     top_p: Option<f64>,
     presence_penalty: Option<f64>,
