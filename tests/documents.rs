@@ -182,9 +182,7 @@ fn answers_that_do_not_fit_are_mended_once_or_told() {
     let retried = report(&place.run(&night(&service.url(), &["--retry-failed"])));
     assert!(retried["requests"]["asked"].as_u64().unwrap() >= failed);
 
-    let args = night(&service.url(), &["--table", "t.csv"]).into_iter();
     let url = service.url();
-    drop(args);
     let csv = ["documents", "--source", "docs", "--recipe", "r.toml", "--run", "--endpoint", &url];
     place.run(&[&csv[..], &["--table", "t.csv"]].concat());
     let text = std::fs::read_to_string(place.path("t.csv")).unwrap();
