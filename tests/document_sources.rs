@@ -9,10 +9,13 @@ mod support;
 use std::num::NonZeroU32;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use promptmill::documents::source::{BlobSettings, Container, Listed, Source, SourceError};
 use serde_json::json;
 use support::azurite::{Azurite, Filler};
-use support::cli::Place;
+use support::certificates;
+use support::cli::{Ended, Place};
 use support::proxy::Proxy;
 use support::secrets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -151,7 +154,7 @@ async fn what_the_service_refuses_is_told_with_its_mend_and_without_the_signatur
         let mut command = place.command(&["check", "--json"]);
         command.env("PROMPTMILL__DOCUMENTS__SOURCE", url).env("PROMPTMILL__DOCUMENTS__SAS", sas);
         command.env("HTTP_PROXY", proxy.url()).env_remove("NO_PROXY").env_remove("no_proxy");
-        support::cli::Ended::from(command.output().unwrap())
+        Ended::from(command.output().unwrap())
     };
     let named = "http://blobs.example/devstoreaccount1/docs";
     let ended = tokio::task::block_in_place(|| check(named, &well));
@@ -161,6 +164,59 @@ async fn what_the_service_refuses_is_told_with_its_mend_and_without_the_signatur
     let ended = tokio::task::block_in_place(|| check(named, &read_only));
     assert_eq!(ended.code, Some(3), "{} {}", ended.out, ended.err);
     assert!(ended.out.contains("sp=rl"), "{}", ended.out);
+}
+
+/// The identity endpoint of Container Apps, with a token as Entra ID's for Blob Storage looks; nobody
+/// checks its signature.
+async fn identity_endpoint() -> String {
+    let now = jiff::Timestamp::now().as_second();
+    let claims = json!({
+        "aud": "https://storage.azure.com", "iss": "https://sts.windows.net/tenant/",
+        "iat": now - 60, "nbf": now - 60, "exp": now + 3_600,
+    });
+    let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let token = format!("{}.{}.c2lnbmF0dXJl", part(&json!({"alg": "RS256"})), part(&claims));
+    let answer = json!({
+        "access_token": token, "expires_on": (now + 3_600).to_string(), "token_type": "Bearer",
+        "resource": "https://storage.azure.com",
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/msi/token", listener.local_addr().unwrap());
+    let get = axum::routing::get(move |query: axum::extract::RawQuery| async move {
+        assert!(query.0.unwrap().contains("resource=https%3A%2F%2Fstorage.azure.com"));
+        answer.to_string()
+    });
+    let app = axum::Router::new().route("/msi/token", get);
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_managed_identity_reads_a_container_over_tls() {
+    let place = Place::new();
+    certificates::make(&place.path(""));
+    let Some(azurite) = Azurite::start(Some(&place.path(""))) else { return };
+    let Some(mut filler) = Filler::start(&azurite, "docs", Some(&place.path("ca.pem"))) else {
+        return;
+    };
+    filler.put("a.txt", "a");
+    let check = |container: &str, endpoint: &str| {
+        let url = azurite.container(container);
+        let text = format!(
+            "[documents]\nsource = \"{url}\"\nemulator = true\ncredential = {{ managed_identity = {{}} }}\n"
+        );
+        place.write("promptmill.toml", text);
+        let mut command = place.command(&["check", "--json"]);
+        command.env("IDENTITY_ENDPOINT", endpoint).env("IDENTITY_HEADER", "header-secret");
+        command.env("SSL_CERT_FILE", place.path("ca.pem"));
+        Ended::from(tokio::task::block_in_place(|| command.output().unwrap()))
+    };
+    let endpoint = identity_endpoint().await;
+    let ended = check("docs", &endpoint);
+    assert_eq!(ended.code, Some(0), "{} {}", ended.out, ended.err);
+    let ended = check("nothing", &endpoint);
+    assert_eq!(ended.code, Some(3), "{} {}", ended.out, ended.err);
+    assert!(ended.out.contains("container's name"), "{}", ended.out);
 }
 
 /// Answers each request with the next of these and closes; ends with what was asked.

@@ -20,8 +20,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use promptmill::queue::service_bus::https::HttpsQueue;
 use promptmill::queue::service_bus::{ServiceBusQueue, Settings, Transport};
 use promptmill::queue::{Queue, QueueError};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use support::broker::{self, JOBS};
+use support::certificates;
 use support::jobs::{Prover, job};
 use support::proxy::Proxy;
 use support::relay::{Front, Relay};
@@ -36,20 +36,6 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// Tells the child where the certificates are.
 const FOLDER: &str = "PROMPTMILL_TEST_CERTIFICATES";
-
-/// An authority in `ca.pem`, and by it a certificate for localhost with its key.
-fn make_certificates(folder: &Path) {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    std::fs::write(folder.join("ca.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(authority, key);
-    let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let server = server.signed_by(&key, &issuer).unwrap();
-    std::fs::write(folder.join("server.pem"), server.pem()).unwrap();
-    std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
-}
 
 fn tls(folder: &Path) -> Front {
     let chain = CertificateDer::pem_file_iter(folder.join("server.pem")).unwrap();
@@ -113,14 +99,14 @@ async fn in_a_child(test: &str, folder: &Path, variables: &[(&str, String)]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_carries_jobs_on_entra_tokens_for_those_who_trust_the_certificate() {
     let folder = tempfile::tempdir().unwrap();
-    make_certificates(folder.path());
+    certificates::make(folder.path());
     in_a_child("in_a_process_that_trusts_the_certificate", folder.path(), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_goes_by_the_proxy_that_the_environment_names() {
     let folder = tempfile::tempdir().unwrap();
-    make_certificates(folder.path());
+    certificates::make(folder.path());
     let proxy = Proxy::start(None).await;
     let variables = [("HTTPS_PROXY", proxy.url()), ("NO_PROXY", String::new())];
     in_a_child("in_a_process_behind_a_proxy", folder.path(), &variables).await;
@@ -176,7 +162,7 @@ async fn in_a_process_that_trusts_the_certificate() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_nobody_vouches_for_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
-    make_certificates(folder.path());
+    certificates::make(folder.path());
     let broker = broker::start(broker::jobs()).await;
     let relay = Relay::start(tls(folder.path()), broker.addr()).await;
     let queue = queue(relay.addr.port(), Arc::default());

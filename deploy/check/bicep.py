@@ -74,6 +74,7 @@ MODELS = {
     "Microsoft.OperationalInsights/workspaces": ("loganalytics", "Workspace"),
     "Microsoft.ServiceBus/namespaces": ("servicebus", "SBNamespace"),
     "Microsoft.ServiceBus/namespaces/queues": ("servicebus", "SBQueue"),
+    "Microsoft.Storage/storageAccounts": ("storage", "StorageAccountCreateParameters"),
     "Microsoft.Web/serverfarms": ("web", "AppServicePlan"),
     "Microsoft.Web/sites": ("web", "Site"),
     "Microsoft.Web/sites/sitecontainers": ("web", "SiteContainer"),

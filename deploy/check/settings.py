@@ -67,9 +67,13 @@ def made_up(name: str) -> str:
     return "https://contoso.openai.azure.com" if name.endswith("ENDPOINT") else "contoso"
 
 
+def has_settings(resource: dict) -> bool:
+    return resource["kind"] == "ConfigMap" and "promptmill.toml" in resource["data"]
+
+
 def main():
     program = Program(sys.argv[1])
-    for file in (DEPLOY / "azure" / "main.bicep", DEPLOY / "azure" / "up"):
+    for file in (DEPLOY / "azure" / name for name in ("main.bicep", "documents.bicep", "up")):
         program.takes(file.name, {name: made_up(name) for name in names_in(file)})
     compose = yaml.safe_load(Path(sys.argv[2]).read_text(encoding="utf-8"))
     for name, service in compose["services"].items():
@@ -79,12 +83,13 @@ def main():
             program.knows(f"compose: {name}", service["command"])
     for path in sys.argv[3:]:
         resources = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
-        file = next(r["data"]["promptmill.toml"] for r in resources if r["kind"] == "ConfigMap")
+        file = next(r["data"]["promptmill.toml"] for r in resources if has_settings(r))
         shutdown = tomllib.loads(file)["worker"]["shutdown_grace_seconds"]
         for resource in resources:
             spec = resource.get("spec", {})
             template = spec.get("template") or spec.get("jobTargetRef", {}).get("template")
-            if resource["kind"] == "ConfigMap":
+            template = template or spec.get("jobTemplate", {}).get("spec", {}).get("template")
+            if has_settings(resource):
                 with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
                     file.write(resource["data"]["promptmill.toml"])
                     file.flush()
@@ -95,6 +100,10 @@ def main():
                 program.knows(path, arguments)
                 if grace <= shutdown:
                     program.faults.append(f"{path}: the pod is killed after {grace} s, too early")
+    for line in (DEPLOY / "cron" / "documents.crontab").read_text(encoding="utf-8").splitlines():
+        command = line.partition(" documents ")[2].partition(">>")[0].split()
+        if command:
+            program.knows("crontab", ["documents", *command])
     print("\n".join(program.faults))
     print(f"{program.tried} settings and commands tried, {len(program.faults)} faults")
     sys.exit(bool(program.faults))

@@ -1,6 +1,6 @@
 """Fills a Blob Storage container as told, by Microsoft's Python SDK.
 
-Usage: blob_sdk.py SERVICE_URL ACCOUNT KEY CONTAINER
+Usage: blob_sdk.py SERVICE_URL ACCOUNT KEY CONTAINER [AUTHORITY.pem]
 
 Creates the container. Then takes one order a line from standard input, a JSON array of a word and what
 goes with it, and answers each with a line of JSON; ends when the input does.
@@ -12,8 +12,13 @@ from datetime import datetime, timedelta, timezone
 
 from azure.storage.blob import BlobServiceClient, StandardBlobTier, generate_container_sas
 
-url, account, key, container = sys.argv[1:]
-service = BlobServiceClient(f"{url}/{account}", credential={"account_name": account, "account_key": key})
+url, account, key, container, *trusted = sys.argv[1:]
+service = BlobServiceClient(
+    f"{url}/{account}",
+    credential={"account_name": account, "account_key": key},
+    connection_verify=trusted[0] if trusted else True,
+    retry_total=0,
+)
 client = service.get_container_client(container)
 client.create_container()
 

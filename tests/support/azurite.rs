@@ -107,7 +107,7 @@ impl Filler {
             container,
         ]);
         if let Some(ca) = ca {
-            command.env("REQUESTS_CA_BUNDLE", ca);
+            command.arg(ca);
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let orders = child.stdin.take();

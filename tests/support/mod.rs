@@ -5,6 +5,7 @@
 
 pub mod azurite;
 pub mod broker;
+pub mod certificates;
 pub mod cli;
 pub mod contract_queue;
 pub mod jobs;

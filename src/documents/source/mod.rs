@@ -5,8 +5,8 @@
 //! service operations"), so a blob that is known by it need not be downloaded. A file's size and time
 //! are a hint only, since copying tools set the time back; [`Source::knows_versions`] tells which it is.
 //!
-//! [`address`] reads the URL, [`choose`] the globs, [`folder`] and [`container`] are the two kinds, and
-//! [`fault`] says what Blob Storage's refusals mean. Vendor types stay in `container` and `fault`.
+//! `address` reads the URL, `choose` the globs, `folder` and `container` are the two kinds, and
+//! `fault` says what Blob Storage's refusals mean. Vendor types stay in `container` and `fault`.
 
 mod address;
 mod choose;
