@@ -9,7 +9,6 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -101,7 +100,6 @@ pub struct Asks {
 /// What else stands in a request's line.
 #[derive(Debug, Clone, Default)]
 pub struct Terms {
-    pub deadline: Option<Timestamp>,
     /// The first document that asks it.
     pub document: String,
     pub recipe: String,
@@ -155,10 +153,8 @@ impl Asks {
             return Ok(key);
         }
         let metadata = json!({"document": terms.document, "recipe": terms.recipe});
-        let deadline =
-            terms.deadline.map_or_else(String::new, |at| format!(r#""deadline":"{at}","#));
         let line = format!(
-            r#"{{"custom_id":"{key}","method":"POST","url":"/v1/chat/completions",{deadline}"metadata":{metadata},"body":{body}}}"#,
+            r#"{{"custom_id":"{key}","method":"POST","url":"/v1/chat/completions","metadata":{metadata},"body":{body}}}"#,
         );
         self.file.seek(SeekFrom::Start(self.end))?;
         self.file.write_all(line.as_bytes())?;

@@ -132,13 +132,13 @@ mod tests {
     #[test]
     fn the_words_stand_in_the_first_free_text() {
         let schema = json!({"type": "object", "$defs": {"day": {"type": "string", "format": "date"}},
-            "properties": {
-                "a": {"enum": ["x", "y"]},
-                "b": {"type": ["string", "null"]},
-                "c": {"type": "array", "items": {"$ref": "#/$defs/day"}},
-                "d": {"type": "string"},
-                "e": {"type": "integer", "minimum": 5},
-            }});
+        "properties": {
+            "a": {"enum": ["x", "y"]},
+            "b": {"type": ["string", "null"]},
+            "c": {"type": "array", "items": {"$ref": "#/$defs/day"}},
+            "d": {"type": "string"},
+            "e": {"type": "integer", "minimum": 5},
+        }});
         let (text, form) = form(&schema);
         let expected = r#"{"a":"x","b":"WORDS","c":["2026-01-01"],"d":"paper","e":5}"#;
         assert_eq!(text, expected);
@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_form_without_a_free_text_takes_none() {
-        let (text, form) = form(&json!({"type": "object", "properties": {"n": {"type": "number"}}}));
+        let (text, form) =
+            form(&json!({"type": "object", "properties": {"n": {"type": "number"}}}));
         assert_eq!((text.as_str(), form.takes_words), (r#"{"n":1}WORDS"#, false));
         assert_eq!(Form::of(r#"{"type":"text"}"#, str::len), None);
     }

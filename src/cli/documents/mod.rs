@@ -242,11 +242,7 @@ impl Night<'_> {
             retry_failed: self.args.retry_failed,
             schema: self.recipe.schema.as_ref(),
         };
-        let terms = Terms {
-            deadline: night.finish_by,
-            document: String::new(),
-            recipe: self.recipe.name.clone(),
-        };
+        let terms = Terms { document: String::new(), recipe: self.recipe.name.clone() };
         let mut asks = Asks::new(&self.reading.scratch).map_err(Failure::unreachable)?;
         let shown = Counted::start("documents read", 0);
         let seen = |count: usize, all: usize| shown.set_of(count as u64, all as u64);
@@ -267,7 +263,7 @@ impl Night<'_> {
             batch: night.batch.clone(),
             tonight: u16::try_from(batches.len() - 1).map_err(Failure::unreachable)?,
             batches,
-            reading: intake::Reading { default_model: None, ..self.config.reading() },
+            reading: self.jobs_by(night.finish_by),
             terms,
             asks,
             documents,
@@ -289,6 +285,12 @@ impl Night<'_> {
         let morning = self.finish(&mut conductor, begun, hold).await?;
         telling::tell(&self.config.webhook, store).await?;
         Ok((self.tell(&morning)?, true))
+    }
+
+    /// How requests are read as jobs.
+    fn jobs_by(&self, deadline: Option<Timestamp>) -> intake::Reading {
+        let terms = intake::Terms { deadline, ..intake::Terms::default() };
+        intake::Reading { terms, ..self.config.reading() }
     }
 
     /// Writes the table and closes the night.
