@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer;
 use super::asks::{Asks, Key, State, Terms};
-use super::gather::{Earlier, GatherError, LOOKED_UP, Tracked, job_id};
+use super::earlier::{Earlier, LOOKED_UP, job_id};
+use super::gather::{GatherError, Tracked};
 use super::recipe::Recipe;
 use super::reduce::{self, Combining};
 use super::template::{self, TemplateError, Templates};
@@ -172,7 +173,8 @@ impl Conductor<'_> {
             let keys: Vec<_> = read.into_iter().map(|(key, _)| key).collect();
             for (key, outcome) in self.outcomes(&keys).await? {
                 if let Some(outcome) = outcome {
-                    self.judge(key, &outcome)?;
+                    let state = self.judge(key, &outcome)?;
+                    self.asks.set(&key, state);
                 }
             }
         }
@@ -180,30 +182,24 @@ impl Conductor<'_> {
     }
 
     /// What becomes of a request that has ended.
-    fn judge(&mut self, key: Key, outcome: &Outcome) -> Result<(), ConductError> {
+    fn judge(&mut self, key: Key, outcome: &Outcome) -> Result<State, ConductError> {
         let (batch, usage) = (self.tonight, Some(outcome.usage));
         let why = match outcome.ending {
             Ending::Succeeded => {
                 let text = answer::text(outcome).unwrap_or_default();
                 let fault = self.recipe.schema.as_ref().and_then(|schema| schema.read(&text).err());
-                match fault {
-                    None => return Ok(self.asks.set(&key, State::Answered { batch, usage })),
-                    Some(fault) => match self.repair(key, &text, &fault)? {
-                        Some(by) => {
-                            return Ok(self.asks.set(&key, State::Repaired { batch, usage, by }));
-                        }
-                        None => format!("the answer does not fit the schema, even mended: {fault}"),
-                    },
+                let Some(fault) = fault else { return Ok(State::Answered { batch, usage }) };
+                if let Some(by) = self.repair(key, &text, &fault)? {
+                    return Ok(State::Repaired { batch, usage, by });
                 }
+                format!("the answer does not fit the schema, even mended: {fault}")
             }
             Ending::Failed => answer::failure(outcome).into(),
             Ending::Dead | Ending::Cancelled | Ending::Expired => {
-                let why = answer::failure(outcome);
-                return Ok(self.asks.set(&key, State::Unfinished { why }));
+                return Ok(State::Unfinished { why: answer::failure(outcome) });
             }
         };
-        self.asks.set(&key, State::Failed { batch, usage, why: why.into() });
-        Ok(())
+        Ok(State::Failed { batch, usage, why: why.into() })
     }
 
     /// Asks once more, unless this was the second time.

@@ -1,30 +1,24 @@
 //! Documents become requests: listed, read as far as they are not known, cut, and put into the template.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value};
 
-use super::answer;
-use super::asks::{Asks, Key, State, Terms};
-use super::ledger::{Known, Ledger};
+use super::asks::{Asks, Key, Terms};
+use super::earlier::Earlier;
+use super::ledger::Known;
 use super::parts::{Part, parts};
 use super::read::{self, Limits};
 use super::recipe::Recipe;
-use super::schema::Schema;
 use super::source::{Listed, Source, SourceError};
 use super::template::{About, TemplateError, Templates};
-use crate::job::{BatchId, JobId};
-use crate::outcome::Ending;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 
-/// Documents that are fetched and read at the same time.
+/// Documents that are fetched and read at the same time, at most: each may take the memory of its
+/// limits, and a core.
 const AT_A_TIME: usize = 4;
-
-/// Requests that are looked up in one call.
-pub(super) const LOOKED_UP: usize = 500;
 
 /// How a document stands beside the last night.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,18 +83,6 @@ pub struct Reading<'a> {
     pub scratch: PathBuf,
 }
 
-/// What earlier nights know.
-pub struct Earlier<'a> {
-    pub store: &'a dyn Store,
-    pub ledger: &'a Ledger,
-    /// Nights that were never closed.
-    pub open: &'a [BatchId],
-    /// Also what was refused or did not fit is asked again.
-    pub retry_failed: bool,
-    /// What answers must fit.
-    pub schema: Option<&'a Schema>,
-}
-
 /// A document as it was read.
 struct Prepared {
     listed: Listed,
@@ -159,7 +141,8 @@ impl Reading<'_> {
         count: usize,
     ) -> Result<Vec<(String, Result<Vec<Value>, String>)>, GatherError> {
         let listed = self.list().await?.into_iter().take(count);
-        let prepared = stream::iter(listed).map(|listed| self.prepare(listed)).buffered(AT_A_TIME);
+        let prepared =
+            stream::iter(listed).map(|listed| self.prepare(listed)).buffered(at_a_time());
         let named = prepared
             .map_ok(|Prepared { listed, bodies }| (listed.name, bodies.map(|(bodies, _)| bodies)));
         named.try_collect().await
@@ -176,6 +159,10 @@ fn bodies(
     let about = About { document, metadata };
     let body = |(n, part)| templates.about_part(&about, part, (n + 1, parts.len()));
     parts.iter().enumerate().map(body).collect()
+}
+
+fn at_a_time() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(AT_A_TIME)
 }
 
 /// Goes through all documents: what is known is taken over into `asks`, the rest is asked there. `seen`
@@ -197,7 +184,7 @@ pub async fn gather(
     tracked.extend(same);
     seen(tracked.len(), all);
     let mut prepared =
-        stream::iter(others).map(|listed| reading.prepare(listed)).buffered(AT_A_TIME);
+        stream::iter(others).map(|listed| reading.prepare(listed)).buffered(at_a_time());
     while let Some(Prepared { listed, bodies }) = prepared.try_next().await? {
         let known = earlier.ledger.documents.get(&listed.name);
         let standing = if known.is_some() { Standing::Changed } else { Standing::New };
@@ -225,7 +212,7 @@ pub async fn gather(
 }
 
 impl Tracked {
-    fn new(listed: &Listed, standing: Standing) -> Self {
+    pub(super) fn new(listed: &Listed, standing: Standing) -> Self {
         Self {
             name: listed.name.clone(),
             version: listed.version.to_string(),
@@ -248,162 +235,4 @@ impl Tracked {
             between: self.between.clone(),
         }
     }
-}
-
-impl Earlier<'_> {
-    /// Parts the listing into documents that need not be read, since their versions and all of their
-    /// answers are known, and the rest.
-    async fn unchanged(
-        &self,
-        reading: &Reading<'_>,
-        listed: Vec<Listed>,
-        asks: &mut Asks,
-    ) -> Result<(Vec<Tracked>, Vec<Listed>), GatherError> {
-        let knows = reading.source.knows_versions()
-            && self.ledger.fingerprint == reading.recipe.fingerprint();
-        if !knows {
-            return Ok((Vec::new(), listed));
-        }
-        let (mut same, mut others) = (Vec::new(), Vec::new());
-        for listed in listed {
-            let known = self.ledger.documents.get(&listed.name);
-            let known = known.filter(|known| known.version == listed.version.as_str());
-            let mut document = Tracked::new(&listed, Standing::Same);
-            match known {
-                Some(known) if self.end_as_before(&mut document, known, asks).await? => {
-                    same.push(document);
-                }
-                _ => others.push(listed),
-            }
-        }
-        Ok((same, others))
-    }
-
-    /// Takes over how a document ended, if all that it came from is still there.
-    async fn end_as_before(
-        &self,
-        document: &mut Tracked,
-        known: &Known,
-        asks: &mut Asks,
-    ) -> Result<bool, GatherError> {
-        let Some(keys) = self.ledger.whole(known).filter(|_| !known.parts.is_empty()) else {
-            return Ok(false);
-        };
-        let keys: Vec<_> = keys.into_iter().collect();
-        let there = self.there(&keys, asks).await?;
-        if there.len() < keys.len() {
-            return Ok(false);
-        }
-        for key in keys {
-            asks.know(key, self.ledger.answers[&key].clone());
-        }
-        document.parts.clone_from(&known.parts);
-        document.level.clone_from(&known.ends);
-        document.between.clone_from(&known.between);
-        Ok(true)
-    }
-
-    /// Those requests of the ledger whose outcomes are still in the store.
-    async fn there(&self, keys: &[Key], asks: &Asks) -> Result<HashSet<Key>, GatherError> {
-        let mut there = HashSet::new();
-        let mut by_batch = vec![Vec::new(); self.ledger.batches.len()];
-        for key in keys {
-            let state = self.ledger.answers.get(key);
-            if asks.get(key).is_some_and(|ask| ask.was_known) {
-                there.insert(*key);
-            } else if let Some(batch) =
-                state.filter(|s| self.counts(s)).and_then(super::ledger::batch_of)
-                && let Some(keys) = by_batch.get_mut(usize::from(batch))
-            {
-                keys.push(*key);
-            }
-        }
-        for (batch, keys) in self.ledger.batches.iter().zip(by_batch) {
-            for keys in keys.chunks(LOOKED_UP) {
-                let ids: Vec<_> = keys.iter().map(|key| job_id(batch, key)).collect();
-                let found = self.store.look_up(batch, &ids).await?;
-                let found = keys.iter().zip(found).filter(|(_, found)| found.is_some());
-                there.extend(found.map(|(key, _)| *key));
-            }
-        }
-        Ok(there)
-    }
-
-    /// Whether what is known of a request spares asking it.
-    fn counts(&self, state: &State) -> bool {
-        !(self.retry_failed && matches!(state, State::Failed { .. }))
-    }
-
-    /// Asks all bodies that no night knows.
-    pub(super) async fn ask_all(
-        &self,
-        bodies: &[Value],
-        asks: &mut Asks,
-        terms: &Terms,
-    ) -> Result<Vec<Key>, GatherError> {
-        let keys: Vec<_> = bodies.iter().map(|body| Key::of(body.to_string().as_bytes())).collect();
-        let mut unknown: Vec<_> =
-            keys.iter().filter(|key| asks.get(key).is_none()).copied().collect();
-        self.know_of_ledger(&unknown, asks).await?;
-        unknown.retain(|key| asks.get(key).is_none());
-        self.know_of_open_nights(&unknown, asks).await?;
-        for body in bodies {
-            asks.ask(body, terms, None)?;
-        }
-        Ok(keys)
-    }
-
-    async fn know_of_ledger(&self, keys: &[Key], asks: &mut Asks) -> Result<(), GatherError> {
-        let of_ledger = |key: &Key| self.ledger.answers.get(key).map(|state| (*key, state));
-        let mut wanted: Vec<_> = keys.iter().filter_map(of_ledger).collect();
-        // An answer that was mended is known with the one that mended it.
-        let mended: Vec<_> = wanted
-            .iter()
-            .filter_map(|(_, state)| match state {
-                State::Repaired { by, .. } => of_ledger(by),
-                _ => None,
-            })
-            .collect();
-        wanted.extend(mended);
-        let keys: Vec<_> = wanted.iter().map(|(key, _)| *key).collect();
-        let there = self.there(&keys, asks).await?;
-        for (key, state) in wanted {
-            let is_whole = match state {
-                State::Repaired { by, .. } => there.contains(by),
-                _ => true,
-            };
-            if is_whole && there.contains(&key) {
-                asks.know(key, state.clone());
-            }
-        }
-        Ok(())
-    }
-
-    /// What a night that was never closed has answered; the rest of it is asked again.
-    async fn know_of_open_nights(&self, keys: &[Key], asks: &mut Asks) -> Result<(), GatherError> {
-        for (n, batch) in self.open.iter().enumerate() {
-            let place = u16::try_from(self.ledger.batches.len() + n).unwrap_or(u16::MAX);
-            for key in
-                keys.iter().filter(|key| asks.get(key).is_none()).copied().collect::<Vec<_>>()
-            {
-                let Some(outcome) = self.store.outcome(batch, job_id(batch, &key)).await? else {
-                    continue;
-                };
-                let text = answer::text(&outcome);
-                let fits = self.schema.is_none_or(|schema| {
-                    text.as_deref().is_some_and(|text| schema.read(text).is_ok())
-                });
-                if outcome.ending == Ending::Succeeded && fits {
-                    let usage = Some(outcome.usage);
-                    asks.know(key, State::Answered { batch: place, usage });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A request's name in the queue and the store.
-pub(super) fn job_id(batch: &BatchId, key: &Key) -> JobId {
-    JobId::new(batch, &key.to_string())
 }

@@ -19,6 +19,7 @@
 pub mod answer;
 pub mod asks;
 pub mod conduct;
+pub mod earlier;
 pub mod gather;
 pub mod ledger;
 pub mod morning;

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::asks::{Asks, Key, State, Terms};
 use super::conduct::ConductError;
-use super::gather::{Earlier, Tracked};
+use super::earlier::Earlier;
+use super::gather::Tracked;
 use super::recipe::Reduce;
 use super::template::{About, TemplateError, Templates};
 
