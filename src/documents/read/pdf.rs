@@ -140,7 +140,9 @@ impl<'a> Device<'a> for Canvas {
         for painted in run.glyphs() {
             self.all += 1;
             let text = match painted.as_unicode() {
-                Some(BfString::Char(char)) => char.into(),
+                Some(BfString::Char(char)) => {
+                    ligature(char).map_or_else(|| char.into(), str::to_owned)
+                }
                 Some(BfString::String(text)) => text,
                 None => {
                     self.unknown += 1;
@@ -163,6 +165,19 @@ impl<'a> Device<'a> for Canvas {
     fn draw_image(&mut self, _: Image<'a, '_>, _: ImageDrawProps<'a>) {}
     fn pop_clip(&mut self) {}
     fn pop_transparency_group(&mut self) {}
+}
+
+/// The letters that one glyph joins. Nobody searches for the joined ones, nor do tokenizers know them.
+fn ligature(char: char) -> Option<&'static str> {
+    Some(match char {
+        '\u{fb00}' => "ff",
+        '\u{fb01}' => "fi",
+        '\u{fb02}' => "fl",
+        '\u{fb03}' => "ffi",
+        '\u{fb04}' => "ffl",
+        '\u{fb05}' | '\u{fb06}' => "st",
+        _ => return None,
+    })
 }
 
 /// A glyph of 1000 units to its font's height, where `place` puts it on a page whose y grows
