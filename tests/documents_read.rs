@@ -6,6 +6,7 @@
 //! every file is to be read or refused, and no reader to die.
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "a larger run tells what it met")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
