@@ -225,17 +225,23 @@ async fn protected_cut_and_empty_files_say_so() {
     assert!(told.contains("save it as UTF-8"), "{told}");
 }
 
-/// A DOCX whose text is this.
-fn word(text: &[u8]) -> Vec<u8> {
+/// An office file whose main part is this.
+fn office(part: &str, content: &[u8]) -> Vec<u8> {
     let mut package = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default();
     package.start_file("_rels/.rels", options).unwrap();
-    let link = r#"<Relationships><Relationship Id="1" Type="x/officeDocument"
-        Target="word/document.xml"/></Relationships>"#;
+    let link = format!(
+        r#"<Relationships><Relationship Id="1" Type="x/officeDocument" Target="{part}"/>
+        </Relationships>"#
+    );
     package.write_all(link.as_bytes()).unwrap();
-    package.start_file("word/document.xml", options).unwrap();
-    package.write_all(text).unwrap();
+    package.start_file(part, options).unwrap();
+    package.write_all(content).unwrap();
     package.finish().unwrap().into_inner()
+}
+
+fn word(text: &[u8]) -> Vec<u8> {
+    office("word/document.xml", text)
 }
 
 #[tokio::test]
@@ -252,6 +258,10 @@ async fn bombs_are_refused_before_they_go_off() {
     }
     let told = refused("bomb.docx", &bomb, &limits).await;
     assert!(told.contains("unpacks to") || told.contains("broken"), "{told}");
+    for (name, part) in [("a.xlsx", "xl/workbook.xml"), ("a.pptx", "ppt/presentation.xml")] {
+        let told = refused(name, &office(part, &vec![b' '; 4 << 20]), &limits).await;
+        assert!(told.contains("unpacks to more than 1 MiB"), "{name}: {told}");
+    }
 
     let laughs = r#"<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>
         <document><p><t>&b;</t></p></document>"#;
@@ -281,6 +291,35 @@ async fn a_reader_gets_no_more_memory_than_it_may_have() {
     assert!(page.len() > 20 << 20 && (page.len() as u64) < limits.file_bytes);
     let told = read_bytes("large.html", &page, &limits).await.unwrap_err();
     assert!(matches!(told, ReadError::TooMuchMemory { limit } if limit == 40 << 20), "{told}");
+}
+
+/// A PDF of one page, whose program is this, packed.
+fn page(program: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(program).unwrap();
+    let packed = packed.finish().unwrap();
+    let head = format!(
+        "%PDF-1.7\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n\
+         2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n\
+         3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Contents 4 0 R/Resources<<\
+         /Font<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>>>endobj\n\
+         4 0 obj<</Length {}/Filter/FlateDecode>>stream\n",
+        packed.len()
+    );
+    let end = "\nendstream endobj\ntrailer<</Root 1 0 R>>\nstartxref\n0\n%%EOF\n";
+    [head.as_bytes(), &packed, end.as_bytes()].concat()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_pdf_that_unpacks_to_more_than_its_reader_may_have_is_told() {
+    let limits = Limits { memory_bytes: 24 << 20, ..Limits::default() };
+    let small = page(b"BT /F 12 Tf 72 700 Td (Night) Tj ET");
+    assert_eq!(text(&read_bytes("small.pdf", &small, &limits).await.unwrap()), "Night\n");
+    let bomb = page(&vec![b' '; 32 << 20]);
+    assert!(bomb.len() < 1 << 20, "{}", bomb.len());
+    let told = read_bytes("bomb.pdf", &bomb, &limits).await.unwrap_err();
+    assert!(matches!(told, ReadError::TooMuchMemory { limit } if limit == 24 << 20), "{told}");
 }
 
 #[tokio::test]

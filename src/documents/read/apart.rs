@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::{Document, Limits, Opened, ReadError, kind, read};
 
 /// The hidden command that reads one document; its one argument is a [`Request`] in JSON.
-pub const COMMAND: &str = "documents-reader";
+const COMMAND: &str = "documents-reader";
 
 /// What is said of a dying child at most, in bytes.
 const LAST_WORDS: u64 = 16 << 10;
@@ -29,7 +29,8 @@ pub struct Request {
 }
 
 /// As [`read()`], but the intricate kinds (all but plain text, rows and images) in a process of
-/// their own, which runs `program`, this one, as [`COMMAND`].
+/// their own, which runs `program`, this one, as its hidden command
+/// `documents-reader`.
 ///
 /// # Errors
 /// As [`read()`]'s, and if the child takes too long or too much memory, or dies.

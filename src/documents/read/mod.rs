@@ -1,10 +1,10 @@
 //! Bytes become text, rows or an image, whatever kind of file they are in.
 //!
-//! [`kind`] tells what a file is, and one room per kind reads it; the structured ones write
-//! [`markdown`], so that the splitter finds their headings. A room knows nothing of recipes, queues
+//! `kind` tells what a file is, and one room per kind reads it; the structured ones write
+//! `markdown`, so that the splitter finds their headings. A room knows nothing of recipes, queues
 //! or prompts: it gets bytes and [`Limits`], and gives a [`Document`] or a [`ReadError`].
 //!
-//! [`apart`] runs the intricate kinds in a process of their own. Their parsers follow a file
+//! `apart` runs the intricate kinds in a process of their own. Their parsers follow a file
 //! wherever it leads, so one that hangs, panics or eats memory must cost its document and no more.
 
 mod apart;
