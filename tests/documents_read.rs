@@ -216,6 +216,9 @@ async fn protected_cut_and_empty_files_say_so() {
         assert_eq!(refused(name, b"", &limits).await, "holds no text");
     }
     assert_eq!(refused("a.html", b"<p> <br>", &limits).await, "holds no text");
+    let pictures = b"<presentation><sldIdLst/></presentation>";
+    let pictures = office("ppt/presentation.xml", pictures);
+    assert_eq!(refused("pictures.pptx", &pictures, &limits).await, "holds no text");
     let told = refused("a.csv", "名,値\n1,2\n1,2,3\n".as_bytes(), &limits).await;
     assert!(told.contains("line 3 has 3 cells"), "{told}");
     let told = refused("a.jsonl", b"{}\nno\n", &limits).await;
