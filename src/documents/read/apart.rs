@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::{Document, Limits, Opened, ReadError, kind, read};
 
 /// The hidden command that reads one document; its one argument is a [`Request`] in JSON.
-pub const COMMAND: &str = "documents-reader";
+const COMMAND: &str = "documents-reader";
 
 /// What is said of a dying child at most, in bytes.
 const LAST_WORDS: u64 = 16 << 10;
@@ -29,7 +29,8 @@ pub struct Request {
 }
 
 /// As [`read()`], but the intricate kinds (all but plain text, rows and images) in a process of
-/// their own, which runs `program`, this one, as [`COMMAND`].
+/// their own, which runs `program`, this one, as its hidden command
+/// `documents-reader`.
 ///
 /// # Errors
 /// As [`read()`]'s, and if the child takes too long or too much memory, or dies.
@@ -69,14 +70,24 @@ pub fn answer(request: &Request, to: &mut dyn io::Write) -> io::Result<()> {
 fn bound_this_process(limits: &Limits) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let bound = |resource, most: u64| {
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+        // A little later than the bound that can be told by its signal comes the one that kills.
+        let maximum = Some(most.saturating_add(1));
+        setrlimit(resource, Rlimit { current: Some(most), maximum })
     };
-    bound(Resource::As, limits.memory_bytes)?;
+    bound(Resource::As, limits.memory_bytes.saturating_add(address_space()?))?;
     // The parent ends it on time. This is for the case that the parent is no more.
     bound(Resource::Cpu, limits.time.as_secs().saturating_add(2))?;
     // One that dies leaves no core: a document is not to lie about.
     bound(Resource::Core, 0)?;
     Ok(())
+}
+
+/// What the program takes before it reads anything, in bytes.
+#[cfg(target_os = "linux")]
+fn address_space() -> io::Result<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = pages.split(' ').next().and_then(|all| all.parse().ok()).unwrap_or_default();
+    Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
 /// Other systems don't keep such bounds, or not in this way; there the parent's clock is all.

@@ -52,7 +52,7 @@ impl Kind {
 /// # Errors
 /// If it is of a kind that is not read, or text under a name of something else.
 pub(super) fn of(head: &[u8], name: &str) -> Result<Kind, ReadError> {
-    if let Some(kind) = binary(head) {
+    if let Some(kind) = binary(head, name) {
         return kind;
     }
     let extension = extension(name);
@@ -79,13 +79,15 @@ pub(super) fn extension(name: &str) -> String {
     extension.to_string_lossy().to_lowercase()
 }
 
-fn binary(head: &[u8]) -> Option<Result<Kind, ReadError>> {
+fn binary(head: &[u8], name: &str) -> Option<Result<Kind, ReadError>> {
     let unsupported = |kind: &str, mend: &str| {
         Some(Err(ReadError::Unsupported { kind: kind.into(), mend: mend.into() }))
     };
-    // Readers of PDF allow for 1024 bytes before it (Adobe's implementation notes, 3.4.1).
+    // Readers of PDF allow for 1024 bytes before it (Adobe's implementation notes, 3.4.1); a text
+    // about PDF may have it there too.
     let start = &head[..head.len().min(1024)];
-    if memchr::memmem::find(start, b"%PDF-").is_some() {
+    let mark = memchr::memmem::find(start, b"%PDF-");
+    if mark == Some(0) || (mark.is_some() && extension(name) == "pdf") {
         return Some(Ok(Kind::Pdf));
     }
     match head {
@@ -145,6 +147,9 @@ mod tests {
         assert_eq!(of(b"%PDF-1.7 ...", "report.docx").unwrap(), Kind::Pdf);
         assert_eq!(of(b"PK\x03\x04...", "report.pdf").unwrap(), Kind::Package);
         assert_eq!(of(b"\x89PNG\r\n\x1a\n", "photo.txt").unwrap(), Kind::Image("image/png"));
+        assert_eq!(of(b"\r\n%PDF-1.7 ...", "a.pdf").unwrap(), Kind::Pdf);
+        let about = of(b"A file begins with %PDF-1.7", "pdf.md").unwrap();
+        assert_eq!(about, Kind::Plain { markdown: true });
         assert_eq!(of(b"<html><p>x", "page").unwrap(), Kind::Html);
         assert_eq!(of(b"From: a@b\nMIME-Version: 1.0\n\nx", "1234").unwrap(), Kind::Mail);
         assert_eq!(of(b"# Title", "a.MD").unwrap(), Kind::Plain { markdown: true });

@@ -18,8 +18,8 @@ pub struct Limits {
     pub text_bytes: u64,
     /// The longest that reading may take. 60 s by default: PDFs of a thousand pages take a few.
     pub time: Duration,
-    /// The most address space of the reading process, in bytes; on Linux alone. 1 GiB by default:
-    /// the program itself and the unpacked limit fit in several times.
+    /// The most address space that the reading process may add to the program's own, in bytes; on
+    /// Linux alone. 1 GiB by default: what may be unpacked fits in several times.
     pub memory_bytes: u64,
 }
 

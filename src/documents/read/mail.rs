@@ -1,9 +1,13 @@
-//! E-mail: who wrote to whom about what, and the text; attachments by their names alone.
+//! E-mail: who wrote to whom about what, and the text; attachments by their names alone, but for
+//! messages, which are read too.
 
 use mail_parser::{Address, Message, MessageParser, MimeHeaders, PartType};
 use serde_json::Value;
 
 use super::{Content, Document, Limits, ReadError, html};
+
+/// Messages within messages are read this deep: a mail that was forwarded a few times.
+const DEPTH: usize = 4;
 
 /// Reads a message as it is sent (RFC 5322). The text is preferred to the same in HTML.
 ///
@@ -11,42 +15,75 @@ use super::{Content, Document, Limits, ReadError, html};
 /// If it is no message, or has no text or too much.
 pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<Document, ReadError> {
     let message = MessageParser::default().parse(bytes);
-    let message = message.filter(|message| message.from().is_some() || message.subject().is_some());
+    let is_one = |message: &Message<'_>| {
+        message.from().is_some() || message.subject().is_some() || message.content_type().is_some()
+    };
+    let message = message.filter(is_one);
     let message = message.ok_or_else(|| ReadError::broken("e-mail", "it has no headers"))?;
-    let (body, markdown) = body(&message, limits)?;
-    let about = about(&message);
-    let mut text = String::new();
-    for (name, value) in &about {
-        let value = match value {
-            Value::Array(names) => {
-                names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-            }
-            value => value.as_str().unwrap_or_default().to_owned(),
-        };
-        if !value.is_empty() {
-            let (first, rest) = name.split_at(1);
-            text.push_str(&format!("{}{rest}: {value}\n", first.to_uppercase()));
-        }
-    }
-    text.push('\n');
-    text.push_str(body.trim());
-    text.push('\n');
-    if body.trim().is_empty() && message.subject().is_none_or(|subject| subject.trim().is_empty()) {
+    let mut letter = Letter::default();
+    letter.write(&message, limits, DEPTH)?;
+    if !letter.says_something {
         return Err(ReadError::Empty);
     }
-    if text.len() as u64 > limits.text_bytes {
-        return Err(ReadError::TooMuchText { limit: limits.text_bytes });
-    }
-    let mut document = Document::text("eml", text, markdown);
-    for (name, value) in about {
+    let mut document = Document::text("eml", letter.text, letter.markdown);
+    for (name, value) in about(&message) {
         document.tell(name, value);
     }
     Ok(document)
 }
 
+/// A message and those within it, one after the other.
+#[derive(Debug, Default)]
+struct Letter {
+    text: String,
+    markdown: bool,
+    says_something: bool,
+}
+
+impl Letter {
+    fn write(
+        &mut self,
+        message: &Message<'_>,
+        limits: &Limits,
+        depth: usize,
+    ) -> Result<(), ReadError> {
+        let (body, markdown) = body(message, limits)?;
+        let subject = message.subject().unwrap_or_default();
+        self.says_something |= !body.trim().is_empty() || !subject.trim().is_empty();
+        self.markdown |= markdown;
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        for (name, value) in about(message) {
+            let names = |names: Vec<&str>| names.join(", ");
+            let value = match &value {
+                Value::Array(all) => names(all.iter().filter_map(Value::as_str).collect()),
+                value => value.as_str().unwrap_or_default().to_owned(),
+            };
+            if !value.is_empty() {
+                let (first, rest) = name.split_at(1);
+                self.text.push_str(&format!("{}{rest}: {value}\n", first.to_uppercase()));
+            }
+        }
+        self.text.push_str(&format!("\n{}\n", body.trim()));
+        if self.text.len() as u64 > limits.text_bytes {
+            return Err(ReadError::TooMuchText { limit: limits.text_bytes });
+        }
+        for part in message.attachments() {
+            if let PartType::Message(within) = &part.body
+                && depth > 0
+            {
+                self.write(within, limits, depth - 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn about(message: &Message<'_>) -> Vec<(&'static str, Value)> {
     let attachments: Vec<Value> = message
         .attachments()
+        .filter(|part| !matches!(part.body, PartType::Message(_)))
         .map(|part| part.attachment_name().unwrap_or("a part without a name").into())
         .collect();
     vec![
@@ -113,6 +150,21 @@ mod tests {
              Pay by Friday.\n"
         );
         assert_eq!(document.metadata["from"], "山田 <yamada@example.jp>");
+    }
+
+    #[test]
+    fn a_forwarded_message_is_read_with_its_own_headers() {
+        let mail = "From: a@b\r\nSubject: Fwd\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n\
+                    --x\r\nContent-Type: text/plain\r\n\r\nSee below.\r\n\
+                    --x\r\nContent-Type: message/rfc822\r\n\r\n\
+                    From: c@d\r\nSubject: Due\r\n\r\nPay by Friday.\r\n--x--\r\n";
+        let document = read(mail.as_bytes(), &Limits::default()).unwrap();
+        let Content::Text { text, .. } = document.content else { panic!() };
+        assert_eq!(
+            text,
+            "Subject: Fwd\nFrom: a@b\n\nSee below.\n\nSubject: Due\nFrom: c@d\n\nPay by Friday.\n"
+        );
+        assert_eq!(document.metadata["subject"], "Fwd");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Bytes become text, rows or an image, whatever kind of file they are in.
 //!
-//! [`kind`] tells what a file is, and one room per kind reads it; the structured ones write
-//! [`markdown`], so that the splitter finds their headings. A room knows nothing of recipes, queues
+//! `kind` tells what a file is, and one room per kind reads it; the structured ones write
+//! `markdown`, so that the splitter finds their headings. A room knows nothing of recipes, queues
 //! or prompts: it gets bytes and [`Limits`], and gives a [`Document`] or a [`ReadError`].
 //!
-//! [`apart`] runs the intricate kinds in a process of their own. Their parsers follow a file
+//! `apart` runs the intricate kinds in a process of their own. Their parsers follow a file
 //! wherever it leads, so one that hangs, panics or eats memory must cost its document and no more.
 
 mod apart;
@@ -99,11 +99,10 @@ impl Document {
 pub fn read(path: &Path, name: &str, limits: &Limits) -> Result<Document, ReadError> {
     let mut file = Opened::at(path, limits)?;
     let kind = kind::of(&file.head, name)?;
-    let limit = match kind {
-        Kind::Plain { .. } | Kind::Rows(_) => limits.file_bytes.min(limits.text_bytes),
-        _ => limits.file_bytes,
+    let bytes = match kind {
+        Kind::Plain { .. } | Kind::Rows(_) => file.rest_of_text(limits)?,
+        _ => file.rest(limits.file_bytes)?,
     };
-    let bytes = file.rest(limit)?;
     let mut document = match kind {
         Kind::Plain { markdown } => {
             let kind = if markdown { "markdown" } else { "text" };
@@ -167,6 +166,16 @@ impl Opened {
             return Err(ReadError::Empty);
         }
         Ok(Self { file, head })
+    }
+
+    /// All bytes, where they are the text itself.
+    fn rest_of_text(&mut self, limits: &Limits) -> Result<Vec<u8>, ReadError> {
+        self.rest(limits.file_bytes.min(limits.text_bytes)).map_err(|error| match error {
+            ReadError::TooLarge { limit } if limit < limits.file_bytes => {
+                ReadError::TooMuchText { limit }
+            }
+            error => error,
+        })
     }
 
     /// All bytes. The size was asked before, but a file may grow.

@@ -29,12 +29,8 @@ const TAIL: usize = 4096;
 /// # Errors
 /// If the file is broken, cut off or protected; if it has no text, or too much.
 pub(super) fn read(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadError> {
-    let tail = &bytes[bytes.len().saturating_sub(TAIL)..];
     // A cut file often has enough in it to be opened, and then lacks pages in silence.
-    if memchr::memmem::rfind(tail, b"%%EOF")
-        .or_else(|| memchr::memmem::rfind(tail, b"startxref"))
-        .is_none()
-    {
+    if !has_end(&bytes) {
         return Err(ReadError::broken(KIND, "it has no end"));
     }
     let pdf = Pdf::new(bytes).map_err(|error| match error {
@@ -75,6 +71,14 @@ pub(super) fn read(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadErro
         document.tell("note", format!("{unknown} of {all} characters are unknown"));
     }
     Ok(document)
+}
+
+/// Whether the end of a PDF stands where the file ends, but for what fills up a disk's block.
+fn has_end(bytes: &[u8]) -> bool {
+    let filled = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    let bytes = &bytes[..bytes.len() - filled];
+    let tail = &bytes[bytes.len().saturating_sub(TAIL)..];
+    ["%%EOF", "startxref"].iter().any(|end| memchr::memmem::find(tail, end.as_bytes()).is_some())
 }
 
 fn paint<'a>(page: &'a Page<'a>, pdf: &'a Pdf, cache: &InterpreterCache<'a>, limit: u64) -> Canvas {
@@ -140,7 +144,9 @@ impl<'a> Device<'a> for Canvas {
         for painted in run.glyphs() {
             self.all += 1;
             let text = match painted.as_unicode() {
-                Some(BfString::Char(char)) => char.into(),
+                Some(BfString::Char(char)) => {
+                    ligature(char).map_or_else(|| char.into(), str::to_owned)
+                }
                 Some(BfString::String(text)) => text,
                 None => {
                     self.unknown += 1;
@@ -163,6 +169,19 @@ impl<'a> Device<'a> for Canvas {
     fn draw_image(&mut self, _: Image<'a, '_>, _: ImageDrawProps<'a>) {}
     fn pop_clip(&mut self) {}
     fn pop_transparency_group(&mut self) {}
+}
+
+/// The letters that one glyph joins. Nobody searches for the joined ones, nor do tokenizers know them.
+fn ligature(char: char) -> Option<&'static str> {
+    Some(match char {
+        '\u{fb00}' => "ff",
+        '\u{fb01}' => "fi",
+        '\u{fb02}' => "fl",
+        '\u{fb03}' => "ffi",
+        '\u{fb04}' => "ffl",
+        '\u{fb05}' | '\u{fb06}' => "st",
+        _ => return None,
+    })
 }
 
 /// A glyph of 1000 units to its font's height, where `place` puts it on a page whose y grows
@@ -192,6 +211,14 @@ fn placed(text: String, place: Affine, advance: f64, vertical: bool) -> Glyph {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_fills_its_block_has_its_end() {
+        let end = b"startxref\n9\n%%EOF\n".to_vec();
+        assert!(has_end(&end));
+        assert!(has_end(&[end.as_slice(), &[0; 9000]].concat()));
+        assert!(!has_end(&[end.as_slice(), &[b'1'; 9000]].concat()));
+    }
 
     #[test]
     fn text_strings_are_read_in_their_three_encodings() {

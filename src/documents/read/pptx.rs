@@ -23,6 +23,7 @@ pub(super) fn read(
     let mut nodes = Nodes::new(&list, KIND);
     let mut out = Markdown::new(limits.text_bytes);
     let mut slides = 0_u64;
+    let mut says_something = false;
     while let Some(node) = nodes.next()? {
         let Node::Start(start) = node else { continue };
         if start.local_name().as_ref() != "sldId" {
@@ -31,7 +32,11 @@ pub(super) fn read(
         let part = relationship(&start).and_then(|id| parts.get(&id));
         let missing = || ReadError::broken(KIND, "a slide is missing");
         slides += 1;
-        slide(&mut package, &part.ok_or_else(missing)?.part, slides, &mut out)?;
+        says_something |= slide(&mut package, &part.ok_or_else(missing)?.part, slides, &mut out)?;
+    }
+    // Pictures alone would leave the headings that stand in for titles.
+    if !says_something {
+        return Err(ReadError::Empty);
     }
     let mut document = Document::text("pptx", out.finish()?, true);
     document.tell("slides", slides);
@@ -39,18 +44,21 @@ pub(super) fn read(
     Ok(document)
 }
 
+/// Writes a slide, and says whether it has any text.
 fn slide(
     package: &mut Package,
     part: &str,
     number: u64,
     out: &mut Markdown,
-) -> Result<(), ReadError> {
+) -> Result<bool, ReadError> {
     let text = package.part(part)?.unwrap_or_default();
     let shapes = shapes(&text)?;
     let title = shapes.iter().find(|shape| shape.is_title()).map(Shape::line);
     let title = title.filter(|title| !title.is_empty());
+    let mut says_something = title.is_some();
     out.heading(1, &title.unwrap_or_else(|| format!("Slide {number}")))?;
     for shape in shapes.iter().filter(|shape| !shape.is_title() && !shape.is_frame()) {
+        says_something |= !shape.rows.is_empty() || !shape.line().is_empty();
         out.table(&shape.rows)?;
         for (depth, text) in &shape.paragraphs {
             match shape.is_body() {
@@ -67,10 +75,11 @@ fn slide(
             notes.iter().filter(|shape| shape.is_body()).map(Shape::line).collect();
         let notes = notes.join(" ");
         if !notes.trim().is_empty() {
+            says_something = true;
             out.paragraph(&format!("Notes: {notes}"))?;
         }
     }
-    Ok(())
+    Ok(says_something)
 }
 
 /// A text box, placeholder or table.

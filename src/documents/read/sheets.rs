@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read, Seek};
 
 use calamine::{
-    Data, ExcelDateTime, Reader, SheetType, Sheets, XlsError, Xlsx, open_workbook_auto_from_rs,
+    Data, ExcelDateTime, Reader, Sheet, SheetType, SheetVisible, Sheets, XlsError, Xlsx,
+    open_workbook_auto_from_rs,
 };
 use serde_json::{Map, Value};
 
@@ -63,7 +64,11 @@ fn read<R: Read + Seek + Clone>(file: R, limits: &Limits) -> Result<Document, Re
     let mut book = open_workbook_auto_from_rs(file).map_err(broken)?;
     let all = book.sheets_metadata().to_vec();
     let mut sheets = Vec::new();
-    for sheet in all.iter().filter(|sheet| sheet.typ == SheetType::WorkSheet) {
+    // What its author hid, such as the choices for a column, nobody means by the document.
+    let shown = |sheet: &&Sheet| {
+        sheet.typ == SheetType::WorkSheet && sheet.visible == SheetVisible::Visible
+    };
+    for sheet in all.iter().filter(shown) {
         let cells = match &mut book {
             Sheets::Xlsx(book) => one_by_one(book, &sheet.name, limits)?,
             _ => all_at_once(&mut book, &sheet.name, limits)?,
