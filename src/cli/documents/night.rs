@@ -28,11 +28,11 @@ use crate::store::Store;
 
 /// One start of a night.
 pub(super) struct Night<'a> {
-    args: &'a Args,
-    config: &'a Config,
-    recipe: &'a Arc<Recipe>,
-    reading: &'a Reading<'a>,
-    prices: Prices,
+    pub(super) args: &'a Args,
+    pub(super) config: &'a Config,
+    pub(super) recipe: &'a Arc<Recipe>,
+    pub(super) reading: &'a Reading<'a>,
+    pub(super) prices: Prices,
 }
 
 impl Night<'_> {
