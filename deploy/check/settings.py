@@ -62,6 +62,10 @@ def names_in(path: Path) -> list:
 def made_up(name: str) -> str:
     if name.endswith(NUMBERS):
         return "1000"
+    if name.endswith("__LISTEN"):
+        return "0.0.0.0:8780"
+    if name.endswith("__ROLE"):
+        return "read"
     if name.endswith("__CREDENTIAL"):
         return "developer_tools"
     return "https://contoso.openai.azure.com" if name.endswith("ENDPOINT") else "contoso"
@@ -69,7 +73,8 @@ def made_up(name: str) -> str:
 
 def main():
     program = Program(sys.argv[1])
-    for file in (DEPLOY / "azure" / "main.bicep", DEPLOY / "azure" / "up"):
+    azure = DEPLOY / "azure"
+    for file in (azure / "main.bicep", azure / "up", azure / "modules" / "dashboard.bicep"):
         program.takes(file.name, {name: made_up(name) for name in names_in(file)})
     compose = yaml.safe_load(Path(sys.argv[2]).read_text(encoding="utf-8"))
     for name, service in compose["services"].items():
@@ -91,8 +96,10 @@ def main():
                     program.run(path, ["--config", file.name, "config"], {}, ["[[deployments]]"])
             elif template:
                 grace = template["spec"]["terminationGracePeriodSeconds"]
-                arguments = template["spec"]["containers"][0]["args"]
-                program.knows(path, arguments)
+                container = template["spec"]["containers"][0]
+                program.knows(path, container["args"])
+                environment = {variable["name"]: variable["value"] for variable in container["env"]}
+                program.takes(f"{path}: {container['name']}", environment)
                 if grace <= shutdown:
                     program.faults.append(f"{path}: the pod is killed after {grace} s, too early")
     print("\n".join(program.faults))
