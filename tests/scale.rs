@@ -69,7 +69,7 @@ async fn a_scaler_is_told_as_many_workers_as_there_is_work_and_quota_for() {
     let tpm = 1_200 * CHARGE as u64;
     let simulator = simulator(Some(tpm), 500.0, Duration::from_secs(2));
     let tables = "[scaling]\nbacklog_minutes = 1";
-    let setup = Setup { jobs: 2_000, simulator, tables, concurrency: 4, ..Setup::default() };
+    let setup = Setup { jobs: 1_400, simulator, tables, concurrency: 4, ..Setup::default() };
     let fleet = Fleet::with(setup).await;
     let mut server = fleet.place.spawn(&["serve"]);
     let url = server.address().await;

@@ -53,8 +53,28 @@ impl fmt::Display for Finding {
     }
 }
 
+/// What each deployment is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// What every service refuses as wrong, so that it costs nothing. Few tell their quota then.
+    Nothing,
+    /// A prompt of a word, for the sake of the headers that come with an answer.
+    AWord,
+}
+
+impl Ask {
+    fn body(self) -> &'static [u8] {
+        match self {
+            Self::Nothing => br#"{"messages":[]}"#,
+            Self::AWord => {
+                br#"{"messages":[{"role":"user","content":"Hello"}],"max_completion_tokens":16}"#
+            }
+        }
+    }
+}
+
 /// Tries the queue, the store and each deployment.
-pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
+pub async fn all(config: &Config, targets: Vec<Target>, ask: Ask) -> Vec<Finding> {
     let store = async {
         let store = match backends::open_store(config).await {
             Ok(store) => store.batches().await.map(drop).map_err(|error| error.to_string()),
@@ -64,7 +84,7 @@ pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
     };
     let mut findings = vec![timed(try_queue(config)).await, timed(store).await];
     for target in targets {
-        findings.push(timed(find_deployment(&target)).await);
+        findings.push(timed(find_deployment(&target, ask)).await);
     }
     findings
 }
@@ -79,9 +99,9 @@ async fn timed(tried: impl Future<Output = Finding>) -> Finding {
     finding
 }
 
-async fn find_deployment(target: &Target) -> Finding {
+async fn find_deployment(target: &Target, ask: Ask) -> Finding {
     let service = format!("deployment {} at {}", target.member.name, target.client.base());
-    let (problem, told) = try_deployment(target).await;
+    let (problem, told) = try_deployment(target, ask).await;
     let clock = target.client.clock().await;
     let skewed = clock.and_then(|clock| skew(clock, SystemTime::now()));
     let limits = &target.member.limits;
@@ -232,8 +252,8 @@ fn unfit(properties: &Properties, max_deliveries: u32) -> Vec<String> {
     unfit
 }
 
-/// A request that every service refuses as wrong, so that it costs nothing: refused is well.
-async fn try_deployment(target: &Target) -> (Option<String>, RateHeaders) {
+/// Answered is well, and so is refused: who may not ask is told so otherwise.
+async fn try_deployment(target: &Target, ask: Ask) -> (Option<String>, RateHeaders) {
     let batch: BatchId = "check".parse().expect("it is of letters");
     let model = target.member.models.first().unwrap_or(&target.member.name).clone();
     let job = Job {
@@ -242,7 +262,7 @@ async fn try_deployment(target: &Target) -> (Option<String>, RateHeaders) {
         custom_id: "check".into(),
         position: 0,
         api: Api::ChatCompletions,
-        body: Bytes::from_static(br#"{"messages":[]}"#),
+        body: Bytes::from_static(ask.body()),
         model,
         estimate: None,
         deadline: None,
