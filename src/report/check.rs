@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::admission::deployment::Limits;
@@ -63,13 +64,16 @@ pub enum Ask {
 }
 
 impl Ask {
-    fn body(self) -> &'static [u8] {
-        match self {
-            Self::Nothing => br#"{"messages":[]}"#,
-            Self::AWord => {
-                br#"{"messages":[{"role":"user","content":"Hello"}],"max_completion_tokens":16}"#
-            }
-        }
+    fn body(self, model: &str) -> Bytes {
+        let body = match self {
+            Self::Nothing => json!({ "messages": [] }),
+            Self::AWord => json!({
+                "model": model,
+                "messages": [{ "role": "user", "content": "Hello" }],
+                "max_completion_tokens": 16,
+            }),
+        };
+        body.to_string().into()
     }
 }
 
@@ -262,7 +266,7 @@ async fn try_deployment(target: &Target, ask: Ask) -> (Option<String>, RateHeade
         custom_id: "check".into(),
         position: 0,
         api: Api::ChatCompletions,
-        body: Bytes::from_static(ask.body()),
+        body: ask.body(&model),
         model,
         estimate: None,
         deadline: None,
