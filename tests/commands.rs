@@ -118,12 +118,15 @@ fn what_is_not_there_is_said_with_exit_code_2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_tells_what_answers_from_what_does_not() {
-    let simulator =
-        simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default()).await.unwrap();
+    let settings = Settings { tpm: Some(120_000), ..Settings::default() };
+    let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap();
     let place = place_with(&format!("http://{}/v1", simulator.addr()));
     let ended = place.run(&["check"]);
     assert_eq!(ended.code, Some(0), "{} {}", ended.out, ended.err);
     assert_eq!(simulator.ledger().billed.requests, 0, "a check costs nothing");
+    let ended = place.run(&["check", "--call"]);
+    assert!(ended.out.contains("quota: 120000 tokens a minute"), "{}", ended.out);
+    assert_eq!(simulator.ledger().billed.requests, 1, "one call is made where it is asked for");
     let ended = place_with("http://127.0.0.1:9/v1").run(&["check", "--json"]);
     assert_eq!(ended.code, Some(3), "{}", ended.err);
     let deployment = &json_of(&ended)["services"][2];

@@ -11,6 +11,7 @@ mod books;
 #[allow(dead_code, reason = "each test binary takes what it needs")]
 #[path = "support/cosmos.rs"]
 mod cosmos_support;
+#[allow(dead_code, reason = "each test binary takes what it needs")]
 #[path = "support/fleet.rs"]
 mod fleet;
 mod support;

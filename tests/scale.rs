@@ -21,10 +21,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use fleet::{Fleet, Setup, size, until};
+use promptmill::share::{Part, Word};
 use promptmill::simulator::{self, DeploymentWindow, Latency};
+use promptmill::store::Store;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::cli::Running;
 use tokio::time::{Instant, sleep_until};
 
@@ -67,7 +69,7 @@ async fn a_scaler_is_told_as_many_workers_as_there_is_work_and_quota_for() {
     let tpm = 1_200 * CHARGE as u64;
     let simulator = simulator(Some(tpm), 500.0, Duration::from_secs(2));
     let tables = "[scaling]\nbacklog_minutes = 1";
-    let setup = Setup { jobs: 2_000, simulator, tables, concurrency: 4, ..Setup::default() };
+    let setup = Setup { jobs: 1_400, simulator, tables, concurrency: 4, ..Setup::default() };
     let fleet = Fleet::with(setup).await;
     let mut server = fleet.place.spawn(&["serve"]);
     let url = server.address().await;
@@ -133,6 +135,51 @@ async fn scale_ins_in_the_midst_of_long_calls_give_all_back_at_once_and_poison_n
     let ended = fleet.drain(vec![fleet.worker()]).await;
     assert_eq!(ended[0].code, Some(0), "all succeeded: {}", ended[0].err);
     fleet.is_complete();
+}
+
+/// A worker's word about three deployments, as large as real ones are.
+fn word(number: u128) -> Word {
+    let standing = json!({
+        "demand": 1.0, "name": "gpt-4.1-mini-sweden", "tier": 0, "service": "standard",
+        "tpm_configured": 2_000_000, "tpm_learnt": null, "rpm": 2_000, "charge_factor": 1.0,
+        "reserve": 0.0, "share": 0.01, "used_last_minute": 20_000, "waiting": 123_456,
+        "in_flight": 17, "calls_allowed": 64, "concurrency": 64, "call_seconds": 5.123_456_789,
+        "call_tokens": 1_100.123_456, "utilisation": null, "paused_ms": null,
+        "breaker": "closed", "breaker_why": null, "retired": null,
+    });
+    let quota = |n| format!("contoso-{n}.azure/gpt-4.1-mini");
+    let deployment = |n| json!({ "name": "sweden", "quota": quota(n), "standing": standing });
+    let deployments: Vec<_> = (0..3).map(deployment).collect();
+    let about = json!({
+        "host": "promptmill-worker-7d4b9c6f5-x2x8z", "pid": 1, "version": "0.1.0",
+        "started": "2026-01-01T00:00:00.123456789Z", "deployments": deployments,
+    });
+    let part = Part { demand: 1.0, claim: 0.01 };
+    let parts = (0..3).map(|n| (quota(n), part)).collect();
+    Word { instance: uuid::Uuid::from_u128(number), beat: 1, parts, about }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_words_of_a_hundred_workers_cost_what_the_documents_say() {
+    let host = cosmos_support::own_host().await;
+    let store = cosmos_support::store(&host).await;
+    let mut told = Vec::new();
+    for workers in [8, 100] {
+        for number in 1..=workers {
+            store.put_word(&word(number)).await.unwrap();
+        }
+        let before = host.charged();
+        store.put_word(&word(1)).await.unwrap();
+        let written = host.charged();
+        assert_eq!(store.words().await.unwrap().len() as u128, workers);
+        told.push((written - before, host.charged() - written));
+    }
+    println!("request units of a write and a read, 8 and 100 workers: {told:.1?}");
+    let size = serde_json::to_vec(&word(1)).unwrap().len();
+    println!("a word has {size} bytes");
+    // docs/scaling.md tells both.
+    assert!(told.iter().all(|(write, _)| (5.0..40.0).contains(write)), "{told:?}");
+    assert!(told[1].1 < 110.0, "{told:?}");
 }
 
 /// How the quota was used in whole windows, if there were any.

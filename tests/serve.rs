@@ -85,6 +85,8 @@ async fn the_python_client_runs_batches() {
     );
     assert_eq!(metrics["promptmill_queue_jobs{state=active}"], 0.0);
     assert_eq!(metrics["promptmill_workers{}"], 1.0);
+    assert_eq!(metrics["promptmill_useful_replicas{}"], 0.0, "nothing is left to do");
+    assert!(metrics["promptmill_worker_calls_per_minute{}"].as_f64().unwrap() > 0.0, "{metrics}");
     assert!(metrics["promptmill_deployment_used_tokens{deployment=sim}"].is_f64(), "{metrics}");
     end([server, worker]);
 }
@@ -220,6 +222,8 @@ async fn who_brings_no_token_or_a_lesser_one_is_kept_out() {
         ("GET", "/v1/batches", &[("authorization", "Basic YTpi")], "", 401),
         ("GET", "/v1/batches", reader, "", 200),
         ("GET", "/metrics", reader, "", 200),
+        ("GET", "/scaling", wrong, "", 401),
+        ("GET", "/scaling", reader, "", 200),
         ("POST", "/v1/batches", reader, "{}", 403),
         ("DELETE", "/v1/files/file-1", reader, "", 403),
         ("POST", "/dashboard/batches/b/pause", reader, "", 403),

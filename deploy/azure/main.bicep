@@ -66,7 +66,7 @@ param dashboardToken string = ''
 @description('What the scaler brings to the dashboard; it may only read. Needed with `dashboardToken`.')
 param scalerToken string = ''
 
-@description('Of Container Instances: groups that are kept in number by an NGroups resource, in place of groups that drain the queue once.')
+@description('Of Container Instances: as many workers as `maxWorkers` are kept, by an NGroups resource (in preview), in place of groups that drain the queue once.')
 param keepInstances bool = false
 
 @description('The models, each with its quota.')
@@ -319,7 +319,7 @@ module containerApps 'modules/containerApps.bicep' = if (compute == 'containerAp
   }
 }
 
-module containerInstances 'modules/containerInstances.bicep' = if (compute == 'containerInstances') {
+module containerInstances 'modules/containerInstances.bicep' = if (compute == 'containerInstances' && !keepInstances) {
   name: 'container-instances'
   params: {
     location: location
@@ -329,7 +329,21 @@ module containerInstances 'modules/containerInstances.bicep' = if (compute == 'c
     settings: settings
     workerIdentityId: identities.outputs.workerId
     workers: maxWorkers
-    keep: keepInstances
+    workspaceName: logs.outputs.workspaceName
+    subnetId: private ? network!.outputs.computeSubnetId : ''
+  }
+}
+
+module instancesKept 'modules/instancesKept.bicep' = if (compute == 'containerInstances' && keepInstances) {
+  name: 'instances-kept'
+  params: {
+    location: location
+    prefix: prefix
+    image: imageReference
+    registryServer: registry.outputs.loginServer
+    settings: settings
+    workerIdentityId: identities.outputs.workerId
+    workers: maxWorkers
     workspaceName: logs.outputs.workspaceName
     subnetId: private ? network!.outputs.computeSubnetId : ''
   }

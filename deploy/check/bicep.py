@@ -37,6 +37,11 @@ MODELS = {
     "Microsoft.CognitiveServices/accounts": ("cognitiveservices", "Account"),
     "Microsoft.CognitiveServices/accounts/deployments": ("cognitiveservices", "Deployment"),
     "Microsoft.ContainerInstance/containerGroups": ("containerinstance", "ContainerGroup"),
+    "Microsoft.ContainerInstance/NGroups": ("containerinstance", "NGroup"),
+    "Microsoft.ContainerInstance/containerGroupProfiles": (
+        "containerinstance",
+        "ContainerGroupProfile",
+    ),
     "Microsoft.ContainerRegistry/registries": ("containerregistry", "Registry"),
     "Microsoft.DocumentDB/databaseAccounts": (
         "cosmosdb",

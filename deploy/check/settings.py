@@ -62,6 +62,10 @@ def names_in(path: Path) -> list:
 def made_up(name: str) -> str:
     if name.endswith(NUMBERS):
         return "1000"
+    if name.endswith("__LISTEN"):
+        return "0.0.0.0:8780"
+    if name.endswith("__ROLE"):
+        return "read"
     if name.endswith("__CREDENTIAL"):
         return "developer_tools"
     return "https://contoso.openai.azure.com" if name.endswith("ENDPOINT") else "contoso"
@@ -73,7 +77,9 @@ def has_settings(resource: dict) -> bool:
 
 def main():
     program = Program(sys.argv[1])
-    for file in (DEPLOY / "azure" / name for name in ("main.bicep", "documents.bicep", "up")):
+    azure = DEPLOY / "azure"
+    names = ("main.bicep", "documents.bicep", "up", "modules/dashboard.bicep")
+    for file in (azure / name for name in names):
         program.takes(file.name, {name: made_up(name) for name in names_in(file)})
     compose = yaml.safe_load(Path(sys.argv[2]).read_text(encoding="utf-8"))
     for name, service in compose["services"].items():
@@ -96,8 +102,10 @@ def main():
                     program.run(path, ["--config", file.name, "config"], {}, ["[[deployments]]"])
             elif template:
                 grace = template["spec"]["terminationGracePeriodSeconds"]
-                arguments = template["spec"]["containers"][0]["args"]
-                program.knows(path, arguments)
+                container = template["spec"]["containers"][0]
+                program.knows(path, container["args"])
+                environment = {variable["name"]: variable["value"] for variable in container["env"]}
+                program.takes(f"{path}: {container['name']}", environment)
                 if grace <= shutdown:
                     program.faults.append(f"{path}: the pod is killed after {grace} s, too early")
     for line in (DEPLOY / "cron" / "documents.crontab").read_text(encoding="utf-8").splitlines():

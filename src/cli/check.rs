@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Exit, Failure, print};
 use crate::config::Config;
-use crate::report::check;
+use crate::report::check::{self, Ask};
 
 /// Try the queue, the store and every deployment; say what is wrong and how to mend it
 #[derive(Debug, clap::Args)]
@@ -12,11 +12,15 @@ pub(super) struct Args {
     /// Print as JSON on standard output
     #[arg(long)]
     json: bool,
+    /// Make one short call to each deployment, which is billed, to see the quota that its answer tells
+    #[arg(long)]
+    call: bool,
 }
 
 pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let targets = config.targets().map_err(Failure::usage)?;
-    let findings = check::all(&config, targets).await;
+    let ask = if args.call { Ask::AWord } else { Ask::Nothing };
+    let findings = check::all(&config, targets, ask).await;
     if args.json {
         print(&json!({ "services": findings }).to_string());
     } else {

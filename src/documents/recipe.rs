@@ -186,3 +186,40 @@ fn max_file_mib() -> u64 {
 fn group_tokens() -> usize {
     8_000
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recipes_that_come_along_are_recipes() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/recipes");
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                names.push(Recipe::load(&path).unwrap().name);
+            }
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 6, "{names:?}");
+    }
+
+    #[test]
+    fn what_a_recipe_can_not_say_is_told_with_its_mend() {
+        let said = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let head = "name = \"r\"\nmodel = \"m\"\nprompt = \"{{ text }}\"\n";
+            std::fs::write(file.path(), format!("{head}{text}")).unwrap();
+            Recipe::load(file.path()).unwrap_err().to_string()
+        };
+        assert!(said("overlap_tokens = 5").contains("at most half"));
+        assert!(said("part_tokens = 0").contains("at least 1"));
+        assert!(said("[parameters]\nmessages = []").contains("'messages'"));
+        assert!(said("[reduce]\nprompt = \"x\"").contains("part_tokens"));
+        assert!(said("[columns]\na = \"/a\"").contains("schema"));
+        assert!(said("schema = \"none.json\"").contains("none.json"));
+        assert!(said("promt = 1").contains("promt"));
+    }
+}

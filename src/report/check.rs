@@ -5,12 +5,16 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::json;
 use tokio::time::Instant;
 
+use crate::admission::deployment::Limits;
 use crate::backends;
 use crate::config::{self, Config};
 use crate::documents::source::{BlobSettings, Source};
 use crate::job::{Api, BatchId, History, Job, JobId};
+use crate::model::Called;
+use crate::model::headers::RateHeaders;
 use crate::model::verdict::Verdict;
 use crate::queue::QueueError;
 use crate::queue::service_bus::Transport;
@@ -51,8 +55,31 @@ impl fmt::Display for Finding {
     }
 }
 
+/// What each deployment is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// What every service refuses as wrong, so that it costs nothing. Few tell their quota then.
+    Nothing,
+    /// A prompt of a word, for the sake of the headers that come with an answer.
+    AWord,
+}
+
+impl Ask {
+    fn body(self, model: &str) -> Bytes {
+        let body = match self {
+            Self::Nothing => json!({ "messages": [] }),
+            Self::AWord => json!({
+                "model": model,
+                "messages": [{ "role": "user", "content": "Hello" }],
+                "max_completion_tokens": 16,
+            }),
+        };
+        body.to_string().into()
+    }
+}
+
 /// Tries the queue, the store, each deployment, and where documents come from.
-pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
+pub async fn all(config: &Config, targets: Vec<Target>, ask: Ask) -> Vec<Finding> {
     let store = async {
         let store = match backends::open_store(config).await {
             Ok(store) => store.batches().await.map(drop).map_err(|error| error.to_string()),
@@ -62,7 +89,7 @@ pub async fn all(config: &Config, targets: Vec<Target>) -> Vec<Finding> {
     };
     let mut findings = vec![timed(try_queue(config)).await, timed(store).await];
     for target in targets {
-        findings.push(timed(find_deployment(&target)).await);
+        findings.push(timed(find_deployment(&target, ask)).await);
     }
     if let Some(source) = &config.documents.source {
         findings.push(timed(try_documents(source, &config.documents)).await);
@@ -98,12 +125,41 @@ async fn timed(tried: impl Future<Output = Finding>) -> Finding {
     finding
 }
 
-async fn find_deployment(target: &Target) -> Finding {
+async fn find_deployment(target: &Target, ask: Ask) -> Finding {
     let service = format!("deployment {} at {}", target.member.name, target.client.base());
-    let problem = try_deployment(target).await;
+    let (problem, told) = try_deployment(target, ask).await;
     let clock = target.client.clock().await;
     let skewed = clock.and_then(|clock| skew(clock, SystemTime::now()));
-    Finding { service, problem, warnings: skewed.into_iter().collect(), ..Finding::default() }
+    let limits = &target.member.limits;
+    let notes = quota(&told, limits).into_iter().filter(|_| problem.is_none()).collect();
+    let warnings = skewed.into_iter().chain(too_much(&told, limits)).collect();
+    Finding { service, problem, notes, warnings, ..Finding::default() }
+}
+
+/// What is known of the quota, and from whom.
+fn quota(told: &RateHeaders, limits: &Limits) -> Option<String> {
+    if let Some(used) = told.utilisation {
+        return Some(format!("quota: provisioned, {:.0} % of it in use", used * 100.0));
+    }
+    let in_words = |tokens: Option<u64>, requests: Option<u64>| {
+        let tokens = tokens.map(|tokens| format!("{tokens} tokens a minute"));
+        let requests = requests.map(|requests| format!("{requests} requests a minute"));
+        let both: Vec<_> = tokens.into_iter().chain(requests).collect();
+        (!both.is_empty()).then(|| both.join(", "))
+    };
+    let left = told.remaining_tokens.map(|left| format!("; {left} tokens left of this minute"));
+    let seen = in_words(told.limit_tokens, told.limit_requests);
+    let seen = seen.map(|seen| format!("quota: {seen}{}", left.unwrap_or_default()));
+    let set = || in_words(limits.tpm, limits.rpm).map(|set| format!("quota: not told; set: {set}"));
+    seen.or_else(set)
+}
+
+/// A deployment that gives less than is set for it: calls beyond that are refused until it is learnt.
+fn too_much(told: &RateHeaders, limits: &Limits) -> Option<String> {
+    let (tpm, limit) = limits.tpm.zip(told.limit_tokens)?;
+    (tpm > limit).then(|| {
+        format!("tpm = {tpm} is set, and the service gives {limit}: lower it, or raise the quota")
+    })
 }
 
 /// What to say of two clocks that differ by more than a call can take.
@@ -222,8 +278,8 @@ fn unfit(properties: &Properties, max_deliveries: u32) -> Vec<String> {
     unfit
 }
 
-/// A request that every service refuses as wrong, so that it costs nothing: refused is well.
-async fn try_deployment(target: &Target) -> Option<String> {
+/// Answered is well, and so is refused: who may not ask is told so otherwise.
+async fn try_deployment(target: &Target, ask: Ask) -> (Option<String>, RateHeaders) {
     let batch: BatchId = "check".parse().expect("it is of letters");
     let model = target.member.models.first().unwrap_or(&target.member.name).clone();
     let job = Job {
@@ -232,7 +288,7 @@ async fn try_deployment(target: &Target) -> Option<String> {
         custom_id: "check".into(),
         position: 0,
         api: Api::ChatCompletions,
-        body: Bytes::from_static(br#"{"messages":[]}"#),
+        body: ask.body(&model),
         model,
         estimate: None,
         deadline: None,
@@ -243,14 +299,16 @@ async fn try_deployment(target: &Target) -> Option<String> {
         aside: None,
         history: History::default(),
     };
-    match target.client.call(&job).await.verdict {
+    let Called { verdict, told } = target.client.call(&job).await;
+    let problem = match verdict {
         Verdict::Answered(_) | Verdict::Refused(_) | Verdict::Throttled { .. } => None,
         Verdict::Transient { error, .. } => {
             Some(format!("{}: {}", error.failure.code, error.failure.message))
         }
         Verdict::Unreachable { why } => Some(format!("no connection: {why}")),
         Verdict::Missing { why } | Verdict::Misconfigured { why } => Some(why),
-    }
+    };
+    (problem, told)
 }
 
 /// The mend, by the words that services and connections have for their troubles. Only advice hangs
@@ -287,6 +345,26 @@ fn mend_for(problem: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::queue::Depth;
+
+    #[test]
+    fn a_quota_is_told_by_whom_it_is_known_and_one_smaller_than_set_is_warned_of() {
+        let limits = Limits { tpm: Some(300_000), rpm: Some(300), ..Limits::default() };
+        let silent = RateHeaders::default();
+        let said = quota(&silent, &limits).unwrap();
+        assert_eq!(said, "quota: not told; set: 300000 tokens a minute, 300 requests a minute");
+        assert_eq!((quota(&silent, &Limits::default()), too_much(&silent, &limits)), (None, None));
+        let told = RateHeaders {
+            limit_tokens: Some(120_000),
+            remaining_tokens: Some(90_000),
+            ..RateHeaders::default()
+        };
+        let said = quota(&told, &limits).unwrap();
+        assert_eq!(said, "quota: 120000 tokens a minute; 90000 tokens left of this minute");
+        assert!(too_much(&told, &limits).unwrap().contains("gives 120000"));
+        assert_eq!(too_much(&told, &Limits { tpm: Some(120_000), ..limits }), None);
+        let provisioned = RateHeaders { utilisation: Some(0.42), ..RateHeaders::default() };
+        assert_eq!(quota(&provisioned, &limits).unwrap(), "quota: provisioned, 42 % of it in use");
+    }
 
     #[test]
     fn a_clock_that_is_off_is_told_either_way() {
