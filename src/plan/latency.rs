@@ -222,3 +222,22 @@ fn spread_of(dist: &Dist) -> f64 {
         _ => 0.0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_night_like_the_last_one_gets_its_very_sum() {
+        let answers = Answers {
+            by_model: BTreeMap::from([("m".to_owned(), vec![80, 10, 60, 30])]),
+            others: Length::Share(0.5),
+        };
+        let mut lengths = answers.of("m");
+        let given: Vec<u32> = [40, 100, 40, 100].map(|most| lengths.next(most)).into();
+        assert_eq!(given, [40, 50, 40, 50], "what one has no room for goes to the next");
+        assert_eq!((given.iter().sum::<u32>(), lengths.owed()), (180, 0));
+        let mut unseen = answers.of("another");
+        assert_eq!([41, 0].map(|most| unseen.next(most)), [21, 0]);
+    }
+}
