@@ -78,13 +78,41 @@ pub enum Length {
     Tokens(u32),
 }
 
+/// The answers of one model, one after the other.
+#[derive(Debug, Clone)]
+pub struct Lengths<'a> {
+    seen: &'a [u32],
+    others: Length,
+    given: usize,
+    /// Tokens that the jobs so far had no room for.
+    owed: u64,
+}
+
 impl Answers {
-    /// The length of the `n`th answer of its model. The lengths that are known are gone through again
-    /// and again: a batch that is like the last one gets its very sum.
-    pub fn length(&self, seen: Option<&[u32]>, n: u64, max_output: u32) -> u32 {
-        let seen = seen.filter(|seen| !seen.is_empty());
-        let length = seen.map(|seen| seen[(n % seen.len() as u64) as usize]);
-        length.unwrap_or_else(|| self.others.of(max_output)).min(max_output)
+    pub fn of(&self, model: &str) -> Lengths<'_> {
+        let seen = self.by_model.get(model).map_or(&[][..], Vec::as_slice);
+        Lengths { seen, others: self.others, given: 0, owed: 0 }
+    }
+}
+
+impl Lengths<'_> {
+    /// The length of the next answer, which may be so long. The lengths that were seen are gone through
+    /// again and again, and what one job has no room for goes to the next: so a batch that is like the
+    /// one that was seen gets its very sum.
+    pub fn next(&mut self, max_output: u32) -> u32 {
+        let Some(seen) = self.seen.get(self.given % self.seen.len().max(1)) else {
+            return self.others.of(max_output).min(max_output);
+        };
+        self.given += 1;
+        let wanted = self.owed + u64::from(*seen);
+        let length = u32::try_from(wanted).unwrap_or(u32::MAX).min(max_output);
+        self.owed = wanted - u64::from(length);
+        length
+    }
+
+    /// What is left without a job that has room for it.
+    pub fn owed(&self) -> u64 {
+        self.owed
     }
 }
 
@@ -192,5 +220,24 @@ fn spread_of(dist: &Dist) -> f64 {
     match (at(0.5), at(0.95)) {
         (Some(p50), Some(p95)) if p50 > 0.0 => ((p95 / p50).ln() / Z95).clamp(0.0, 2.0),
         _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_night_like_the_last_one_gets_its_very_sum() {
+        let answers = Answers {
+            by_model: BTreeMap::from([("m".to_owned(), vec![80, 10, 60, 30])]),
+            others: Length::Share(0.5),
+        };
+        let mut lengths = answers.of("m");
+        let given: Vec<u32> = [40, 100, 40, 100].map(|most| lengths.next(most)).into();
+        assert_eq!(given, [40, 50, 40, 50], "what one has no room for goes to the next");
+        assert_eq!((given.iter().sum::<u32>(), lengths.owed()), (180, 0));
+        let mut unseen = answers.of("another");
+        assert_eq!([41, 0].map(|most| unseen.next(most)), [21, 0]);
     }
 }

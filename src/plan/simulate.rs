@@ -15,7 +15,7 @@ use rand_distr::{Distribution, StandardNormal};
 use tokio::time::Instant;
 
 use super::count::Counted;
-use super::latency::{Answers, Line};
+use super::latency::{Answers, Lengths, Line};
 use super::service::{Counter, MINUTE};
 use super::spool::{Load, Loads};
 use crate::admission::deployment::{Feedback, Service};
@@ -122,10 +122,9 @@ struct Wheel<'a> {
     counters: Vec<Counter>,
     /// The counter of each deployment.
     quota_of: Vec<usize>,
-    /// Of each model: its lane, the answers that were seen, and those that were given.
+    /// Of each model: its lane, and how long its answers are.
     lanes: Vec<Option<LaneIndex>>,
-    seen: Vec<Option<&'a [u32]>>,
-    given: Vec<u64>,
+    lengths: Vec<Lengths<'a>>,
     events: BinaryHeap<Reverse<Event>>,
     numbers: u64,
     dice: SmallRng,
@@ -158,7 +157,7 @@ pub fn run(scene: &Scene<'_>, trial: Trial) -> io::Result<Course> {
         wheel.now = at;
         wheel.happen();
     }
-    Ok(wheel.course)
+    Ok(wheel.end())
 }
 
 impl<'a> Wheel<'a> {
@@ -166,14 +165,12 @@ impl<'a> Wheel<'a> {
         let origin = Instant::now();
         let admission = Admission::new(scene.members.clone(), scene.spill_after, origin);
         let models = &scene.counted.models;
-        let answers = &scene.answers.by_model;
         let (counters, quota_of) = counters(&scene.members, trial.phase);
         Ok(Self {
             loads: scene.counted.spool.read()?,
             has_more: true,
             lanes: models.iter().map(|asked| admission.lane_for(&asked.model)).collect(),
-            seen: models.iter().map(|asked| answers.get(&asked.model).map(Vec::as_slice)).collect(),
-            given: vec![0; models.len()],
+            lengths: models.iter().map(|asked| scene.answers.of(&asked.model)).collect(),
             course: Course {
                 used: vec![vec![Used::default(); models.len()]; scene.members.len()],
                 ..Course::default()
@@ -210,10 +207,8 @@ impl<'a> Wheel<'a> {
                 self.has_more = false;
                 break;
             };
-            let model = usize::from(load.model);
-            let (n, answers) = (self.given[model], self.scene.answers);
-            let tokens = answers.length(self.seen[model], n, load.estimate.max_output);
-            self.given[model] += 1;
+            let lengths = &mut self.lengths[usize::from(load.model)];
+            let tokens = lengths.next(load.estimate.max_output);
             let held = Held { load, tokens };
             let wait = load.not_before.map_or(0.0, |at| at.unix() - self.scene.begin);
             match Duration::try_from_secs_f64(wait).unwrap_or_default() {
@@ -327,6 +322,20 @@ impl<'a> Wheel<'a> {
     fn leave(&mut self) {
         self.held -= 1;
         self.course.seconds = self.now.as_secs_f64();
+    }
+
+    /// Some tokens may be left that the very last answers had no room for: they count with the others
+    /// of their model, as far as those may be longer.
+    fn end(mut self) -> Course {
+        for (model, lengths) in self.lengths.iter().enumerate() {
+            let mut owed = lengths.owed();
+            for used in self.course.used.iter_mut().map(|used| &mut used[model]) {
+                let more = owed.min(used.max_output - used.completion);
+                used.completion += more;
+                owed -= more;
+            }
+        }
+        self.course
     }
 }
 
