@@ -251,7 +251,7 @@ pub mod tests {
             choices: 1,
             service_tier: "null",
             cut_short: false,
-            words: Words { start: 30, count: 10 },
+            words: Words { start: 30, count: 10, form: None },
             embedding: None,
         }
     }
@@ -260,7 +260,7 @@ pub mod tests {
     fn every_word_is_one_token() {
         for tokenizer in [bpe_openai::o200k_base(), bpe_openai::cl100k_base()] {
             let mut text = Vec::new();
-            Words { start: 0, count: 320 }.write(0, 320, &mut text);
+            Words { start: 0, count: 320, form: None }.write(0, 320, &mut text);
             assert_eq!(tokenizer.count(std::str::from_utf8(&text).unwrap()), 320);
         }
     }
