@@ -36,7 +36,7 @@ pub struct Spread {
 /// A counted input.
 pub struct Counted {
     pub jobs: u64,
-    /// In the order in which they came up; a [`Load`] names its place here.
+    /// In the order in which they came up; a `Load` names its place here.
     pub models: Vec<Asked>,
     /// Prompt tokens of each job, and what it is booked with.
     pub prompt: Spread,

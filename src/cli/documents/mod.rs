@@ -31,8 +31,8 @@ use crate::prices::Prices;
 /// conducts already is left to them.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A folder, or https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX] [default: documents.source
-    /// of the configuration]
+    /// A folder, or the URL of a blob container or of a prefix in it [default: documents.source of the
+    /// configuration]
     #[arg(long, value_name = "PLACE", value_hint = ValueHint::DirPath)]
     source: Option<String>,
     /// What is asked about them
