@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::counted::Counted;
+use super::documents;
 use super::endpoint::LimitFlags;
 use super::input::Input;
 use super::{Exit, Failure, print};
@@ -26,8 +27,14 @@ use crate::prices::Prices;
                   --finish-by, 2 usage or configuration, 3 out of reach.")]
 pub(super) struct Args {
     /// Batch files (JSONL, also .gz and .zst); - is standard input
-    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    #[arg(required_unless_present = "recipe", value_hint = ValueHint::FilePath)]
     inputs: Vec<PathBuf>,
+    /// The prompts of this recipe about its documents instead, as `documents` would ask them
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "inputs")]
+    recipe: Option<PathBuf>,
+    /// Where the recipe's documents are [default: documents.source of the configuration]
+    #[arg(long, value_name = "PLACE", value_hint = ValueHint::DirPath, requires = "recipe")]
+    source: Option<String>,
     /// The model of lines that name none
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -94,7 +101,16 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
     let times = args.when.times(Timestamp::now())?;
     let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
     let experience = args.known.experience(&config).await?;
-    let input = Input::read(&args.inputs, config.reading(), &std::env::temp_dir()).await?;
+    let scratch = tempfile::tempdir().map_err(Failure::unreachable)?;
+    let inputs = match &args.recipe {
+        Some(recipe) => {
+            let file = scratch.path().join("prompts.jsonl");
+            documents::write_prompts(&config, recipe, args.source.as_deref(), &file).await?;
+            vec![file]
+        }
+        None => args.inputs.clone(),
+    };
+    let input = Input::read(&inputs, config.reading(), scratch.path()).await?;
     input.say_faults();
     let faults = input.checked.faults;
     if input.checked.jobs == 0 {

@@ -13,7 +13,7 @@ use clap::ValueHint;
 
 use self::night::Night;
 use super::local::LocalFlags;
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::config::Config;
 use crate::documents::Recipe;
 use crate::documents::gather::{GatherError, Reading};
@@ -83,17 +83,14 @@ struct When {
 }
 
 pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
-    let recipe = Arc::new(Recipe::load(&args.recipe).map_err(Failure::usage)?);
+    let recipe = load(&args.recipe)?;
     if let Some(table) = &args.table {
         Form::of(table).map_err(Failure::usage)?;
     }
     let (_simulator, config) = args.answering(config).await?;
-    let given = args.source.as_ref().or(config.documents.source.as_ref());
-    let given =
-        given.ok_or_else(|| Failure::usage(anyhow!("say where the documents are: --source")))?;
-    let source = Source::open(given, &config.documents).await.map_err(of_source)?;
+    let source = open(args.source.as_deref(), &config).await?;
     let reader = std::env::current_exe().map_err(Failure::unreachable)?;
-    let limits = Limits { file_bytes: recipe.max_file_mib << 20, ..Limits::default() };
+    let limits = limits(&recipe);
     let scratch = tempfile::tempdir().map_err(Failure::unreachable)?;
     let reading = Reading {
         source: &source,
@@ -111,6 +108,48 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     }
     let night = Night { args: &args, config: &config, recipe: &recipe, reading: &reading, prices };
     night.conduct().await
+}
+
+/// Writes the prompts of a recipe about all of its documents as a batch file, for `plan`. What combines
+/// answers is not among them: it is made of the answers.
+pub(super) async fn write_prompts(
+    config: &Config,
+    recipe: &Path,
+    source: Option<&str>,
+    path: &Path,
+) -> Result<(), Failure> {
+    let recipe = load(recipe)?;
+    let source = open(source, config).await?;
+    let reader = std::env::current_exe().map_err(Failure::unreachable)?;
+    let limits = limits(&recipe);
+    let scratch = tempfile::tempdir().map_err(Failure::unreachable)?;
+    let reading = Reading {
+        source: &source,
+        recipe: &recipe,
+        reader: &reader,
+        limits: &limits,
+        scratch: scratch.path().to_owned(),
+    };
+    preview::write(&reading, path).await?;
+    if recipe.reduce.is_some() {
+        say("note: what combines the answers of parts is not planned: it depends on the answers");
+    }
+    Ok(())
+}
+
+fn load(path: &Path) -> Result<Arc<Recipe>, Failure> {
+    Recipe::load(path).map(Arc::new).map_err(Failure::usage)
+}
+
+fn limits(recipe: &Recipe) -> Limits {
+    Limits { file_bytes: recipe.max_file_mib << 20, ..Limits::default() }
+}
+
+async fn open(given: Option<&str>, config: &Config) -> Result<Source, Failure> {
+    let given = given.or(config.documents.source.as_deref());
+    let given =
+        given.ok_or_else(|| Failure::usage(anyhow!("say where the documents are: --source")))?;
+    Source::open(given, &config.documents).await.map_err(of_source)
 }
 
 impl Args {
