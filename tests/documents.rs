@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use promptmill::simulator::{Faults, Latency, Settings};
 use serde_json::Value;
+use support::azurite::{Azurite, Filler};
 use support::broker;
 use support::cli::{Ended, Place};
 use support::service::{Service, wait_until};
@@ -259,6 +260,30 @@ fn a_recipe_or_a_time_that_can_not_be_is_refused_before_anything_is_asked() {
     assert_eq!(place.ids("o").len() as u64, requests(&service));
 }
 
+#[test]
+fn a_night_that_nobody_works_ends_with_its_time_and_says_that_it_was_missed() {
+    let service = service(Settings::default());
+    let place = place(2, COMBINED);
+    let soon = (jiff::Timestamp::now() + Duration::from_secs(3)).to_string();
+    place.write(
+        "promptmill.toml",
+        format!("[worker]\nrequest_timeout_seconds = 1\n{}", deployment(&service)),
+    );
+    let late =
+        ["documents", "--source", "docs", "--recipe", "r.toml", "--finish-by", &soon, "--json"];
+    let ended = place.run(&late);
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
+    let said = report(&ended);
+    assert_eq!((&said["is_met"], &said["rows"]["unfinished"]), (&false.into(), &2.into()));
+    assert!(ended.err.contains("it was not answered in time"), "{}", ended.err);
+    // What it left in the queue is over too; the next night asks anew.
+    let worked = place.run(&["work", "--drain"]);
+    assert_eq!((worked.code, requests(&service)), (Some(1), 0), "{}", worked.err);
+    let next = place.run(&night(&service.url(), &[]));
+    assert_eq!(next.code, Some(0), "{}", next.err);
+    assert!(table(&place).values().all(|row| row["state"] == "answered"));
+}
+
 /// A night whose prompts go to workers, by a process that is stopped and started again.
 fn night_for_workers(place: &Place, service: &Service) {
     let conduct = ["documents", "--source", "docs", "--recipe", "r.toml", "--batch", "tonight"];
@@ -326,4 +351,40 @@ fn a_night_on_service_bus_and_cosmos() {
     let ready = place.run(&["init"]);
     assert_eq!(ready.code, Some(0), "{}", ready.err);
     night_for_workers(&place, &service);
+}
+
+#[test]
+fn unchanged_blobs_are_neither_downloaded_nor_asked() {
+    let Some(azurite) = Azurite::start(None) else { return };
+    let Some(mut filler) = Filler::start(&azurite, "docs", None) else { return };
+    for n in 0..5 {
+        filler.put(&format!("reports/{n}.md"), &text(n));
+    }
+    let service = service(Settings::default());
+    let place = Place::new();
+    place.write("r.toml", COMBINED);
+    let signature = filler.sas("rl", 1);
+    place
+        .write("promptmill.toml", format!("[documents]\nemulator = true\nsas = \"{signature}\"\n"));
+    let (source, url) = (azurite.container("docs"), service.url());
+    let args =
+        ["documents", "--source", &source, "--recipe", "r.toml", "--run", "--endpoint", &url];
+    let night = || {
+        let ended = place.run(&[&args[..], &["--json", "--table", "table.jsonl"]].concat());
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        report(&ended)
+    };
+    let first = night();
+    assert_eq!(first["documents"]["new"], 5);
+    assert_eq!(azurite.downloads("4.md"), 5);
+    filler.put("reports/3.md", &text(3).replace("section 2", "section two"));
+    filler.put("reports/5.md", &text(5));
+    filler.tell(&serde_json::json!(["delete", "reports/0.md"]));
+    let second = night();
+    let of = |name: &str| second["documents"][name].as_u64().unwrap();
+    assert_eq!([of("new"), of("changed"), of("same"), of("removed")], [1, 1, 3, 1]);
+    assert_eq!(azurite.downloads("5.md"), 7, "the changed and the new one alone");
+    assert_eq!(table(&place).len(), 5);
+    let asked = |report: &Value| report["requests"]["asked"].as_u64().unwrap();
+    assert_eq!(requests(&service), asked(&first) + asked(&second));
 }

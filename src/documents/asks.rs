@@ -191,7 +191,7 @@ impl Asks {
         &self.asked
     }
 
-    /// What became of those that earlier nights had.
+    /// What became of those that earlier nights had. Only what tonight's documents ask is here.
     pub fn known(&self) -> impl Iterator<Item = &State> {
         self.known.values().filter(|ask| ask.was_known).map(|ask| &ask.state)
     }

@@ -64,6 +64,8 @@ pub enum Finish {
     Over,
     /// The batch was cancelled.
     Cancelled,
+    /// Its time was over; what is open is left to the next night.
+    Late,
     /// It was told to stop; the next start goes on.
     Stopped,
     /// All is in the queue that can be asked now.
@@ -84,6 +86,8 @@ pub struct Conductor<'a> {
     /// How requests are read as jobs.
     pub reading: Reading,
     pub terms: Terms,
+    /// How long after the time that it is wanted by a night may end: the longest call in flight.
+    pub patience: Duration,
     pub asks: Asks,
     pub documents: Vec<Tracked>,
     /// Requests that can't be jobs.
@@ -149,6 +153,12 @@ impl Conductor<'_> {
             let is_worth_it = ended >= asked || ended >= ended_before + open.div_ceil(10);
             if is_worth_it || Instant::now() >= look_up_at {
                 return Ok(None);
+            }
+            if self.is_over(Timestamp::now()) {
+                return self
+                    .give_up("it was not answered in time")
+                    .await
+                    .map(|()| Some(Finish::Late));
             }
             let batch = self.store.batch(&self.batch).await?;
             if batch.is_some_and(|batch| batch.state == BatchState::Cancelled) {
@@ -349,30 +359,23 @@ impl Conductor<'_> {
         Ok(())
     }
 
-    /// What has no outcome by now will get none that is an answer.
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.reading.terms.deadline.is_some_and(|by| now > by + self.patience)
+    }
+
     async fn cancelled(&mut self) -> Result<Finish, ConductError> {
-        self.asks.were_sent(self.asks.asked().len() - self.asks.sent());
-        self.advance_without_asking().await?;
-        for key in self.asks.open() {
-            self.asks.set(&key, State::Unfinished { why: "the night was cancelled".into() });
-        }
+        self.give_up("the night was cancelled").await?;
         Ok(Finish::Cancelled)
     }
 
-    /// Looks up what is open once more.
-    async fn advance_without_asking(&mut self) -> Result<(), ConductError> {
-        let open = self.asks.open();
-        for (key, outcome) in self.outcomes(&open).await? {
-            let Some(outcome) = outcome else { continue };
-            let state = match outcome.ending {
-                Ending::Succeeded if self.recipe.schema.is_none() => {
-                    State::Answered { batch: self.tonight, usage: Some(outcome.usage) }
-                }
-                _ => State::Unfinished { why: answer::failure(&outcome) },
-            };
-            self.asks.set(&key, state);
+    /// Looks at what is open a last time, and lets the rest be.
+    async fn give_up(&mut self, why: &str) -> Result<(), ConductError> {
+        self.advance().await?;
+        self.asks.were_sent(self.asks.asked().len() - self.asks.sent());
+        for key in self.asks.open() {
+            self.asks.set(&key, State::Unfinished { why: why.into() });
         }
-        Ok(())
+        self.close().await
     }
 }
 

@@ -1,7 +1,5 @@
 //! What earlier nights know of tonight's documents and requests, as far as it is still in the store.
 
-use std::collections::HashSet;
-
 use serde_json::Value;
 
 use super::answer;
@@ -12,7 +10,7 @@ use super::schema::Schema;
 use super::source::Listed;
 use crate::job::{BatchId, JobId};
 use crate::outcome::Ending;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Requests that are looked up in one call.
 pub(super) const LOOKED_UP: usize = 500;
@@ -20,28 +18,57 @@ pub(super) const LOOKED_UP: usize = 500;
 /// What earlier nights know.
 pub struct Earlier<'a> {
     pub store: &'a dyn Store,
+    /// [`confirm`]ed.
     pub ledger: &'a Ledger,
     /// Nights that were never closed.
     pub open: &'a [BatchId],
-    /// Also what was refused or did not fit is asked again.
-    pub retry_failed: bool,
     /// What answers must fit.
     pub schema: Option<&'a Schema>,
+}
+
+/// Takes out of a ledger what is not in the store any more, and with `retry_failed` also what was
+/// refused or did not fit: it is asked again.
+///
+/// # Errors
+/// What the store said.
+pub async fn confirm(
+    ledger: &mut Ledger,
+    store: &dyn Store,
+    retry_failed: bool,
+) -> Result<(), StoreError> {
+    if retry_failed {
+        ledger.answers.retain(|_, state| !matches!(state, State::Failed { .. }));
+    }
+    let mut by_batch = vec![Vec::new(); ledger.batches.len()];
+    for (key, state) in &ledger.answers {
+        let keys = batch_of(state).and_then(|batch| by_batch.get_mut(usize::from(batch)));
+        keys.into_iter().for_each(|keys| keys.push(*key));
+    }
+    for (batch, keys) in ledger.batches.iter().zip(by_batch) {
+        for keys in keys.chunks(LOOKED_UP) {
+            let ids: Vec<_> = keys.iter().map(|key| job_id(batch, key)).collect();
+            let found = store.look_up(batch, &ids).await?;
+            for (key, _) in keys.iter().zip(found).filter(|(_, found)| found.is_none()) {
+                ledger.answers.remove(key);
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Earlier<'_> {
     /// Parts the listing into documents that need not be read, since their versions and all of their
     /// answers are known, and the rest.
-    pub(super) async fn unchanged(
+    pub(super) fn unchanged(
         &self,
         reading: &Reading<'_>,
         listed: Vec<Listed>,
         asks: &mut Asks,
-    ) -> Result<(Vec<Tracked>, Vec<Listed>), GatherError> {
+    ) -> (Vec<Tracked>, Vec<Listed>) {
         let knows = reading.source.knows_versions()
             && self.ledger.fingerprint == reading.recipe.fingerprint();
         if !knows {
-            return Ok((Vec::new(), listed));
+            return (Vec::new(), listed);
         }
         let (mut same, mut others) = (Vec::new(), Vec::new());
         for listed in listed {
@@ -49,67 +76,32 @@ impl Earlier<'_> {
             let known = known.filter(|known| known.version == listed.version.as_str());
             let mut document = Tracked::new(&listed, Standing::Same);
             match known {
-                Some(known) if self.end_as_before(&mut document, known, asks).await? => {
+                Some(known) if self.end_as_before(&mut document, known, asks) => {
                     same.push(document);
                 }
                 _ => others.push(listed),
             }
         }
-        Ok((same, others))
+        (same, others)
     }
 
-    /// Takes over how a document ended, if all that it came from is still there.
-    pub(super) async fn end_as_before(
+    /// Takes over how a document ended, if all that it came from is known.
+    pub(super) fn end_as_before(
         &self,
         document: &mut Tracked,
         known: &Known,
         asks: &mut Asks,
-    ) -> Result<bool, GatherError> {
+    ) -> bool {
         let Some(keys) = self.ledger.whole(known).filter(|_| !known.parts.is_empty()) else {
-            return Ok(false);
+            return false;
         };
-        let keys: Vec<_> = keys.into_iter().collect();
-        let there = self.there(&keys, asks).await?;
-        if there.len() < keys.len() {
-            return Ok(false);
-        }
         for key in keys {
             asks.know(key, self.ledger.answers[&key].clone());
         }
         document.parts.clone_from(&known.parts);
         document.level.clone_from(&known.ends);
         document.between.clone_from(&known.between);
-        Ok(true)
-    }
-
-    /// Those requests of the ledger whose outcomes are still in the store.
-    async fn there(&self, keys: &[Key], asks: &Asks) -> Result<HashSet<Key>, GatherError> {
-        let mut there = HashSet::new();
-        let mut by_batch = vec![Vec::new(); self.ledger.batches.len()];
-        for key in keys {
-            let state = self.ledger.answers.get(key);
-            if asks.get(key).is_some_and(|ask| ask.was_known) {
-                there.insert(*key);
-            } else if let Some(batch) = state.filter(|s| self.counts(s)).and_then(batch_of)
-                && let Some(keys) = by_batch.get_mut(usize::from(batch))
-            {
-                keys.push(*key);
-            }
-        }
-        for (batch, keys) in self.ledger.batches.iter().zip(by_batch) {
-            for keys in keys.chunks(LOOKED_UP) {
-                let ids: Vec<_> = keys.iter().map(|key| job_id(batch, key)).collect();
-                let found = self.store.look_up(batch, &ids).await?;
-                let found = keys.iter().zip(found).filter(|(_, found)| found.is_some());
-                there.extend(found.map(|(key, _)| *key));
-            }
-        }
-        Ok(there)
-    }
-
-    /// Whether what is known of a request spares asking it.
-    fn counts(&self, state: &State) -> bool {
-        !(self.retry_failed && matches!(state, State::Failed { .. }))
+        true
     }
 
     /// Asks all bodies that no night knows.
@@ -120,60 +112,49 @@ impl Earlier<'_> {
         terms: &Terms,
     ) -> Result<Vec<Key>, GatherError> {
         let keys: Vec<_> = bodies.iter().map(|body| Key::of(body.to_string().as_bytes())).collect();
-        let mut unknown: Vec<_> =
-            keys.iter().filter(|key| asks.get(key).is_none()).copied().collect();
-        self.know_of_ledger(&unknown, asks).await?;
-        unknown.retain(|key| asks.get(key).is_none());
-        self.know_of_open_nights(&unknown, asks).await?;
+        keys.iter().for_each(|key| self.know(*key, asks));
+        if !self.open.is_empty() {
+            let unknown: Vec<_> =
+                keys.iter().filter(|key| asks.get(key).is_none()).copied().collect();
+            self.know_of_open_nights(&unknown, asks).await?;
+        }
         for body in bodies {
             asks.ask(body, terms, None)?;
         }
         Ok(keys)
     }
 
-    async fn know_of_ledger(&self, keys: &[Key], asks: &mut Asks) -> Result<(), GatherError> {
-        let of_ledger = |key: &Key| self.ledger.answers.get(key).map(|state| (*key, state));
-        let mut wanted: Vec<_> = keys.iter().filter_map(of_ledger).collect();
-        // An answer that was mended is known with the one that mended it.
-        let mended: Vec<_> = wanted
-            .iter()
-            .filter_map(|(_, state)| match state {
-                State::Repaired { by, .. } => of_ledger(by),
-                _ => None,
-            })
-            .collect();
-        wanted.extend(mended);
-        let keys: Vec<_> = wanted.iter().map(|(key, _)| *key).collect();
-        let there = self.there(&keys, asks).await?;
-        for (key, state) in wanted {
-            let is_whole = match state {
-                State::Repaired { by, .. } => there.contains(by),
-                _ => true,
-            };
-            if is_whole && there.contains(&key) {
-                asks.know(key, state.clone());
-            }
+    /// Takes over what the ledger knows of a request: an answer that was mended with the one that
+    /// mended it, or not at all.
+    fn know(&self, key: Key, asks: &mut Asks) {
+        let Some(state) = self.ledger.answers.get(&key) else { return };
+        if let State::Repaired { by, .. } = state {
+            let Some(mended) = self.ledger.answers.get(by) else { return };
+            asks.know(*by, mended.clone());
         }
-        Ok(())
+        asks.know(key, state.clone());
     }
 
     /// What a night that was never closed has answered; the rest of it is asked again.
-    async fn know_of_open_nights(&self, keys: &[Key], asks: &mut Asks) -> Result<(), GatherError> {
+    async fn know_of_open_nights(&self, keys: &[Key], asks: &mut Asks) -> Result<(), StoreError> {
         for (n, batch) in self.open.iter().enumerate() {
             let place = u16::try_from(self.ledger.batches.len() + n).unwrap_or(u16::MAX);
-            for key in
-                keys.iter().filter(|key| asks.get(key).is_none()).copied().collect::<Vec<_>>()
-            {
-                let Some(outcome) = self.store.outcome(batch, job_id(batch, &key)).await? else {
-                    continue;
-                };
-                let text = answer::text(&outcome);
-                let fits = self.schema.is_none_or(|schema| {
-                    text.as_deref().is_some_and(|text| schema.read(text).is_ok())
+            for keys in keys.chunks(LOOKED_UP) {
+                let ids: Vec<_> = keys.iter().map(|key| job_id(batch, key)).collect();
+                let found = self.store.look_up(batch, &ids).await?;
+                let succeeded = keys.iter().zip(ids).zip(found).filter(|(_, found)| {
+                    found.is_some_and(|found| found.ending() == Ending::Succeeded)
                 });
-                if outcome.ending == Ending::Succeeded && fits {
-                    let usage = Some(outcome.usage);
-                    asks.know(key, State::Answered { batch: place, usage });
+                for ((key, id), _) in succeeded {
+                    let Some(outcome) = self.store.outcome(batch, id).await? else { continue };
+                    let text = answer::text(&outcome);
+                    let fits = self.schema.is_none_or(|schema| {
+                        text.as_deref().is_some_and(|text| schema.read(text).is_ok())
+                    });
+                    if fits {
+                        let usage = Some(outcome.usage);
+                        asks.know(*key, State::Answered { batch: place, usage });
+                    }
                 }
             }
         }

@@ -180,7 +180,7 @@ pub async fn gather(
     let listed = reading.list().await?;
     let all = listed.len();
     let mut tracked = Vec::with_capacity(all);
-    let (same, others) = earlier.unchanged(reading, listed, asks).await?;
+    let (same, others) = earlier.unchanged(reading, listed, asks);
     tracked.extend(same);
     seen(tracked.len(), all);
     let mut prepared =
@@ -197,7 +197,7 @@ pub async fn gather(
                 document.level = document.parts.clone();
                 if let Some(known) = known.filter(|known| known.parts == document.parts) {
                     document.standing = Standing::Same;
-                    earlier.end_as_before(&mut document, known, asks).await?;
+                    earlier.end_as_before(&mut document, known, asks);
                 }
                 if reading.recipe.reduce.is_some() && document.level.len() > 1 {
                     document.metadata = metadata;

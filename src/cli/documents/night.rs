@@ -5,6 +5,7 @@ use crate::cli::counted::Counted;
 use anyhow::anyhow;
 use jiff::Timestamp;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Args, of_gathering, text};
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::control::{self, ControlError};
 use crate::documents::asks::{Asks, Terms};
 use crate::documents::conduct::{ConductError, Conductor, Finish};
-use crate::documents::earlier::Earlier;
+use crate::documents::earlier::{Earlier, confirm};
 use crate::documents::gather::{Reading, gather};
 use crate::documents::morning::{Morning, Tally};
 use crate::documents::night::{Begun, Hold, NightError, Wanted};
@@ -54,7 +55,9 @@ impl Night<'_> {
             let hold = hold.clone();
             async move { hold.keep_until(done).await }
         });
-        let begun = hold.begin(&wanted).await.map_err(of_night)?;
+        let mut begun = hold.begin(&wanted).await.map_err(of_night)?;
+        let confirmed = confirm(&mut begun.ledger, store.as_ref(), self.args.retry_failed).await;
+        confirmed.map_err(Failure::unreachable)?;
         let ended = self.go(&place, &begun, &hold, &stop).await;
         if !matches!(ended, Ok((_, true))) {
             hold.release().await.map_err(of_night)?;
@@ -98,7 +101,6 @@ impl Night<'_> {
             store: store.as_ref(),
             ledger,
             open: others,
-            retry_failed: self.args.retry_failed,
             schema: self.recipe.schema.as_ref(),
         };
         let terms = Terms { document: String::new(), recipe: self.recipe.name.clone() };
@@ -124,13 +126,14 @@ impl Night<'_> {
             batches,
             reading: self.jobs_by(night.finish_by),
             terms,
+            patience: Duration::from_secs(self.config.worker.request_timeout_seconds),
             asks,
             documents,
             unfit: 0,
         };
         let finish = self.work(&mut conductor, place, &queue, hold, stop).await?;
         match finish {
-            Finish::Over | Finish::Cancelled => {}
+            Finish::Over | Finish::Late | Finish::Cancelled => {}
             Finish::Stopped => {
                 say("stopped: nothing is lost; start it again to go on");
                 return Ok((Exit::Interrupted, false));

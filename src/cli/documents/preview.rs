@@ -72,8 +72,7 @@ pub(super) async fn write(reading: &Reading<'_>, path: &Path) -> Result<Exit, Fa
     let nothing = tempfile::tempdir().map_err(Failure::unreachable)?;
     let store = LocalStore::new(Database::open(nothing.path()).map_err(Failure::unreachable)?);
     let ledger = Ledger::default();
-    let earlier =
-        Earlier { store: &store, ledger: &ledger, open: &[], retry_failed: false, schema: None };
+    let earlier = Earlier { store: &store, ledger: &ledger, open: &[], schema: None };
     let terms = Terms { recipe: reading.recipe.name.clone(), ..Terms::default() };
     let mut asks = Asks::new(&reading.scratch).map_err(Failure::unreachable)?;
     let documents =
