@@ -70,11 +70,11 @@ fn each_kind_of_limit_is_named_and_its_time_is_right() {
     assert!((270.0..=305.0).contains(&found.seconds.p95), "{:?}", found.seconds);
     assert_eq!(found.refused, 0, "the worker's own pace meets no refusal");
 
-    let requests = Deployment { tpm: Some(9_000_000), rpm: Some(200), ..mini() };
+    let requests = Deployment { tpm: Some(9_000_000), rpm: Some(240), ..mini() };
     let found = forecast(&input, vec![requests], &exact(1.0));
     assert_eq!(found.binding, Limit::RequestsAMinute);
     // 98 % of them are used, less what timers of a millisecond lose.
-    assert!((found.seconds.p50 / (300.0 / 0.98) - 1.0).abs() < 0.02, "{:?}", found.seconds);
+    assert!((found.seconds.p50 / (250.0 / 0.98) - 1.0).abs() < 0.02, "{:?}", found.seconds);
 
     let calls = Deployment { tpm: Some(9_000_000), concurrency: Some(10), ..mini() };
     let found = forecast(&input, vec![calls], &exact(3.0));
