@@ -23,13 +23,14 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
+    // First of all: who starts workers may end one that has only just begun.
+    let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let targets = config.targets().map_err(Failure::usage)?;
     if targets.is_empty() {
         let message = "no endpoint to send the prompts to: set one in [[deployments]]";
         return Err(Failure::usage(anyhow::anyhow!(message)));
     }
     let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
-    let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let backends = backends::open(&config).await?;
     let progress = Arc::<Progress>::default();
     let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();

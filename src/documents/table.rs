@@ -12,7 +12,7 @@ use super::asks::{Key, State};
 use super::conduct::{ConductError, Conductor};
 use super::recipe::Recipe;
 use super::schema::Column;
-use crate::outcome::{Outcome, Usage};
+use crate::outcome::Outcome;
 use crate::report::results::table::{Format, Table};
 use crate::report::results::{Kind, ResultsError, Target, Value};
 
@@ -77,8 +77,9 @@ pub struct Row {
     pub error: Option<String>,
     /// As text, or with a schema as JSON.
     pub answer: Option<Json>,
-    #[serde(flatten)]
-    pub usage: Usage,
+    /// What the answer cost, whichever night asked for it.
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
 }
 
 impl Form {
@@ -145,7 +146,8 @@ impl Conductor<'_> {
             state,
             error,
             answer: None,
-            usage: Usage::default(),
+            prompt_tokens: 0,
+            completion_tokens: 0,
         };
         if let Some(why) = &document.unread {
             return vec![(row(None, Ended::Unread, Some(why.clone())), None)];
@@ -203,7 +205,8 @@ impl Conductor<'_> {
             self.asks.set(&key, State::Unfinished { why: "gone from the store".into() });
             return;
         };
-        row.usage = outcome.usage;
+        (row.prompt_tokens, row.completion_tokens) =
+            (outcome.usage.prompt, outcome.usage.completion);
         let usage = Some(outcome.usage);
         let batch = super::ledger::batch_of(self.asks.state(&key).1).unwrap_or(self.tonight);
         match answer::text(outcome) {
@@ -294,8 +297,8 @@ fn cells(row: &Row, columns: &[Column]) -> Vec<Value> {
         Value::Text(Some(row.standing.into())),
         Value::Text(Some(row.state.as_str().into())),
         Value::Text(row.error.clone()),
-        number(row.usage.prompt),
-        number(row.usage.completion),
+        number(row.prompt_tokens),
+        number(row.completion_tokens),
         Value::Text(row.answer.as_ref().map(text)),
     ];
     let answer = row.answer.as_ref();
@@ -370,7 +373,8 @@ mod tests {
             state: Ended::Answered,
             error: None,
             answer: Some(json!({"total": {"amount": 7}, "items": ["a"], "paid": null, "count": 3})),
-            usage: Usage::default(),
+            prompt_tokens: 5,
+            completion_tokens: 3,
         };
         let cells = cells(&row, &columns);
         let expected = [
