@@ -83,31 +83,20 @@ struct When {
 }
 
 pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
-    let recipe = load(&args.recipe)?;
     if let Some(table) = &args.table {
         Form::of(table).map_err(Failure::usage)?;
     }
     let (_simulator, config) = args.answering(config).await?;
-    let source = open(args.source.as_deref(), &config).await?;
-    let reader = std::env::current_exe().map_err(Failure::unreachable)?;
-    let limits = limits(&recipe);
-    let scratch = tempfile::tempdir().map_err(Failure::unreachable)?;
-    let reading = Reading {
-        source: &source,
-        recipe: &recipe,
-        reader: &reader,
-        limits: &limits,
-        scratch: scratch.path().to_owned(),
-    };
+    let work = Work::open(&args.recipe, args.source.as_deref(), &config).await?;
     let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
     if let Some(count) = args.preview {
-        return preview::show(&reading, count, &prices).await;
+        return preview::show(&work.reading(), count, &prices).await;
     }
     if let Some(path) = &args.batch_file {
-        return preview::write(&reading, path).await;
+        return preview::write(&work.reading(), path).await;
     }
-    let night = Night { args: &args, config: &config, recipe: &recipe, reading: &reading, prices };
-    night.conduct().await
+    let (recipe, reading) = (&work.recipe, &work.reading());
+    Night { args: &args, config: &config, recipe, reading, prices }.conduct().await
 }
 
 /// Writes the prompts of a recipe about all of its documents as a batch file, for `plan`. What combines
@@ -118,31 +107,46 @@ pub(super) async fn write_prompts(
     source: Option<&str>,
     path: &Path,
 ) -> Result<(), Failure> {
-    let recipe = load(recipe)?;
-    let source = open(source, config).await?;
-    let reader = std::env::current_exe().map_err(Failure::unreachable)?;
-    let limits = limits(&recipe);
-    let scratch = tempfile::tempdir().map_err(Failure::unreachable)?;
-    let reading = Reading {
-        source: &source,
-        recipe: &recipe,
-        reader: &reader,
-        limits: &limits,
-        scratch: scratch.path().to_owned(),
-    };
-    preview::write(&reading, path).await?;
-    if recipe.reduce.is_some() {
+    let work = Work::open(recipe, source, config).await?;
+    preview::write(&work.reading(), path).await?;
+    if work.recipe.reduce.is_some() {
         say("note: what combines the answers of parts is not planned: it depends on the answers");
     }
     Ok(())
 }
 
-fn load(path: &Path) -> Result<Arc<Recipe>, Failure> {
-    Recipe::load(path).map(Arc::new).map_err(Failure::usage)
+/// A recipe, its documents, and what they are read with.
+struct Work {
+    recipe: Arc<Recipe>,
+    source: Source,
+    reader: PathBuf,
+    limits: Limits,
+    scratch: tempfile::TempDir,
 }
 
-fn limits(recipe: &Recipe) -> Limits {
-    Limits { file_bytes: recipe.max_file_mib << 20, ..Limits::default() }
+impl Work {
+    async fn open(recipe: &Path, source: Option<&str>, config: &Config) -> Result<Self, Failure> {
+        let recipe = Recipe::load(recipe).map(Arc::new).map_err(Failure::usage)?;
+        let limits = Limits { file_bytes: recipe.max_file_mib << 20, ..Limits::default() };
+        Ok(Self {
+            recipe,
+            source: open(source, config).await?,
+            // What may break its reader is read by this program once more.
+            reader: std::env::current_exe().map_err(Failure::unreachable)?,
+            limits,
+            scratch: tempfile::tempdir().map_err(Failure::unreachable)?,
+        })
+    }
+
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            source: &self.source,
+            recipe: &self.recipe,
+            reader: &self.reader,
+            limits: &self.limits,
+            scratch: self.scratch.path().to_owned(),
+        }
+    }
 }
 
 async fn open(given: Option<&str>, config: &Config) -> Result<Source, Failure> {

@@ -50,7 +50,7 @@ impl Night<'_> {
             taken => Arc::new(taken.map_err(of_night)?),
         };
         let done = CancellationToken::new();
-        let _ended = done.clone().drop_guard();
+        let holding = done.clone().drop_guard();
         let keeping = tokio::spawn({
             let hold = hold.clone();
             async move { hold.keep_until(done).await }
@@ -59,13 +59,17 @@ impl Night<'_> {
         let confirmed = confirm(&mut begun.ledger, store.as_ref(), self.args.retry_failed).await;
         confirmed.map_err(Failure::unreachable)?;
         let ended = self.go(&place, &begun, &hold, &stop).await;
-        if !matches!(ended, Ok((_, true))) {
-            hold.release().await.map_err(of_night)?;
-        }
-        drop(_ended);
+        let is_closed = matches!(ended, Ok((_, true)));
+        let released = if is_closed { Ok(()) } else { hold.release().await };
+        drop(holding);
         keeping.await.map_err(Failure::unreachable)?;
         place.close().await;
-        ended.map(|(exit, _)| exit)
+        let (exit, _) = ended?;
+        if is_closed {
+            telling::tell(&self.config.webhook, store).await?;
+        }
+        released.map_err(of_night)?;
+        Ok(exit)
     }
 
     fn wanted(&self) -> Result<Wanted, Failure> {
@@ -132,6 +136,17 @@ impl Night<'_> {
             unfit: 0,
         };
         let finish = self.work(&mut conductor, place, &queue, hold, stop).await?;
+        self.conclude(finish, &mut conductor, begun, hold).await
+    }
+
+    /// What is to be said and kept of how the night came to its end.
+    async fn conclude(
+        &self,
+        finish: Finish,
+        conductor: &mut Conductor<'_>,
+        begun: &Begun,
+        hold: &Hold,
+    ) -> Result<(Exit, bool), Failure> {
         match finish {
             Finish::Over | Finish::Late | Finish::Cancelled => {}
             Finish::Stopped => {
@@ -144,8 +159,7 @@ impl Night<'_> {
                 return Ok((Exit::AllDone, false));
             }
         }
-        let morning = self.finish(&mut conductor, begun, hold).await?;
-        telling::tell(&self.config.webhook, store).await?;
+        let morning = self.finish(conductor, begun, hold).await?;
         Ok((self.tell(&morning)?, true))
     }
 
