@@ -16,10 +16,13 @@ use serde_json::Value;
 use support::azurite::{Azurite, Filler};
 use support::broker;
 use support::cli::{Ended, Place};
-use support::service::{Service, wait_until};
+use support::service::{Service, wait_for, wait_until};
 
 /// Calls in flight: what each kill may make us pay twice.
 const CONCURRENCY: u64 = 4;
+
+/// As long as a client may try by itself before it says that a service is away.
+const LONG: Duration = Duration::from_secs(120);
 
 /// Documents of several parts, which are combined.
 const COMBINED: &str = "model = \"gpt-4.1-mini\"\npart_tokens = 40\n\
@@ -331,26 +334,57 @@ fn workers_answer_a_night_that_stops_and_goes_on() {
     night_for_workers(&place, &service);
 }
 
-#[test]
-fn a_night_on_service_bus_and_cosmos() {
-    let service = slow();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+/// A place whose queue and store are doubles of Azure's.
+fn on_azure(
+    service: &Service,
+    runtime: &tokio::runtime::Runtime,
+    more: &str,
+) -> (Place, service_bus_broker::Broker, cosmos_host::Host) {
     let broker = runtime.block_on(broker::start(broker::jobs()));
     let host = runtime.block_on(cosmos_support::own_host());
     let place = place(8, COMBINED);
     let text = format!(
         "[queue.service_bus]\nqueue = \"{}\"\nconnection_string = \"{}\"\n\
          [store.cosmos]\nendpoint = \"{}\"\ncredential = {{ key = \"{}\" }}\nemulator = true\n\
-         shards = 4\n",
+         shards = 4\n{more}",
         broker::JOBS,
         broker.connection_string(),
         host.endpoint(),
         host.key()
     );
-    place.write("promptmill.toml", text + &deployment(&service));
+    place.write("promptmill.toml", text + &deployment(service));
     let ready = place.run(&["init"]);
     assert_eq!(ready.code, Some(0), "{}", ready.err);
+    (place, broker, host)
+}
+
+#[test]
+fn a_night_on_service_bus_and_cosmos() {
+    let service = slow();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (place, _broker, _host) = on_azure(&service, &runtime, "");
     night_for_workers(&place, &service);
+}
+
+#[test]
+fn a_store_that_is_away_for_a_while_holds_a_night_up_and_ends_it_not() {
+    let service = slow();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (place, _broker, host) = on_azure(&service, &runtime, "patience_s = 1\n");
+    let mut worker = place.spawn(&["work"]);
+    let args = ["documents", "--source", "docs", "--recipe", "r.toml", "--table", "table.jsonl"];
+    let mut night = place.spawn(&args);
+    wait_until(|| service.ledger().answered >= 10);
+    host.pause();
+    wait_for(LONG, || night.log().contains("the night waits"));
+    host.resume();
+    wait_for(LONG, || !night.is_running());
+    let ended = night.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    worker.signal("TERM");
+    worker.wait();
+    let rows = table(&place);
+    assert!(rows.len() == 8 && rows.values().all(|row| row["state"] == "answered"), "{rows:?}");
 }
 
 #[test]

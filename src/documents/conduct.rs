@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
+use rand::random;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::answer;
 use super::asks::{Asks, Key, State, Terms};
@@ -22,9 +24,10 @@ use super::template::{self, TemplateError, Templates};
 use crate::intake::{self, EnqueueError, Known, LineFault, Reading};
 use crate::job::BatchId;
 use crate::outcome::{Ending, Outcome};
-use crate::queue::Queue;
+use crate::queue::{Queue, QueueError};
 use crate::report::batches;
 use crate::store::{Batch, BatchState, Store, StoreError};
+use crate::worker::retry;
 
 /// Requests that go to the queue in one call.
 const CHUNK: usize = 500;
@@ -39,6 +42,9 @@ const LOOK_AT_LAST: Duration = Duration::from_secs(5);
 
 /// When what is asked is looked up whatever the sums say: they may lack what a killed worker recorded.
 const LOOK_UP_ANYHOW: Duration = Duration::from_secs(30);
+
+/// How often in a row the queue or the store may be away before the night is given up: some ten minutes.
+const TRIES: u32 = 20;
 
 /// Why a night could not go on. What is recorded stays; the next start goes on.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +61,25 @@ pub enum ConductError {
     Scratch(#[from] std::io::Error),
     #[error("what was asked is not JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl ConductError {
+    /// Whether waiting may help. All that a night does can be done again.
+    fn is_passing(&self) -> bool {
+        let of_store = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
+        match self {
+            Self::Store(error) | Self::Gather(GatherError::Store(error)) => of_store(error),
+            Self::Enqueue(EnqueueError::Store(error)) => of_store(error),
+            Self::Enqueue(EnqueueError::Queue(error)) => {
+                matches!(error, QueueError::Unavailable(_))
+            }
+            Self::Enqueue(_)
+            | Self::Gather(_)
+            | Self::Template(_)
+            | Self::Scratch(_)
+            | Self::Json(_) => false,
+        }
+    }
 }
 
 /// How a night came to its end.
@@ -99,35 +124,56 @@ impl Conductor<'_> {
     /// can be asked now. `seen` hears of ended and asked requests.
     ///
     /// # Errors
-    /// If the queue, the store or the disk fails.
+    /// If the queue or the store refuses or is away for long, or the disk fails.
     pub async fn run(
         &mut self,
         wait: bool,
         stop: &CancellationToken,
         seen: impl Fn(u64, u64),
     ) -> Result<Finish, ConductError> {
-        // What was asked before a crash may be answered by now.
-        self.enqueue().await?;
+        let mut failures = 0;
         loop {
-            self.advance().await?;
-            if self.enqueue().await? == Enqueue::Cancelled {
-                return self.cancelled().await;
-            }
-            let open = self.asks.open().len();
-            let asked = self.asks.asked().len();
-            seen((asked - open) as u64, asked as u64);
-            if open == 0 && self.asks.all_ended() {
-                self.close().await?;
-                return Ok(Finish::Over);
-            }
-            if !wait {
-                return Ok(Finish::Sent);
-            }
-            match self.wait(open as u64, stop, &seen).await? {
-                Some(finish) => return Ok(finish),
-                None => continue,
+            match self.turn(wait, stop, &seen).await {
+                Ok(Some(finish)) => return Ok(finish),
+                Ok(None) => failures = 0,
+                Err(error) if error.is_passing() && failures < TRIES => {
+                    failures += 1;
+                    let pause = retry::delay(failures, None, random());
+                    warn!(%error, ?pause, "the night waits");
+                    tokio::select! {
+                        () = stop.cancelled() => return Ok(Finish::Stopped),
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Asks what is to be asked, looks at what is answered, and waits for more.
+    async fn turn(
+        &mut self,
+        wait: bool,
+        stop: &CancellationToken,
+        seen: &impl Fn(u64, u64),
+    ) -> Result<Option<Finish>, ConductError> {
+        // What was asked before a crash may be answered by now: it must be in the queue to be looked at.
+        self.enqueue().await?;
+        self.advance().await?;
+        if self.enqueue().await? == Enqueue::Cancelled {
+            return self.cancelled().await.map(Some);
+        }
+        let open = self.asks.open().len();
+        let asked = self.asks.asked().len();
+        seen((asked - open) as u64, asked as u64);
+        if open == 0 && self.asks.all_ended() {
+            self.close().await?;
+            return Ok(Some(Finish::Over));
+        }
+        if !wait {
+            return Ok(Some(Finish::Sent));
+        }
+        self.wait(open as u64, stop, seen).await
     }
 
     /// Waits until enough has ended that a look-up is worth it.
@@ -147,22 +193,20 @@ impl Conductor<'_> {
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(LOOK_AT_LAST);
+            if self.is_over(Timestamp::now()) {
+                self.give_up("it was not answered in time").await?;
+                return Ok(Some(Finish::Late));
+            }
+            let batch = self.store.batch(&self.batch).await?;
+            if batch.is_some_and(|batch| batch.state == BatchState::Cancelled) {
+                return self.cancelled().await.map(Some);
+            }
             let ended = self.store.running(&self.batch, Timestamp::now()).await?.totals().ended();
             seen(ended.min(asked), asked);
             // A tenth of what is open: each request is looked up some times and not some hundred.
             let is_worth_it = ended >= asked || ended >= ended_before + open.div_ceil(10);
             if is_worth_it || Instant::now() >= look_up_at {
                 return Ok(None);
-            }
-            if self.is_over(Timestamp::now()) {
-                return self
-                    .give_up("it was not answered in time")
-                    .await
-                    .map(|()| Some(Finish::Late));
-            }
-            let batch = self.store.batch(&self.batch).await?;
-            if batch.is_some_and(|batch| batch.state == BatchState::Cancelled) {
-                return self.cancelled().await.map(Some);
             }
         }
     }

@@ -136,10 +136,14 @@ impl Conductor {
             self.use_shares(&vec![shares::floor(1); self.caller.targets.len()]);
         }
         let mut ends = Vec::new();
+        let mut is_fed = true;
         let halt = loop {
             let wake = self.admit().await;
             if self.store_failed.is_some() {
                 break Halt::Stopped;
+            }
+            if !is_fed && self.admission.in_flight() == 0 {
+                break if stop.is_cancelled() { Halt::Stopped } else { Halt::Drained };
             }
             if let Some(halt) = self.should_halt() {
                 break halt;
@@ -151,14 +155,13 @@ impl Conductor {
                 _ = self.ended.recv_many(&mut ends, 64) => {
                     ends.drain(..).for_each(|ended| self.hear(ended));
                 }
-                arrived = self.inbox.arriving.recv() => match arrived {
+                arrived = self.inbox.arriving.recv(), if is_fed => match arrived {
                     Some(jobs) => jobs.into_iter().for_each(|held| self.line_up(held)),
-                    // By itself the puller ends only when everything is settled; told to stop it
-                    // may be gone before we hear of the stop.
-                    None if stop.is_cancelled() || self.admission.in_flight() > 0 => {
-                        break Halt::Stopped;
-                    }
-                    None => break Halt::Drained,
+                    // Told to stop the puller may be gone before we hear of the stop.
+                    None if stop.is_cancelled() => break Halt::Stopped,
+                    // By itself it ends only when everything is settled; that the last calls have
+                    // ended may still be on its way to us.
+                    None => is_fed = false,
                 },
                 Some(order) = self.inbox.orders.recv() => self.obey(order),
                 () = tokio::time::sleep_until(wake) => {}

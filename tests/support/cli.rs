@@ -113,6 +113,11 @@ impl Running {
         std::fs::read_to_string(&self.paths[0]).unwrap()
     }
 
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.paths[1]).unwrap()
+    }
+
     /// The address that it says it serves on, when it has it.
     pub async fn address(&mut self) -> String {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
