@@ -101,8 +101,8 @@ impl Tally {
             asked.prompt += u64::from(job.estimate.prompt);
             asked.max_output += u64::from(job.estimate.max_output);
             self.jobs += 1;
-            self.prompt.saturating_record(job.estimate.prompt.into());
-            self.charge.saturating_record(job.estimate.charge());
+            note(&mut self.prompt, job.estimate.prompt.into());
+            note(&mut self.charge, job.estimate.charge());
             self.writer.add(Load::new(job, place))?;
         }
         Ok(())
@@ -122,6 +122,11 @@ impl Tally {
     }
 }
 
+/// The histogram grows with what it gets: a value that is recorded saturating would be cut off.
+fn note(histogram: &mut Histogram<u64>, value: u64) {
+    histogram.record(value).expect("it grows to any value");
+}
+
 fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are no fault")
 }
@@ -135,5 +140,19 @@ impl Spread {
             p95: histogram.value_at_quantile(0.95),
             max: histogram.max(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_prompt_is_told_as_large_as_it_is() {
+        let mut histogram = histogram();
+        [800, 2_200, 120_000].into_iter().for_each(|tokens| note(&mut histogram, tokens));
+        let Spread { mean, min, p50, max, .. } = Spread::of(&histogram);
+        assert!((mean / 41_000.0 - 1.0).abs() < 1e-3, "{mean}");
+        assert!(min == 800 && p50.abs_diff(2_200) <= 2 && max >= 120_000, "{min}, {p50}, {max}");
     }
 }
