@@ -28,7 +28,7 @@ use promptmill::store::local::LocalStore;
 use promptmill::store::{
     Batch, BatchState, Brief, Note, Order, Recorded, Running, Store, StoreError, Totals,
 };
-use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
+use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker, all_queued};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -68,7 +68,7 @@ impl Bench {
                 client: Client::new(endpoint, LONG).unwrap(),
             }],
             settings: Settings {
-                drain: true,
+                drain: Some(all_queued()),
                 only: None,
                 prices: None,
                 shared: false,

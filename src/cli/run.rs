@@ -93,8 +93,7 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let batch = args.batch.clone().unwrap_or_else(|| input.checked.batch_name(&input.sources));
     let mut job = Run::open(&config, &args, input, batch).await?;
     args.budget.give(&job.store, &job.batch, &prices).await?;
-    job.enqueue().await?;
-    let (halt, seconds) = job.work(&config, prices, stop).await?;
+    let (halt, seconds) = job.work(&config, prices, &stop).await?;
     job.finish(halt, seconds).await
 }
 
@@ -155,10 +154,12 @@ impl Run {
         })
     }
 
-    async fn enqueue(&self) -> Result<(), Failure> {
+    /// Brings the jobs to the queue; tells when the first of them are there.
+    async fn enqueue(&self, begun: &CancellationToken) -> Result<(), Failure> {
         let Input { sources, reading, checked } = &self.input;
         let to = (self.queue.as_ref(), &self.store as _);
-        let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, |_| {}).await;
+        let sent = |_| begun.cancel();
+        let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, sent).await;
         let enqueued = enqueued.map_err(|error| match error {
             EnqueueError::Changed { .. }
             | EnqueueError::InputChanged { .. }
@@ -180,39 +181,75 @@ impl Run {
         Ok(())
     }
 
+    /// Works on the first jobs while the last are still being read.
     async fn work(
         &self,
         config: &Config,
         prices: Prices,
-        stop: CancellationToken,
+        stop: &CancellationToken,
     ) -> Result<(Halt, f64), Failure> {
-        let targets = config.targets().map_err(Failure::usage)?;
-        let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
-        let shown = (!self.quiet).then(|| {
-            let whole = Whole { jobs: self.input.checked.jobs, ended_before: self.before.ended() };
-            Shown::start(self.progress.clone(), Some(whole), tpm)
-        });
-        telemetry::watch(&self.progress);
-        let worker = Worker {
-            queue: self.queue.clone(),
-            store: Arc::new(self.store.clone()),
-            targets,
-            settings: Settings {
-                only: Some(self.batch.clone()),
-                prices: Some(Arc::new(prices)),
-                ..config.worker(true)
-            },
-            progress: self.progress.clone(),
+        let (begun, fed) = (CancellationToken::new(), CancellationToken::new());
+        let stop = stop.child_token();
+        let worker = self.worker(config, prices, fed.clone())?;
+        let working = async {
+            begun.cancelled().await;
+            let began = Instant::now();
+            // On the runtime's own threads, so that its tasks wake each other without crossing threads.
+            let halt = tokio::spawn(worker.run(stop.clone())).await;
+            (halt, began.elapsed().as_secs_f64())
         };
-        let began = Instant::now();
-        // On the runtime's own threads, so that its tasks wake each other without crossing threads.
-        let halt = tokio::spawn(worker.run(stop)).await;
+        let shown = self.show(config);
+        tokio::pin!(working);
+        let (halt, seconds) = tokio::select! {
+            // It needs no more jobs then: the next run brings the others.
+            worked = &mut working => worked,
+            enqueued = self.enqueue(&begun) => {
+                if let Err(failure) = enqueued {
+                    stop.cancel();
+                    if begun.is_cancelled() {
+                        let _ = working.await;
+                    }
+                    return Err(failure);
+                }
+                begun.cancel();
+                fed.cancel();
+                working.await
+            }
+        };
         drop(shown);
         let halt = halt.unwrap_or(Err(WorkerError::Panicked)).map_err(|error| match error {
             WorkerError::Panicked => Failure { error: error.into(), exit: Exit::Unreachable },
             error => Failure::unreachable(error),
         })?;
-        Ok((halt, began.elapsed().as_secs_f64()))
+        Ok((halt, seconds))
+    }
+
+    /// A worker that ends once it is told that all jobs are there, and all have ended.
+    fn worker(
+        &self,
+        config: &Config,
+        prices: Prices,
+        fed: CancellationToken,
+    ) -> Result<Worker, Failure> {
+        telemetry::watch(&self.progress);
+        Ok(Worker {
+            queue: self.queue.clone(),
+            store: Arc::new(self.store.clone()),
+            targets: config.targets().map_err(Failure::usage)?,
+            settings: Settings {
+                drain: Some(fed),
+                only: Some(self.batch.clone()),
+                prices: Some(Arc::new(prices)),
+                ..config.worker()
+            },
+            progress: self.progress.clone(),
+        })
+    }
+
+    fn show(&self, config: &Config) -> Option<Shown> {
+        let tpm = config.deployments.iter().map(|deployment| deployment.tpm).sum();
+        let whole = Whole { jobs: self.input.checked.jobs, ended_before: self.before.ended() };
+        (!self.quiet).then(|| Shown::start(self.progress.clone(), Some(whole), tpm))
     }
 
     async fn finish(&mut self, halt: Halt, seconds: f64) -> Result<Exit, Failure> {

@@ -12,7 +12,7 @@ use crate::outcome::Ending;
 use crate::prices::Prices;
 use crate::report::batches;
 use crate::telemetry;
-use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
+use crate::worker::{Halt, Progress, Settings, Worker, WorkerError, all_queued};
 
 /// Work on the configured queue, beside as many other workers as you like, until SIGTERM
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,8 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         settings: Settings {
             shared: true,
             prices: Some(Arc::new(prices)),
-            ..config.worker(args.drain)
+            drain: args.drain.then(all_queued),
+            ..config.worker()
         },
         progress: progress.clone(),
     };

@@ -299,10 +299,10 @@ impl Config {
     }
 
     /// The pipeline's settings, for a worker alone on its queue.
-    pub fn worker(&self, drain: bool) -> worker::Settings {
+    pub fn worker(&self) -> worker::Settings {
         let calls = self.calls();
         worker::Settings {
-            drain,
+            drain: None,
             only: None,
             prices: None,
             shared: false,

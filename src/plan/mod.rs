@@ -138,7 +138,7 @@ pub fn foresee(
         return Err(PlanError::NoDeployment);
     }
     members.iter_mut().for_each(|member| member.limits.concurrency *= workers);
-    let settings = config.worker(true);
+    let settings = config.worker();
     let scene = Scene {
         lines: members.iter().map(|member| experience.latency.of(&member.name)).collect(),
         members,

@@ -70,8 +70,9 @@ pub struct Target {
 /// How the pipeline behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Ends when the queue is empty, or has only jobs of paused batches.
-    pub drain: bool,
+    /// Once this is cancelled nothing more is on its way to the queue: the worker ends when it is
+    /// empty, or has only jobs of paused batches. `None`: it waits for more.
+    pub drain: Option<CancellationToken>,
     /// The one batch that the queue hands out, if it is one.
     pub only: Option<BatchId>,
     /// Other workers use the same queue and quotas: it takes its share of both.
@@ -92,6 +93,13 @@ pub struct Settings {
     pub unreachable_after: Duration,
     /// How long a job waits for a tier of deployments before the one below may take it.
     pub spill_after: Duration,
+}
+
+/// For [`Settings::drain`], where all jobs are in the queue already.
+pub fn all_queued() -> CancellationToken {
+    let token = CancellationToken::new();
+    token.cancel();
+    token
 }
 
 /// Why a worker ended.

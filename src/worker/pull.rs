@@ -65,7 +65,8 @@ impl Puller {
                 room = self.hold.places() => room,
             };
             let Some(room) = room else { return Ok(Pulled::Ended) };
-            let wait = if self.settings.drain { DRAIN_WAIT } else { RECEIVE_WAIT };
+            let is_draining = self.settings.drain.is_some();
+            let wait = if is_draining { DRAIN_WAIT } else { RECEIVE_WAIT };
             let received = tokio::select! {
                 () = stop.cancelled() => return Ok(Pulled::Ended),
                 received = self.queue.receive(room.num_permits(), wait) => received,
@@ -87,7 +88,7 @@ impl Puller {
                     let found_work = self.pass_on(deliveries, &batches, room).await?;
                     if found_work {
                         self.only_waits_since = None;
-                    } else if self.settings.drain
+                    } else if self.settings.drain.as_ref().is_some_and(|fed| fed.is_cancelled())
                         && let Some(end) = self.end().await?
                     {
                         return Ok(end);

@@ -11,7 +11,7 @@ use promptmill::model::endpoint::{Endpoint, Given};
 use promptmill::queue::Queue;
 use promptmill::simulator::{self, Faults, Simulator};
 use promptmill::store::Store;
-use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker};
+use promptmill::worker::{Halt, POSTPONE_FROM, Progress, Settings, Target, Worker, all_queued};
 use tokio_util::sync::CancellationToken;
 
 pub const LONG: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
         settings: Settings {
             shared: false,
             spill_after: Duration::ZERO,
-            drain: true,
+            drain: Some(all_queued()),
             only: None,
             prices: None,
             max_held: 16,

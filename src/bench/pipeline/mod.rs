@@ -28,7 +28,7 @@ use crate::outcome::Ending;
 use crate::queue::{Queue, QueueError};
 use crate::report::batches;
 use crate::store::{Batch, BatchState, Store, StoreError};
-use crate::worker::{Halt, Progress, Settings, Target, Worker, WorkerError};
+use crate::worker::{Halt, Progress, Settings, Target, Worker, WorkerError, all_queued};
 
 /// Jobs that go to the queue in one call, and bytes of their bodies: as `enqueue` sends them.
 const CHUNK: usize = 2_000;
@@ -174,7 +174,11 @@ impl Pipe {
             queue: self.queue.clone(),
             store: self.store.clone(),
             targets: self.targets.clone(),
-            settings: Settings { drain: true, only: Some(batch.clone()), ..self.settings.clone() },
+            settings: Settings {
+                drain: Some(all_queued()),
+                only: Some(batch.clone()),
+                ..self.settings.clone()
+            },
             progress: progress.clone(),
         };
         let processor = processor_time();

@@ -51,7 +51,7 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
     let pipe = Pipe {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
-        settings: Settings { shared: !is_alone, ..config.worker(true) },
+        settings: Settings { shared: !is_alone, ..config.worker() },
         prompts,
         jobs: args.count.unwrap_or(JOBS),
         targets,

@@ -94,7 +94,7 @@ impl Place {
             settings: Settings {
                 only: Some(batch),
                 prices: Some(Arc::new(prices.clone())),
-                ..config.worker(false)
+                ..config.worker()
             },
             progress,
         };
