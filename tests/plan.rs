@@ -37,7 +37,7 @@ fn deployment(name: &str, model: &str) -> Deployment {
 /// Answers as long as allowed, and calls that all take so many seconds.
 fn exact(seconds: f64) -> Experience {
     let mut experience = Experience::default();
-    experience.latency.others = Line { first: seconds, per_token: 0.0, spread: 0.0 };
+    experience.latency.others = Line { first: seconds, per_token: 0.0, spread: 0.0, error: 0.0 };
     experience.answers.others = Length::Share(1.0);
     experience
 }
@@ -91,6 +91,20 @@ fn each_kind_of_limit_is_named_and_its_time_is_right() {
     let found = forecast(&input, vec![idle], &slow);
     assert_eq!(found.binding, Limit::Workers);
     assert!((found.seconds.p50 / 100.0 - 1.0).abs() < 0.02, "{:?}", found.seconds);
+}
+
+#[test]
+fn what_was_learnt_of_few_answers_makes_the_p95_later_and_not_the_p50() {
+    let calls = || Deployment { concurrency: Some(10), ..deployment("east", "gpt-4.1-mini") };
+    let few = |error| {
+        let mut experience = exact(3.0);
+        experience.latency.others.error = error;
+        forecast(&hellos(1_000, 92), vec![calls()], &experience).seconds
+    };
+    let (sure, unsure) = (few(0.0), few(0.1));
+    assert!((unsure.p50 / sure.p50 - 1.0).abs() < 0.01, "{unsure:?}");
+    // The second slowest of nine is 1.2 standard errors slower than the middle one, the slowest 1.6.
+    assert!((1.10..1.17).contains(&(unsure.p95 / sure.p95)), "{unsure:?}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub const USUAL_SHARE: f64 = 0.5;
 
 /// What is taken for a call's time where nothing is known: half a second until the first token, 50
 /// tokens a second then, and one call in twenty that takes 1.6 times as long as the middle one.
-pub const USUAL: Line = Line { first: 0.5, per_token: 0.02, spread: 0.3 };
+pub const USUAL: Line = Line { first: 0.5, per_token: 0.02, spread: 0.3, error: 0.0 };
 
 /// The normal distribution's 95 % quantile.
 const Z95: f64 = 1.645;
@@ -31,12 +31,20 @@ pub struct Line {
     pub per_token: f64,
     /// The standard deviation of the factor's logarithm.
     pub spread: f64,
+    /// How far the mean may be off because few answers were seen: its standard error as a part of it.
+    pub error: f64,
 }
 
 impl Line {
     /// Seconds on average.
     pub fn mean(self, tokens: u32) -> f64 {
         self.first + self.per_token * f64::from(tokens)
+    }
+
+    /// The line that it may as well be, by a number that is normally distributed.
+    pub fn as_well(self, normal: f64) -> Self {
+        let factor = (1.0 + self.error * normal).max(0.0);
+        Self { first: self.first * factor, per_token: self.per_token * factor, ..self }
     }
 
     /// Seconds of a call, by a number that is normally distributed.
@@ -184,7 +192,7 @@ impl Experience {
 
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { first, per_token, spread } = self;
+        let Self { first, per_token, spread, .. } = self;
         let token_ms = per_token * 1e3;
         write!(f, "calls take {first:.2} s and {token_ms:.1} ms a token, spread {spread:.2}")
     }
@@ -212,7 +220,9 @@ fn line_of(report: &Report) -> Option<Line> {
         None if tokens > 0.0 => (0.0, mean / tokens),
         _ => (mean, 0.0),
     };
-    Some(Line { first, per_token, spread: spread_of(e2e) })
+    let spread = spread_of(e2e);
+    let error = spread / (phase.counts.succeeded.max(1) as f64).sqrt();
+    Some(Line { first, per_token, spread, error })
 }
 
 fn spread_of(dist: &Dist) -> f64 {

@@ -62,7 +62,7 @@ impl Kept {
         let mut all = Vec::new();
         for (deployment, sample) in self.by_deployment {
             all.extend_from_slice(&sample.kept);
-            if let Some(line) = fit(&sample.kept) {
+            if let Some(line) = fit(&sample.kept, sample.seen) {
                 let seen = sample.seen;
                 experience
                     .learnt
@@ -70,7 +70,7 @@ impl Kept {
                 experience.latency.by_deployment.insert(deployment, line);
             }
         }
-        if let Some(line) = fit(&all) {
+        if let Some(line) = fit(&all, all.len() as u64) {
             experience.latency.others = line;
         }
         for (model, mut sample) in self.by_model {
@@ -120,8 +120,9 @@ impl<T> Sample<T> {
     }
 }
 
-/// The straight line with the least squares, and how far calls are off it, by their ratio.
-fn fit(seen: &[Seen]) -> Option<Line> {
+/// The straight line with the least squares, and how far calls are off it, by their ratio. They are a
+/// sample of so many answers.
+fn fit(seen: &[Seen], of: u64) -> Option<Line> {
     if seen.len() < ENOUGH {
         return None;
     }
@@ -136,7 +137,9 @@ fn fit(seen: &[Seen]) -> Option<Line> {
         // No call takes less than nothing: through the origin then.
         _ => (0.0, y / x),
     };
-    let line = Line { first, per_token, spread: 0.0 };
+    let yy = mean(&|s| (f64::from(s.1) - y).powi(2));
+    let error = if y > 0.0 { (yy / of as f64).sqrt() / y } else { 0.0 };
+    let line = Line { first, per_token, spread: 0.0, error };
     let off = |s: &Seen| (f64::from(s.1).max(1e-3) / line.mean(s.0).max(1e-3)).ln();
     let centre = mean(&off);
     let spread = mean(&|s| (off(s) - centre).powi(2)).sqrt().min(2.0);
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_calls_take_is_found_again() {
-        let known = Line { first: 0.4, per_token: 0.012, spread: 0.25 };
+        let known = Line { first: 0.4, per_token: 0.012, spread: 0.25, error: 0.0 };
         let mut dice = SmallRng::seed_from_u64(5);
         let seen: Vec<Seen> = (0..20_000)
             .map(|_| {
@@ -159,10 +162,11 @@ mod tests {
                 (tokens, known.draw(tokens, StandardNormal.sample(&mut dice)) as f32)
             })
             .collect();
-        let found = fit(&seen).unwrap();
+        let found = fit(&seen, 20_000).unwrap();
         assert!((found.first - 0.4).abs() < 0.03, "{found:?}");
         assert!((found.per_token / 0.012 - 1.0).abs() < 0.02, "{found:?}");
         assert!((found.spread - 0.25).abs() < 0.01, "{found:?}");
+        assert!((0.003..0.005).contains(&found.error), "about 0.55 of a mean by root 20,000: {found:?}");
         let mean = seen.iter().map(|s| f64::from(s.1)).sum::<f64>() / seen.len() as f64;
         let told = seen.iter().map(|s| found.mean(s.0)).sum::<f64>() / seen.len() as f64;
         assert!((mean / told - 1.0).abs() < 1e-4, "the time of all together is kept");
@@ -170,10 +174,10 @@ mod tests {
 
     #[test]
     fn calls_that_all_have_no_answer_teach_one_time() {
-        let found = fit(&[(0, 0.2); 50]).unwrap();
+        let found = fit(&[(0, 0.2); 50], 50).unwrap();
         assert!((found.first - 0.2).abs() < 1e-6 && found.per_token == 0.0, "{found:?}");
-        assert!(found.spread < 1e-6);
-        assert_eq!(fit(&[(5, 1.0); 9]), None, "so few tell of chance");
+        assert!(found.spread < 1e-6 && found.error < 1e-6);
+        assert_eq!(fit(&[(5, 1.0); 9], 9), None, "so few tell of chance");
     }
 
     #[test]

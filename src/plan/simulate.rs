@@ -59,6 +59,8 @@ pub struct Trial {
     pub phase: f64,
     /// Of the latencies.
     pub seed: u64,
+    /// How slow what was learnt of few answers may be in truth: the part of all cases that are faster.
+    pub luck: f64,
 }
 
 /// How it went.
@@ -116,6 +118,7 @@ struct Event {
 
 struct Wheel<'a> {
     scene: &'a Scene<'a>,
+    lines: Vec<Line>,
     loads: Loads,
     has_more: bool,
     admission: Admission<Held>,
@@ -166,7 +169,9 @@ impl<'a> Wheel<'a> {
         let admission = Admission::new(scene.members.clone(), scene.spill_after, origin);
         let models = &scene.counted.models;
         let (counters, quota_of) = counters(&scene.members, trial.phase);
+        let luck = |n: usize| normal_at((trial.luck + APART * n as f64).fract());
         Ok(Self {
+            lines: scene.lines.iter().enumerate().map(|(n, line)| line.as_well(luck(n))).collect(),
             loads: scene.counted.spool.read()?,
             has_more: true,
             lanes: models.iter().map(|asked| admission.lane_for(&asked.model)).collect(),
@@ -286,7 +291,7 @@ impl<'a> Wheel<'a> {
                 used.completion += u64::from(held.tokens);
                 used.max_output += u64::from(held.load.estimate.max_output);
                 let normal = StandardNormal.sample(&mut self.dice);
-                let seconds = self.scene.lines[n].draw(held.tokens, normal);
+                let seconds = self.lines[n].draw(held.tokens, normal);
                 (Duration::try_from_secs_f64(seconds).unwrap_or_default(), None)
             }
             Err(wait) => {
@@ -337,6 +342,17 @@ impl<'a> Wheel<'a> {
         }
         self.course
     }
+}
+
+/// The number that this part of all normally distributed ones lies below.
+fn normal_at(part: f64) -> f64 {
+    let below = |x: f64| libm::erfc(-x / std::f64::consts::SQRT_2) / 2.0;
+    let (mut low, mut high) = (-8.0, 8.0);
+    while high - low > 1e-6 {
+        let middle = (low + high) / 2.0;
+        *if below(middle) < part { &mut low } else { &mut high } = middle;
+    }
+    low
 }
 
 /// The service's counters and which of them each deployment uses: what is one quota to admission is
