@@ -213,13 +213,22 @@ impl Asks {
 
     /// Requests in the queue whose outcome is not known yet.
     pub fn open(&self) -> Vec<Key> {
+        self.all_open().copied().collect()
+    }
+
+    /// How many of them there are.
+    pub fn open_count(&self) -> usize {
+        self.all_open().count()
+    }
+
+    fn all_open(&self) -> impl Iterator<Item = &Key> {
         let is_open = |key: &&Key| matches!(self.known[*key].state, State::Open);
-        self.asked[..self.sent].iter().filter(is_open).copied().collect()
+        self.asked[..self.sent].iter().filter(is_open)
     }
 
     /// Whether nothing is left to be sent or waited for.
     pub fn all_ended(&self) -> bool {
-        self.sent == self.asked.len() && self.open().is_empty()
+        self.sent == self.asked.len() && self.open_count() == 0
     }
 }
 

@@ -21,12 +21,12 @@ use super::gather::{GatherError, Tracked};
 use super::recipe::Recipe;
 use super::reduce::{self, Combining};
 use super::template::{self, TemplateError, Templates};
-use crate::intake::{self, EnqueueError, Known, LineFault, Reading};
+use crate::intake::{self, EnqueueError, LineFault, OpenBatch, Reading};
 use crate::job::BatchId;
 use crate::outcome::{Ending, Outcome};
 use crate::queue::{Queue, QueueError};
 use crate::report::batches;
-use crate::store::{Batch, BatchState, Store, StoreError};
+use crate::store::{BatchState, Store, StoreError};
 use crate::worker::retry;
 
 /// Requests that go to the queue in one call.
@@ -163,7 +163,7 @@ impl Conductor<'_> {
         if self.enqueue().await? == Enqueue::Cancelled {
             return self.cancelled().await.map(Some);
         }
-        let open = self.asks.open().len();
+        let open = self.asks.open_count();
         let asked = self.asks.asked().len();
         seen((asked - open) as u64, asked as u64);
         if open == 0 && self.asks.all_ended() {
@@ -329,25 +329,12 @@ impl Conductor<'_> {
         if self.asks.to_send(1).next().is_none() {
             return Ok(Enqueue::Done);
         }
-        let begin = [BatchState::Running, BatchState::Done];
-        let before =
-            self.store.change_state(&self.batch, &begin, BatchState::Enqueuing, None).await?;
-        if before.as_ref().is_some_and(|batch| batch.state == BatchState::Cancelled) {
+        let Some(mut open) = OpenBatch::open(&self.batch, self.store).await? else {
             return Ok(Enqueue::Cancelled);
-        }
-        let mut document = before.clone().unwrap_or(Batch {
-            id: self.batch.clone(),
-            state: BatchState::Enqueuing,
-            reason: None,
-            jobs: 0,
-            prompt_tokens: 0,
-            inputs: Vec::new(),
-            created_at: Timestamp::now(),
-        });
+        };
         // Counted before the first is sent: nobody must take the batch for done.
-        document.jobs = document.jobs.max(self.jobs());
-        self.store.put_batch(&document).await?;
-        let known = if before.is_some() { Known::Asked } else { Known::None };
+        open.document.jobs = open.document.jobs.max(self.jobs());
+        self.store.put_batch(&open.document).await?;
         loop {
             let next: Vec<_> = self.asks.to_send(CHUNK).map(|(n, key)| (n, *key)).collect();
             if next.is_empty() {
@@ -371,13 +358,12 @@ impl Conductor<'_> {
                 }
             }
             let tokens = jobs.iter().filter_map(|job| job.estimate).map(|e| u64::from(e.prompt));
-            document.prompt_tokens += tokens.sum::<u64>();
-            let to = (self.queue, self.store);
-            intake::send_unknown(jobs, &self.batch, to, known, before.is_some()).await?;
+            open.document.prompt_tokens += tokens.sum::<u64>();
+            open.send_unknown(jobs, (self.queue, self.store)).await?;
             self.asks.were_sent(next.len());
         }
-        document.jobs = self.jobs();
-        self.store.put_batch(&document).await?;
+        open.document.jobs = self.jobs();
+        self.store.put_batch(&open.document).await?;
         Ok(Enqueue::Done)
     }
 

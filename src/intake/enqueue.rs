@@ -94,32 +94,18 @@ pub async fn enqueue(
         let budget = budget.show(budget.allowed).to_string();
         return Err(EnqueueError::Budgeted { batch: batch.clone(), budget });
     }
-    let begin = [BatchState::Running, BatchState::Done];
-    let before = store.change_state(batch, &begin, BatchState::Enqueuing, None).await?;
-    if before.as_ref().is_some_and(|batch| batch.state == BatchState::Cancelled) {
+    let Some(mut open) = OpenBatch::open(batch, store).await? else {
         return Err(EnqueueError::Cancelled(batch.clone()));
-    }
-    let mut document = before.clone().unwrap_or(Batch {
-        id: batch.clone(),
-        state: BatchState::Enqueuing,
-        reason: None,
-        jobs: 0,
-        prompt_tokens: 0,
-        inputs: Vec::new(),
-        created_at: Timestamp::now(),
-    });
-    let given = tally::begin(&mut document, checked);
-    store.put_batch(&document).await?;
-
-    // Where nothing has ended yet there is no need to ask for each job.
-    let any_ended = before.is_some() && store.totals(batch).await?.ended() > 0;
+    };
+    let given = tally::begin(&mut open.document, checked);
+    store.put_batch(&open.document).await?;
     let (send, mut chunks) = mpsc::channel(READ_AHEAD);
     let input = Input {
         sources: sources.to_vec(),
         reading: reading.clone(),
         repeated: checked.repeated.clone().into(),
         batch: batch.clone(),
-        shorter: given.shorter(&document),
+        shorter: given.shorter(&open.document),
     };
     let reader = tokio::task::spawn_blocking(move || input.read(&send));
     let mut total = Enqueued::default();
@@ -127,8 +113,7 @@ pub async fn enqueue(
         total.jobs += jobs.len() as u64;
         let tokens = jobs.iter().filter_map(|job| job.estimate).map(|e| u64::from(e.prompt));
         total.prompt_tokens += tokens.sum::<u64>();
-        let known = if any_ended { Known::Asked } else { Known::None };
-        let sent_now = send_unknown(jobs, batch, (queue, store), known, before.is_some()).await?;
+        let sent_now = open.send_unknown(jobs, (queue, store)).await?;
         total.known += sent_now.known;
         total.waiting += sent_now.waiting;
         sent(total.jobs);
@@ -137,8 +122,8 @@ pub async fn enqueue(
     if total.jobs != checked.jobs {
         return Err(EnqueueError::InputChanged { checked: checked.jobs, now: total.jobs });
     }
-    given.end(&mut document, &total, &starts_with);
-    store.put_batch(&document).await?;
+    given.end(&mut open.document, &total, &starts_with);
+    store.put_batch(&open.document).await?;
     // Whoever paused or cancelled it meanwhile is not overruled.
     let end = [BatchState::Enqueuing];
     let after = store.change_state(batch, &end, BatchState::Running, None).await?;
@@ -148,35 +133,61 @@ pub async fn enqueue(
     }
 }
 
-/// What is to be found out of jobs before they are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Known {
-    /// None of them can have ended.
-    None,
-    /// The store is asked for each.
-    Asked,
+/// A batch that jobs are being added to.
+pub(crate) struct OpenBatch {
+    pub(crate) document: Batch,
+    /// It was there before: it may be worked on at this moment.
+    is_old: bool,
+    any_ended: bool,
 }
 
-/// Sends those jobs that have no outcome yet. `look_up`: whoever receives one asks again before a call,
-/// since the batch may be worked on at this moment.
-///
-/// # Errors
-/// If the queue or the store fails, or a job has its outcome for another body.
-pub(crate) async fn send_unknown(
-    mut jobs: Vec<Job>,
-    batch: &BatchId,
-    (queue, store): (&dyn Queue, &dyn Store),
-    known: Known,
-    look_up: bool,
-) -> Result<Enqueued, EnqueueError> {
-    let all = jobs.len();
-    if known == Known::Asked {
-        jobs = without_known(jobs, batch, store).await?;
+impl OpenBatch {
+    /// Marks the batch so in the store, where it is known; `None` if it is cancelled.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub(crate) async fn open(
+        batch: &BatchId,
+        store: &dyn Store,
+    ) -> Result<Option<Self>, StoreError> {
+        let begin = [BatchState::Running, BatchState::Done];
+        let before = store.change_state(batch, &begin, BatchState::Enqueuing, None).await?;
+        if before.as_ref().is_some_and(|batch| batch.state == BatchState::Cancelled) {
+            return Ok(None);
+        }
+        let is_old = before.is_some();
+        let any_ended = is_old && store.totals(batch).await?.ended() > 0;
+        let document = before.unwrap_or_else(|| Batch {
+            id: batch.clone(),
+            state: BatchState::Enqueuing,
+            reason: None,
+            jobs: 0,
+            prompt_tokens: 0,
+            inputs: Vec::new(),
+            created_at: Timestamp::now(),
+        });
+        Ok(Some(Self { document, is_old, any_ended }))
     }
-    jobs.iter_mut().for_each(|job| job.look_up = look_up);
-    let known = (all - jobs.len()) as u64;
-    let waiting = send_all(queue, store, jobs).await?;
-    Ok(Enqueued { jobs: all as u64, waiting, known, prompt_tokens: 0 })
+
+    /// Sends those jobs that have no outcome yet. Where one may get it meanwhile, whoever receives its
+    /// job asks again before a call.
+    ///
+    /// # Errors
+    /// If the queue or the store fails, or a job has its outcome for another body.
+    pub(crate) async fn send_unknown(
+        &self,
+        mut jobs: Vec<Job>,
+        (queue, store): (&dyn Queue, &dyn Store),
+    ) -> Result<Enqueued, EnqueueError> {
+        let all = jobs.len();
+        if self.any_ended {
+            jobs = without_known(jobs, &self.document.id, store).await?;
+        }
+        jobs.iter_mut().for_each(|job| job.look_up = self.is_old);
+        let known = (all - jobs.len()) as u64;
+        let waiting = send_all(queue, store, jobs).await?;
+        Ok(Enqueued { jobs: all as u64, waiting, known, prompt_tokens: 0 })
+    }
 }
 
 /// Sends a chunk; returns how many of it the queue had already. Bodies that are too large for it are

@@ -25,8 +25,8 @@ use std::path::PathBuf;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use batch_file::{JobLine, Reading, Terms, read_line};
+pub(crate) use enqueue::OpenBatch;
 pub use enqueue::{EnqueueError, Enqueued, enqueue};
-pub(crate) use enqueue::{Known, send_unknown};
 pub use fault::{Fault, LineFault};
 pub use sample::{SampleError, sample};
 pub use source::{Source, SourceError};

@@ -166,7 +166,10 @@ mod tests {
         assert!((found.first - 0.4).abs() < 0.03, "{found:?}");
         assert!((found.per_token / 0.012 - 1.0).abs() < 0.02, "{found:?}");
         assert!((found.spread - 0.25).abs() < 0.01, "{found:?}");
-        assert!((0.003..0.005).contains(&found.error), "about 0.55 of a mean by root 20,000: {found:?}");
+        assert!(
+            (0.003..0.005).contains(&found.error),
+            "about 0.55 of a mean by root 20,000: {found:?}"
+        );
         let mean = seen.iter().map(|s| f64::from(s.1)).sum::<f64>() / seen.len() as f64;
         let told = seen.iter().map(|s| found.mean(s.0)).sum::<f64>() / seen.len() as f64;
         assert!((mean / told - 1.0).abs() < 1e-4, "the time of all together is kept");
