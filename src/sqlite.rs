@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
 /// Raised with every change of [`SCHEMA`] that older files do not have.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 6;
 
 const SCHEMA: &str = "
 CREATE TABLE queue (
@@ -78,7 +78,6 @@ CREATE TABLE budgets (
 ) WITHOUT ROWID;
 CREATE TABLE outcomes (
     seq               INTEGER PRIMARY KEY,
-    job_id            BLOB    NOT NULL UNIQUE,
     batch_id          TEXT    NOT NULL,
     custom_id         TEXT    NOT NULL,
     position          INTEGER NOT NULL,
@@ -103,7 +102,9 @@ CREATE TABLE outcomes (
     service_tier      TEXT,
     -- Calls that were refused for want of quota (429).
     throttled         INTEGER NOT NULL,
-    deadline          TEXT
+    deadline          TEXT,
+    -- The same as one a job_id, which is a hash and would change a page for each job.
+    UNIQUE (batch_id, custom_id)
 );
 -- What outcomes have cost that were taken back, so that their jobs are worked again.
 CREATE TABLE withdrawn (

@@ -230,7 +230,7 @@ async fn who_withdraws_corrects_the_running_usage_of_who_recorded() {
     let mut mine = outcomes(&batch, 3);
     mine[1].ending = Ending::Dead;
     record(&any(&one), &mine).await;
-    assert_eq!(other.withdraw_dead(&batch, &[mine[1].job_id]).await.unwrap(), [None]);
+    assert_eq!(other.withdraw_dead(&batch, &[&mine[1].custom_id]).await.unwrap(), [None]);
     let mut expected = totals_of(&mine);
     expected.endings.remove(&Ending::Dead);
     assert_eq!(one.running_totals(&batch).await.unwrap(), expected);
@@ -261,7 +261,7 @@ async fn every_consistency_is_served() {
         let store = any(&CosmosStore::connect(&settings).await.unwrap());
         let mine = outcomes(&batch_id("night"), 20);
         record(&store, &mine).await;
-        let found = store.look_up(&batch_id("night"), &[mine[4].job_id]).await.unwrap();
+        let found = store.look_up(&batch_id("night"), &[&mine[4].custom_id]).await.unwrap();
         assert!(found[0].is_some(), "{consistency:?}");
         assert!(all(&store, &batch_id("night"), Order::ByPosition).await == mine);
     }
@@ -299,7 +299,7 @@ async fn request_units_are_counted_by_operation() {
     let units = store.request_units();
     assert!(units.of(Operation::Record) > 5.0 * 100.0, "{units:?}");
     assert!(units.of(Operation::LookUp) == 0.0, "{units:?}");
-    store.look_up(&batch_id("night"), &[mine[0].job_id]).await.unwrap();
+    store.look_up(&batch_id("night"), &[&mine[0].custom_id]).await.unwrap();
     assert!(units.of(Operation::LookUp) >= 1.0, "{units:?}");
 }
 

@@ -126,6 +126,6 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
     let proof = record(&any, &[late]).await[0];
     assert!(!proof.is_first());
     assert_eq!(proof.digest(), mine[3].digest);
-    let found = any.look_up(&batch.id, &[mine[9].job_id]).await.unwrap();
+    let found = any.look_up(&batch.id, &[&mine[9].custom_id]).await.unwrap();
     assert_eq!(found[0].map(|proof| proof.ending()), Some(mine[9].ending));
 }

@@ -114,19 +114,30 @@ impl Store for Moody {
     async fn look_up(
         &self,
         batch: &BatchId,
-        jobs: &[JobId],
+        custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        self.inner.look_up(batch, jobs).await
+        self.inner.look_up(batch, custom_ids).await
     }
-    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
-        self.inner.outcome(batch, job).await
+    async fn outcome(
+        &self,
+        batch: &BatchId,
+        custom_id: &str,
+    ) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(batch, custom_id).await
+    }
+    async fn outcome_by_id(
+        &self,
+        batch: &BatchId,
+        job: JobId,
+    ) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome_by_id(batch, job).await
     }
     async fn withdraw_dead(
         &self,
         batch: &BatchId,
-        jobs: &[JobId],
+        custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        self.inner.withdraw_dead(batch, jobs).await
+        self.inner.withdraw_dead(batch, custom_ids).await
     }
     async fn outcomes(
         &self,

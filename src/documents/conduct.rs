@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::answer;
 use super::asks::{Asks, Key, State, Terms};
-use super::earlier::{Earlier, LOOKED_UP, job_id};
+use super::earlier::{Earlier, LOOKED_UP, look_up};
 use super::gather::{GatherError, Tracked};
 use super::recipe::Recipe;
 use super::reduce::{self, Combining};
@@ -214,8 +214,7 @@ impl Conductor<'_> {
     /// Looks up what is open, and moves all documents on as far as they can go.
     async fn advance(&mut self) -> Result<(), ConductError> {
         for keys in self.asks.open().chunks(LOOKED_UP) {
-            let ids: Vec<_> = keys.iter().map(|key| job_id(&self.batch, key)).collect();
-            let found = self.store.look_up(&self.batch, &ids).await?;
+            let found = look_up(self.store, &self.batch, keys).await?;
             let ended =
                 keys.iter().zip(found).filter_map(|(key, found)| Some((*key, found?.ending())));
             // An answer is read here only if something hangs on it.
@@ -318,7 +317,7 @@ impl Conductor<'_> {
             let (by, state) = self.asks.state(key);
             let batch = super::ledger::batch_of(state).unwrap_or(self.tonight);
             let batch = &self.batches[usize::from(batch)];
-            let outcome = self.store.outcome(batch, job_id(batch, &by)).await?;
+            let outcome = self.store.outcome(batch, &by.to_string()).await?;
             Ok::<_, StoreError>((*key, outcome))
         });
         Ok(stream::iter(read).buffered(READ_AT_A_TIME).try_collect().await?)

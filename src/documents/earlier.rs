@@ -8,9 +8,9 @@ use super::gather::{GatherError, Reading, Standing, Tracked};
 use super::ledger::{Known, Ledger, batch_of};
 use super::schema::Schema;
 use super::source::Listed;
-use crate::job::{BatchId, JobId};
+use crate::job::BatchId;
 use crate::outcome::Ending;
-use crate::store::{Store, StoreError};
+use crate::store::{Recorded, Store, StoreError};
 
 /// Requests that are looked up in one call.
 pub(super) const LOOKED_UP: usize = 500;
@@ -46,8 +46,7 @@ pub async fn confirm(
     }
     for (batch, keys) in ledger.batches.iter().zip(by_batch) {
         for keys in keys.chunks(LOOKED_UP) {
-            let ids: Vec<_> = keys.iter().map(|key| job_id(batch, key)).collect();
-            let found = store.look_up(batch, &ids).await?;
+            let found = look_up(store, batch, keys).await?;
             for (key, _) in keys.iter().zip(found).filter(|(_, found)| found.is_none()) {
                 ledger.answers.remove(key);
             }
@@ -140,13 +139,13 @@ impl Earlier<'_> {
         for (n, batch) in self.open.iter().enumerate() {
             let place = u16::try_from(self.ledger.batches.len() + n).unwrap_or(u16::MAX);
             for keys in keys.chunks(LOOKED_UP) {
-                let ids: Vec<_> = keys.iter().map(|key| job_id(batch, key)).collect();
-                let found = self.store.look_up(batch, &ids).await?;
-                let succeeded = keys.iter().zip(ids).zip(found).filter(|(_, found)| {
+                let found = look_up(self.store, batch, keys).await?;
+                let succeeded = keys.iter().zip(found).filter(|(_, found)| {
                     found.is_some_and(|found| found.ending() == Ending::Succeeded)
                 });
-                for ((key, id), _) in succeeded {
-                    let Some(outcome) = self.store.outcome(batch, id).await? else { continue };
+                for (key, _) in succeeded {
+                    let name = key.to_string();
+                    let Some(outcome) = self.store.outcome(batch, &name).await? else { continue };
                     let text = answer::text(&outcome);
                     let fits = self.schema.is_none_or(|schema| {
                         text.as_deref().is_some_and(|text| schema.read(text).is_ok())
@@ -162,7 +161,13 @@ impl Earlier<'_> {
     }
 }
 
-/// A request's name in the queue and the store.
-pub(super) fn job_id(batch: &BatchId, key: &Key) -> JobId {
-    JobId::new(batch, &key.to_string())
+/// Looks requests up: their jobs are named by their keys.
+pub(super) async fn look_up(
+    store: &dyn Store,
+    batch: &BatchId,
+    keys: &[Key],
+) -> Result<Vec<Option<Recorded>>, StoreError> {
+    let names: Vec<_> = keys.iter().map(Key::to_string).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    store.look_up(batch, &names).await
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::job::{Amendment, BatchId, Job, JobId};
+use crate::job::{Amendment, BatchId, Job};
 use crate::outcome::{Ending, Failure, Outcome, Usage};
 use crate::queue::{DeadLetter, DeadLetterReason, Queue, QueueError};
 use crate::store::{BatchState, Store, StoreError};
@@ -60,8 +60,8 @@ pub async fn resubmit(
         let (mut again, mut known) = (Vec::new(), Vec::new());
         for (batch, letters) in by_batch(page) {
             reopen(batch, store).await?;
-            let ids: Vec<_> = letters.iter().map(|(_, name)| name.id).collect();
-            let stand = store.withdraw_dead(batch, &ids).await?;
+            let names: Vec<_> = letters.iter().map(|(_, name)| name.custom_id.as_str()).collect();
+            let stand = store.withdraw_dead(batch, &names).await?;
             for ((number, name), stands) in letters.into_iter().zip(stand) {
                 if stands.is_some() {
                     known.push(number);
@@ -129,7 +129,7 @@ pub async fn visit(
 /// The job behind a dead letter.
 struct Named {
     batch: BatchId,
-    id: JobId,
+    custom_id: String,
     payload: Option<String>,
 }
 
@@ -146,7 +146,11 @@ async fn list(
         let Some(last) = page.last() else { return Ok(named) };
         from = last.number + 1;
         named.extend(page.iter().filter(|letter| chosen(letter)).map(|letter| {
-            let name = |job: Job| Named { payload: job.payload(), batch: job.batch_id, id: job.id };
+            let name = |job: Job| Named {
+                payload: job.payload(),
+                batch: job.batch_id,
+                custom_id: job.custom_id,
+            };
             (letter.number, letter.job().map(name))
         }));
     }

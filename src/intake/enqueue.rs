@@ -221,8 +221,8 @@ async fn without_known(
     batch: &BatchId,
     store: &dyn Store,
 ) -> Result<Vec<Job>, EnqueueError> {
-    let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
-    let known = store.look_up(batch, &ids).await?;
+    let names: Vec<_> = jobs.iter().map(|job| job.custom_id.as_str()).collect();
+    let known = store.look_up(batch, &names).await?;
     let mut unknown = Vec::new();
     for (job, known) in jobs.into_iter().zip(known) {
         match known {

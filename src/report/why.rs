@@ -168,11 +168,12 @@ async fn of_job(
 ) -> Result<Why, WhyError> {
     let by_id = name.parse::<Uuid>().ok().map(|id| JobId::from_bytes(id.into_bytes()));
     let mut candidates = Vec::new();
-    for batch in batches {
-        let ids = [Some(JobId::new(&batch, name)), by_id].into_iter().flatten();
+    for batch in &batches {
+        let ids = [Some(JobId::new(batch, name)), by_id].into_iter().flatten();
         candidates.extend(ids.map(|id| (id, batch.clone())));
     }
-    if let Some(ended) = ended(store, &candidates).await? {
+    let ended = || ended(store, &batches, name, by_id);
+    if let Some(ended) = ended().await? {
         return Ok(ended);
     }
     let jobs: BTreeSet<_> = candidates.iter().map(|(id, _)| *id).collect();
@@ -191,7 +192,7 @@ async fn of_job(
                 }
                 (None, candidates) => {
                     // It may have ended while we asked.
-                    if let Some(ended) = ended(store, candidates).await? {
+                    if let Some(ended) = ended().await? {
                         return Ok(ended);
                     }
                     let looked_at = sight.looked_at;
@@ -210,13 +211,20 @@ async fn of_job(
     Ok(Why::Job(Box::new(OfJob { batch, id, standing, place, workers, silent })))
 }
 
-/// The first of these jobs that has ended.
+/// The first job of that custom_id in these batches, or of that id, that has ended.
 async fn ended(
     store: &dyn Store,
-    candidates: &[(JobId, BatchId)],
+    batches: &[BatchId],
+    name: &str,
+    by_id: Option<JobId>,
 ) -> Result<Option<Why>, StoreError> {
-    for (id, batch) in candidates {
-        let Some(outcome) = store.outcome(batch, *id).await? else { continue };
+    for batch in batches {
+        let found = match (store.outcome(batch, name).await?, by_id) {
+            (None, Some(id)) => store.outcome_by_id(batch, id).await?,
+            (found, _) => found,
+        };
+        let Some(outcome) = found else { continue };
+        let id = outcome.job_id;
         let place = Place::Ended {
             ending: outcome.ending,
             failure: outcome.failure,
@@ -225,7 +233,7 @@ async fn ended(
             finished_at: outcome.finished_at,
         };
         let (batch, standing) = (batch.clone(), None);
-        let of = OfJob { batch, id: *id, standing, place, workers: 0, silent: 0 };
+        let of = OfJob { batch, id, standing, place, workers: 0, silent: 0 };
         return Ok(Some(Why::Job(Box::new(of))));
     }
     Ok(None)

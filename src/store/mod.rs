@@ -287,15 +287,26 @@ pub trait Store: Send + Sync {
     /// When this returns the outcomes are durable, and counted in their batch's totals exactly once.
     async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError>;
 
-    /// Looks jobs of one batch up, in the order asked.
+    /// Looks jobs of one batch up by their custom_ids, in the order asked.
     async fn look_up(
         &self,
         batch: &BatchId,
-        jobs: &[JobId],
+        custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError>;
 
     /// One job's outcome with all of its text.
-    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError>;
+    async fn outcome(
+        &self,
+        batch: &BatchId,
+        custom_id: &str,
+    ) -> Result<Option<Outcome>, StoreError>;
+
+    /// The same, for whoever has nothing but the job's id; a store may have to go through the batch.
+    async fn outcome_by_id(
+        &self,
+        batch: &BatchId,
+        job: JobId,
+    ) -> Result<Option<Outcome>, StoreError>;
 
     /// Takes away the outcomes of those jobs that ended as dead, so that they can be worked again. In
     /// the order asked: `None` for a job that has no outcome now, the proof for one that ended
@@ -304,7 +315,7 @@ pub trait Store: Send + Sync {
     async fn withdraw_dead(
         &self,
         batch: &BatchId,
-        jobs: &[JobId],
+        custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError>;
 
     /// Streams a batch's outcomes in bounded memory. Outcomes recorded meanwhile may be missing.

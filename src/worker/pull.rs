@@ -212,8 +212,9 @@ impl Puller {
         }
         let mut unknown = Vec::new();
         for (batch, held) in by_batch {
-            let ids: Vec<_> = held.iter().map(|held| held.delivery.job.id).collect();
-            let known = record::until_reached(|| self.store.look_up(&batch, &ids)).await?;
+            let names: Vec<_> =
+                held.iter().map(|held| held.delivery.job.custom_id.as_str()).collect();
+            let known = record::until_reached(|| self.store.look_up(&batch, &names)).await?;
             let mut settlements = Vec::new();
             let mut done = Vec::new();
             let mut places = Vec::new();

@@ -157,8 +157,8 @@ pub async fn look_ups_are_answered_in_the_order_asked(store: AnyStore) {
     let batch = batch_id("night");
     let known = outcomes(&batch, 20);
     record(&store, &known).await;
-    let stranger = JobId::new(&batch, "never enqueued");
-    let asked = [known[7].job_id, stranger, known[0].job_id, known[13].job_id];
+    let name = |n: usize| known[n].custom_id.as_str();
+    let asked = [name(7), "never enqueued", name(0), name(13)];
     let found = store.look_up(&batch, &asked).await.unwrap();
     let found: Vec<Option<(JobId, Ending, u64, bool)>> = found
         .iter()
@@ -193,6 +193,14 @@ pub async fn an_outcome_comes_back_as_it_was(store: AnyStore) {
         ..outcome(&batch, 1)
     };
     record(&store, &[full.clone(), bare.clone()]).await;
+    for one in [&full, &bare] {
+        let found = store.outcome(&batch, &one.custom_id).await.unwrap();
+        assert_eq!(found.as_ref(), Some(one));
+        assert_eq!(store.outcome_by_id(&batch, one.job_id).await.unwrap(), found);
+    }
+    assert_eq!(store.outcome(&batch, "never enqueued").await.unwrap(), None);
+    let stranger = JobId::new(&batch, "never enqueued");
+    assert_eq!(store.outcome_by_id(&batch, stranger).await.unwrap(), None);
     assert_eq!(all(&store, &batch, Order::ByPosition).await, [full, bare]);
 }
 
@@ -426,7 +434,7 @@ pub async fn a_batch_can_be_announced_after_its_first_outcomes(store: AnyStore) 
 pub async fn of_an_unknown_batch_nothing_is_known(store: AnyStore) {
     let batch = batch_id("never-seen");
     assert_eq!(store.totals(&batch).await.unwrap(), Totals::default());
-    assert_eq!(store.look_up(&batch, &[JobId::new(&batch, "1")]).await.unwrap(), [None]);
+    assert_eq!(store.look_up(&batch, &["1"]).await.unwrap(), [None]);
     for order in [Order::AsStored, Order::ByPosition] {
         assert_eq!(all(&store, &batch, order).await, []);
     }
@@ -440,8 +448,8 @@ pub async fn a_dead_outcome_is_withdrawn_and_what_it_cost_stays(store: AnyStore)
     mine[4].ending = Ending::Dead;
     record(&store, &mine).await;
     let mut totals = totals_of(&mine);
-    let stranger = JobId::new(&batch, "never enqueued");
-    let asked = [mine[4].job_id, mine[1].job_id, stranger];
+    let names: Vec<_> = mine.iter().map(|outcome| outcome.custom_id.clone()).collect();
+    let asked = [names[4].as_str(), &names[1], "never enqueued"];
     for _ in 0..2 {
         let stand = store.withdraw_dead(&batch, &asked).await.unwrap();
         let endings: Vec<_> = stand.iter().map(|proof| proof.map(|p| p.ending())).collect();
@@ -458,7 +466,7 @@ pub async fn a_dead_outcome_is_withdrawn_and_what_it_cost_stays(store: AnyStore)
     for ending in [Ending::Dead, Ending::Succeeded] {
         let again = Outcome { ending, latency_ms: 1, ..mine[4].clone() };
         assert!(record(&store, std::slice::from_ref(&again)).await[0].is_first());
-        store.withdraw_dead(&batch, &[mine[2].job_id, again.job_id]).await.unwrap();
+        store.withdraw_dead(&batch, &[&names[2], &names[4]]).await.unwrap();
         totals.usage += again.usage;
         totals.attempts += u64::from(again.attempts);
     }

@@ -66,13 +66,13 @@ async fn one(
     Query(Named { custom_id }): Query<Named>,
 ) -> Result<Response, ApiError> {
     known(&board, &batch).await?;
-    let id = JobId::new(&batch, &custom_id);
-    let answer = match board.app.store.outcome(&batch, id).await? {
+    let answer = match board.app.store.outcome(&batch, &custom_id).await? {
         Some(outcome) => {
             let show_content = board.app.config.serve.show_content;
             in_full(&outcome, &board.prices()?, show_content)
         }
         None => {
+            let id = JobId::new(&batch, &custom_id);
             let sought = Sought { jobs: [id].into(), batch: None };
             let sight = board.app.queue.look(&sought).await?;
             if sight.jobs.is_empty() && sight.looked_at.is_none() {

@@ -141,6 +141,11 @@ impl Inner {
     }
 }
 
+/// Items are named by the job's id.
+fn ids(batch: &BatchId, custom_ids: &[&str]) -> Vec<JobId> {
+    custom_ids.iter().map(|custom_id| JobId::new(batch, custom_id)).collect()
+}
+
 #[async_trait]
 impl Store for CosmosStore {
     async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError> {
@@ -153,27 +158,39 @@ impl Store for CosmosStore {
     async fn look_up(
         &self,
         batch: &BatchId,
-        jobs: &[JobId],
+        custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        if jobs.is_empty() {
+        if custom_ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.inner.look_up(batch, jobs).await
+        self.inner.look_up(batch, &ids(batch, custom_ids)).await
     }
 
-    async fn outcome(&self, batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
+    async fn outcome(
+        &self,
+        batch: &BatchId,
+        custom_id: &str,
+    ) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(batch, JobId::new(batch, custom_id)).await
+    }
+
+    async fn outcome_by_id(
+        &self,
+        batch: &BatchId,
+        job: JobId,
+    ) -> Result<Option<Outcome>, StoreError> {
         self.inner.outcome(batch, job).await
     }
 
     async fn withdraw_dead(
         &self,
         batch: &BatchId,
-        jobs: &[JobId],
+        custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        if jobs.is_empty() {
+        if custom_ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.inner.withdraw_dead(batch, jobs).await
+        self.inner.withdraw_dead(batch, &ids(batch, custom_ids)).await
     }
 
     async fn outcomes(

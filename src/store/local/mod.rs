@@ -82,29 +82,41 @@ impl Store for LocalStore {
 
     async fn look_up(
         &self,
-        _batch: &BatchId,
-        jobs: &[JobId],
+        batch: &BatchId,
+        custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        let jobs = jobs.to_vec();
-        let look_up = move |c: &Connection| jobs.iter().map(|job| look_up_one(c, *job)).collect();
-        Ok(self.database.read(look_up).await?)
+        let jobs = jobs(batch, custom_ids);
+        Ok(self
+            .database
+            .read(move |c| jobs.iter().map(|job| look_up_one(c, job)).collect())
+            .await?)
     }
 
-    async fn outcome(&self, _batch: &BatchId, job: JobId) -> Result<Option<Outcome>, StoreError> {
-        let sql = "SELECT * FROM outcomes WHERE job_id = ?1";
-        let read = move |c: &Connection| {
-            c.prepare_cached(sql)?.query_row([job.as_bytes()], read_outcome).optional()
-        };
-        Ok(self.database.read(read).await?)
+    async fn outcome(
+        &self,
+        batch: &BatchId,
+        custom_id: &str,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let job = (batch.clone(), custom_id.to_owned());
+        Ok(self.database.read(move |c| find_outcome(c, &job)).await?)
+    }
+
+    async fn outcome_by_id(
+        &self,
+        batch: &BatchId,
+        job: JobId,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let batch = batch.clone();
+        Ok(self.database.read(move |c| find_by_id(c, &batch, job)).await?)
     }
 
     async fn withdraw_dead(
         &self,
-        _batch: &BatchId,
-        jobs: &[JobId],
+        batch: &BatchId,
+        custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        let jobs = jobs.to_vec();
-        let withdraw = move |c: &Connection| jobs.iter().map(|job| withdraw_one(c, *job)).collect();
+        let jobs = jobs(batch, custom_ids);
+        let withdraw = move |c: &Connection| jobs.iter().map(|job| withdraw_one(c, job)).collect();
         Ok(self.database.write(withdraw).await?)
     }
 
@@ -247,19 +259,18 @@ impl From<SqliteError> for StoreError {
 
 fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Recorded>> {
     let mut insert = c.prepare_cached(
-        "INSERT OR IGNORE INTO outcomes (job_id, batch_id, custom_id, position, digest, ending,
-             status_code, request_id, error_code, error_message, prompt_tokens, cached_tokens,
+        "INSERT OR IGNORE INTO outcomes (batch_id, custom_id, position, digest, ending, status_code,
+             request_id, error_code, error_message, prompt_tokens, cached_tokens,
              completion_tokens, reasoning_tokens, attempts, deployment, model, latency_ms,
              finished_at, metadata, body, service_tier, throttled, deadline)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-                 ?19, ?20, ?21, ?22, ?23, ?24)",
+                 ?19, ?20, ?21, ?22, ?23)",
     )?;
     let mut usage = UsageRows::default();
     let mut proofs = Vec::with_capacity(outcomes.len());
     for o in outcomes {
         let finished_at = o.finished_at.to_string();
         let inserted = insert.execute(params![
-            o.job_id.as_bytes(),
             o.batch_id.as_str(),
             o.custom_id,
             o.position,
@@ -285,7 +296,7 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
             o.deadline.map(|deadline| deadline.to_string()),
         ])?;
         if inserted == 0 {
-            let known = look_up_one(c, o.job_id)?;
+            let known = look_up_one(c, &(o.batch_id.clone(), o.custom_id.clone()))?;
             proofs.push(known.ok_or(rusqlite::Error::QueryReturnedNoRows)?);
             continue;
         }
@@ -297,11 +308,37 @@ fn record_all(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Reco
     Ok(proofs)
 }
 
-fn look_up_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>> {
-    c.prepare_cached("SELECT ending, digest FROM outcomes WHERE job_id = ?1")?
-        .query_row([job.as_bytes()], |row| {
+/// A job by what makes it that one.
+type Named = (BatchId, String);
+
+fn jobs(batch: &BatchId, custom_ids: &[&str]) -> Vec<Named> {
+    custom_ids.iter().map(|custom_id| (batch.clone(), (*custom_id).to_owned())).collect()
+}
+
+fn find_outcome(c: &Connection, (batch, custom_id): &Named) -> rusqlite::Result<Option<Outcome>> {
+    let sql = "SELECT * FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2";
+    c.prepare_cached(sql)?.query_row([batch.as_str(), custom_id], read_outcome).optional()
+}
+
+/// Goes through the names alone.
+fn find_by_id(c: &Connection, batch: &BatchId, job: JobId) -> rusqlite::Result<Option<Outcome>> {
+    let mut names = c.prepare_cached("SELECT custom_id FROM outcomes WHERE batch_id = ?1")?;
+    let mut names = names.query_map([batch.as_str()], |row| row.get::<_, String>(0))?;
+    let is_it = |name: &rusqlite::Result<String>| {
+        name.as_ref().map_or(true, |name| JobId::new(batch, name) == job)
+    };
+    match names.find(is_it).transpose()? {
+        Some(name) => find_outcome(c, &(batch.clone(), name)),
+        None => Ok(None),
+    }
+}
+
+fn look_up_one(c: &Connection, (batch, custom_id): &Named) -> rusqlite::Result<Option<Recorded>> {
+    let sql = "SELECT ending, digest FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2";
+    c.prepare_cached(sql)?
+        .query_row([batch.as_str(), custom_id], |row| {
             Ok(Recorded {
-                job_id: job,
+                job_id: JobId::new(batch, custom_id),
                 ending: parsed(row, 0, Ending::from_name)?,
                 digest: row.get::<_, i64>(1)?.cast_unsigned(),
                 first: false,
@@ -310,37 +347,41 @@ fn look_up_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>>
         .optional()
 }
 
-fn withdraw_one(c: &Connection, job: JobId) -> rusqlite::Result<Option<Recorded>> {
+fn withdraw_one(c: &Connection, job: &Named) -> rusqlite::Result<Option<Recorded>> {
     let known = look_up_one(c, job)?;
     if known.is_none_or(|known| known.ending() != Ending::Dead) {
         return Ok(known);
     }
-    usage::uncount(c, job)?;
+    let key = [job.0.as_str(), &job.1];
+    usage::uncount(c, key)?;
     c.prepare_cached(
         "INSERT INTO withdrawn
          SELECT batch_id, custom_id, ending, prompt_tokens, cached_tokens, completion_tokens,
                 reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata,
                 service_tier, throttled
-         FROM outcomes WHERE job_id = ?1",
+         FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2",
     )?
-    .execute([job.as_bytes()])?;
-    c.prepare_cached("DELETE FROM outcomes WHERE job_id = ?1")?.execute([job.as_bytes()])?;
+    .execute(key)?;
+    c.prepare_cached("DELETE FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2")?
+        .execute(key)?;
     Ok(None)
 }
 
-const AS_STORED: &str = "SELECT * FROM outcomes WHERE batch_id = ?1 ORDER BY seq";
+/// The plus keeps SQLite from the index of names, by which it would fetch rows all over the table and
+/// then sort them.
+const AS_STORED: &str = "SELECT * FROM outcomes WHERE +batch_id = ?1 ORDER BY seq";
 
 /// Only (position, seq) pairs go through SQLite's sorter, which spills to disk; the bodies are fetched
 /// after it. The LIMIT, which limits nothing, is what keeps the order: SQLite drops an ORDER BY inside
 /// a join as pointless if there is none.
 const BY_POSITION: &str =
-    "SELECT o.* FROM (SELECT seq AS at, position FROM outcomes WHERE batch_id = ?1
+    "SELECT o.* FROM (SELECT seq AS at, position FROM outcomes WHERE +batch_id = ?1
                       ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at";
 
 const BRIEFS: &str = "SELECT ending, error_code, prompt_tokens, cached_tokens, completion_tokens,
     reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
     throttled, deadline, error_message
-    FROM outcomes WHERE batch_id = ?1
+    FROM outcomes WHERE +batch_id = ?1
     UNION ALL SELECT NULL, NULL, prompt_tokens, cached_tokens, completion_tokens,
     reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
     throttled, NULL, NULL
@@ -403,31 +444,33 @@ fn read_deadline(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timest
 }
 
 fn read_outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
+    let batch_id = parsed(row, 1, |name| name.parse().ok())?;
+    let custom_id: String = row.get(2)?;
     Ok(Outcome {
-        job_id: JobId::from_bytes(row.get(1)?),
-        batch_id: parsed(row, 2, |name| name.parse().ok())?,
-        custom_id: row.get(3)?,
-        position: row.get(4)?,
-        digest: row.get::<_, i64>(5)?.cast_unsigned(),
-        ending: parsed(row, 6, Ending::from_name)?,
-        status_code: row.get(7)?,
-        request_id: row.get(8)?,
-        failure: read_failure(row, 9, 10)?,
+        job_id: JobId::new(&batch_id, &custom_id),
+        batch_id,
+        custom_id,
+        position: row.get(3)?,
+        digest: row.get::<_, i64>(4)?.cast_unsigned(),
+        ending: parsed(row, 5, Ending::from_name)?,
+        status_code: row.get(6)?,
+        request_id: row.get(7)?,
+        failure: read_failure(row, 8, 9)?,
         usage: Usage {
-            prompt: row.get(11)?,
-            cached: row.get(12)?,
-            completion: row.get(13)?,
-            reasoning: row.get(14)?,
+            prompt: row.get(10)?,
+            cached: row.get(11)?,
+            completion: row.get(12)?,
+            reasoning: row.get(13)?,
         },
-        attempts: row.get(15)?,
-        deployment: row.get(16)?,
-        model: row.get(17)?,
-        latency_ms: row.get(18)?,
-        finished_at: parsed(row, 19, |at| at.parse().ok())?,
-        metadata: row.get(20)?,
-        body: row.get::<_, Option<String>>(21)?.map(Into::into),
-        service_tier: row.get(22)?,
-        throttled: row.get(23)?,
-        deadline: read_deadline(row, 24)?,
+        attempts: row.get(14)?,
+        deployment: row.get(15)?,
+        model: row.get(16)?,
+        latency_ms: row.get(17)?,
+        finished_at: parsed(row, 18, |at| at.parse().ok())?,
+        metadata: row.get(19)?,
+        body: row.get::<_, Option<String>>(20)?.map(Into::into),
+        service_tier: row.get(21)?,
+        throttled: row.get(22)?,
+        deadline: read_deadline(row, 23)?,
     })
 }

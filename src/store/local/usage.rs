@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
-use crate::job::{BatchId, JobId};
+use crate::job::BatchId;
 use crate::outcome::{Ending, Outcome, Usage};
 use crate::sqlite::parsed;
 use crate::store::{Minute, Running, RunningSum, Totals};
@@ -145,14 +145,14 @@ fn is_same(one: &RunningSum, other: &RunningSum) -> bool {
 }
 
 /// Takes a job out of the count of its ending. What it cost was paid, and stays.
-pub(super) fn uncount(c: &Connection, job: JobId) -> rusqlite::Result<()> {
+pub(super) fn uncount(c: &Connection, job: [&str; 2]) -> rusqlite::Result<()> {
     c.prepare_cached(
         "UPDATE usage SET jobs = jobs - 1
          WHERE (batch_id, deployment, model, service_tier, hour, ending) =
                (SELECT batch_id, deployment, model, coalesce(service_tier, ''),
                        substr(finished_at, 1, 13), ending
-                FROM outcomes WHERE job_id = ?1)",
+                FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2)",
     )?
-    .execute([job.as_bytes()])?;
+    .execute(job)?;
     Ok(())
 }
