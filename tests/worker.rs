@@ -274,6 +274,22 @@ async fn locks_outlive_calls_that_take_longer_than_they_last() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_more_is_to_come_an_empty_queue_is_not_the_end() {
+    let bench = Bench::new(5, LONG, Latency::default()).await;
+    let mut worker = bench.worker(Arc::new(bench.store.clone()), 4, 16);
+    let (fed, progress) = (CancellationToken::new(), worker.progress.clone());
+    worker.settings.drain = Some(fed.clone());
+    let running = tokio::spawn(worker.run(CancellationToken::new()));
+    until(|| progress.ended() == 5 && progress.held.load(Ordering::Relaxed) == 0).await;
+    bench.queue.send((5..10).map(|n| job("b", &format!("job-{n}"))).collect()).await.unwrap();
+    until(|| progress.ended() == 10).await;
+    assert!(!running.is_finished());
+    fed.cancel();
+    assert_eq!(running.await.unwrap().unwrap(), Halt::Drained);
+    assert_eq!(bench.succeeded().await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_is_handed_out_too_often_becomes_a_dead_letter() {
     let bench = Bench::new(1, Duration::from_millis(50), Latency::default()).await;
     for _ in 0..4 {
