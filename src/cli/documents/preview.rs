@@ -86,8 +86,7 @@ pub(super) async fn write(reading: &Reading<'_>, path: &Path) -> Result<Exit, Fa
         }
     }
     say(&format!(
-        "{}: {} prompts about {} documents; {unread} documents unread",
-        path.display(),
+        "{} prompts about {} documents; {unread} documents unread",
         asks.asked().len(),
         documents.len()
     ));
