@@ -61,7 +61,14 @@ pub async fn read_apart(
 /// If it can't be bounded or the answer can't be written; how the reading went is in the answer.
 pub fn answer(request: &Request, to: &mut dyn io::Write) -> io::Result<()> {
     bound_this_process(&request.limits)?;
-    let read = read(&request.path, &request.name, &request.limits);
+    let limits = &request.limits;
+    let read = read(&request.path, &request.name, limits).map_err(|error| match error {
+        // Whoever reads a file into memory is told kindly, others are ended.
+        ReadError::Io(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+            ReadError::TooMuchMemory { limit: limits.memory_bytes }
+        }
+        error => error,
+    });
     serde_json::to_writer(to, &read)?;
     Ok(())
 }
