@@ -138,6 +138,7 @@ pub(crate) struct OpenBatch {
     pub(crate) document: Batch,
     /// It was there before: it may be worked on at this moment.
     is_old: bool,
+    /// Where nothing has ended there is no need to ask for each job.
     any_ended: bool,
 }
 
