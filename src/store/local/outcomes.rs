@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::usage::{self, UsageRows};
 use crate::job::{BatchId, JobId};
-use crate::outcome::{Ending, Failure, Outcome, Usage};
+use crate::outcome::{Ending, Failure, Outcome};
 use crate::sqlite::{parsed, text};
 use crate::store::{Brief, Recorded, StoreError};
 
@@ -181,12 +181,7 @@ pub(super) fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
             _ => Some(parsed(row, 0, Ending::from_name)?),
         },
         failure: read_failure(row, 1, 15)?,
-        usage: Usage {
-            prompt: row.get(2)?,
-            cached: row.get(3)?,
-            completion: row.get(4)?,
-            reasoning: row.get(5)?,
-        },
+        usage: usage::tokens(row, 2)?,
         attempts: row.get(6)?,
         deployment: row.get(7)?,
         model: row.get(8)?,
@@ -224,12 +219,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         status_code: row.get(6)?,
         request_id: row.get(7)?,
         failure: read_failure(row, 8, 9)?,
-        usage: Usage {
-            prompt: row.get(10)?,
-            cached: row.get(11)?,
-            completion: row.get(12)?,
-            reasoning: row.get(13)?,
-        },
+        usage: usage::tokens(row, 10)?,
         attempts: row.get(14)?,
         deployment: row.get(15)?,
         model: row.get(16)?,

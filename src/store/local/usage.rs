@@ -121,16 +121,7 @@ fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<RunningSum>> {
 
 fn totals_of_ending(row: &Row<'_>) -> rusqlite::Result<Totals> {
     let jobs: u64 = row.get(4)?;
-    let mut totals = Totals {
-        attempts: row.get(5)?,
-        usage: Usage {
-            prompt: row.get(6)?,
-            cached: row.get(7)?,
-            completion: row.get(8)?,
-            reasoning: row.get(9)?,
-        },
-        ..Totals::default()
-    };
+    let mut totals = Totals { attempts: row.get(5)?, usage: tokens(row, 6)?, ..Totals::default() };
     // None are left where all that ended so were withdrawn; what they cost is.
     if jobs > 0 {
         totals.endings.insert(parsed(row, 3, Ending::from_name)?, jobs);
@@ -142,6 +133,16 @@ fn is_same(one: &RunningSum, other: &RunningSum) -> bool {
     let key =
         |sum: &RunningSum| (sum.deployment.clone(), sum.model.clone(), sum.service_tier.clone());
     key(one) == key(other)
+}
+
+/// What four columns of a row say, from this one on.
+pub(super) fn tokens(row: &Row<'_>, from: usize) -> rusqlite::Result<Usage> {
+    Ok(Usage {
+        prompt: row.get(from)?,
+        cached: row.get(from + 1)?,
+        completion: row.get(from + 2)?,
+        reasoning: row.get(from + 3)?,
+    })
 }
 
 /// Takes a job out of the count of its ending. What it cost was paid, and stays.
