@@ -8,7 +8,7 @@ use cpu_time::ThreadTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use promptmill::admission::deployment::{Feedback, Limits};
 use promptmill::admission::{Admission, Booking, Member, Next, Ticket};
-use promptmill::model::headers::RateHeaders;
+use promptmill::headers::RateHeaders;
 use tokio::time::Instant;
 
 const IN_LINE: u64 = 100_000;

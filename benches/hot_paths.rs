@@ -13,7 +13,6 @@ use bytes::Bytes;
 use cpu_time::ProcessTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
-use promptmill::admission::charge;
 use promptmill::intake::{Reading, Terms, read_line};
 use promptmill::job::{Api, BatchId, Job};
 use promptmill::model::endpoint::{Endpoint, Given};
@@ -24,6 +23,7 @@ use promptmill::queue::{Delivery, Queue, Settlement};
 use promptmill::sqlite::Database;
 use promptmill::store::Store;
 use promptmill::store::local::LocalStore;
+use promptmill::tokens;
 use reqwest::header::HeaderMap;
 
 /// Jobs that go through the embedded parts together.
@@ -67,7 +67,7 @@ fn intake(c: &mut Criterion) {
         let prompt = job.estimate.map_or(0, |estimate| estimate.prompt);
         group.throughput(Throughput::Elements(prompt.into()));
         group.bench_function(format!("count {prompt} tokens of {name}"), |b| {
-            b.iter(|| charge::estimate(job.api, &job.model, black_box(&job.body)));
+            b.iter(|| tokens::estimate(job.api, &job.model, black_box(&job.body)));
         });
     }
     group.finish();

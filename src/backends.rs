@@ -5,16 +5,16 @@
 use std::sync::Arc;
 
 use crate::config::{self, Config};
-use crate::queue::local::LocalQueue;
-use crate::queue::service_bus::admin::{Admin, Prepared};
-use crate::queue::service_bus::{self, SettingsError};
-use crate::queue::{Queue, QueueError};
-use crate::sqlite::{Database, SqliteError};
-use crate::state::{StateDir, StateError};
-use crate::store::cosmos::{self, CosmosStore};
-use crate::store::local::LocalStore;
-use crate::store::{Store, StoreError};
-use crate::telemetry;
+use queue::local::LocalQueue;
+use queue::service_bus::admin::{Admin, Prepared};
+use queue::service_bus::{self, SettingsError};
+use queue::{Queue, QueueError};
+use state::sqlite::{Database, SqliteError};
+use state::{StateDir, StateError};
+use store::cosmos::{self, CosmosStore};
+use store::local::LocalStore;
+use store::{Store, StoreError};
+use telemetry;
 
 /// What Service Bus has by default; room for workers that are stopped in the middle of a job.
 const USUAL_MAX_DELIVERIES: u32 = 10;

@@ -1,6 +1,6 @@
 //! promptmill: bulk prompts through Azure OpenAI, under its limits, with nothing lost.
 //!
-//! The modules stand in the order of a job's way:
+//! The crates of this workspace stand in the order of a job's way:
 //!
 //! ```text
 //! intake -> queue -> worker (pull -> admission -> model -> record -> settle) -> report
@@ -9,42 +9,16 @@
 //!
 //! `docs/architecture.md` has the picture, the invariants and one job walked through.
 
-pub mod budget;
-pub mod job;
-pub mod outcome;
-pub mod share;
-
-pub mod intake;
-
-pub mod documents;
-pub mod queue;
-
-pub mod worker;
-
-pub mod admission;
-
-pub mod model;
-
-pub mod store;
-
-pub mod report;
-
-pub mod serve;
-
-pub mod identity;
-pub mod prices;
-pub mod sqlite;
-pub mod state;
-
-pub mod bench;
-pub mod plan;
-pub mod simulator;
+pub use domain::{budget, headers, job, outcome, prices, share};
+pub use state::sqlite;
+pub use {
+    ::bench, admission, control, documents, identity, intake, model, plan, queue, reader, report,
+    serve, simulator, state, store, telemetry, tokens, worker,
+};
 
 pub mod backends;
+pub mod check;
 pub mod cli;
 pub mod config;
-pub mod control;
 pub mod logging;
-mod plot;
-pub mod telemetry;
 pub mod webhook;

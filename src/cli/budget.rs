@@ -1,12 +1,12 @@
 //! The flags that say what a batch may cost, and what is to be checked before it is enqueued.
 
 use super::{Failure, say};
-use crate::budget::{BadLimit, Limit};
 use crate::config::{Config, Deployment};
-use crate::control;
-use crate::job::BatchId;
-use crate::prices::Prices;
-use crate::store::Store;
+use control;
+use domain::budget::{BadLimit, Limit};
+use domain::job::BatchId;
+use domain::prices::Prices;
+use store::Store;
 
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct BudgetFlags {

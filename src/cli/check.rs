@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{Exit, Failure, print};
+use crate::check::{self, Ask};
 use crate::config::Config;
-use crate::report::check::{self, Ask};
 
 /// Try the queue, the store and every deployment; say what is wrong and how to mend it
 #[derive(Debug, clap::Args)]

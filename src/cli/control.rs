@@ -4,10 +4,10 @@ use super::budget::BudgetFlags;
 use super::{Exit, Failure, print};
 use crate::backends;
 use crate::config::Config;
-use crate::control::{self, ControlError};
-use crate::job::BatchId;
-use crate::prices::Prices;
-use crate::store::{Batch, BatchState};
+use control::{self, ControlError};
+use domain::job::BatchId;
+use domain::prices::Prices;
+use store::{Batch, BatchState};
 
 /// Let no new call of a batch begin; calls in flight end, and nothing is lost
 #[derive(Debug, clap::Args)]

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::{Exit, Failure, print, say};
 use crate::backends::{self, Backends};
 use crate::config::Config;
-use crate::intake::dead_letters::{self, DeadLetterError};
-use crate::job::{Amendment, BatchId};
-use crate::queue::{DeadLetter, QueueError};
-use crate::store::StoreError;
+use domain::job::{Amendment, BatchId};
+use intake::dead_letters::{self, DeadLetterError};
+use queue::{DeadLetter, QueueError};
+use store::StoreError;
 
 /// List, show, retry or drop the jobs that were given up on
 #[derive(Debug, clap::Args)]

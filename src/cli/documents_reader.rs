@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 
 use super::{Exit, Failure};
-use crate::documents::read::{Request, answer};
+use reader::{Request, answer};
 
 /// Read one document within bounds
 #[derive(Debug, clap::Args)]

@@ -11,9 +11,9 @@ use super::input::Input;
 use super::{Exit, Failure, print, say, summary};
 use crate::backends;
 use crate::config::Config;
-use crate::intake::{self, EnqueueError, Reading};
-use crate::job::BatchId;
-use crate::prices::Prices;
+use domain::job::BatchId;
+use domain::prices::Prices;
+use intake::{self, EnqueueError, Reading};
 
 /// Put files of prompts into the configured queue; run again to complete an interrupted one
 #[derive(Debug, clap::Args)]

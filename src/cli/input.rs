@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Failure, say};
-use crate::intake::{self, Checked, Reading, Source};
+use intake::{self, Checked, Reading, Source};
 
 /// Files that were read through once.
 pub(super) struct Input {

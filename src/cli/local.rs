@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Failure;
 use super::endpoint::{EndpointFlags, LimitFlags};
 use crate::config::{Config, Deployment};
-use crate::simulator::{self, Simulator};
+use simulator::{self, Simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct LocalFlags {

@@ -13,12 +13,12 @@ use super::endpoint::LimitFlags;
 use super::input::Input;
 use super::{Exit, Failure, print};
 use crate::backends;
-use crate::bench::pipeline::PipeReport;
-use crate::bench::report::Report;
 use crate::config::{Config, Deployment};
-use crate::job::BatchId;
-use crate::plan::{self, Circumstances, Due, Experience, Forecast, Length, PlanError, duration};
-use crate::prices::Prices;
+use bench::pipeline::PipeReport;
+use bench::report::Report;
+use domain::job::BatchId;
+use domain::prices::Prices;
+use plan::{self, Circumstances, Due, Experience, Forecast, Length, PlanError, duration};
 
 /// Say what files of prompts will take: tokens, cost and time, before anything is spent
 #[derive(Debug, clap::Args)]
@@ -118,13 +118,16 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
         return Err(Failure::usage(anyhow::anyhow!(message)));
     }
     let workers = args.workers;
+    let (members, worker) = (config.members().map_err(Failure::usage)?, config.worker());
     let planning = tokio::task::spawn_blocking(move || {
         let shown = Counted::start("counted", input.checked.jobs);
         let Input { sources, reading, checked } = &input;
         let counted = plan::count(sources, reading, checked, &mut |jobs| shown.set(jobs));
         drop(shown);
         let circumstances = Circumstances {
-            config: &config,
+            members: &members,
+            spill_after: worker.spill_after,
+            max_held: worker.max_held,
             prices: &prices,
             experience: &experience,
             workers,

@@ -8,8 +8,8 @@ use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
 use super::say;
-use crate::outcome::Ending;
-use crate::worker::Progress;
+use domain::outcome::Ending;
+use telemetry::Progress;
 
 /// Redraws of the bar.
 const REDRAW: Duration = Duration::from_millis(200);

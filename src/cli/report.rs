@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use super::{Exit, Failure, print, say};
 use crate::backends;
 use crate::config::Config;
-use crate::job::BatchId;
-use crate::prices::Prices;
-use crate::queue::Depth;
-use crate::report::account::{self, Account, Beside, Language};
-use crate::report::deployments;
-use crate::store::{Store, StoreError};
+use domain::job::BatchId;
+use domain::prices::Prices;
+use queue::Depth;
+use report::account::{self, Account, Beside, Language};
+use report::deployments;
+use store::{Store, StoreError};
 
 /// Tell what became of a batch: its balance, tokens, cost, pace, failures and deadlines, as a page
 #[derive(Debug, clap::Args)]

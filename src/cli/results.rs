@@ -7,11 +7,11 @@ use clap::ValueEnum;
 use super::{Exit, Failure, say};
 use crate::backends;
 use crate::config::Config;
-use crate::job::BatchId;
-use crate::outcome::Ending;
-use crate::report::results::table::{self, Format};
-use crate::report::results::{Paths, ResultsError, Selection, Written, jsonl};
-use crate::store::{Batch, Order, Store};
+use domain::job::BatchId;
+use domain::outcome::Ending;
+use report::results::table::{self, Format};
+use report::results::{Paths, ResultsError, Selection, Written, jsonl};
+use store::{Batch, Order, Store};
 
 /// Write a batch's answers and errors, as far as they are there
 #[derive(Debug, clap::Args)]

@@ -16,21 +16,21 @@ use super::progress::{Shown, Whole};
 use super::summary::{self, Summary, ThisRun};
 use super::{Exit, Failure, interrupt, print, say, telling};
 use crate::config::Config;
-use crate::intake::{self, EnqueueError, Reading};
-use crate::job::BatchId;
-use crate::outcome::Ending;
-use crate::prices::Prices;
-use crate::queue::Queue;
-use crate::queue::local::LocalQueue;
-use crate::report::batches;
-use crate::report::results::{Paths, Selection, Written, jsonl};
-use crate::sqlite::Database;
-use crate::state::StateDir;
-use crate::store::local::LocalStore;
-use crate::store::{Order, Store, Totals};
-use crate::telemetry;
 use crate::webhook;
-use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
+use control::batches;
+use domain::job::BatchId;
+use domain::outcome::Ending;
+use domain::prices::Prices;
+use intake::{self, EnqueueError, Reading};
+use queue::Queue;
+use queue::local::LocalQueue;
+use report::results::{Paths, Selection, Written, jsonl};
+use state::StateDir;
+use state::sqlite::Database;
+use store::local::LocalStore;
+use store::{Order, Store, Totals};
+use telemetry::{self, Progress};
+use worker::{Halt, Settings, Worker, WorkerError};
 
 /// Put files of prompts through a deployment, here and now; run again to resume
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Exit, Failure, interrupt, print, say};
 use crate::backends;
 use crate::config::Config;
-use crate::serve::{App, Server};
+use serve::{App, Server};
 
 /// Serve the dashboard, the Files and Batches API and the metrics, on this machine by default
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
     let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
     let backends = backends::open(&config).await?;
     let to = (backends.queue.clone(), backends.store.clone());
-    let app = App::new(Arc::new(config), to, stop).map_err(Failure::usage)?;
+    let app = App::new(Arc::new(config.server()), to, stop).map_err(Failure::usage)?;
     let server = Server::bind(app).await.map_err(Failure::usage)?;
     print(&format!("http://{}", server.address()));
     server.run().await;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Exit, Failure, interrupt, print};
-use crate::simulator::{self, Change, Faults, Latency, Setting, Settings, Spec};
+use simulator::{self, Change, Faults, Latency, Setting, Settings, Spec};
 
 const HELP: &str = "\
 It answers on /openai/deployments/NAME/…, /openai/v1/… and /v1/….

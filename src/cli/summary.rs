@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::progress::clock;
 use super::{Failure, say};
-use crate::job::BatchId;
-use crate::report::results::Written;
-use crate::store::{Expense, Store, Totals};
-use crate::worker::Progress;
+use domain::job::BatchId;
+use report::results::Written;
+use store::{Expense, Store, Totals};
+use telemetry::Progress;
 
 /// The totals are the batch's, over all its runs.
 #[derive(Debug, Serialize)]

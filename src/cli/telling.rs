@@ -7,9 +7,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use crate::store::Store;
 use crate::webhook::{Settings, Teller};
-use crate::worker::Progress;
+use store::Store;
+use telemetry::Progress;
 
 /// How long a command that is through waits for the receiver.
 const PATIENCE: Duration = Duration::from_secs(60);

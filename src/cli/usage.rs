@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::{Exit, Failure, print, say, table};
 use crate::backends;
 use crate::config::Config;
-use crate::job::BatchId;
-use crate::prices::Prices;
-use crate::report::usage::{self, Cost, Dimension, Line};
+use domain::job::BatchId;
+use domain::prices::Prices;
+use report::usage::{self, Cost, Dimension, Line};
 
 /// Tokens and cost by batch, deployment, model, day, hour, or a key of the jobs' metadata
 #[derive(Debug, clap::Args)]

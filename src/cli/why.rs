@@ -6,16 +6,16 @@ use indicatif::HumanDuration;
 use jiff::Timestamp;
 
 use super::{Exit, Failure, print};
-use crate::admission::explain::{Block, Hindrance, Wait};
 use crate::backends;
 use crate::config::Config;
-use crate::job::BatchId;
-use crate::queue::QueueError;
-use crate::queue::sight;
-use crate::report::batches::Standing;
-use crate::report::why::{self, OfBatch, OfJob, Place, Who, Why, WhyError};
-use crate::store::{BatchState, StoreError};
-use crate::worker::explain::{At, Holding, Told};
+use admission::explain::{Block, Hindrance, Wait};
+use control::batches::Standing;
+use domain::job::BatchId;
+use queue::QueueError;
+use queue::sight;
+use report::why::{self, OfBatch, OfJob, Place, Who, Why, WhyError};
+use store::{BatchState, StoreError};
+use worker::explain::{At, Holding, Told};
 
 /// Say why a job or a batch is not done: what it waits for, until about when, and who holds it
 #[derive(Debug, clap::Args)]

@@ -8,11 +8,11 @@ use super::telling::Telling;
 use super::{Exit, Failure, interrupt, say, summary};
 use crate::backends::{self, Backends};
 use crate::config::Config;
-use crate::outcome::Ending;
-use crate::prices::Prices;
-use crate::report::batches;
-use crate::telemetry;
-use crate::worker::{Halt, Progress, Settings, Worker, WorkerError, all_queued};
+use control::batches;
+use domain::outcome::Ending;
+use domain::prices::Prices;
+use telemetry::{self, Progress};
+use worker::{Halt, Settings, Worker, WorkerError, all_queued};
 
 /// Work on the configured queue, beside as many other workers as you like, until SIGTERM
 #[derive(Debug, clap::Args)]

@@ -7,14 +7,14 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use crate::admission::Member;
-use crate::admission::deployment::{Limits, Service};
-use crate::identity::Identity;
-use crate::model::endpoint::{Endpoint, EndpointError, Given};
-use crate::model::tokens::Tokens;
-use crate::model::{Client, Tier};
-use crate::prices::Prices;
-use crate::worker::Target;
+use admission::Member;
+use admission::deployment::{Limits, Service};
+use domain::prices::Prices;
+use identity::Identity;
+use model::endpoint::{Endpoint, EndpointError, Given};
+use model::tokens::Tokens;
+use model::{Client, Tier};
+use worker::Target;
 
 /// The variables that a key is looked for in where none is named.
 const USUAL_KEY_VARIABLES: [&str; 2] = ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"];

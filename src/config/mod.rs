@@ -7,29 +7,26 @@
 mod deployment;
 mod explain;
 mod layers;
-mod serve;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::SecretString;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use crate::admission::Member;
-use crate::documents::source;
-use crate::intake::{Reading, Terms};
-use crate::model::ClientError;
-use crate::model::endpoint::EndpointError;
-use crate::queue::service_bus;
-use crate::report::replicas::useful;
-use crate::store::cosmos;
-use crate::telemetry;
 use crate::webhook;
-use crate::worker::{self, Target};
+use admission::Member;
+use documents::source;
+use intake::{Reading, Terms};
+use model::ClientError;
+use model::endpoint::EndpointError;
+use queue::service_bus;
+use report::replicas::useful;
+use store::cosmos;
+use worker::{self, Target};
 
 pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
 pub use layers::Layers;
-pub use serve::{Role, Serve, Token};
+pub use serve::settings::{Role, Serve, ServerConfig, Token};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "promptmill.toml";
@@ -210,8 +207,8 @@ pub enum ConfigError {
     KeyBesideCredential(String),
     #[error("deployment {0}: 'token_scope' goes with 'credential'")]
     ScopeWithoutCredential(String),
-    #[error("serve.tokens '{name}': {problem}")]
-    Token { name: String, problem: String },
+    #[error(transparent)]
+    Serve(#[from] serve::settings::ServeSettingsError),
     #[error("deployment {name}: the identity can't be used here: {source}")]
     Identity { name: String, source: azure_core::Error },
 }
@@ -332,27 +329,23 @@ impl Config {
         self.deployments.iter().map(|deployment| deployment.target(timeout)).collect()
     }
 
+    /// All that the HTTP server takes from here.
+    pub fn server(&self) -> ServerConfig {
+        ServerConfig {
+            serve: self.serve.clone(),
+            scaling: self.scaling.clone(),
+            reading: self.reading(),
+            prices: self.prices.file.clone(),
+            grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
+        }
+    }
+
     /// The deployments as admission knows them, for who calls none of them: keys are not looked for.
     ///
     /// # Errors
     /// If an endpoint is no URL.
     pub fn members(&self) -> Result<Vec<Member>, ConfigError> {
         self.deployments.iter().map(Deployment::member).collect()
-    }
-}
-
-/// Secrets are written as this, wherever settings are shown.
-pub(crate) fn hidden<S: Serializer>(_secret: &SecretString, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str("(hidden)")
-}
-
-pub(crate) fn hidden_option<S: Serializer>(
-    secret: &Option<SecretString>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    match secret {
-        Some(secret) => hidden(secret, to),
-        None => to.serialize_none(),
     }
 }
 

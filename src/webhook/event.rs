@@ -5,7 +5,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::notice::Notice;
-use crate::store::{Batch, BatchState, Totals};
+use store::{Batch, BatchState, Totals};
 
 /// Namespace of all notices' ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x1f6c_93ab_0d54_5e7b_8a42_c0ff_ee00_0003);
@@ -43,7 +43,7 @@ pub fn notice_of(batch: &Batch, totals: &Totals, now: Timestamp) -> Option<Notic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Ending;
+    use domain::outcome::Ending;
 
     fn batch(state: BatchState) -> Batch {
         Batch {

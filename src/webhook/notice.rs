@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::store::{Note, Store, StoreError};
+use store::{Note, Store, StoreError};
 
 const TO_TELL: &str = "webhook";
 const HEARD: &str = "webhook-heard";
@@ -82,8 +82,8 @@ pub(super) async fn heard(store: &dyn Store, notice: &Notice) -> Result<(), Stor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sqlite::Database;
-    use crate::store::local::LocalStore;
+    use state::sqlite::Database;
+    use store::local::LocalStore;
 
     fn notice(id: u128) -> Notice {
         let at = "2026-11-24T05:12:07.113Z".parse().unwrap();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::sign::{BadSecret, Key};
-use crate::config::hidden_option;
+use domain::secret::hidden_option;
 
 /// Whom to tell of a batch's end; nobody without a URL.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -16,10 +16,10 @@ use url::Url;
 use super::event::notice_of;
 use super::notice::{self, Notice};
 use super::sign::Key;
-use crate::job::BatchId;
-use crate::report::batches;
-use crate::store::{Batch, BatchState, Store, StoreError};
-use crate::worker::Progress;
+use control::batches;
+use domain::job::BatchId;
+use store::{Batch, BatchState, Store, StoreError};
+use telemetry::Progress;
 
 /// How long a receiver may take to answer; the specification says 15 to 30 s.
 const ANSWER_WAIT: Duration = Duration::from_secs(15);

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::bench::Slo;
-use crate::bench::sizes::{Shape, Sizes};
+use bench::Slo;
+use bench::sizes::{Shape, Sizes};
 
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]

@@ -15,12 +15,12 @@ use flags::{LoadFlags, OutputFlags, RequestFlags, RetryFlag, seconds, share};
 
 use super::endpoint::EndpointFlags;
 use super::{Exit, Failure, interrupt, print, say};
-use crate::bench::report::{Ended, Report, Setup};
-use crate::bench::shapes::Load;
-use crate::bench::{Bench, Phase, Prompts, Retry, Sample, Style, compare, sweep, trace};
 use crate::config::Config;
-use crate::intake::{self, Source};
-use crate::worker::Target;
+use bench::report::{Ended, Report, Setup};
+use bench::shapes::Load;
+use bench::{Bench, Phase, Prompts, Retry, Sample, Style, compare, sweep, trace};
+use intake::{self, Source};
+use worker::Target;
 
 /// Recorded prompts that are held in memory; more are of no use to a benchmark.
 const MOST_PROMPTS: usize = 10_000;

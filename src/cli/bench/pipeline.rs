@@ -9,15 +9,15 @@ use tempfile::TempDir;
 
 use super::{Args, to_file};
 use crate::backends;
-use crate::bench::Prompts;
-use crate::bench::pipeline::{self, Ended, Pipe, PipeError, PipeReport, PipeSetup};
 use crate::cli::{Exit, Failure, interrupt, print, say};
 use crate::config::{self, Config, Deployment};
-use crate::outcome::Ending;
-use crate::queue::QueueError;
-use crate::simulator::{self, Simulator};
-use crate::store::StoreError;
-use crate::worker::Settings;
+use bench::Prompts;
+use bench::pipeline::{self, Ended, Pipe, PipeError, PipeReport, PipeSetup};
+use domain::outcome::Ending;
+use queue::QueueError;
+use simulator::{self, Simulator};
+use store::StoreError;
+use worker::Settings;
 
 /// Jobs that are sent where nothing is said.
 const JOBS: u64 = 10_000;

@@ -15,14 +15,14 @@ use self::night::Night;
 use super::local::LocalFlags;
 use super::{Exit, Failure, say};
 use crate::config::Config;
-use crate::documents::Recipe;
-use crate::documents::gather::{GatherError, Reading};
-use crate::documents::read::Limits;
-use crate::documents::source::{Source, SourceError};
-use crate::documents::table::Form;
-use crate::job::BatchId;
-use crate::plan::Due;
-use crate::prices::Prices;
+use documents::Recipe;
+use documents::gather::{GatherError, Reading};
+use documents::source::{Source, SourceError};
+use documents::table::Form;
+use domain::job::BatchId;
+use domain::prices::Prices;
+use plan::Due;
+use reader::Limits;
 
 /// Put documents through a recipe's prompts; what earlier nights answered is not asked again
 ///
@@ -161,7 +161,7 @@ impl Args {
     async fn answering(
         &self,
         config: Config,
-    ) -> Result<(Option<crate::simulator::Simulator>, Config), Failure> {
+    ) -> Result<(Option<simulator::Simulator>, Config), Failure> {
         match (self.run, self.local.any()) {
             (true, _) => self.local.answering(self.local.apply(config)?).await,
             (false, false) => Ok((None, config)),

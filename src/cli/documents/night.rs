@@ -11,21 +11,21 @@ use tokio_util::sync::CancellationToken;
 use super::{Args, of_gathering, text};
 use crate::cli::{Exit, Failure, interrupt, print, say, telling};
 use crate::config::Config;
-use crate::control::{self, ControlError};
-use crate::documents::asks::{Asks, Terms};
-use crate::documents::conduct::{ConductError, Conductor, Finish};
-use crate::documents::earlier::{Earlier, confirm};
-use crate::documents::gather::{Reading, gather};
-use crate::documents::morning::{Morning, Tally};
-use crate::documents::night::{Begun, Hold, NightError, Wanted};
-use crate::documents::table::TableError;
-use crate::documents::{Recipe, ledger::Ledger};
-use crate::intake;
-use crate::job::BatchId;
-use crate::plan::{self, Circumstances, Experience};
-use crate::prices::Prices;
-use crate::queue::Queue;
-use crate::store::Store;
+use control::{self, ControlError};
+use documents::asks::{Asks, Terms};
+use documents::conduct::{ConductError, Conductor, Finish};
+use documents::earlier::{Earlier, confirm};
+use documents::gather::{Reading, gather};
+use documents::morning::{Morning, Tally};
+use documents::night::{Begun, Hold, NightError, Wanted};
+use documents::table::TableError;
+use documents::{Recipe, ledger::Ledger};
+use domain::job::BatchId;
+use domain::prices::Prices;
+use intake;
+use plan::{self, Circumstances, Experience};
+use queue::Queue;
+use store::Store;
 
 /// One start of a night.
 pub(super) struct Night<'a> {
@@ -209,16 +209,20 @@ impl Night<'_> {
             return Ok(true);
         }
         let path = asks.path().to_owned();
-        let (config, prices) = (self.config.clone(), self.prices.clone());
+        let (reading, prices) = (self.config.reading(), self.prices.clone());
+        let members = self.config.members().map_err(Failure::usage)?;
+        let worker = self.config.worker();
         let planning = tokio::task::spawn_blocking(move || {
             let circumstances = Circumstances {
-                config: &config,
+                members: &members,
+                spill_after: worker.spill_after,
+                max_held: worker.max_held,
                 prices: &prices,
                 experience: &Experience::default(),
                 workers: 1,
                 begin: Timestamp::now(),
             };
-            plan::forecast(&[intake::Source::File(path)], &config.reading(), &circumstances)
+            plan::forecast(&[intake::Source::File(path)], &reading, &circumstances)
         });
         let forecast = planning.await.map_err(Failure::unreachable)?.map_err(Failure::usage)?;
         let left = by.duration_since(Timestamp::now()).as_secs_f64();

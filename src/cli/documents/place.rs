@@ -9,17 +9,17 @@ use tokio_util::sync::CancellationToken;
 use crate::backends::{self, Backends};
 use crate::cli::Failure;
 use crate::config::Config;
-use crate::documents::conduct::Finish;
-use crate::job::BatchId;
-use crate::prices::Prices;
-use crate::queue::Queue;
-use crate::queue::local::LocalQueue;
-use crate::sqlite::Database;
-use crate::state::StateDir;
-use crate::store::Store;
-use crate::store::local::LocalStore;
-use crate::telemetry;
-use crate::worker::{Halt, Progress, Settings, Worker, WorkerError};
+use documents::conduct::Finish;
+use domain::job::BatchId;
+use domain::prices::Prices;
+use queue::Queue;
+use queue::local::LocalQueue;
+use state::StateDir;
+use state::sqlite::Database;
+use store::Store;
+use store::local::LocalStore;
+use telemetry::{self, Progress};
+use worker::{Halt, Settings, Worker, WorkerError};
 
 /// Where the night's jobs and answers are.
 pub(super) enum Place {

@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use super::{of_gathering, replace};
-use crate::admission::charge;
 use crate::cli::{Exit, Failure, print, say};
-use crate::documents::asks::{Asks, Terms};
-use crate::documents::earlier::Earlier;
-use crate::documents::gather::{Reading, gather};
-use crate::documents::ledger::Ledger;
-use crate::job::Api;
-use crate::outcome::Usage;
-use crate::prices::Prices;
-use crate::sqlite::Database;
-use crate::store::local::LocalStore;
+use documents::asks::{Asks, Terms};
+use documents::earlier::Earlier;
+use documents::gather::{Reading, gather};
+use documents::ledger::Ledger;
+use domain::job::Api;
+use domain::outcome::Usage;
+use domain::prices::Prices;
+use state::sqlite::Database;
+use store::local::LocalStore;
 
 /// Prints the prompts of the first documents; tokens and cost go beside them.
 pub(super) async fn show(
@@ -40,7 +39,7 @@ pub(super) async fn show(
         };
         for (n, body) in bodies.iter().enumerate() {
             let body = body.to_string();
-            let estimate = charge::estimate(Api::ChatCompletions, model, body.as_bytes());
+            let estimate = tokens::estimate(Api::ChatCompletions, model, body.as_bytes());
             let (prompt, completion) = (estimate.prompt.into(), estimate.max_output.into());
             let usage = Usage { prompt, completion, ..Usage::default() };
             all += usage;

@@ -2,9 +2,9 @@
 
 use crate::cli::progress::clock;
 use crate::cli::say;
-use crate::documents::morning::Morning;
-use crate::plan::Forecast;
-use crate::prices::Prices;
+use documents::morning::Morning;
+use domain::prices::Prices;
+use plan::Forecast;
 
 /// The morning's report for people.
 pub(super) fn say_morning(morning: &Morning, prices: &Prices) {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use jiff::Timestamp;
 
-    use crate::documents::morning::{Documents, Requests, Rows, Saved};
+    use documents::morning::{Documents, Requests, Rows, Saved};
 
     #[test]
     fn the_time_that_was_wanted_is_met_or_missed() {

@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use super::{Exit, Failure, print};
 use crate::backends;
 use crate::config::Config;
-use crate::job::BatchId;
-use crate::prices::Prices;
-use crate::queue::Depth;
-use crate::report::deployments::{self, Deployment};
-use crate::report::live::{self, By, Live, Watch, Which};
-use crate::report::replicas::{self, Replicas};
-use crate::share::Word;
-use crate::store::{Store, StoreError};
+use domain::job::BatchId;
+use domain::prices::Prices;
+use domain::share::Word;
+use queue::Depth;
+use report::deployments::{self, Deployment};
+use report::live::{self, By, Live, Watch, Which};
+use report::replicas::{self, Replicas};
+use store::{Store, StoreError};
 
 /// Show batches with their counts, pace, cost and end, what waits, and the workers of the last minute
 #[derive(Debug, clap::Args)]

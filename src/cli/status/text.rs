@@ -3,15 +3,15 @@
 use indicatif::HumanCount;
 
 use crate::cli::progress::clock;
-use crate::prices::Prices;
-use crate::queue::Depth;
-use crate::report::deployments::Deployment;
-use crate::report::forecast::{Basis, Eta, Range, Rate};
-use crate::report::live::Live;
-use crate::report::replicas::Replicas;
-use crate::report::replicas::useful::Why;
-use crate::report::usage::Cost;
-use crate::share::{Part, Word};
+use domain::prices::Prices;
+use domain::share::{Part, Word};
+use queue::Depth;
+use report::deployments::Deployment;
+use report::forecast::{Basis, Eta, Range, Rate};
+use report::live::Live;
+use report::replicas::Replicas;
+use report::replicas::useful::Why;
+use report::usage::Cost;
 
 /// A batch: its counts, and under them its pace, end and cost.
 pub(super) fn batch(live: &Live, prices: &Prices) -> Vec<String> {
@@ -153,7 +153,7 @@ pub(super) fn replicas(replicas: Replicas) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prices::Money;
+    use domain::prices::Money;
 
     #[test]
     fn what_is_not_known_is_never_told_as_nothing() {

@@ -7,9 +7,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Args, Seen, text};
 use crate::cli::{Exit, Failure, print, say};
-use crate::prices::Prices;
-use crate::report::live::{Live, Watch};
-use crate::store::{BatchState, Store, StoreError};
+use domain::prices::Prices;
+use report::live::{Live, Watch};
+use store::{BatchState, Store, StoreError};
 
 /// To the upper left corner; nothing more on the line; nothing more below (ECMA-48: CUP, EL, ED).
 /// What is drawn over does not flicker, as what is cleared first would.

@@ -1,0 +1,169 @@
+//! A report as one page that needs nothing else: tables and plots, to be read, sent and printed.
+
+use super::report::{Dist, PhaseReport, Report, Second, ms};
+use report::plot::{self, Axes, Line, Told, escaped};
+
+const STYLE: &str = ":root{--ink:#222;--paper:#fff}body{font:15px/1.5 system-ui,sans-serif;max-width:820px;margin:2em auto;\
+padding:0 1em;color:#222}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}\
+pre{font-size:11px;line-height:1.45;overflow-x:auto;background:#f6f6f6;padding:1em}\
+figure{margin:1em 0;break-inside:avoid}figcaption{font-weight:600}\
+@media print{body{margin:0;max-width:none}pre{background:none;padding:0;white-space:pre-wrap}}";
+
+/// The points of a latency curve.
+const CURVE: u64 = 400;
+
+/// A curve ends here: the last thousandth would squeeze all the rest.
+const CURVE_END: f64 = 0.999;
+
+impl Report {
+    /// The whole page.
+    pub fn to_html(&self) -> String {
+        let title = format!("Benchmark of {}", escaped(&self.setup.deployment));
+        let when = self.started_at.strftime("%Y-%m-%d %H:%M UTC");
+        let figures: String = self.plots().into_iter().map(figure).collect();
+        format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+             <style>{STYLE}{}</style></head><body><h1>{title}</h1><p>{when}, promptmill {}; \
+             {}, {}, retries: {}.</p>{figures}<h2>All figures</h2><pre>{}</pre>\
+             <p>Latencies count from the intended start. Intervals are of 95 %: order statistics \
+             for percentiles, moving-block bootstrap of seconds for rates. Sustained and peak are \
+             the median and the largest of all sliding windows. TTFT: time to first token. TBT: \
+             time between tokens. E2E: end to end. Lag: from the intended to the actual start.</p>\
+             </body></html>\n",
+            plot::STYLE,
+            escaped(&self.promptmill),
+            if self.setup.streaming { "streaming" } else { "not streaming" },
+            if self.setup.cacheable { "cacheable prompts" } else { "unique prompts" },
+            escaped(&self.setup.retry),
+            escaped(&self.to_string()),
+        )
+    }
+
+    fn plots(&self) -> Vec<(&'static str, Option<String>)> {
+        let seconds = Axes { x: "seconds", y: "", x_is_log2: false, mark: None, has_legend: true };
+        let per_second = Axes { y: "requests a second", ..seconds };
+        let per_minute = Axes { y: "tokens a minute", ..seconds };
+        let of_all = Axes { x: "milliseconds", y: "share of requests", ..seconds };
+        let mut plots = vec![
+            drawn("Throughput over time", &self.requests_over_time(), per_second),
+            drawn("Tokens over time", &self.tokens_over_time(), per_minute),
+            drawn("Latency, cumulative", &self.curves(), of_all),
+        ];
+        if let Some(knee) = self.knee.filter(|_| self.phases.len() > 1) {
+            let mark = Some((knee.concurrency as f64).log2());
+            let levels = Axes { x: "concurrency", x_is_log2: true, mark, ..seconds };
+            let latencies = Axes { y: "milliseconds", ..levels };
+            let throughput = Axes { y: "RPM", ..levels };
+            plots.push(drawn("TTFT against concurrency", &self.ttft_by_level(), latencies));
+            plots.push(drawn("E2E against concurrency", &self.e2e_by_level(), latencies));
+            plots.push(drawn("The saturation knee", &[self.rpm_by_level()], throughput));
+        }
+        plots
+    }
+
+    fn requests_over_time(&self) -> Vec<Line> {
+        let line = |name: &str, of: fn(&Second) -> u64| over_time(&self.phases, name, of, 1.0);
+        let lines = vec![
+            line("succeeded", |second| second.succeeded),
+            line("throttled", |second| second.throttled),
+            line("failed", |second| second.failed),
+        ];
+        let happened =
+            |line: &Line| line.name == "succeeded" || line.points.iter().any(|p| p.1 > 0.0);
+        lines.into_iter().filter(happened).collect()
+    }
+
+    fn tokens_over_time(&self) -> Vec<Line> {
+        let line = |name: &str, of: fn(&Second) -> u64| over_time(&self.phases, name, of, 60.0);
+        vec![
+            line("input", |second| second.prompt_tokens),
+            line("output", |second| second.output_tokens),
+        ]
+    }
+
+    /// Of the only phase, or of the one at the knee.
+    fn curves(&self) -> Vec<Line> {
+        let at_knee = |phase: &&PhaseReport| {
+            self.knee.is_none_or(|knee| phase.concurrency == Some(knee.concurrency))
+        };
+        let Some(PhaseReport { latency, .. }) = self.phases.iter().find(at_knee) else {
+            return Vec::new();
+        };
+        let kinds = [("E2E", &latency.e2e), ("TTFT", &latency.ttft), ("TBT", &latency.tbt)];
+        kinds
+            .into_iter()
+            .filter_map(|(name, dist)| {
+                Some(Line { name: name.into(), points: curve(dist.as_ref()?) })
+            })
+            .collect()
+    }
+
+    fn ttft_by_level(&self) -> Vec<Line> {
+        self.latency_by_level(|phase| phase.latency.ttft.as_ref())
+    }
+
+    fn e2e_by_level(&self) -> Vec<Line> {
+        self.latency_by_level(|phase| phase.latency.e2e.as_ref())
+    }
+
+    fn latency_by_level(&self, of: fn(&PhaseReport) -> Option<&Dist>) -> Vec<Line> {
+        let line = |share: f64| {
+            let point =
+                |phase: &PhaseReport| Some((level(phase)?, of(phase)?.percentile(share)?.ms));
+            let points = self.phases.iter().filter_map(point).collect();
+            Line { name: format!("p{}", share * 100.0), points }
+        };
+        [0.5, 0.95].map(line).into()
+    }
+
+    fn rpm_by_level(&self) -> Line {
+        let point = |phase: &PhaseReport| Some((level(phase)?, phase.rates.rpm.sustained));
+        Line {
+            name: "sustained RPM".into(),
+            points: self.phases.iter().filter_map(point).collect(),
+        }
+    }
+}
+
+/// The name of a plot, and the plot if there is something to be drawn.
+fn drawn(title: &'static str, lines: &[Line], axes: Axes<'_>) -> (&'static str, Option<String>) {
+    let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
+    let description = format!("{} {}: {}", axes.y, axes.x, names.join(", "));
+    (title, plot::lines(lines, axes, Told { title, description: description.trim() }))
+}
+
+fn figure((caption, svg): (&str, Option<String>)) -> String {
+    svg.map_or(String::new(), |svg| {
+        format!("<figure><figcaption>{caption}</figcaption>{svg}</figure>\n")
+    })
+}
+
+fn level(phase: &PhaseReport) -> Option<f64> {
+    phase.concurrency.map(|concurrency| (concurrency as f64).log2())
+}
+
+/// The measured seconds of all phases in a row.
+fn over_time(phases: &[PhaseReport], name: &str, of: fn(&Second) -> u64, times: f64) -> Line {
+    let whole = phases.iter().flat_map(|p| p.series.iter().take((p.seconds as usize).max(1)));
+    let points = whole.enumerate().map(|(s, second)| (s as f64, of(second) as f64 * times));
+    Line { name: name.into(), points: points.collect() }
+}
+
+/// The share of values up to each value.
+fn curve(dist: &Dist) -> Vec<(f64, f64)> {
+    let every = dist.count.div_ceil(CURVE).max(1);
+    let (mut points, mut seen, mut told) = (Vec::new(), 0, 0);
+    for (value, count) in &dist.buckets {
+        seen += count;
+        let share = seen as f64 / dist.count as f64;
+        if told == 0 || seen >= told + every {
+            points.push((ms(*value), share));
+            told = seen;
+        }
+        if share >= CURVE_END {
+            break;
+        }
+    }
+    points
+}

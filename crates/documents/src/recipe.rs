@@ -1,0 +1,225 @@
+//! What a night's work is: which documents, how they are cut, what is asked about each part, and what
+//! becomes of the answers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::schema::{Column, Schema, SchemaError};
+use super::template::{self, TemplateError};
+
+/// Names of recipes: they stand in batch names, with a date behind them.
+const LONGEST_NAME: usize = 60;
+
+/// Fields of the body that the recipe's own keys make.
+const OWN_FIELDS: [&str; 4] = ["model", "messages", "response_format", "stream"];
+
+/// A recipe file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// By which its nights know each other's answers; absent: the file's name.
+    #[serde(default)]
+    pub name: String,
+    /// Globs under the source, such as `**/*.md`.
+    #[serde(default = "everything")]
+    pub include: Vec<String>,
+    /// Globs of what is left out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Documents larger than this are not read, in MiB.
+    #[serde(default = "max_file_mib")]
+    pub max_file_mib: u64,
+    /// The model of every request.
+    pub model: String,
+    /// The most tokens of a part, by the o200k_base tokenizer; absent: documents stay whole.
+    pub part_tokens: Option<usize>,
+    /// The most tokens that a part repeats of the one before.
+    #[serde(default)]
+    pub overlap_tokens: usize,
+    /// The system prompt, a template.
+    pub system: Option<String>,
+    /// The user's prompt, a template.
+    pub prompt: String,
+    /// A file beside the recipe: the JSON schema of every answer.
+    #[serde(rename = "schema")]
+    schema_file: Option<PathBuf>,
+    #[serde(skip)]
+    pub schema: Option<Schema>,
+    /// What was asked before, as it were, and how it was answered.
+    #[serde(default)]
+    pub examples: Vec<Example>,
+    /// Further fields of the request body, such as `max_completion_tokens`.
+    #[serde(default)]
+    pub parameters: Map<String, Value>,
+    /// How the answers of many parts become one; absent: each stands alone.
+    pub reduce: Option<Reduce>,
+    /// Columns of the table by their names, each a JSON pointer into the answer; none: the schema's
+    /// properties.
+    #[serde(default)]
+    pub columns: BTreeMap<String, String>,
+}
+
+/// A question and the answer that is wanted to it, both as they are: no templates.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    pub user: String,
+    pub assistant: String,
+}
+
+/// How answers are combined: in groups, level by level, until one is left.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reduce {
+    /// The system prompt, a template; absent: none.
+    pub system: Option<String>,
+    /// The user's prompt, a template.
+    pub prompt: String,
+    /// The most tokens of the answers in a group; two answers go together in any case.
+    #[serde(default = "group_tokens")]
+    pub group_tokens: usize,
+}
+
+/// Why a recipe is none.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    #[error("can't read the recipe {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the recipe {}: {what}", path.display())]
+    Wrong { path: PathBuf, what: String },
+    #[error("the recipe {}: {source}", path.display())]
+    Template { path: PathBuf, source: TemplateError },
+    #[error("the recipe {}: {source}", path.display())]
+    Schema { path: PathBuf, source: SchemaError },
+}
+
+impl Recipe {
+    /// # Errors
+    /// If the file can't be read or has an unknown or wrong field, a template that names what there
+    /// is not, or a schema that is none.
+    pub fn load(path: &Path) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        let wrong = |what| RecipeError::Wrong { path: path.to_owned(), what };
+        let mut recipe: Self = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if recipe.name.is_empty() {
+            recipe.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        }
+        recipe.check().map_err(wrong)?;
+        template::check(&recipe)
+            .map_err(|source| RecipeError::Template { path: path.to_owned(), source })?;
+        if let Some(file) = &recipe.schema_file {
+            let file = path.parent().unwrap_or(Path::new("")).join(file);
+            let schema = Schema::load(&file)
+                .map_err(|source| RecipeError::Schema { path: path.to_owned(), source })?;
+            recipe.schema = Some(schema);
+        }
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if self.name.is_empty() || self.name.len() > LONGEST_NAME || !self.name.chars().all(legal) {
+            return Err(format!(
+                "'{}' is no name: use 1 to {LONGEST_NAME} of a-z, A-Z, 0-9, '-', '_' and '.'",
+                self.name
+            ));
+        }
+        if self.part_tokens == Some(0) {
+            return Err("part_tokens must be at least 1".into());
+        }
+        // Parts of which more than half is repeated would multiply the cost.
+        if self.overlap_tokens > self.part_tokens.unwrap_or(0) / 2 {
+            return Err("overlap_tokens must be at most half of part_tokens".into());
+        }
+        if let Some(name) = OWN_FIELDS.iter().find(|name| self.parameters.contains_key(**name)) {
+            return Err(format!("'{name}' is no parameter: other keys of the recipe make it"));
+        }
+        if self.reduce.is_some() && self.part_tokens.is_none() {
+            return Err(
+                "[reduce] goes with part_tokens: whole documents have one answer each".into()
+            );
+        }
+        if !self.columns.is_empty() && self.schema_file.is_none() {
+            return Err("[columns] goes with a schema: they point into its answers".into());
+        }
+        if let Some((name, _)) = self.columns.iter().find(|(_, at)| !at.starts_with('/')) {
+            return Err(format!("the column '{name}' must be a JSON pointer, such as \"/total\""));
+        }
+        Ok(())
+    }
+
+    /// The table's columns beside those that every table has.
+    pub fn table_columns(&self) -> Vec<Column> {
+        let Some(schema) = &self.schema else { return Vec::new() };
+        if self.columns.is_empty() {
+            return schema.properties();
+        }
+        self.columns.iter().map(|(name, at)| schema.column(name, at)).collect()
+    }
+
+    /// Of all that decides what is asked about a document's bytes.
+    pub fn fingerprint(&self) -> String {
+        let reduce = self.reduce.as_ref().map(|r| (&r.system, &r.prompt, r.group_tokens));
+        let examples: Vec<_> = self.examples.iter().map(|e| (&e.user, &e.assistant)).collect();
+        let all = (
+            (&self.model, self.part_tokens, self.overlap_tokens, self.max_file_mib),
+            (&self.system, &self.prompt, examples, &self.parameters),
+            (self.schema.as_ref().map(|schema| &schema.value), reduce),
+        );
+        super::asks::Key::of(serde_json::to_string(&all).unwrap_or_default().as_bytes()).to_string()
+    }
+}
+
+fn everything() -> Vec<String> {
+    vec!["**/*".into()]
+}
+
+fn max_file_mib() -> u64 {
+    32
+}
+
+fn group_tokens() -> usize {
+    8_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recipes_that_come_along_are_recipes() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/recipes");
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                names.push(Recipe::load(&path).unwrap().name);
+            }
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 6, "{names:?}");
+    }
+
+    #[test]
+    fn what_a_recipe_can_not_say_is_told_with_its_mend() {
+        let said = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let head = "name = \"r\"\nmodel = \"m\"\nprompt = \"{{ text }}\"\n";
+            std::fs::write(file.path(), format!("{head}{text}")).unwrap();
+            Recipe::load(file.path()).unwrap_err().to_string()
+        };
+        assert!(said("overlap_tokens = 5").contains("at most half"));
+        assert!(said("part_tokens = 0").contains("at least 1"));
+        assert!(said("[parameters]\nmessages = []").contains("'messages'"));
+        assert!(said("[reduce]\nprompt = \"x\"").contains("part_tokens"));
+        assert!(said("[columns]\na = \"/a\"").contains("schema"));
+        assert!(said("schema = \"none.json\"").contains("none.json"));
+        assert!(said("promt = 1").contains("promt"));
+    }
+}

@@ -1,0 +1,83 @@
+//! The section `[documents]`.
+
+use std::sync::Arc;
+
+use azure_core::credentials::TokenCredential;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use super::SourceError;
+use domain::secret::hidden_option;
+use identity::Identity;
+
+/// Where documents come from, and as whom we come to Blob Storage: with an identity, with a shared
+/// access signature, or with neither to a container that is open to all. Not with an account's key,
+/// which may do anything: Microsoft's crate takes none.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlobSettings {
+    /// The folder or container of `documents` where its command line names none.
+    pub source: Option<String>,
+    /// Needs the role "Storage Blob Data Reader".
+    pub credential: Option<Identity>,
+    /// A shared access signature, what follows the `?` of its URL: for reading and listing. Best given
+    /// by the environment.
+    #[serde(serialize_with = "hidden_option")]
+    pub sas: Option<SecretString>,
+    /// A server on this machine or network that is none of Azure's: plain HTTP, its account in the path.
+    pub emulator: bool,
+}
+
+/// What is wrong with the section.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("'credential' and 'sas' exclude each other; take one of them away")]
+    Both,
+    #[error("'source' is no place for a SAS; give what follows its '?' as the setting 'sas'")]
+    SasInSource,
+}
+
+impl BlobSettings {
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        if self.credential.is_some() && self.sas.is_some() {
+            return Err(SettingsError::Both);
+        }
+        // It is shown wherever settings are.
+        match &self.source {
+            Some(url) if url.starts_with("http") && url.contains('?') => {
+                Err(SettingsError::SasInSource)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn identity(&self) -> Result<Option<Arc<dyn TokenCredential>>, SourceError> {
+        let identity = self.credential.as_ref().map(Identity::credential).transpose();
+        identity.map_err(|e| SourceError::Identity(format!("it can't be used here: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_shown_nowhere() {
+        let given: BlobSettings = toml::from_str("sas = \"sv=2026&sig=s3cret\"").unwrap();
+        assert!(given.check().is_ok());
+        let shown = format!("{given:?}{}", toml::to_string(&given).unwrap());
+        assert!(!shown.contains("s3cret"), "{shown}");
+        let misplaced = "source = \"https://a/docs?sig=s3cret\"";
+        let error = toml::from_str::<BlobSettings>(misplaced).unwrap().check().unwrap_err();
+        assert!(!error.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn only_one_way_to_come_is_taken() {
+        let both = "sas = \"a\"\ncredential = \"workload_identity\"";
+        let error = toml::from_str::<BlobSettings>(both).unwrap().check().unwrap_err();
+        assert!(error.to_string().contains("exclude each other"));
+    }
+}

@@ -1,0 +1,9 @@
+//! The nouns of promptmill: what is asked, what it ends as, what it may cost. They know nobody.
+
+pub mod budget;
+pub mod headers;
+pub mod job;
+pub mod outcome;
+pub mod prices;
+pub mod secret;
+pub mod share;

@@ -1,0 +1,209 @@
+//! Files become jobs, in two passes over the input.
+//!
+//! The first pass ([`check`]) reads everything and enqueues nothing: one bad line in a million is
+//! found before the first token is paid. The second ([`enqueue()`]) streams the jobs to the queue.
+//! Both read the input again from its start, so input that can be read only once (standard input)
+//! is spooled to a file first.
+//!
+//! Jobs that ended as dead letters come in again by [`dead_letters`]. Who only wants to know what the
+//! jobs ask for has the second pass without a queue, on all cores: [`weigh()`].
+
+mod batch_file;
+pub mod dead_letters;
+mod duplicates;
+mod enqueue;
+mod fault;
+mod sample;
+mod source;
+mod tally;
+mod weigh;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use xxhash_rust::xxh3::Xxh3;
+
+pub use batch_file::{JobLine, Reading, Terms, read_line};
+pub use enqueue::OpenBatch;
+pub use enqueue::{EnqueueError, Enqueued, enqueue};
+pub use fault::{Fault, LineFault};
+pub use sample::{SampleError, sample};
+pub use source::{Source, SourceError};
+pub use weigh::{Weighed, Weight, weigh};
+
+use domain::job::BatchId;
+use duplicates::Duplicates;
+use source::{Line, Lines};
+
+/// Faults that are kept to be shown in full; all of them are counted.
+const SHOWN_FAULTS: usize = 20;
+
+/// Why the input could not be checked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("can't keep track of the input's custom_ids in a temporary file")]
+    Temporary(#[source] io::Error),
+}
+
+/// What the first pass found.
+#[derive(Debug)]
+pub struct Checked {
+    /// Lines that are jobs.
+    pub jobs: u64,
+    /// All lines of all sources.
+    pub lines: u64,
+    /// Lines that are not.
+    pub faults: u64,
+    /// The first of them.
+    pub shown: Vec<Fault>,
+    /// The models that its jobs ask for.
+    pub models: BTreeSet<String>,
+    /// What is odd and harmless, one sentence each.
+    pub notes: Vec<String>,
+    /// A fingerprint of the whole input and of how it is read.
+    pub fingerprint: u64,
+    /// All faults as lines of the error file.
+    fault_lines: tempfile::SpooledTempFile,
+    /// Ordinals of the lines that repeat a custom_id, in order.
+    repeated: Vec<u64>,
+}
+
+impl Checked {
+    /// A batch name that the same input always gets, and no other: so that running it again resumes.
+    pub fn batch_name(&self, sources: &[Source]) -> BatchId {
+        let stem = sources.first().map_or_else(String::new, Source::stem);
+        let legal = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
+        let stem: String = stem.chars().take(60).map(legal).collect();
+        let name = format!("{stem}-{:016x}", self.fingerprint);
+        name.parse().expect("made of what batch names allow")
+    }
+
+    /// Writes the faults as lines of an error file in Batch format.
+    ///
+    /// # Errors
+    /// If the temporary or the given file fails.
+    pub fn write_faults(&mut self, to: &mut dyn Write) -> io::Result<()> {
+        use std::io::{Seek, SeekFrom};
+        self.fault_lines.seek(SeekFrom::Start(0))?;
+        io::copy(&mut self.fault_lines, to)?;
+        Ok(())
+    }
+}
+
+/// Reads the whole input and says what is wrong with it.
+///
+/// # Errors
+/// If a source can't be read; bad lines are no error here but in the result.
+pub fn check(
+    sources: &[Source],
+    reading: &Reading,
+    scratch: PathBuf,
+) -> Result<Checked, CheckError> {
+    let mut hash = LineHash::new(reading);
+    let mut pass = Pass {
+        checked: Checked {
+            jobs: 0,
+            lines: 0,
+            faults: 0,
+            shown: Vec::new(),
+            notes: Vec::new(),
+            models: BTreeSet::new(),
+            fingerprint: 0,
+            fault_lines: tempfile::spooled_tempfile_in(256 * 1024, &scratch),
+            repeated: Vec::new(),
+        },
+        duplicates: Duplicates::new(scratch),
+    };
+    let mut ordinal = 0;
+    for (source, name) in sources.iter().enumerate() {
+        let mut lines = Lines::open(name)?;
+        let mut any = false;
+        while let Some(line) = lines.next()? {
+            any = true;
+            hash.add(&line);
+            let read =
+                line.checked(reading.max_line_bytes).and_then(|text| read_line(text, reading));
+            match read {
+                Ok(job) => {
+                    let place =
+                        duplicates::Place { ordinal, source: source as u32, line: line.number };
+                    pass.duplicates
+                        .add(job.custom_id.as_bytes(), place)
+                        .map_err(CheckError::Temporary)?;
+                    pass.checked.jobs += 1;
+                    if !pass.checked.models.contains(job.model.as_ref()) {
+                        pass.checked.models.insert(job.model.into_owned());
+                    }
+                }
+                Err(fault) => pass.fault(name, line.number, fault)?,
+            }
+            ordinal += 1;
+        }
+        pass.checked.notes.extend(lines.notes());
+        if !any {
+            pass.fault(name, 0, LineFault::EmptyFile)?;
+        }
+    }
+    pass.find_duplicates(sources)?;
+    pass.checked.lines = ordinal;
+    pass.checked.fingerprint = hash.digest();
+    Ok(pass.checked)
+}
+
+/// Makes the fingerprint of the lines so far: those of a longer input are told by their start.
+struct LineHash(Xxh3);
+
+impl LineHash {
+    fn new(reading: &Reading) -> Self {
+        let mut hash = Xxh3::new();
+        hash.update(reading.fingerprint().as_bytes());
+        Self(hash)
+    }
+
+    fn add(&mut self, line: &Line<'_>) {
+        self.0.update(line.bytes);
+        self.0.update(b"\n");
+    }
+
+    fn digest(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+struct Pass {
+    checked: Checked,
+    duplicates: Duplicates,
+}
+
+impl Pass {
+    fn fault(&mut self, source: &Source, line: u64, what: LineFault) -> Result<(), CheckError> {
+        let fault = Fault { file: source.to_string(), line, what };
+        let out = &mut self.checked.fault_lines;
+        fault.write_line(out).map_err(CheckError::Temporary)?;
+        self.checked.faults += 1;
+        if self.checked.shown.len() < SHOWN_FAULTS {
+            self.checked.shown.push(fault);
+        }
+        Ok(())
+    }
+
+    fn find_duplicates(&mut self, sources: &[Source]) -> Result<(), CheckError> {
+        let duplicates = std::mem::take(&mut self.duplicates);
+        let found = duplicates.find().map_err(CheckError::Temporary)?;
+        for pair in found {
+            let first = &sources[pair.first.source as usize];
+            let what = LineFault::DuplicateCustomId {
+                first_file: first.to_string(),
+                first_line: pair.first.line,
+            };
+            self.fault(&sources[pair.again.source as usize], pair.again.line, what)?;
+            self.checked.repeated.push(pair.again.ordinal);
+            self.checked.jobs -= 1;
+        }
+        self.checked.repeated.sort_unstable();
+        Ok(())
+    }
+}

@@ -1,0 +1,328 @@
+//! Where calls go: the URL shapes of OpenAI-speaking services, and the key that opens them.
+//!
+//! | shape | URL of a chat call | `model` in the body |
+//! | --- | --- | --- |
+//! | Azure, deployments path | `{host}/openai/deployments/{deployment}/chat/completions?api-version=…` | ignored by the service |
+//! | Azure, v1 | `{host}/openai/v1/chat/completions` | the deployment's name |
+//! | OpenAI-compatible | `{base}/chat/completions` | the model's name |
+//!
+//! (Azure docs: "API version lifecycle".) An API Management gateway has one of the first two shapes
+//! behind a path of its own and wants its key in `Ocp-Apim-Subscription-Key`.
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use domain::job::Api;
+
+/// The latest dated API version that is generally available; the v1 shape needs none.
+pub const DEFAULT_API_VERSION: &str = "2024-10-21";
+
+/// Whom Entra ID's tokens are for (Azure docs, 2026: the v1 API; before that, every Azure OpenAI
+/// resource). Both are still taken; `token_scope` names another.
+pub const TOKEN_SCOPE_V1: &str = "https://ai.azure.com/.default";
+pub const TOKEN_SCOPE_DEPLOYMENTS: &str = "https://cognitiveservices.azure.com/.default";
+
+/// How the service's URLs are built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shape {
+    /// `{base}/openai/deployments/…?api-version=…`.
+    AzureDeployments { api_version: String },
+    /// The base ends in `/openai/v1` or `/v1`; the API's path follows it.
+    V1,
+}
+
+/// The name of the key's header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyHeader {
+    /// `Authorization: Bearer …`, as OpenAI has it.
+    Bearer,
+    /// A header of its own: `api-key` for Azure, `Ocp-Apim-Subscription-Key` for API Management.
+    Named(String),
+}
+
+/// Why an endpoint can't be used as given.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("'{given}' is no endpoint: {why}. Write it like https://my-resource.openai.azure.com")]
+    Url { given: String, why: String },
+    #[error("'{0}' is no header name; for API Management it is Ocp-Apim-Subscription-Key")]
+    HeaderName(String),
+    #[error(
+        "the API key has characters that no HTTP header may have; was it copied with a line break?"
+    )]
+    Key,
+}
+
+/// What was said about an endpoint, before it is made sense of.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    pub url: String,
+    /// Asks for the deployments path of Azure.
+    pub api_version: Option<String>,
+    /// The deployment's name where it differs from the jobs' model.
+    pub deployment: Option<String>,
+    pub key: Option<SecretString>,
+    pub key_header: Option<String>,
+}
+
+/// One service, ready to be called.
+#[derive(Debug)]
+pub struct Endpoint {
+    base: Url,
+    shape: Shape,
+    deployment: Option<String>,
+    /// Holds the key, marked sensitive so that no debug output shows it.
+    headers: HeaderMap,
+}
+
+impl Endpoint {
+    /// Reads the shape off the URL: an Azure host without a path means v1; a path with
+    /// `/openai/deployments/NAME`, or an API version, means the deployments path; anything else is
+    /// an OpenAI-compatible base.
+    ///
+    /// # Errors
+    /// Says what is wrong with the URL, the header name or the key.
+    pub fn new(given: Given) -> Result<Self, EndpointError> {
+        let bad = |why: &str| EndpointError::Url { given: given.url.clone(), why: why.into() };
+        let mut base = Url::parse(&given.url).map_err(|e| bad(&e.to_string()))?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+            return Err(bad("it must begin with https:// (or http://) and name a host"));
+        }
+        if !base.username().is_empty() || base.password().is_some() {
+            return Err(bad(
+                "a key does not belong in the URL; use --api-key-env or --api-key-file",
+            ));
+        }
+        let azure = is_azure(&base);
+        let asked_version = query_value(&base, "api-version").or(given.api_version);
+        base.set_query(None);
+        base.set_fragment(None);
+
+        let path = base.path().trim_end_matches('/').to_owned();
+        let mut deployment = given.deployment;
+        let (root, shape) = if let Some((root, named)) = path.split_once("/openai/deployments") {
+            let named = named.trim_start_matches('/').split('/').next().unwrap_or_default();
+            if !named.is_empty() {
+                deployment.get_or_insert_with(|| named.to_owned());
+            }
+            (root.to_owned(), azure_deployments(asked_version))
+        } else if asked_version.is_some() {
+            (path.trim_end_matches("/openai").to_owned(), azure_deployments(asked_version))
+        } else if path.ends_with("/v1") {
+            (path, Shape::V1)
+        } else if azure {
+            (format!("{}/openai/v1", path.trim_end_matches("/openai")), Shape::V1)
+        } else {
+            (format!("{path}/v1"), Shape::V1)
+        };
+        base.set_path(&root);
+
+        let key_header = match given.key_header {
+            Some(name) => KeyHeader::Named(name),
+            None if azure || matches!(shape, Shape::AzureDeployments { .. }) => {
+                KeyHeader::Named("api-key".into())
+            }
+            None => KeyHeader::Bearer,
+        };
+        let headers = key_headers(&key_header, given.key.as_ref())?;
+        Ok(Self { base, shape, deployment, headers })
+    }
+
+    /// The deployment that answers for a model here.
+    pub fn deployment_for<'a>(&'a self, model: &'a str) -> &'a str {
+        self.deployment.as_deref().unwrap_or(model)
+    }
+
+    /// What makes a quota one, as far as a caller can know: the resource and the deployment, however
+    /// the endpoint is spelt. (Azure docs, "Quotas and limits": quota is given to deployments.)
+    pub fn quota_key(&self, model: Option<&str>) -> String {
+        let name = self.deployment.as_deref().or(model).unwrap_or("*");
+        let host = self.base.host_str().unwrap_or_default();
+        if is_azure(&self.base) {
+            // One resource answers under several hosts and paths.
+            return format!("{}.azure/{name}", host.split('.').next().unwrap_or_default());
+        }
+        let port = self.base.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let path = self.base.path().trim_end_matches('/');
+        let path = path.strip_suffix("/v1").unwrap_or(path);
+        format!("{host}{port}{}/{name}", path.strip_suffix("/openai").unwrap_or(path))
+    }
+
+    /// Whether Azure OpenAI is behind it, as far as the URL tells: gateways keep its path.
+    pub fn speaks_azure(&self) -> bool {
+        is_azure(&self.base)
+            || matches!(self.shape, Shape::AzureDeployments { .. })
+            || self.base.path().contains("/openai")
+    }
+
+    /// The URL without any key in it.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Whom Entra ID's tokens are for, where nothing else is said.
+    pub fn token_scope(&self) -> &'static str {
+        match self.shape {
+            Shape::V1 => TOKEN_SCOPE_V1,
+            Shape::AzureDeployments { .. } => TOKEN_SCOPE_DEPLOYMENTS,
+        }
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    pub(super) fn url(&self, api: Api, deployment: &str) -> Url {
+        let call = api.url().trim_start_matches("/v1/");
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty();
+            if let Shape::AzureDeployments { .. } = self.shape {
+                path.push("openai");
+                // The Responses API never had a deployments path: the body names the deployment.
+                if api != Api::Responses {
+                    path.extend(["deployments", deployment]);
+                }
+            }
+            path.extend(call.split('/'));
+        }
+        if let Shape::AzureDeployments { api_version } = &self.shape {
+            url.query_pairs_mut().append_pair("api-version", api_version);
+        }
+        url
+    }
+}
+
+fn azure_deployments(asked: Option<String>) -> Shape {
+    let api_version = asked.unwrap_or_else(|| DEFAULT_API_VERSION.to_owned());
+    Shape::AzureDeployments { api_version }
+}
+
+fn is_azure(url: &Url) -> bool {
+    const HOSTS: [&str; 3] =
+        [".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"];
+    url.host_str().is_some_and(|host| HOSTS.iter().any(|suffix| host.ends_with(suffix)))
+}
+
+fn query_value(url: &Url, name: &str) -> Option<String> {
+    url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+fn key_headers(header: &KeyHeader, key: Option<&SecretString>) -> Result<HeaderMap, EndpointError> {
+    let mut headers = HeaderMap::new();
+    let Some(key) = key else { return Ok(headers) };
+    let (name, value) = match header {
+        KeyHeader::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose_secret())),
+        KeyHeader::Named(name) => {
+            let parsed: HeaderName =
+                name.parse().map_err(|_| EndpointError::HeaderName(name.clone()))?;
+            (parsed, key.expose_secret().to_owned())
+        }
+    };
+    let mut value: HeaderValue = value.parse().map_err(|_| EndpointError::Key)?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str, api_version: Option<&str>) -> Endpoint {
+        let api_version = api_version.map(Into::into);
+        Endpoint::new(Given { url: url.into(), api_version, ..Given::default() }).unwrap()
+    }
+
+    fn chat(url: &str, api_version: Option<&str>) -> String {
+        let e = endpoint(url, api_version);
+        e.url(Api::ChatCompletions, e.deployment_for("gpt 4")).to_string()
+    }
+
+    #[test]
+    fn each_shape_gets_its_url() {
+        let classic = "https://r.openai.azure.com/openai/deployments/gpt%204/chat/completions?api-version=2024-10-21";
+        let v1 = "https://r.openai.azure.com/openai/v1/chat/completions";
+        let cases = [
+            ("https://r.openai.azure.com", None, v1),
+            ("https://r.openai.azure.com/", None, v1),
+            ("https://r.openai.azure.com/openai/v1/", None, v1),
+            ("https://r.openai.azure.com", Some("2024-10-21"), classic),
+            ("https://r.openai.azure.com/openai", Some("2024-10-21"), classic),
+            ("https://r.openai.azure.com/openai/deployments", None, classic),
+            ("http://127.0.0.1:8080", None, "http://127.0.0.1:8080/v1/chat/completions"),
+            ("http://127.0.0.1:8080/v1", None, "http://127.0.0.1:8080/v1/chat/completions"),
+            (
+                "https://gw.example.com/ai/openai/v1",
+                None,
+                "https://gw.example.com/ai/openai/v1/chat/completions",
+            ),
+            (
+                "https://gw.example.com/ai/openai/deployments/d/chat/completions?api-version=x",
+                None,
+                "https://gw.example.com/ai/openai/deployments/d/chat/completions?api-version=x",
+            ),
+        ];
+        for (given, version, expected) in cases {
+            assert_eq!(chat(given, version), expected, "{given} {version:?}");
+        }
+    }
+
+    #[test]
+    fn one_quota_has_one_key_however_its_endpoint_is_spelt() {
+        let key = |url: &str, deployment: Option<&str>, model| {
+            let deployment = deployment.map(Into::into);
+            let given = Given { url: url.into(), deployment, ..Given::default() };
+            Endpoint::new(given).unwrap().quota_key(model)
+        };
+        for url in [
+            "https://R.openai.azure.com",
+            "https://r.services.ai.azure.com/openai/v1",
+            "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=x",
+        ] {
+            assert_eq!(key(url, Some("d"), Some("gpt-4.1")), "r.azure/d");
+        }
+        assert_eq!(key("https://gw.example.com/ai", None, Some("m")), "gw.example.com/ai/m");
+        assert_eq!(key("http://127.0.0.1:8080/v1/", None, None), "127.0.0.1:8080/*");
+    }
+
+    #[test]
+    fn classic_responses_calls_have_no_deployment_in_the_path() {
+        let e = endpoint("https://r.openai.azure.com", Some("v"));
+        let url = e.url(Api::Responses, "d");
+        assert_eq!(url.as_str(), "https://r.openai.azure.com/openai/responses?api-version=v");
+    }
+
+    #[test]
+    fn the_key_goes_where_the_service_looks_and_never_into_debug_output() {
+        let header = |url: &str, key_header: Option<&str>| {
+            let given = Given {
+                url: url.into(),
+                key: Some("s3cret".into()),
+                key_header: key_header.map(Into::into),
+                ..Given::default()
+            };
+            let e = Endpoint::new(given).unwrap();
+            assert!(!format!("{e:?}").contains("s3cret"));
+            let (name, value) = e.headers.iter().next().unwrap();
+            format!("{name}: {}", value.to_str().unwrap())
+        };
+        assert_eq!(header("https://r.openai.azure.com", None), "api-key: s3cret");
+        assert_eq!(header("http://localhost:1/v1", None), "authorization: Bearer s3cret");
+        let apim = header("https://gw.example.com/openai/v1", Some("Ocp-Apim-Subscription-Key"));
+        assert_eq!(apim, "ocp-apim-subscription-key: s3cret");
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused_with_the_mend() {
+        for bad in ["", "r.openai.azure.com", "ftp://x/", "https://user:pw@x/"] {
+            let error = Endpoint::new(Given { url: bad.into(), ..Given::default() }).unwrap_err();
+            assert!(error.to_string().contains("https://"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Outcomes become the output and error files of the OpenAI/Azure Batch format.
+//!
+//! A line: `{"id","custom_id","response":{"status_code","request_id","body"},"error"}`. Answers go to
+//! the output file, all other endings to the error file. Where the service itself refused, its words
+//! stand in `response` and `error` is null, as in the Batch API; where we gave up, `error` says why.
+
+use std::io::{self, Write};
+
+use futures_util::future::ready;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::target::Target;
+use super::{Paths, ResultsError, Selection, Written};
+use domain::outcome::{Ending, Outcome};
+use store::Store;
+
+/// Streams a batch's outcomes into the two files. A file appears whole, under its name, at the end.
+/// `first_errors` may put lines before the outcomes' errors: those of the input.
+///
+/// # Errors
+/// If the store or a file fails; earlier files stay as they were.
+pub async fn write(
+    store: &dyn Store,
+    selection: &Selection,
+    paths: &Paths,
+    first_errors: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<Written, ResultsError> {
+    let mut out = Target::create(&paths.out)?;
+    let mut errors = Target::create(&paths.errors)?;
+    first_errors(&mut errors.file).map_err(|source| errors.failed(source))?;
+    let mut written = Written::default();
+    let mut outcomes = selection.stream(store).await?;
+    while let Some(outcome) = outcomes.try_next().await? {
+        let (target, count) = if outcome.ending == Ending::Succeeded {
+            (&mut out, &mut written.results)
+        } else {
+            (&mut errors, &mut written.errors)
+        };
+        let line = line_of(&outcome).map_err(|source| ResultsError::Body {
+            custom_id: outcome.custom_id.clone(),
+            source,
+        })?;
+        target.file.write_all(&line).map_err(|source| target.failed(source))?;
+        *count += 1;
+    }
+    out.finish()?;
+    errors.finish()?;
+    Ok(written)
+}
+
+/// Streams a batch's outcomes as lines, in bounded memory, whichever file they belong to.
+///
+/// # Errors
+/// If the store fails, or a stored body is not JSON; also later, in the stream.
+pub async fn lines(
+    store: &dyn Store,
+    selection: &Selection,
+) -> Result<BoxStream<'static, Result<Vec<u8>, ResultsError>>, ResultsError> {
+    let outcomes = selection.stream(store).await?.map_err(ResultsError::from);
+    let line = |outcome: Outcome| {
+        let line = line_of(&outcome);
+        ready(line.map_err(|source| ResultsError::Body { custom_id: outcome.custom_id, source }))
+    };
+    Ok(outcomes.and_then(line).boxed())
+}
+
+/// One outcome as one line.
+fn line_of(outcome: &Outcome) -> Result<Vec<u8>, serde_json::Error> {
+    let body: Option<&RawValue> =
+        outcome.body.as_deref().map(serde_json::from_slice).transpose()?;
+    let response = outcome.status_code.map(|status_code| Response {
+        status_code,
+        request_id: outcome.request_id.as_deref(),
+        body,
+    });
+    let said_by_service = response.is_some() && body.is_some() && outcome.ending == Ending::Failed;
+    let error = outcome.failure.as_ref().filter(|_| !said_by_service).map(|failure| Error {
+        code: &failure.code,
+        message: &failure.message,
+        ending: outcome.ending,
+        attempts: outcome.attempts,
+    });
+    let line = Line {
+        id: format!("batch_req_{}", outcome.job_id),
+        custom_id: &outcome.custom_id,
+        response,
+        error,
+    };
+    let mut bytes = Vec::with_capacity(256 + outcome.body.as_ref().map_or(0, |body| body.len()));
+    serde_json::to_writer(&mut bytes, &line)?;
+    // A body may have been sent over several lines; a line of the file must be one.
+    if bytes.contains(&b'\n') {
+        bytes.iter_mut().filter(|byte| **byte == b'\n' || **byte == b'\r').for_each(|b| *b = b' ');
+    }
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    id: String,
+    custom_id: &'a str,
+    response: Option<Response<'a>>,
+    error: Option<Error<'a>>,
+}
+
+#[derive(Serialize)]
+struct Response<'a> {
+    status_code: u16,
+    request_id: Option<&'a str>,
+    body: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    code: &'a str,
+    message: &'a str,
+    ending: Ending,
+    attempts: u32,
+}

@@ -1,0 +1,131 @@
+//! One batch's jobs: the first of them by how they ended, and one with all that is known of it.
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use futures_util::TryStreamExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Board;
+use crate::error::{ApiError, json_response};
+use domain::job::{BatchId, JobId};
+use domain::outcome::{Ending, Outcome};
+use domain::prices::Prices;
+use queue::sight::Sought;
+use store::Order;
+
+/// Jobs that are listed, and how many outcomes are looked through for them: a page must not read a
+/// million.
+const LISTED: usize = 50;
+const LOOKED_THROUGH: usize = 5_000;
+
+pub(super) fn routes() -> Router<Board> {
+    Router::new()
+        .route("/dashboard/batches/{batch}/jobs", get(list))
+        .route("/dashboard/batches/{batch}/job", get(one))
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    ending: Option<Ending>,
+}
+
+async fn list(
+    State(board): State<Board>,
+    Path(batch): Path<BatchId>,
+    Query(Wanted { ending }): Query<Wanted>,
+) -> Result<Response, ApiError> {
+    known(&board, &batch).await?;
+    let mut outcomes = board.app.store.outcomes(&batch, Order::AsStored).await?;
+    let (mut jobs, mut looked_through, mut more) = (Vec::new(), 0, false);
+    while let Some(outcome) = outcomes.try_next().await? {
+        if jobs.len() == LISTED || looked_through == LOOKED_THROUGH {
+            more = true;
+            break;
+        }
+        looked_through += 1;
+        if ending.is_none_or(|ending| ending == outcome.ending) {
+            jobs.push(in_short(&outcome));
+        }
+    }
+    let answer = json!({ "jobs": jobs, "looked_through": looked_through, "more": more });
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+#[derive(Deserialize)]
+struct Named {
+    custom_id: String,
+}
+
+async fn one(
+    State(board): State<Board>,
+    Path(batch): Path<BatchId>,
+    Query(Named { custom_id }): Query<Named>,
+) -> Result<Response, ApiError> {
+    known(&board, &batch).await?;
+    let answer = match board.app.store.outcome(&batch, &custom_id).await? {
+        Some(outcome) => {
+            let show_content = board.app.config.serve.show_content;
+            in_full(&outcome, &board.prices()?, show_content)
+        }
+        None => {
+            let id = JobId::new(&batch, &custom_id);
+            let sought = Sought { jobs: [id].into(), batch: None };
+            let sight = board.app.queue.look(&sought).await?;
+            if sight.jobs.is_empty() && sight.looked_at.is_none() {
+                return Err(ApiError::no_such("job", &custom_id));
+            }
+            json!({
+                "custom_id": custom_id,
+                "id": id,
+                "seen": sight.jobs,
+                "looked_at": sight.looked_at,
+            })
+        }
+    };
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+async fn known(board: &Board, batch: &BatchId) -> Result<(), ApiError> {
+    let no_such = || ApiError::no_such("batch", batch.as_str());
+    board.app.store.batch(batch).await?.map(drop).ok_or_else(no_such)
+}
+
+fn in_short(outcome: &Outcome) -> Value {
+    json!({
+        "custom_id": outcome.custom_id,
+        "ending": outcome.ending,
+        "code": outcome.failure.as_ref().map(|failure| &failure.code),
+        "deployment": outcome.deployment,
+        "latency_ms": outcome.latency_ms,
+        "tokens": outcome.usage.total(),
+        "finished_at": outcome.finished_at,
+    })
+}
+
+fn in_full(outcome: &Outcome, prices: &Prices, show_content: bool) -> Value {
+    let is_flex = outcome.service_tier.as_deref() == Some("flex");
+    let content = || outcome.body.as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
+    json!({
+        "custom_id": outcome.custom_id,
+        "id": outcome.job_id,
+        "ending": outcome.ending,
+        "failure": outcome.failure,
+        "attempts": outcome.attempts,
+        "throttled": outcome.throttled,
+        "latency_ms": outcome.latency_ms,
+        "finished_at": outcome.finished_at,
+        "deadline": outcome.deadline,
+        "deployment": outcome.deployment,
+        "model": outcome.model,
+        "service_tier": outcome.service_tier,
+        "usage": outcome.usage,
+        "cost": prices.cost(&outcome.model, outcome.usage, is_flex),
+        "currency": prices.currency,
+        "request_id": outcome.request_id,
+        "answer": show_content.then(content).flatten(),
+    })
+}

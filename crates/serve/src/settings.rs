@@ -1,0 +1,165 @@
+//! The settings of the HTTP server: `[serve]` of the configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use domain::secret::hidden_option;
+
+/// Shorter tokens could be guessed.
+const SHORTEST_TOKEN: usize = 16;
+
+/// A setting of the server that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeSettingsError {
+    #[error("{key} must be at least 1")]
+    Zero { key: String },
+    #[error("serve.tokens '{name}': {problem}")]
+    Token { name: String, problem: String },
+}
+
+/// All that the server takes from the configuration.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    pub serve: Serve,
+    pub scaling: report::replicas::useful::Settings,
+    /// How uploaded lines are read.
+    pub reading: intake::Reading,
+    /// The user's own price table.
+    pub prices: Option<PathBuf>,
+    /// How long requests under way may go on after a stop.
+    pub grace: std::time::Duration,
+}
+
+/// `[serve]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serve {
+    pub listen: SocketAddr,
+    /// Whether the dashboard may show prompts and answers.
+    pub show_content: bool,
+    pub tokens: Vec<Token>,
+    pub limits: Limits,
+}
+
+/// One caller's token, and what it opens.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Token {
+    /// What logs and metrics call it.
+    pub name: String,
+    pub role: Role,
+    #[serde(serialize_with = "hidden_option")]
+    pub token: Option<SecretString>,
+    pub token_env: Option<String>,
+    pub token_file: Option<PathBuf>,
+}
+
+/// What a caller may do; each may do all that those before it may.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// See how batches stand, and their results.
+    #[default]
+    Read,
+    /// Upload files, create batches, and cancel them.
+    Submit,
+    /// Pause, resume, retry and drop what others submitted.
+    Operate,
+}
+
+/// What one caller may ask of the server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The largest file that can be uploaded.
+    pub file_mib: u64,
+    /// For each token, and for all that bring none together.
+    pub requests_per_second: u32,
+    /// Connections open at a time.
+    pub connections: usize,
+    /// For all but uploads and downloads.
+    pub request_seconds: u64,
+    /// An upload or download that stands still for so long is ended.
+    pub idle_seconds: u64,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8780)),
+            show_content: false,
+            tokens: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // What the Batch API of OpenAI takes: 200 MB.
+            file_mib: 200,
+            requests_per_second: 100,
+            connections: 512,
+            request_seconds: 30,
+            idle_seconds: 60,
+        }
+    }
+}
+
+impl Serve {
+    /// Checks that no limit is zero.
+    ///
+    /// # Errors
+    /// Names the limit.
+    pub fn check(&self) -> Result<(), ServeSettingsError> {
+        let Limits { file_mib, requests_per_second, connections, request_seconds, idle_seconds } =
+            self.limits;
+        let counts = [
+            ("file_mib", file_mib),
+            ("requests_per_second", requests_per_second.into()),
+            ("connections", connections as u64),
+            ("request_seconds", request_seconds),
+            ("idle_seconds", idle_seconds),
+        ];
+        match counts.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(ServeSettingsError::Zero { key: format!("serve.limits.{key}") }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Token {
+    /// The token itself.
+    ///
+    /// # Errors
+    /// If there is none, or it is too short to be safe.
+    pub fn secret(&self) -> Result<SecretString, ServeSettingsError> {
+        let wrong =
+            |problem: String| ServeSettingsError::Token { name: self.name.clone(), problem };
+        let text = match (&self.token, &self.token_env, &self.token_file) {
+            (Some(token), None, None) => token.clone(),
+            (None, Some(variable), None) => std::env::var(variable)
+                .map_err(|_| wrong(format!("the variable {variable} is not set")))?
+                .into(),
+            (None, None, Some(path)) => std::fs::read_to_string(path)
+                .map_err(|error| wrong(format!("can't read {}: {error}", path.display())))?
+                .trim()
+                .to_owned()
+                .into(),
+            _ => return Err(wrong("give one of 'token', 'token_env' and 'token_file'".into())),
+        };
+        use secrecy::ExposeSecret;
+        if text.expose_secret().len() < SHORTEST_TOKEN {
+            return Err(wrong(format!(
+                "it is shorter than {SHORTEST_TOKEN} characters; make one with: openssl rand -hex 32"
+            )));
+        }
+        Ok(text)
+    }
+}

@@ -1,0 +1,391 @@
+//! A state directory's one SQLite file, shared by the embedded queue and the embedded store.
+//!
+//! One thread owns the only writing connection. It takes every write that is waiting, runs them in
+//! one transaction and answers after the commit, so that the cost of making things durable is
+//! shared by all who wait for it (group commit). Reads have connections of their own: in WAL mode
+//! they never wait for the writer.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OpenFlags, Row};
+use tokio::sync::{mpsc, oneshot};
+
+/// Raised with every change of [`SCHEMA`] that older files do not have.
+const SCHEMA_VERSION: i64 = 6;
+
+const SCHEMA: &str = "
+CREATE TABLE queue (
+    seq            INTEGER PRIMARY KEY,
+    job_id         BLOB    NOT NULL,
+    -- Unix ms from when the job may be handed out: 0 at once; while locked, the lock's expiry.
+    available_at   INTEGER NOT NULL,
+    priority       INTEGER NOT NULL,
+    lock           INTEGER,
+    delivery_count INTEGER NOT NULL,
+    batch_id       TEXT    NOT NULL,
+    custom_id      TEXT    NOT NULL,
+    position       INTEGER NOT NULL,
+    url            TEXT    NOT NULL,
+    model          TEXT    NOT NULL,
+    prompt_tokens  INTEGER,
+    max_output_tokens INTEGER,
+    deadline       TEXT,
+    metadata       TEXT,
+    look_up        INTEGER NOT NULL,
+    first_enqueued INTEGER NOT NULL,
+    -- JSON: tries and errors of earlier deliveries.
+    history        TEXT,
+    -- JSON: what is known of a body that lies in payloads.
+    aside          TEXT,
+    body           TEXT    NOT NULL,
+    -- The same as UNIQUE (job_id), in an order in which neighbours of the input share pages.
+    UNIQUE (batch_id, custom_id)
+);
+CREATE INDEX queue_in_order ON queue (available_at, priority DESC, seq);
+CREATE TABLE dead_letters (
+    -- Never given twice: people name dead letters by it.
+    seq            INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id         BLOB    NOT NULL,
+    message        TEXT    NOT NULL,
+    reason         TEXT    NOT NULL,
+    description    TEXT    NOT NULL,
+    delivery_count INTEGER NOT NULL,
+    at             TEXT    NOT NULL
+);
+CREATE TABLE batches (
+    batch_id      TEXT PRIMARY KEY,
+    state         TEXT    NOT NULL,
+    jobs          INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    created_at    TEXT    NOT NULL,
+    -- JSON: the inputs that jobs counts.
+    inputs        TEXT    NOT NULL DEFAULT '[]',
+    -- Why it is in its state, where somebody said so.
+    reason        TEXT
+) WITHOUT ROWID;
+-- In whole tokens, or in billionths of the currency.
+CREATE TABLE budgets (
+    batch_id  TEXT PRIMARY KEY,
+    -- A currency; NULL: tokens.
+    currency  TEXT,
+    allowed   INTEGER NOT NULL,
+    -- What was spent, and what is set aside for calls to come.
+    committed INTEGER NOT NULL,
+    spent     INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE outcomes (
+    seq               INTEGER PRIMARY KEY,
+    batch_id          TEXT    NOT NULL,
+    custom_id         TEXT    NOT NULL,
+    position          INTEGER NOT NULL,
+    digest            INTEGER NOT NULL,
+    ending            TEXT    NOT NULL,
+    status_code       INTEGER,
+    request_id        TEXT,
+    error_code        TEXT,
+    error_message     TEXT,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    deployment        TEXT    NOT NULL,
+    model             TEXT    NOT NULL,
+    latency_ms        INTEGER NOT NULL,
+    finished_at       TEXT    NOT NULL,
+    metadata          TEXT,
+    body              TEXT,
+    -- What the service billed it as, where it said so: default, flex.
+    service_tier      TEXT,
+    -- Calls that were refused for want of quota (429).
+    throttled         INTEGER NOT NULL,
+    deadline          TEXT,
+    -- The same as one a job_id, which is a hash and would change a page for each job.
+    UNIQUE (batch_id, custom_id)
+);
+-- What outcomes have cost that were taken back, so that their jobs are worked again.
+CREATE TABLE withdrawn (
+    batch_id          TEXT    NOT NULL,
+    custom_id         TEXT    NOT NULL,
+    ending            TEXT    NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    deployment        TEXT    NOT NULL,
+    model             TEXT    NOT NULL,
+    latency_ms        INTEGER NOT NULL,
+    finished_at       TEXT    NOT NULL,
+    metadata          TEXT,
+    service_tier      TEXT,
+    throttled         INTEGER NOT NULL
+);
+CREATE INDEX withdrawn_by_batch ON withdrawn (batch_id);
+CREATE TABLE payloads (
+    name      TEXT    PRIMARY KEY,
+    stored_at INTEGER NOT NULL,
+    bytes     BLOB    NOT NULL
+);
+CREATE INDEX payloads_by_age ON payloads (stored_at);
+CREATE TABLE usage (
+    batch_id          TEXT NOT NULL,
+    deployment        TEXT NOT NULL,
+    model             TEXT NOT NULL,
+    -- What the service billed it as; empty where it did not say.
+    service_tier      TEXT NOT NULL,
+    hour              TEXT NOT NULL,
+    ending            TEXT NOT NULL,
+    jobs              INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    PRIMARY KEY (batch_id, deployment, model, service_tier, hour, ending)
+) WITHOUT ROWID;
+-- What ended in which minute: how fast a batch goes, without a look at its outcomes.
+CREATE TABLE minutes (
+    batch_id    TEXT    NOT NULL,
+    -- Unix minutes.
+    minute      INTEGER NOT NULL,
+    jobs        INTEGER NOT NULL,
+    tokens      INTEGER NOT NULL,
+    -- The second of it in which the first of them ended.
+    from_second INTEGER NOT NULL,
+    PRIMARY KEY (batch_id, minute)
+) WITHOUT ROWID;
+CREATE TABLE shares (
+    instance   TEXT PRIMARY KEY,
+    beat       INTEGER NOT NULL,
+    -- JSON: by deployment, what the instance could use and what it claims of the quota.
+    parts      TEXT    NOT NULL,
+    about      TEXT    NOT NULL,
+    -- Unix ms.
+    updated_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE notes (
+    kind TEXT NOT NULL,
+    id   TEXT NOT NULL,
+    json TEXT NOT NULL,
+    PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
+";
+
+/// Writes that may wait before callers do; each is a batch of rows.
+const WAITING_WRITES: usize = 64;
+
+/// Another process may hold the write lock for the length of a big commit, never for longer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why the state file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SqliteError {
+    #[error(
+        "{} is of version {found}, this program reads version {SCHEMA_VERSION}: \
+         finish it with the program that wrote it, or choose another state directory",
+        path.display()
+    )]
+    Version { path: PathBuf, found: i64 },
+    #[error("can't create the state directory {}", path.display())]
+    Directory { path: PathBuf, source: std::io::Error },
+    /// The database itself; full disk, locked for too long, corrupt.
+    #[error("{}: {source}", path.display())]
+    Sqlite { path: PathBuf, source: Arc<rusqlite::Error> },
+    #[error("the database's writer has stopped")]
+    Stopped,
+}
+
+impl SqliteError {
+    /// Whether trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
+        matches!(
+            self,
+            Self::Sqlite { source, .. }
+                if matches!(source.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | DiskFull))
+        )
+    }
+}
+
+type Finish = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
+/// Gets the connection with its transaction open, or why none could be opened; says how to finish,
+/// and why it failed, if it did.
+type Write = Box<
+    dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> (Finish, Option<Arc<rusqlite::Error>>)
+        + Send,
+>;
+
+/// A handle to the open file; clones share it. The writer thread ends with the last one.
+#[derive(Clone)]
+pub struct Database {
+    path: Arc<Path>,
+    writes: mpsc::Sender<Write>,
+    idle_readers: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Database {
+    /// Opens `promptmill.db` in the directory, creating both where they are missing.
+    ///
+    /// # Errors
+    /// Says which file can't be used and why.
+    pub fn open(directory: &Path) -> Result<Self, SqliteError> {
+        std::fs::create_dir_all(directory)
+            .map_err(|source| SqliteError::Directory { path: directory.to_owned(), source })?;
+        let path: Arc<Path> = directory.join("promptmill.db").into();
+        let connection = open_writer(&path)?;
+        let (writes, waiting) = mpsc::channel(WAITING_WRITES);
+        std::thread::Builder::new()
+            .name("sqlite-writer".into())
+            .spawn(move || write_until_closed(&connection, waiting))
+            .map_err(|source| SqliteError::Directory { path: path.to_path_buf(), source })?;
+        Ok(Self { path, writes, idle_readers: Arc::default() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs one write; when this returns `Ok`, it is on disk. A write that fails leaves no trace,
+    /// and neither do those that share its transaction: they fail with it. (Undoing one alone would
+    /// take a savepoint, which copies every page that is touched.)
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, SqliteError> {
+        let (answer, answered) = oneshot::channel();
+        let write: Write = Box::new(move |connection| {
+            let done = connection.and_then(|c| work(c).map_err(Arc::new));
+            let failed = done.as_ref().err().cloned();
+            let finish: Finish = Box::new(move |committed| {
+                // The caller may have gone away; the write stands all the same.
+                let _ = answer.send(committed.and(done));
+            });
+            (finish, failed)
+        });
+        self.writes.send(write).await.map_err(|_| SqliteError::Stopped)?;
+        answered.await.map_err(|_| SqliteError::Stopped)?.map_err(|e| self.error(e))
+    }
+
+    /// Runs one read on a connection of its own, off the async threads.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, SqliteError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let reader = this.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let reader = match reader {
+                Some(reader) => reader,
+                None => open_reader(&this.path).map_err(|e| this.error(e.into()))?,
+            };
+            let result = work(&reader).map_err(|e| this.error(e.into()));
+            this.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+            result
+        })
+        .await
+        .map_err(|_| SqliteError::Stopped)?
+    }
+
+    fn error(&self, source: Arc<rusqlite::Error>) -> SqliteError {
+        SqliteError::Sqlite { path: self.path.to_path_buf(), source }
+    }
+}
+
+fn open_writer(path: &Path) -> Result<Connection, SqliteError> {
+    let failed =
+        |e: rusqlite::Error| SqliteError::Sqlite { path: path.to_owned(), source: e.into() };
+    let connection = Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    // FULL: an outcome that was reported as recorded survives a power cut, not only a crash.
+    // Checkpoints are rare: a page of an index that changes with every commit is copied into the
+    // database once for thousands of jobs. The file that grows meanwhile has 32 MiB.
+    // Small temporary space goes to disk, so that sorting a large export takes no memory.
+    let pragmas =
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -16384;
+                   PRAGMA temp_store = FILE; PRAGMA journal_size_limit = 67108864;
+                   PRAGMA wal_autocheckpoint = 8192;";
+    connection.execute_batch(pragmas).map_err(failed)?;
+    let version = migrate(&connection).map_err(failed)?;
+    if version != SCHEMA_VERSION {
+        return Err(SqliteError::Version { path: path.to_owned(), found: version });
+    }
+    Ok(connection)
+}
+
+/// Creates the schema in a new file; says which version the file has.
+fn migrate(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
+    if found == 0 {
+        connection.execute_batch(SCHEMA)?;
+        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    connection.execute_batch("COMMIT")?;
+    Ok(if found == 0 { SCHEMA_VERSION } else { found })
+}
+
+fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Sorting a large export spills to disk, not into memory.
+    connection.execute_batch("PRAGMA cache_size = -4096; PRAGMA temp_store = FILE;")?;
+    Ok(connection)
+}
+
+fn write_until_closed(connection: &Connection, mut waiting: mpsc::Receiver<Write>) {
+    while let Some(first) = waiting.blocking_recv() {
+        let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(Arc::new);
+        let (finish, mut failed) = first(begun.map(|()| connection));
+        let mut finishes = vec![finish];
+        while failed.is_none()
+            && finishes.len() < WAITING_WRITES
+            && let Ok(next) = waiting.try_recv()
+        {
+            let (finish, failure) = next(Ok(connection));
+            finishes.push(finish);
+            failed = failure;
+        }
+        let committed = match failed {
+            None => connection.execute_batch("COMMIT").map_err(Arc::new),
+            Some(error) => Err(error),
+        };
+        if committed.is_err() && !connection.is_autocommit() {
+            // If even undoing it fails, the next BEGIN fails and says so.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        for finish in finishes {
+            finish(committed.clone());
+        }
+    }
+}
+
+/// A text column in a type of ours; a value that can't be read is the file's fault.
+pub fn parsed<T>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str()?;
+    parse(text).ok_or_else(|| {
+        let error = format!("'{text}' is not a value of this column").into();
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error)
+    })
+}
+
+/// JSON bytes as the text that SQL tools can read.
+pub fn text(bytes: &[u8]) -> rusqlite::Result<&str> {
+    simdutf8::basic::from_utf8(bytes)
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+}

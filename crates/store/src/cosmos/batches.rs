@@ -1,0 +1,142 @@
+//! Batch documents, and the number of shards that each batch has for ever.
+
+use std::cmp::Reverse;
+
+use azure_core::http::Etag;
+use azure_data_cosmos::feed::FeedScope;
+use azure_data_cosmos::options::{ItemWriteOptions, Precondition};
+
+use super::Inner;
+use super::calls::{Answer, Pages, Purpose, Trouble, body, page_of};
+use super::items::BatchItem;
+use super::units::Operation;
+use crate::{Batch, BatchState, StoreError};
+use domain::job::BatchId;
+
+const GET: Purpose = Purpose(Operation::Batches, "reading a batch");
+const PUT: Purpose = Purpose(Operation::Batches, "writing a batch");
+const LIST: Purpose = Purpose(Operation::Batches, "listing batches");
+
+const BATCHES_A_PAGE: u32 = 100;
+
+impl Inner {
+    /// Creates the batch or writes over its counts; its number of shards and its state stay.
+    pub(super) async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
+        let id = batch.id.to_string();
+        let mut others = Trouble::new(self.calls.patience);
+        loop {
+            let read = || self.batches.read_item(id.clone(), &id, None);
+            let answer = if let Answer::Done(response) = self.calls.read(GET, read).await? {
+                let etag = response.headers().etag().cloned();
+                let known: BatchItem = body(GET, response)?;
+                let mut item = BatchItem::new(batch, known.shards);
+                if known.state.is_some() {
+                    (item.state, item.reason) = (known.state, known.reason);
+                }
+                self.replace(&id, &item, etag).await?
+            } else {
+                let item = BatchItem::new(batch, self.new_shards);
+                let create = || self.batches.create_item(id.clone(), &id, &item, None);
+                self.calls.write(PUT, create).await?
+            };
+            if answer.made(PUT)? {
+                return Ok(());
+            }
+            others.wait_for_others(PUT.1).await?;
+        }
+    }
+
+    pub(super) async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        let id = id.to_string();
+        let mut others = Trouble::new(self.calls.patience);
+        loop {
+            let read = || self.batches.read_item(id.clone(), &id, None);
+            let Answer::Done(response) = self.calls.read(GET, read).await? else { return Ok(None) };
+            let etag = response.headers().etag().cloned();
+            let mut item: BatchItem = body(GET, response)?;
+            if !item.state.is_some_and(|state| from.contains(&state)) {
+                return Ok(item.into_batch()?);
+            }
+            (item.state, item.reason) = (Some(to), reason.map(str::to_owned));
+            if self.replace(&id, &item, etag).await?.made(PUT)? {
+                return Ok(item.into_batch()?);
+            }
+            // If our own write had gone through unheard, the next look finds it done.
+            others.wait_for_others(PUT.1).await?;
+        }
+    }
+
+    async fn replace(
+        &self,
+        id: &str,
+        item: &BatchItem,
+        etag: Option<Etag>,
+    ) -> Result<Answer, StoreError> {
+        let options = etag.map(|etag| {
+            ItemWriteOptions::default().with_precondition(Precondition::if_match(etag))
+        });
+        let replace = || self.batches.replace_item(id.to_owned(), id, item, options.clone());
+        self.calls.write(PUT, replace).await
+    }
+
+    pub(super) async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
+        let item = self.batch_item(id).await?;
+        Ok(item.map(BatchItem::into_batch).transpose()?.flatten())
+    }
+
+    pub(super) async fn list_batches(&self) -> Result<Vec<Batch>, StoreError> {
+        let (query, all) = ("SELECT * FROM c".into(), FeedScope::full_container());
+        let mut pages: Pages<BatchItem> =
+            Pages::new(&self.batches, query, all, page_of(BATCHES_A_PAGE), LIST);
+        let mut batches = Vec::new();
+        while let Some(items) = pages.next(&self.calls).await? {
+            for item in items {
+                batches.extend(item.into_batch()?);
+            }
+        }
+        batches.sort_by_key(|batch| Reverse(batch.created_at));
+        Ok(batches)
+    }
+
+    /// The batch's number of shards, which is fixed now if it was not before.
+    pub(super) async fn shards(&self, batch: &BatchId) -> Result<u32, StoreError> {
+        let mut others = Trouble::new(self.calls.patience);
+        loop {
+            if let Some(shards) = self.known_shards(batch).await? {
+                return Ok(shards);
+            }
+            let (id, item) = (batch.to_string(), BatchItem::unannounced(batch, self.new_shards));
+            let create = || self.batches.create_item(id.clone(), &id, &item, None);
+            if self.calls.write(PUT, create).await?.made(PUT)? {
+                self.shards_cache().insert(batch.clone(), self.new_shards);
+                return Ok(self.new_shards);
+            }
+            others.wait_for_others(GET.1).await?;
+        }
+    }
+
+    /// None for a batch of which nothing was ever written.
+    pub(super) async fn known_shards(&self, batch: &BatchId) -> Result<Option<u32>, StoreError> {
+        if let Some(shards) = self.shards_cache().get(batch) {
+            return Ok(Some(*shards));
+        }
+        let Some(item) = self.batch_item(batch).await? else { return Ok(None) };
+        self.shards_cache().insert(batch.clone(), item.shards);
+        Ok(Some(item.shards))
+    }
+
+    async fn batch_item(&self, id: &BatchId) -> Result<Option<BatchItem>, StoreError> {
+        let id = id.to_string();
+        let read = || self.batches.read_item(id.clone(), &id, None);
+        match self.calls.read(GET, read).await? {
+            Answer::Done(response) => Ok(Some(body(GET, response)?)),
+            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A batch's outcomes without their bodies, as a stream: a fraction of the bytes, for sums.
+
+use std::sync::Arc;
+
+use azure_data_cosmos::feed::FeedScope;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::calls::{Pages, Purpose, page_of};
+use super::error::BadItem;
+use super::items::partition;
+use super::units::Operation;
+use super::{Inner, SHARDS_AT_A_TIME};
+use crate::{Brief, StoreError};
+use domain::job::BatchId;
+use domain::outcome::{Ending, Failure, Usage};
+
+const READ: Purpose = Purpose(Operation::Totals, "reading what outcomes used");
+
+const QUERY: &str = "SELECT c.id, c.ending, c.failure, c.usage, c.serviceTier, c.attempts, c.throttled, c.deployment, \
+                     c.model, c.latencyMs, c.finishedAt, c.deadline, c.metadata FROM c";
+
+const A_PAGE: u32 = 1000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    id: String,
+    #[serde(default)]
+    ending: Option<Ending>,
+    #[serde(default)]
+    failure: Option<Failure>,
+    usage: Usage,
+    #[serde(default)]
+    service_tier: Option<Box<str>>,
+    attempts: u32,
+    #[serde(default)]
+    throttled: u32,
+    deployment: String,
+    model: String,
+    latency_ms: u64,
+    finished_at: String,
+    #[serde(default)]
+    deadline: Option<Timestamp>,
+    #[serde(default)]
+    metadata: Option<Box<str>>,
+}
+
+impl Item {
+    fn into_brief(self) -> Result<Brief, BadItem> {
+        let bad = || BadItem::Field { id: self.id.clone(), field: "finishedAt" };
+        Ok(Brief {
+            finished_at: self.finished_at.parse().map_err(|_| bad())?,
+            ending: self.ending,
+            failure: self.failure,
+            usage: self.usage,
+            service_tier: self.service_tier,
+            attempts: self.attempts,
+            throttled: self.throttled,
+            deadline: self.deadline,
+            deployment: self.deployment,
+            model: self.model,
+            latency_ms: self.latency_ms,
+            metadata: self.metadata,
+        })
+    }
+}
+
+impl Inner {
+    pub(super) async fn stream_briefs(
+        self: Arc<Self>,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
+        let Some(shards) = self.known_shards(batch).await? else {
+            return Ok(stream::empty().boxed());
+        };
+        let batch = batch.clone();
+        let of_shard = move |shard| {
+            let scope = FeedScope::partition(partition(&batch, shard));
+            let pages = Pages::new(&self.outcomes, QUERY.into(), scope, page_of(A_PAGE), READ);
+            let store = Arc::clone(&self);
+            let pages = stream::try_unfold((store, pages), async |(store, mut pages)| {
+                let page: Option<Vec<Item>> = pages.next(&store.calls).await?;
+                Ok::<_, StoreError>(page.map(|page| (page, (store, pages))))
+            });
+            let brief = |item: Item| item.into_brief().map_err(StoreError::from);
+            pages
+                .map_ok(move |page| stream::iter(page.into_iter().map(brief)))
+                .try_flatten()
+                .boxed()
+        };
+        Ok(stream::iter(0..shards).map(of_shard).flatten_unordered(SHARDS_AT_A_TIME).boxed())
+    }
+}

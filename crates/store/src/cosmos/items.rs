@@ -1,0 +1,389 @@
+//! The items as they lie in the containers, and where: ids, partition keys, shards.
+//!
+//! Field names are what users' queries are written with: they must not change. Bodies and metadata
+//! are kept as JSON text, byte for byte as they came: as JSON values the database would reorder
+//! keys, round long numbers and refuse deep nesting. `StringToObject(c.body)` opens them in a query.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::error::BadItem;
+use crate::{Batch, BatchState, KnownInput, Minute, Note, Recorded, StoreError};
+use domain::job::{BatchId, JobId};
+use domain::outcome::{Ending, Failure, Outcome, Usage};
+use domain::share::{Part, Word};
+
+pub(super) const OUTCOMES: &str = "outcomes";
+pub(super) const BATCHES: &str = "batches";
+pub(super) const USAGE: &str = "usage";
+pub(super) const SHARES: &str = "shares";
+pub(super) const PAYLOADS: &str = "payloads";
+
+/// The partition key of one shard of a batch.
+pub(super) fn partition(batch: &BatchId, shard: u32) -> String {
+    format!("{batch}|{shard}")
+}
+
+/// The shard of a job: the id's last 32 bits modulo the batch's number of shards.
+///
+/// A job id is a hash already. So any script finds an item: `int(job_id[-8:], 16) % shards`.
+pub(super) fn shard(job: JobId, shards: u32) -> u32 {
+    let [.., a, b, c, d] = *job.as_bytes();
+    u32::from_be_bytes([a, b, c, d]) % shards.max(1)
+}
+
+/// An item of `outcomes`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OutcomeItem<'a> {
+    pub id: Cow<'a, str>,
+    pub pk: Cow<'a, str>,
+    pub batch_id: Cow<'a, str>,
+    pub custom_id: Cow<'a, str>,
+    pub position: u64,
+    /// In hex: numbers above 2^53 lose digits on the way.
+    pub digest: Cow<'a, str>,
+    pub ending: Ending,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Cow<'a, Failure>>,
+    pub usage: Usage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<Cow<'a, str>>,
+    pub attempts: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub throttled: u32,
+    pub deployment: Cow<'a, str>,
+    pub model: Cow<'a, str>,
+    pub latency_ms: u64,
+    pub finished_at: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Cow<'a, str>>,
+    /// The payload that holds the body, if it is too big for this item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_ref: Option<Cow<'a, str>>,
+    /// Which write created the item: tells a repeated write of ours from somebody else's.
+    pub write_id: Cow<'a, str>,
+}
+
+impl<'a> OutcomeItem<'a> {
+    pub(super) fn new(o: &'a Outcome, pk: &'a str, write_id: &'a str) -> Result<Self, StoreError> {
+        let body = o.body.as_deref().map(simdutf8::basic::from_utf8).transpose();
+        Ok(Self {
+            id: o.job_id.to_string().into(),
+            pk: pk.into(),
+            batch_id: o.batch_id.as_str().into(),
+            custom_id: o.custom_id.as_str().into(),
+            position: o.position,
+            digest: format!("{:016x}", o.digest).into(),
+            ending: o.ending,
+            status_code: o.status_code,
+            request_id: o.request_id.as_deref().map(Cow::from),
+            failure: o.failure.as_ref().map(Cow::Borrowed),
+            usage: o.usage,
+            service_tier: o.service_tier.as_deref().map(Cow::from),
+            attempts: o.attempts,
+            throttled: o.throttled,
+            deployment: o.deployment.as_str().into(),
+            model: o.model.as_str().into(),
+            latency_ms: o.latency_ms,
+            finished_at: o.finished_at.to_string().into(),
+            deadline: o.deadline,
+            metadata: o.metadata.as_deref().map(Cow::from),
+            body: body.map_err(|_| BadItem::BodyNotText(o.job_id))?.map(Cow::from),
+            body_ref: None,
+            write_id: write_id.into(),
+        })
+    }
+
+    /// The proof for somebody who came later.
+    pub(super) fn recorded(&self, job: JobId) -> Result<Recorded, BadItem> {
+        let digest = parse_digest(&self.digest)
+            .ok_or_else(|| BadItem::Field { id: job.to_string(), field: "digest" })?;
+        Ok(Recorded { job_id: job, ending: self.ending, digest, first: false })
+    }
+
+    /// The outcome without a body that lies aside.
+    pub(super) fn into_outcome(self) -> Result<Outcome, BadItem> {
+        let id = self.id;
+        let bad = |field| BadItem::Field { id: id.clone().into_owned(), field };
+        Ok(Outcome {
+            job_id: parse_job_id(&id).ok_or_else(|| bad("id"))?,
+            batch_id: self.batch_id.parse().map_err(|_| bad("batchId"))?,
+            custom_id: self.custom_id.into_owned(),
+            position: self.position,
+            digest: parse_digest(&self.digest).ok_or_else(|| bad("digest"))?,
+            ending: self.ending,
+            status_code: self.status_code,
+            request_id: self.request_id.map(Cow::into_owned),
+            body: self.body.map(|body| body.into_owned().into()),
+            failure: self.failure.map(Cow::into_owned),
+            usage: self.usage,
+            service_tier: self.service_tier.map(|tier| tier.into_owned().into()),
+            attempts: self.attempts,
+            throttled: self.throttled,
+            deployment: self.deployment.into_owned(),
+            model: self.model.into_owned(),
+            latency_ms: self.latency_ms,
+            finished_at: self.finished_at.parse().map_err(|_| bad("finishedAt"))?,
+            deadline: self.deadline,
+            metadata: self.metadata.map(|text| text.into_owned().into()),
+        })
+    }
+}
+
+/// What a withdrawn outcome has cost: an item of `outcomes` that is none, since it has no ending.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Withdrawn<'a> {
+    id: String,
+    pk: &'a str,
+    batch_id: &'a str,
+    custom_id: &'a str,
+    withdrawn: Ending,
+    attempts: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    throttled: u32,
+    usage: Usage,
+    deployment: &'a str,
+    model: &'a str,
+    latency_ms: u64,
+    finished_at: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'a str>,
+}
+
+impl<'a> Withdrawn<'a> {
+    pub(super) fn new(item: &'a OutcomeItem<'_>) -> Self {
+        Self {
+            id: format!("{}.{}", item.id, item.write_id),
+            pk: &item.pk,
+            batch_id: &item.batch_id,
+            custom_id: &item.custom_id,
+            withdrawn: item.ending,
+            attempts: item.attempts,
+            throttled: item.throttled,
+            usage: item.usage,
+            deployment: &item.deployment,
+            model: &item.model,
+            latency_ms: item.latency_ms,
+            finished_at: &item.finished_at,
+            metadata: item.metadata.as_deref(),
+            service_tier: item.service_tier.as_deref(),
+        }
+    }
+}
+
+/// What a proof needs of an item of `outcomes`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Proof {
+    ending: Ending,
+    digest: String,
+    #[serde(default)]
+    pub write_id: String,
+}
+
+impl Proof {
+    pub(super) fn recorded(&self, job: JobId, first: bool) -> Result<Recorded, BadItem> {
+        let digest = parse_digest(&self.digest)
+            .ok_or_else(|| BadItem::Field { id: job.to_string(), field: "digest" })?;
+        Ok(Recorded { job_id: job, ending: self.ending, digest, first })
+    }
+}
+
+/// What the totals need of an item of `outcomes`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Counted {
+    /// None of a withdrawn outcome.
+    #[serde(default)]
+    pub ending: Option<Ending>,
+    pub attempts: u64,
+    pub usage: Usage,
+}
+
+/// An item of `batches`. Without a state it only fixes the number of shards, for jobs of a batch
+/// that nobody announced.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BatchItem {
+    pub id: BatchId,
+    /// Fixed when the item is created: another number would put the same job elsewhere.
+    pub shards: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<BatchState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default)]
+    pub jobs: u64,
+    #[serde(default)]
+    pub prompt_tokens: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<KnownInput>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+}
+
+impl BatchItem {
+    pub(super) fn unannounced(id: &BatchId, shards: u32) -> Self {
+        let (id, inputs) = (id.clone(), Vec::new());
+        let (state, reason, created_at) = (None, None, None);
+        Self { id, shards, state, reason, jobs: 0, prompt_tokens: 0, inputs, created_at }
+    }
+
+    pub(super) fn new(batch: &Batch, shards: u32) -> Self {
+        Self {
+            id: batch.id.clone(),
+            shards,
+            state: Some(batch.state),
+            reason: batch.reason.clone(),
+            jobs: batch.jobs,
+            prompt_tokens: batch.prompt_tokens,
+            inputs: batch.inputs.clone(),
+            created_at: Some(batch.created_at.to_string()),
+        }
+    }
+
+    pub(super) fn into_batch(self) -> Result<Option<Batch>, BadItem> {
+        let Some((state, created_at)) = self.state.zip(self.created_at) else { return Ok(None) };
+        let created_at = created_at
+            .parse()
+            .map_err(|_| BadItem::Field { id: self.id.to_string(), field: "createdAt" })?;
+        Ok(Some(Batch {
+            id: self.id,
+            state,
+            reason: self.reason,
+            jobs: self.jobs,
+            prompt_tokens: self.prompt_tokens,
+            inputs: self.inputs,
+            created_at,
+        }))
+    }
+}
+
+/// An item of `usage`: what one writer has recorded of one batch, deployment, model,
+/// service tier and hour.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UsageItem {
+    pub id: String,
+    pub batch_id: BatchId,
+    /// The process that writes this item, and alone writes it.
+    pub worker: String,
+    pub deployment: String,
+    pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<Box<str>>,
+    /// "2026-11-23T16", in UTC.
+    pub hour: String,
+    /// What ended in it, by the minute of the hour.
+    #[serde(default)]
+    pub minutes: BTreeMap<u8, Minute>,
+    pub endings: BTreeMap<Ending, u64>,
+    /// Outcomes that ended as dead and were withdrawn, whoever had recorded them.
+    #[serde(default)]
+    pub withdrawn: u64,
+    pub attempts: u64,
+    pub usage: Usage,
+}
+
+/// The partition of all words, so that one read of one partition hears them all.
+pub(super) const WORDS: &str = "words";
+
+/// An item of `shares`: an instance's word; its id is the instance's.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct WordItem<'a> {
+    pub id: Uuid,
+    pub pk: Cow<'a, str>,
+    pub beat: u64,
+    pub parts: Cow<'a, BTreeMap<String, Part>>,
+    pub about: Cow<'a, serde_json::Value>,
+}
+
+impl<'a> WordItem<'a> {
+    pub(super) fn new(word: &'a Word) -> Self {
+        Self {
+            id: word.instance,
+            pk: WORDS.into(),
+            beat: word.beat,
+            parts: Cow::Borrowed(&word.parts),
+            about: Cow::Borrowed(&word.about),
+        }
+    }
+
+    pub(super) fn into_word(self) -> Word {
+        let (parts, about) = (self.parts.into_owned(), self.about.into_owned());
+        Word { instance: self.id, beat: self.beat, parts, about }
+    }
+}
+
+/// An item of `shares`: a note, which stays until it is removed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct NoteItem {
+    pub id: String,
+    pub pk: String,
+    /// As text: it comes back byte for byte, so that a change can be told.
+    pub json: String,
+    /// -1: the container's time to live is not for it (Azure docs: "Time to Live (TTL)").
+    ttl: i32,
+}
+
+impl NoteItem {
+    pub(super) fn partition(kind: &str) -> String {
+        format!("notes|{kind}")
+    }
+
+    pub(super) fn new(note: &Note) -> Self {
+        let (id, json) = (note.id.clone(), note.json.clone());
+        Self { id, pk: Self::partition(&note.kind), json, ttl: -1 }
+    }
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+fn parse_job_id(id: &str) -> Option<JobId> {
+    serde_json::from_value(id.into()).ok()
+}
+
+fn parse_digest(hex: &str) -> Option<u64> {
+    u64::from_str_radix(hex, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_stays_on_its_shard_for_ever() {
+        let batch: BatchId = "a".parse().unwrap();
+        let job = JobId::new(&batch, "1");
+        assert_eq!(job.to_string(), "09237301-dacb-5fbc-9c1f-ebdd5223cb29");
+        assert_eq!(shard(job, 64), 0x5223_cb29 % 64, "items are stored: this must never change");
+    }
+
+    #[test]
+    fn shards_are_filled_evenly() {
+        let batch: BatchId = "a".parse().unwrap();
+        let mut counts = [0_u32; 16];
+        for n in 0..16_000 {
+            counts[shard(JobId::new(&batch, &n.to_string()), 16) as usize] += 1;
+        }
+        assert!(counts.iter().all(|n| (800..1200).contains(n)), "{counts:?}");
+    }
+}

@@ -1,0 +1,207 @@
+//! A batch's outcomes as a stream, out of all its shards, in bounded memory.
+//!
+//! As stored: some shards at a time, page after page. By position: every shard gives its outcomes in
+//! order, and the lowest head of all goes next; two pages of each shard are held for that.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::vec;
+
+use azure_data_cosmos::feed::FeedScope;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
+
+use super::calls::{Answer, Pages, Purpose, body, page_of};
+use super::error::BadItem;
+use super::items::{OutcomeItem, partition, shard};
+use super::units::Operation;
+use super::{Inner, SHARDS_AT_A_TIME};
+use crate::{Order, StoreError};
+use domain::job::{BatchId, JobId};
+use domain::outcome::Outcome;
+
+const READ: Purpose = Purpose(Operation::Outcomes, "reading outcomes");
+
+/// The service ends a page at 4 MB whatever is asked for.
+const A_PAGE: u32 = 100;
+/// Smaller, since all shards' pages are held at the same time.
+const AN_ORDERED_PAGE: u32 = 16;
+
+type Item = OutcomeItem<'static>;
+pub(super) type Outcomes = BoxStream<'static, Result<Outcome, StoreError>>;
+
+impl Inner {
+    pub(super) async fn stream(
+        self: Arc<Self>,
+        batch: &BatchId,
+        order: Order,
+    ) -> Result<Outcomes, StoreError> {
+        let Some(shards) = self.known_shards(batch).await? else {
+            return Ok(stream::empty().boxed());
+        };
+        let (this, batch) = (Arc::clone(&self), batch.clone());
+        let items = match order {
+            Order::AsStored => {
+                let shard = move |n| items_of_shard(&this, &batch, n).boxed();
+                stream::iter(0..shards).map(shard).flatten_unordered(SHARDS_AT_A_TIME).boxed()
+            }
+            Order::ByPosition => {
+                let shards = (0..shards).map(|n| Shard::open(&this, &batch, n)).collect();
+                let merge = Merge { shards, heads: BinaryHeap::new(), opened: false };
+                stream::try_unfold(merge, Merge::step).boxed()
+            }
+        };
+        let join = move |item| {
+            let this = Arc::clone(&self);
+            async move { this.with_body(item).await }
+        };
+        Ok(items.and_then(join).boxed())
+    }
+
+    pub(super) async fn outcome(
+        &self,
+        batch: &BatchId,
+        job: JobId,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let Some(shards) = self.known_shards(batch).await? else { return Ok(None) };
+        let (pk, id) = (partition(batch, shard(job, shards)), job.to_string());
+        let read = || self.outcomes.read_item(pk.clone(), &id, None);
+        match self.calls.read(READ, read).await? {
+            Answer::Done(response) => self.with_body(body(READ, response)?).await.map(Some),
+            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
+        }
+    }
+
+    fn pages(&self, batch: &BatchId, shard: u32, order: Order) -> Pages<Item> {
+        // What withdrawn outcomes cost has no ending.
+        let (query, page) = match order {
+            Order::AsStored => ("SELECT * FROM c WHERE IS_DEFINED(c.ending)", A_PAGE),
+            Order::ByPosition => {
+                let query = "SELECT * FROM c WHERE IS_DEFINED(c.ending) ORDER BY c.position";
+                (query, AN_ORDERED_PAGE)
+            }
+        };
+        let scope = FeedScope::partition(partition(batch, shard));
+        Pages::new(&self.outcomes, query.into(), scope, page_of(page), READ)
+    }
+
+    async fn with_body(&self, mut item: Item) -> Result<Outcome, StoreError> {
+        let payload = item.body_ref.take();
+        let mut outcome = item.into_outcome()?;
+        if let Some(name) = payload {
+            let body = self.get_payload(&name).await?;
+            outcome.body = Some(body.ok_or_else(|| BadItem::NoPayload(name.into_owned()))?);
+        }
+        Ok(outcome)
+    }
+}
+
+fn items_of_shard(
+    store: &Arc<Inner>,
+    batch: &BatchId,
+    shard: u32,
+) -> impl Stream<Item = Result<Item, StoreError>> + use<> {
+    let (store, pages) = (Arc::clone(store), store.pages(batch, shard, Order::AsStored));
+    let pages = stream::try_unfold((store, pages), async |(store, mut pages)| {
+        let page = pages.next(&store.calls).await?;
+        Ok::<_, StoreError>(page.map(|page| (page, (store, pages))))
+    });
+    pages.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten()
+}
+
+/// One shard's outcomes in order, a page read ahead.
+struct Shard {
+    pages: mpsc::Receiver<Result<Vec<Item>, StoreError>>,
+    page: vec::IntoIter<Item>,
+}
+
+impl Shard {
+    /// The reading task ends with the shard's last page, or when nobody listens any more.
+    fn open(store: &Arc<Inner>, batch: &BatchId, shard: u32) -> Self {
+        let (send, pages) = mpsc::channel(1);
+        let mut source = store.pages(batch, shard, Order::ByPosition);
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            while let Some(page) = source.next(&store.calls).await.transpose() {
+                let last = page.is_err();
+                if send.send(page).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Self { pages, page: Vec::new().into_iter() }
+    }
+
+    async fn next(&mut self) -> Result<Option<Item>, StoreError> {
+        loop {
+            if let Some(item) = self.page.next() {
+                return Ok(Some(item));
+            }
+            match self.pages.recv().await.transpose()? {
+                Some(page) => self.page = page.into_iter(),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// A shard's next outcome. Its order is that of (position, id): ids decide between outcomes of
+/// the same position, so that two exports of one batch are equal.
+struct Head {
+    item: Item,
+    shard: usize,
+}
+
+impl Head {
+    fn key(&self) -> (u64, &str) {
+        (self.item.position, &self.item.id)
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Head {}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+struct Merge {
+    shards: Vec<Shard>,
+    heads: BinaryHeap<Reverse<Head>>,
+    opened: bool,
+}
+
+impl Merge {
+    async fn step(mut self) -> Result<Option<(Item, Self)>, StoreError> {
+        if !self.opened {
+            self.opened = true;
+            for shard in 0..self.shards.len() {
+                self.fill(shard).await?;
+            }
+        }
+        let Some(Reverse(Head { item, shard })) = self.heads.pop() else { return Ok(None) };
+        self.fill(shard).await?;
+        Ok(Some((item, self)))
+    }
+
+    async fn fill(&mut self, shard: usize) -> Result<(), StoreError> {
+        let item = self.shards[shard].next().await?;
+        self.heads.extend(item.map(|item| Reverse(Head { item, shard })));
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! The `budgets` table.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use domain::budget::{Budget, Claim, Limit, Unit};
+use domain::job::BatchId;
+
+pub(super) fn find(c: &Connection, batch: &BatchId) -> rusqlite::Result<Option<Budget>> {
+    let sql = "SELECT currency, allowed, committed, spent FROM budgets WHERE batch_id = ?1";
+    c.prepare_cached(sql)?
+        .query_row([batch.as_str()], |row| {
+            let currency: Option<String> = row.get(0)?;
+            Ok(Budget {
+                unit: currency.map_or(Unit::Tokens, |currency| Unit::Money { currency }),
+                allowed: row.get(1)?,
+                committed: row.get(2)?,
+                spent: row.get(3)?,
+            })
+        })
+        .optional()
+}
+
+pub(super) fn limit(c: &Connection, batch: &BatchId, limit: &Limit) -> rusqlite::Result<Budget> {
+    let budget = Budget::renewed(find(c, batch)?, limit);
+    put(c, batch, &budget)?;
+    Ok(budget)
+}
+
+/// To be called in a transaction that no other write can share halfway, as all writes are.
+pub(super) fn claim(
+    c: &Connection,
+    batch: &BatchId,
+    claim: &Claim,
+) -> rusqlite::Result<Option<(bool, Budget)>> {
+    let Some(budget) = find(c, batch)? else { return Ok(None) };
+    let Some(after) = budget.after(claim) else { return Ok(Some((false, budget))) };
+    put(c, batch, &after)?;
+    Ok(Some((true, after)))
+}
+
+fn put(c: &Connection, batch: &BatchId, budget: &Budget) -> rusqlite::Result<()> {
+    let currency = match &budget.unit {
+        Unit::Tokens => None,
+        Unit::Money { currency } => Some(currency),
+    };
+    c.prepare_cached("INSERT OR REPLACE INTO budgets VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
+        params![batch.as_str(), currency, budget.allowed, budget.committed, budget.spent],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! The `usage` table: what was paid, by batch, deployment, model, service tier, hour and ending; and
+//! the `minutes` table: how fast it went.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, Row, params};
+
+use crate::{Minute, Running, RunningSum, Totals};
+use domain::job::BatchId;
+use domain::outcome::{Ending, Outcome, Usage};
+use state::sqlite::parsed;
+
+/// Batch, deployment, model, service tier, hour, ending.
+type UsageKey<'a> = (&'a str, &'a str, &'a str, &'a str, String, Ending);
+
+/// What one transaction adds to both tables, one row a key rather than one an outcome.
+#[derive(Default)]
+pub(super) struct UsageRows<'a> {
+    sums: HashMap<UsageKey<'a>, (u64, u64, Usage)>,
+    minutes: HashMap<(&'a str, i64), Minute>,
+}
+
+impl<'a> UsageRows<'a> {
+    pub(super) fn add(&mut self, o: &'a Outcome, finished_at: &str) {
+        // "2026-11-23T16" of an RFC 3339 time.
+        let hour = finished_at[..13].to_owned();
+        let (batch, tier) = (o.batch_id.as_str(), o.service_tier.as_deref().unwrap_or_default());
+        let key = (batch, o.deployment.as_str(), o.model.as_str(), tier, hour, o.ending);
+        let (jobs, attempts, usage) = self.sums.entry(key).or_default();
+        *jobs += 1;
+        *attempts += u64::from(o.attempts);
+        *usage += o.usage;
+        let (minute, ended) = Minute::of(o);
+        *self.minutes.entry((batch, minute)).or_default() += ended;
+    }
+
+    pub(super) fn write(self, c: &Connection) -> rusqlite::Result<()> {
+        let mut add = c.prepare_cached(
+            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+             ON CONFLICT DO UPDATE SET
+                 jobs = jobs + excluded.jobs,
+                 attempts = attempts + excluded.attempts,
+                 prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+                 cached_tokens = cached_tokens + excluded.cached_tokens,
+                 completion_tokens = completion_tokens + excluded.completion_tokens,
+                 reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens",
+        )?;
+        for ((batch, deployment, model, tier, hour, ending), (jobs, attempts, u)) in self.sums {
+            add.execute(params![
+                batch,
+                deployment,
+                model,
+                tier,
+                hour,
+                ending.as_str(),
+                jobs,
+                attempts,
+                u.prompt,
+                u.cached,
+                u.completion,
+                u.reasoning
+            ])?;
+        }
+        let mut add = c.prepare_cached(
+            "INSERT INTO minutes VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET
+                 jobs = jobs + excluded.jobs,
+                 tokens = tokens + excluded.tokens,
+                 from_second = min(from_second, excluded.from_second)",
+        )?;
+        for ((batch, minute), m) in self.minutes {
+            add.execute(params![batch, minute, m.jobs, m.tokens, m.from_second])?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn totals(c: &Connection, batch: &BatchId) -> rusqlite::Result<Totals> {
+    Ok(Running { sums: sums(c, batch)?, ..Running::default() }.totals())
+}
+
+pub(super) fn running(
+    c: &Connection,
+    batch: &BatchId,
+    since: Timestamp,
+) -> rusqlite::Result<Running> {
+    let mut select = c.prepare_cached(
+        "SELECT minute, jobs, tokens, from_second FROM minutes WHERE batch_id = ?1 AND minute >= ?2",
+    )?;
+    let minute = |row: &Row<'_>| {
+        let minute = Minute { jobs: row.get(1)?, tokens: row.get(2)?, from_second: row.get(3)? };
+        Ok((row.get(0)?, minute))
+    };
+    let minutes =
+        select.query_map(params![batch.as_str(), since.as_second().div_euclid(60)], minute)?;
+    Ok(Running { minutes: minutes.collect::<rusqlite::Result<_>>()?, sums: sums(c, batch)? })
+}
+
+fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<RunningSum>> {
+    let mut select = c.prepare_cached(
+        "SELECT deployment, model, service_tier, ending, sum(jobs), sum(attempts),
+                sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens),
+                sum(reasoning_tokens)
+         FROM usage WHERE batch_id = ?1 GROUP BY deployment, model, service_tier, ending
+         ORDER BY deployment, model, service_tier",
+    )?;
+    let mut sums: Vec<RunningSum> = Vec::new();
+    let mut rows = select.query([batch.as_str()])?;
+    while let Some(row) = rows.next()? {
+        let service_tier = Some(row.get::<_, Box<str>>(2)?).filter(|tier| !tier.is_empty());
+        let (deployment, model) = (row.get(0)?, row.get(1)?);
+        let next = RunningSum { deployment, model, service_tier, totals: totals_of_ending(row)? };
+        match sums.last_mut() {
+            Some(last) if is_same(last, &next) => last.totals += &next.totals,
+            _ => sums.push(next),
+        }
+    }
+    Ok(sums)
+}
+
+fn totals_of_ending(row: &Row<'_>) -> rusqlite::Result<Totals> {
+    let jobs: u64 = row.get(4)?;
+    let mut totals = Totals { attempts: row.get(5)?, usage: tokens(row, 6)?, ..Totals::default() };
+    // None are left where all that ended so were withdrawn; what they cost is.
+    if jobs > 0 {
+        totals.endings.insert(parsed(row, 3, Ending::from_name)?, jobs);
+    }
+    Ok(totals)
+}
+
+fn is_same(one: &RunningSum, other: &RunningSum) -> bool {
+    let key =
+        |sum: &RunningSum| (sum.deployment.clone(), sum.model.clone(), sum.service_tier.clone());
+    key(one) == key(other)
+}
+
+/// What four columns of a row say, from this one on.
+pub(super) fn tokens(row: &Row<'_>, from: usize) -> rusqlite::Result<Usage> {
+    Ok(Usage {
+        prompt: row.get(from)?,
+        cached: row.get(from + 1)?,
+        completion: row.get(from + 2)?,
+        reasoning: row.get(from + 3)?,
+    })
+}
+
+/// Takes a job out of the count of its ending. What it cost was paid, and stays.
+pub(super) fn uncount(c: &Connection, job: [&str; 2]) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE usage SET jobs = jobs - 1
+         WHERE (batch_id, deployment, model, service_tier, hour, ending) =
+               (SELECT batch_id, deployment, model, coalesce(service_tier, ''),
+                       substr(finished_at, 1, 13), ending
+                FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2)",
+    )?
+    .execute(job)?;
+    Ok(())
+}

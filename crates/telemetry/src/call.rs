@@ -1,0 +1,251 @@
+//! One call of a model, by the conventions for generative AI.
+
+use std::time::SystemTime;
+
+use opentelemetry::trace::{Span as _, SpanKind};
+use opentelemetry::{Array, KeyValue, StringValue, Value};
+use opentelemetry_sdk::trace::Span;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::span::{self, Begin};
+use super::{Telemetry, active, content, names};
+use domain::job::{Api, Job};
+use model::verdict::Verdict;
+use model::{Client, Reply};
+
+/// A call that has begun. Nothing if telemetry is off.
+#[must_use = "a call is told of by `end`"]
+pub struct Call(Option<Box<Open>>);
+
+struct Open {
+    telemetry: &'static Telemetry,
+    span: Span,
+    /// What the measurements are told apart by.
+    labels: Vec<KeyValue>,
+    deployment: String,
+    api: Api,
+    began: Instant,
+}
+
+impl Call {
+    /// `tries` is how many calls of the job have counted before.
+    pub fn begin(
+        job: &Job,
+        (deployment, client): (&str, &Client),
+        charge: u64,
+        tries: u32,
+    ) -> Self {
+        Self(active().map(|telemetry| {
+            let labels = labels(job, client);
+            let mut attributes = labels.clone();
+            attributes.extend([
+                KeyValue::new(names::DEPLOYMENT, deployment.to_owned()),
+                KeyValue::new(names::BATCH, job.batch_id.to_string()),
+                KeyValue::new(names::CHARGE, signed(charge)),
+                KeyValue::new(names::TRY, i64::from(tries) + 1),
+            ]);
+            let begin = Begin {
+                name: format!("{} {}", operation(job.api), job.model),
+                kind: SpanKind::Client,
+                parent: job.history.traceparent,
+                at: SystemTime::now(),
+                attributes,
+            };
+            let mut span = telemetry.begin(begin);
+            if span.is_recording() {
+                span.set_attributes(asked(job));
+                if telemetry.content
+                    && let Some(messages) = content::input(job.api, &job.body)
+                {
+                    span.set_attribute(KeyValue::new(names::INPUT_MESSAGES, messages));
+                }
+            }
+            let (api, began) = (job.api, Instant::now());
+            Box::new(Open { telemetry, span, labels, deployment: deployment.into(), api, began })
+        }))
+    }
+
+    pub fn end(self, verdict: &Verdict) {
+        if let Some(open) = self.0 {
+            open.end(verdict);
+        }
+    }
+}
+
+impl Open {
+    fn end(mut self, verdict: &Verdict) {
+        let instruments = &self.telemetry.instruments;
+        let seconds = self.began.elapsed().as_secs_f64();
+        let error = error_type(verdict);
+        match error {
+            Some(error) => {
+                span::fail(&mut self.span, error.clone());
+                let mut labels = self.labels.clone();
+                labels.push(KeyValue::new(names::ERROR_TYPE, error));
+                instruments.call_duration.record(seconds, &labels);
+            }
+            None => instruments.call_duration.record(seconds, &self.labels),
+        }
+        if matches!(verdict, Verdict::Throttled { .. }) {
+            let deployment = KeyValue::new(names::DEPLOYMENT, self.deployment.clone());
+            instruments.throttled.add(1, &[deployment]);
+        }
+        if let Some(status) = status(verdict) {
+            self.span.set_attribute(KeyValue::new(names::HTTP_STATUS, i64::from(status)));
+        }
+        if let Verdict::Answered(reply) = verdict {
+            self.answered(reply);
+        }
+        self.span.end();
+    }
+
+    fn answered(&mut self, reply: &Reply) {
+        let usage = reply.usage;
+        for (kind, tokens) in [("input", usage.prompt), ("output", usage.completion)] {
+            // An embedding has no output; the service says nothing where it bills nothing.
+            if tokens > 0 {
+                let mut labels = self.labels.clone();
+                labels.push(KeyValue::new(names::TOKEN_TYPE, kind));
+                self.telemetry.instruments.token_usage.record(tokens, &labels);
+            }
+        }
+        if !self.span.is_recording() {
+            return;
+        }
+        self.span.set_attributes([
+            KeyValue::new(names::INPUT_TOKENS, signed(usage.prompt)),
+            KeyValue::new(names::OUTPUT_TOKENS, signed(usage.completion)),
+            KeyValue::new(names::CACHED_TOKENS, signed(usage.cached)),
+            KeyValue::new(names::REASONING_TOKENS, signed(usage.reasoning)),
+        ]);
+        if let Some(tier) = &reply.service_tier {
+            self.span.set_attribute(KeyValue::new(names::SERVICE_TIER, tier.to_string()));
+        }
+        self.span.set_attributes(told(&reply.body));
+        if self.telemetry.content
+            && let Some(messages) = content::output(self.api, &reply.body)
+        {
+            self.span.set_attribute(KeyValue::new(names::OUTPUT_MESSAGES, messages));
+        }
+    }
+}
+
+fn labels(job: &Job, client: &Client) -> Vec<KeyValue> {
+    let base = client.base();
+    let mut labels = vec![
+        KeyValue::new(names::GEN_AI_OPERATION, operation(job.api)),
+        KeyValue::new(names::GEN_AI_PROVIDER, provider(client)),
+        KeyValue::new(names::REQUEST_MODEL, job.model.clone()),
+        KeyValue::new(names::SERVER_ADDRESS, base.host_str().unwrap_or_default().to_owned()),
+    ];
+    let port = base.port_or_known_default();
+    labels.extend(port.map(|port| KeyValue::new(names::SERVER_PORT, i64::from(port))));
+    labels
+}
+
+fn operation(api: Api) -> &'static str {
+    match api {
+        Api::ChatCompletions | Api::Responses => "chat",
+        Api::Embeddings => "embeddings",
+    }
+}
+
+/// By what is known of the endpoint: a gateway keeps Azure's path.
+fn provider(client: &Client) -> &'static str {
+    if client.speaks_azure() { "azure.ai.openai" } else { "openai" }
+}
+
+/// What the request says, as far as it is not its content.
+fn asked(job: &Job) -> Vec<KeyValue> {
+    #[derive(Default, Deserialize)]
+    struct Asked {
+        #[serde(alias = "max_completion_tokens", alias = "max_output_tokens")]
+        max_tokens: Option<i64>,
+        stream: Option<bool>,
+    }
+    // A body of another shape says nothing here, and the service judges it.
+    let asked: Asked = serde_json::from_slice(&job.body).unwrap_or_default();
+    let api = match job.api {
+        Api::ChatCompletions => Some("chat_completions"),
+        Api::Responses => Some("responses"),
+        Api::Embeddings => None,
+    };
+    let api = api.map(|api| KeyValue::new(names::API_TYPE, api));
+    let max_tokens = asked.max_tokens.map(|n| KeyValue::new(names::REQUEST_MAX_TOKENS, n));
+    let stream = asked.stream.map(|stream| KeyValue::new(names::REQUEST_STREAM, stream));
+    api.into_iter().chain(max_tokens).chain(stream).collect()
+}
+
+/// What the answer says of itself, as far as it is not its content.
+fn told(body: &[u8]) -> Vec<KeyValue> {
+    #[derive(Default, Deserialize)]
+    struct Answer {
+        id: Option<String>,
+        model: Option<String>,
+        /// Of a response; a chat completion has its choices' reasons.
+        status: Option<String>,
+        #[serde(default)]
+        choices: Vec<Choice>,
+    }
+    #[derive(Deserialize)]
+    struct Choice {
+        finish_reason: Option<String>,
+    }
+    let answer: Answer = serde_json::from_slice(body).unwrap_or_default();
+    let reasons = answer.choices.into_iter().filter_map(|choice| choice.finish_reason);
+    let reasons: Vec<StringValue> = reasons.chain(answer.status).map(Into::into).collect();
+    let text = |name, value: Option<String>| value.map(|value| KeyValue::new(name, value));
+    let mut told: Vec<_> = text(names::RESPONSE_ID, answer.id).into_iter().collect();
+    told.extend(text(names::RESPONSE_MODEL, answer.model));
+    if !reasons.is_empty() {
+        told.push(KeyValue::new(names::FINISH_REASONS, Value::Array(Array::String(reasons))));
+    }
+    told
+}
+
+/// Of few values, and never the service's own words, which may quote a prompt.
+fn error_type(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Answered(_) => None,
+        Verdict::Refused(error) | Verdict::Transient { error, .. } => {
+            Some(error.failure.code.clone())
+        }
+        Verdict::Throttled { .. } => Some("429".into()),
+        Verdict::Unreachable { .. } => Some("unreachable".into()),
+        Verdict::Missing { .. } => Some("404".into()),
+        Verdict::Misconfigured { .. } => Some("misconfigured".into()),
+    }
+}
+
+fn status(verdict: &Verdict) -> Option<u16> {
+    match verdict {
+        Verdict::Answered(reply) => Some(reply.status),
+        Verdict::Refused(error) | Verdict::Transient { error, .. } => error.status,
+        Verdict::Throttled { .. } => Some(429),
+        Verdict::Missing { .. } => Some(404),
+        Verdict::Unreachable { .. } | Verdict::Misconfigured { .. } => None,
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_tells_of_itself_without_its_content() {
+        let body = br#"{"id":"c-1","model":"gpt-4.1-2025","choices":[
+            {"finish_reason":"stop","message":{"content":"secret"}},{"finish_reason":"length"}]}"#;
+        let told = told(body);
+        let text = format!("{told:?}");
+        assert!(!text.contains("secret"), "{text}");
+        let names: Vec<_> = told.iter().map(|kv| kv.key.as_str()).collect();
+        assert_eq!(names, [names::RESPONSE_ID, names::RESPONSE_MODEL, names::FINISH_REASONS]);
+        assert_eq!(told[2].value.as_str(), r#"["stop","length"]"#);
+        assert!(super::told(b"no JSON").is_empty());
+    }
+}

@@ -1,0 +1,15 @@
+//! The queues and stores, and many workers on them.
+
+mod claim_check;
+mod fleet;
+mod fleet_input;
+mod identity;
+mod queue;
+mod service_bus;
+mod service_bus_https;
+mod service_bus_peer;
+mod service_bus_tls;
+mod store;
+mod store_cosmos;
+mod store_cosmos_peers;
+mod workers;

@@ -1,0 +1,16 @@
+//! The commands as a user runs them.
+
+mod again;
+mod bad_input;
+mod budget;
+mod commands;
+mod config;
+mod control;
+mod crash;
+mod plan;
+mod report;
+mod results;
+mod run;
+mod telemetry;
+mod webhook;
+mod why;

@@ -1,0 +1,7 @@
+//! The worker, admission in simulated time, and the simulator.
+
+mod admission;
+mod shares_simulated;
+mod simulator;
+mod simulator_deployments;
+mod worker;

@@ -1,0 +1,4 @@
+//! The HTTP server: Batches API and dashboard.
+
+mod batch_api;
+mod dashboard;

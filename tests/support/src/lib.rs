@@ -1,0 +1,22 @@
+//! What several test files share.
+#![allow(clippy::unwrap_used, reason = "these are the bodies of tests")]
+#![allow(clippy::print_stderr, reason = "who runs the tests learns what did not run")]
+
+pub mod azurite;
+pub mod books;
+pub mod broker;
+pub mod certificates;
+pub mod cli;
+pub mod contract_queue;
+pub mod contract_store;
+pub mod cosmos;
+pub mod fleet;
+pub mod jobs;
+pub mod otlp;
+pub mod peer;
+pub mod pipeline;
+pub mod pool;
+pub mod proxy;
+pub mod relay;
+pub mod secrets;
+pub mod service;

@@ -1,0 +1,6 @@
+//! What is measured by the clock.
+
+mod bench;
+mod quota;
+mod scale;
+mod shares;
