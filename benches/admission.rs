@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use cpu_time::ThreadTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use promptmill::admission::deployment::{Feedback, Limits};
-use promptmill::admission::{Admission, Booking, Member, Next, Ticket};
+use promptmill::admission::deployment::{CallFeedback, DeploymentLimits};
+use promptmill::admission::{Admission, AdmissionDecision, AdmissionTicket, Booking, PoolMember};
 use promptmill::headers::RateHeaders;
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ const IN_FLIGHT: usize = 400;
 
 struct Wheel {
     admission: Admission<u64>,
-    ticket: Ticket,
+    ticket: AdmissionTicket,
     now: Instant,
     under_way: std::collections::VecDeque<Booking>,
     jobs: u64,
@@ -31,18 +31,18 @@ struct Wheel {
 impl Wheel {
     /// `tpm`: the quota of each deployment.
     fn new(tpm: Option<u64>) -> Self {
-        let limits = Limits { tpm, concurrency: 64, ..Limits::default() };
-        let member = |n: usize| Member {
+        let limits = DeploymentLimits { tpm, concurrency: 64, ..DeploymentLimits::default() };
+        let member = |n: usize| PoolMember {
             name: format!("d{n}"),
             tier: (n % 2) as u8,
             limits: limits.clone(),
-            ..Member::default()
+            ..PoolMember::default()
         };
         let now = Instant::now();
         let members = (0..DEPLOYMENTS).map(member).collect();
         let admission = Admission::new(members, Duration::ZERO, now);
-        let ticket = Ticket {
-            lane: admission.lane_for("gpt-4.1"),
+        let ticket = AdmissionTicket {
+            group: admission.group_for("gpt-4.1"),
             charge: 0,
             priority: 0,
             deadline: None,
@@ -70,7 +70,7 @@ impl Wheel {
                 reset_tokens: Some(Duration::from_secs(30)),
                 ..RateHeaders::default()
             };
-            self.admission.observe(&booking, Feedback::Responded, black_box(&told), self.now);
+            self.admission.observe(&booking, CallFeedback::Responded, black_box(&told), self.now);
         }
     }
 
@@ -82,12 +82,12 @@ impl Wheel {
                 self.end_one();
             }
             match self.admission.next(self.now) {
-                Next::Go(job, booking) => {
+                AdmissionDecision::Go(job, booking) => {
                     black_box(job);
                     self.under_way.push_back(booking);
                     return self.offer();
                 }
-                Next::Wait(at) => {
+                AdmissionDecision::Wait(at) => {
                     self.now = at.unwrap_or(self.now);
                     self.end_one();
                 }

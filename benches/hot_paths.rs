@@ -13,11 +13,11 @@ use bytes::Bytes;
 use cpu_time::ProcessTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
-use promptmill::intake::{Reading, Terms, read_line};
+use promptmill::intake::{BatchTerms, LineOptions, read_line};
 use promptmill::job::{Api, BatchId, Job};
-use promptmill::model::endpoint::{Endpoint, Given};
-use promptmill::model::{Called, Client, Raw, Tier};
-use promptmill::outcome::{Ending, Outcome, Usage};
+use promptmill::model::endpoint::{Endpoint, EndpointConfig};
+use promptmill::model::{CallResult, ModelClient, RawResponse, ServiceTier};
+use promptmill::outcome::{Outcome, OutcomeStatus, TokenUsage};
 use promptmill::queue::local::LocalQueue;
 use promptmill::queue::{Delivery, Queue, Settlement};
 use promptmill::sqlite::Database;
@@ -33,10 +33,16 @@ const ENGLISH: &str =
     "The harbour town sold its ferry and bought a bridge that nobody had asked for. ";
 const JAPANESE: &str = "港町は渡し船を売って、誰も頼んでいない橋を買った。";
 
-fn reading() -> Reading {
-    let terms = Terms::default();
+fn reading() -> LineOptions {
+    let terms = BatchTerms::default();
     let max_line_bytes = 1 << 20;
-    Reading { default_model: None, models: None, is_bounded: false, max_line_bytes, terms }
+    LineOptions {
+        default_model: None,
+        models: None,
+        must_limit_output: false,
+        max_line_bytes,
+        terms,
+    }
 }
 
 /// A line of a batch file with some kilobyte of text.
@@ -76,14 +82,14 @@ fn intake(c: &mut Criterion) {
 fn model(c: &mut Criterion) {
     let batch = "bench".parse().expect("a name");
     let job = job(&batch, 0);
-    let given = Given {
+    let given = EndpointConfig {
         url: "https://resource.openai.azure.com".into(),
         deployment: Some("mini".into()),
         key: Some("k".repeat(32).into()),
-        ..Given::default()
+        ..EndpointConfig::default()
     };
     let endpoint = Endpoint::new(given).expect("an endpoint");
-    let client = Client::new(endpoint, Duration::from_secs(60)).expect("a client");
+    let client = ModelClient::new(endpoint, Duration::from_secs(60)).expect("a client");
     let mut group = c.benchmark_group("call");
     group.throughput(Throughput::Elements(1));
     group.bench_function("build a request", |b| {
@@ -102,8 +108,9 @@ fn model(c: &mut Criterion) {
     let body = answer();
     group.bench_function("read a response", |b| {
         b.iter(|| {
-            let raw = Raw::Response { status: 200, headers: headers.clone(), body: body.clone() };
-            Called::judge((Api::ChatCompletions, Tier::AsAsked), black_box(raw))
+            let raw =
+                RawResponse::Response { status: 200, headers: headers.clone(), body: body.clone() };
+            CallResult::judge((Api::ChatCompletions, ServiceTier::AsAsked), black_box(raw))
         });
     });
     group.finish();
@@ -189,12 +196,12 @@ fn outcome(delivery: &Delivery) -> Outcome {
         custom_id: custom_id.clone(),
         position: *position,
         digest: delivery.job.digest(),
-        ending: Ending::Succeeded,
+        ending: OutcomeStatus::Succeeded,
         status_code: Some(200),
         request_id: Some("5d1f2a7e-0c1b-4f5e-9a53-2f9a1f0f8e11".into()),
         body: Some(answer()),
         failure: None,
-        usage: Usage { prompt: 220, completion: 200, ..Usage::default() },
+        usage: TokenUsage { prompt: 220, completion: 200, ..TokenUsage::default() },
         service_tier: Some("default".into()),
         attempts: 1,
         throttled: 0,

@@ -1,13 +1,13 @@
-//! The one place where a configuration becomes a queue and a store.
+//! Opens the queue and the store that a configuration names.
 //!
-//! Whoever gets them sees the two seams only; which backend is behind them is not told.
+//! Callers see the two seams only, not the backends behind them.
 
 use std::sync::Arc;
 
 use crate::config::{self, Config};
 use queue::local::LocalQueue;
-use queue::service_bus::admin::{Admin, Prepared};
-use queue::service_bus::{self, SettingsError};
+use queue::service_bus::admin::{ProvisionResult, ServiceBusAdmin};
+use queue::service_bus::{self, ServiceBusSettingsError};
 use queue::{Queue, QueueError};
 use state::sqlite::{Database, SqliteError};
 use state::{StateDir, StateError};
@@ -16,10 +16,10 @@ use store::local::LocalStore;
 use store::{Store, StoreError};
 use telemetry;
 
-/// What Service Bus has by default; room for workers that are stopped in the middle of a job.
-const USUAL_MAX_DELIVERIES: u32 = 10;
+/// Default of Service Bus; leaves room for workers that are stopped in the middle of a job.
+const DEFAULT_MAX_DELIVERIES: u32 = 10;
 
-/// Why a backend can't be had.
+/// A backend that can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     #[error(transparent)]
@@ -27,7 +27,7 @@ pub enum BackendError {
     #[error(transparent)]
     Sqlite(#[from] SqliteError),
     #[error("queue.service_bus: {0}")]
-    ServiceBus(#[from] SettingsError),
+    ServiceBus(#[from] ServiceBusSettingsError),
     #[error("queue.service_bus.credential: the identity can't be used here: {0}")]
     Identity(#[from] azure_core::Error),
     #[error(transparent)]
@@ -37,8 +37,8 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// Whether waiting may help; all else is a matter of configuration.
-    pub fn is_passing(&self) -> bool {
+    /// Returns whether waiting may help; all else is a matter of configuration.
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Queue(error) => matches!(error, QueueError::Unavailable(_)),
             Self::Store(error) => matches!(error, StoreError::Unavailable(_)),
@@ -55,12 +55,13 @@ pub struct Backends {
     _shared: Option<StateDir>,
 }
 
-/// Opens both. Needs a running tokio.
+/// Opens queue and store. Needs a running tokio.
 ///
 /// # Errors
-/// Says which backend it is and what is wrong.
+/// Names the backend and the fault.
 pub async fn open(config: &Config) -> Result<Backends, BackendError> {
-    let shared = uses_state_dir(config).then(|| StateDir::share(&config.state.dir)).transpose()?;
+    let shared =
+        uses_state_dir(config).then(|| StateDir::lock_shared(&config.state.dir)).transpose()?;
     // One for both, so that they share their commits.
     let database = shared.is_some().then(|| Database::open(&config.state.dir)).transpose()?;
     let queue = queue_in(config, database.clone())?;
@@ -68,7 +69,7 @@ pub async fn open(config: &Config) -> Result<Backends, BackendError> {
     Ok(Backends { queue, store, _shared: shared })
 }
 
-/// The queue alone. Service Bus is connected to when it is first used.
+/// Opens the queue alone. Service Bus connects on first use.
 ///
 /// # Errors
 /// As [`open`].
@@ -76,33 +77,33 @@ pub fn open_queue(config: &Config) -> Result<Arc<dyn Queue>, BackendError> {
     queue_in(config, None)
 }
 
-/// The queue, in this database if it is the embedded one.
+/// Opens the queue, in this database if it is the embedded one.
 fn queue_in(config: &Config, database: Option<Database>) -> Result<Arc<dyn Queue>, BackendError> {
     Ok(match &config.queue {
-        config::Queue::Local => {
+        config::QueueBackend::Local => {
             let database = database.map_or_else(|| Database::open(&config.state.dir), Ok)?;
-            let queue = LocalQueue::new(database, config.lock_duration());
-            telemetry::observed(Arc::new(queue), telemetry::Labels::local())
+            let queue = LocalQueue::new(database, config.lease_duration());
+            telemetry::instrument_queue(Arc::new(queue), telemetry::QueueLabels::local())
         }
-        config::Queue::ServiceBus(settings) => {
+        config::QueueBackend::ServiceBus(settings) => {
             let credential = settings.credential.as_ref().map(|c| c.credential()).transpose()?;
-            let labels = telemetry::Labels::service_bus(&settings.queue);
-            telemetry::observed(service_bus::open(settings, credential)?, labels)
+            let labels = telemetry::QueueLabels::service_bus(&settings.queue);
+            telemetry::instrument_queue(service_bus::open(settings, credential)?, labels)
         }
     })
 }
 
-/// The Service Bus queue's settings and counts, where that is the queue.
+/// Opens the admin client of the Service Bus queue; `None` if the queue is another.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_admin(config: &Config) -> Result<Option<Admin>, BackendError> {
-    let config::Queue::ServiceBus(settings) = &config.queue else { return Ok(None) };
+pub fn open_admin(config: &Config) -> Result<Option<ServiceBusAdmin>, BackendError> {
+    let config::QueueBackend::ServiceBus(settings) = &config.queue else { return Ok(None) };
     let credential = settings.credential.as_ref().map(|c| c.credential()).transpose()?;
-    Ok(Some(Admin::new(settings, credential)?))
+    Ok(Some(ServiceBusAdmin::new(settings, credential)?))
 }
 
-/// The store alone.
+/// Opens the store alone.
 ///
 /// # Errors
 /// As [`open`].
@@ -110,41 +111,41 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, BackendError>
     store_in(config, None).await
 }
 
-/// The store, in this database if it is the embedded one.
+/// Opens the store, in this database if it is the embedded one.
 async fn store_in(
     config: &Config,
     database: Option<Database>,
 ) -> Result<Arc<dyn Store>, BackendError> {
     Ok(match &config.store {
-        config::Store::Local => {
+        config::StoreBackend::Local => {
             let database = database.map_or_else(|| Database::open(&config.state.dir), Ok)?;
             Arc::new(LocalStore::new(database))
         }
-        config::Store::Cosmos(settings) => Arc::new(CosmosStore::connect(settings).await?),
+        config::StoreBackend::Cosmos(settings) => Arc::new(CosmosStore::connect(settings).await?),
     })
 }
 
-/// What [`init`] did, a line each.
+/// Report of [`init`], a line each.
 #[derive(Debug, Default)]
-pub struct Ready {
-    /// What is there now.
+pub struct InitReport {
+    /// Resources that are there now.
     pub done: Vec<String>,
-    /// What is left to others.
-    pub left: Vec<String>,
+    /// Steps that are left to others.
+    pub manual_steps: Vec<String>,
 }
 
-/// Creates what is missing where that is ours to create.
+/// Creates missing resources where we may.
 ///
 /// # Errors
 /// As [`open`].
-pub async fn init(config: &Config) -> Result<Ready, BackendError> {
+pub async fn init(config: &Config) -> Result<InitReport, BackendError> {
     let mut done = Vec::new();
     let mut left = Vec::new();
     if uses_state_dir(config) {
         drop(Database::open(&config.state.dir)?);
         done.push(format!("state file {}", config.state.dir.join("promptmill.db").display()));
     }
-    if let config::Store::Cosmos(settings) = &config.store {
+    if let config::StoreBackend::Cosmos(settings) = &config.store {
         cosmos::init(settings).await?;
         done.push(format!(
             "Cosmos DB database '{}' at {} with its containers",
@@ -152,24 +153,25 @@ pub async fn init(config: &Config) -> Result<Ready, BackendError> {
         ));
     }
     if let Some(admin) = open_admin(config)? {
-        let max_deliveries = config.worker.max_deliveries.max(USUAL_MAX_DELIVERIES);
-        for queue in admin.prepare(max_deliveries).await {
+        let max_deliveries = config.worker.max_deliveries.max(DEFAULT_MAX_DELIVERIES);
+        for queue in admin.provision(max_deliveries).await {
             match queue {
-                Prepared::Found(name) => done.push(format!("Service Bus queue '{name}'")),
-                Prepared::Created(name) => {
+                ProvisionResult::Found(name) => done.push(format!("Service Bus queue '{name}'")),
+                ProvisionResult::Created(name) => {
                     done.push(format!("Service Bus queue '{name}', created now"));
                 }
-                Prepared::ToCreate { name, why } => left.push(format!(
-                    "see that the Service Bus queue '{name}' is there, with duplicate detection, a \
+                ProvisionResult::ToCreate { name, why } => left.push(format!(
+                    "create the Service Bus queue '{name}' with duplicate detection, a \
                      lock duration of 5 minutes, a max delivery count of {max_deliveries} and \
-                     dead-lettering on expiration: it can't be seen to from here ({why})"
+                     dead-lettering on expiration: it can't be created or checked from here ({why})"
                 )),
             }
         }
     }
-    Ok(Ready { done, left })
+    Ok(InitReport { done, manual_steps: left })
 }
 
 fn uses_state_dir(config: &Config) -> bool {
-    matches!(config.queue, config::Queue::Local) || matches!(config.store, config::Store::Local)
+    matches!(config.queue, config::QueueBackend::Local)
+        || matches!(config.store, config::StoreBackend::Local)
 }

@@ -1,4 +1,4 @@
-//! Tries every configured service once, and says for each what is wrong and how to mend it.
+//! Tries every configured service once, and reports for each what is wrong and how to fix it.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -10,44 +10,44 @@ use tokio::time::Instant;
 
 use crate::backends;
 use crate::config::{self, Config};
-use admission::deployment::Limits;
-use documents::source::{BlobSettings, Source};
+use admission::deployment::DeploymentLimits;
+use documents::source::{BlobSettings, DocumentSource};
 use domain::headers::RateHeaders;
-use domain::job::{Api, BatchId, History, Job, JobId};
-use model::Called;
+use domain::job::{Api, BatchId, Job, JobHistory, JobId};
+use model::CallResult;
 use model::verdict::Verdict;
 use queue::QueueError;
-use queue::service_bus::Transport;
-use queue::service_bus::admin::{Admin, Inspection, Properties};
-use worker::Target;
+use queue::service_bus::ServiceBusTransport;
+use queue::service_bus::admin::{QueueInspection, QueueProperties, ServiceBusAdmin};
+use worker::WorkerTarget;
 
-/// Locks that outlive an outage of some seconds; the service's default.
-const SHORTEST_LOCK: Duration = Duration::from_secs(60);
+/// Shortest lock that outlives an outage of some seconds; the service's default.
+const MIN_LOCK_DURATION: Duration = Duration::from_secs(60);
 
-/// Well below what any service lets pass (Cosmos DB and Service Bus: 15 and 5 minutes), well above what
-/// a slow answer can look like.
-const LARGEST_SKEW: Duration = Duration::from_secs(60);
+/// Largest clock difference that is not reported: well below what any service accepts (Cosmos DB
+/// and Service Bus: 15 and 5 minutes), well above the delay of a slow answer.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// What became of one try.
+/// Result of checking one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct CheckFinding {
     pub service: String,
     /// Absent if all is well.
     pub problem: Option<String>,
-    pub mend: Option<&'static str>,
-    /// What was seen besides.
+    pub hint: Option<&'static str>,
+    /// Observations that are no problem.
     pub notes: Vec<String>,
-    /// What works and does not fit.
+    /// Settings that work but do not fit.
     pub warnings: Vec<String>,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for CheckFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.problem, self.mend) {
+        match (&self.problem, self.hint) {
             (None, _) => write!(f, "ok: {}", self.service),
             (Some(problem), None) => write!(f, "FAULT: {}: {problem}", self.service),
             (Some(problem), Some(mend)) => {
-                write!(f, "FAULT: {}: {problem}\n  mend: {mend}", self.service)
+                write!(f, "FAULT: {}: {problem}\n  fix: {mend}", self.service)
             }
         }?;
         self.notes.iter().try_for_each(|note| write!(f, "\n  {note}"))?;
@@ -55,20 +55,21 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What each deployment is asked.
+/// Request that each deployment gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    /// What every service refuses as wrong, so that it costs nothing. Few tell their quota then.
-    Nothing,
-    /// A prompt of a word, for the sake of the headers that come with an answer.
-    AWord,
+pub enum DeploymentProbe {
+    /// A request that every service refuses as invalid, so it costs nothing. Few report their quota
+    /// then.
+    InvalidRequest,
+    /// A prompt of one word, to get the headers that come with an answer.
+    OneWordPrompt,
 }
 
-impl Ask {
+impl DeploymentProbe {
     fn body(self, model: &str) -> Bytes {
         let body = match self {
-            Self::Nothing => json!({ "messages": [] }),
-            Self::AWord => json!({
+            Self::InvalidRequest => json!({ "messages": [] }),
+            Self::OneWordPrompt => json!({
                 "model": model,
                 "messages": [{ "role": "user", "content": "Hello" }],
                 "max_completion_tokens": 16,
@@ -78,8 +79,12 @@ impl Ask {
     }
 }
 
-/// Tries the queue, the store, each deployment, and where documents come from.
-pub async fn all(config: &Config, targets: Vec<Target>, ask: Ask) -> Vec<Finding> {
+/// Checks the queue, the store, each deployment, and the source of documents.
+pub async fn all(
+    config: &Config,
+    targets: Vec<WorkerTarget>,
+    ask: DeploymentProbe,
+) -> Vec<CheckFinding> {
     let store = async {
         let store = match backends::open_store(config).await {
             Ok(store) => store.batches().await.map(drop).map_err(|error| error.to_string()),
@@ -87,36 +92,41 @@ pub async fn all(config: &Config, targets: Vec<Target>, ask: Ask) -> Vec<Finding
         };
         finding("store", store)
     };
-    let mut findings = vec![timed(try_queue(config)).await, timed(store).await];
+    let mut findings = vec![timed(check_queue(config)).await, timed(store).await];
     for target in targets {
-        findings.push(timed(find_deployment(&target, ask)).await);
+        findings.push(timed(check_deployment(&target, ask)).await);
     }
     if let Some(source) = &config.documents.source {
-        findings.push(timed(try_documents(source, &config.documents)).await);
+        findings.push(timed(check_documents(source, &config.documents)).await);
     }
     findings
 }
 
-/// Whether documents can be listed, where the configuration says whence they come.
-async fn try_documents(given: &str, settings: &BlobSettings) -> Finding {
-    let reached = match Source::open(given, settings).await {
-        Ok(source) => source.reach().await,
+/// Checks that documents can be listed at the configured source.
+async fn check_documents(given: &str, settings: &BlobSettings) -> CheckFinding {
+    let reached = match DocumentSource::open(given, settings).await {
+        Ok(source) => source.check_access().await,
         Err(error) => Err(error),
     };
-    let mend = "check the account's name, and whether the firewall, the proxy (HTTPS_PROXY) and the \
+    let hint = "check the account's name, and whether the firewall, the proxy (HTTPS_PROXY) and the \
                 account's network rules let HTTPS through";
     let service = format!("documents at {given}");
     match reached {
-        Ok(()) => Finding { service, ..Finding::default() },
+        Ok(()) => CheckFinding { service, ..CheckFinding::default() },
         Err(error) => {
-            let mend = error.is_passing().then_some(mend);
-            Finding { service, problem: Some(error.to_string()), mend, ..Finding::default() }
+            let mend = error.is_transient().then_some(hint);
+            CheckFinding {
+                service,
+                problem: Some(error.to_string()),
+                hint: mend,
+                ..CheckFinding::default()
+            }
         }
     }
 }
 
-/// Notes how long a try took, if it succeeded.
-async fn timed(tried: impl Future<Output = Finding>) -> Finding {
+/// Notes how long a check took, if it succeeded.
+async fn timed(tried: impl Future<Output = CheckFinding>) -> CheckFinding {
     let began = Instant::now();
     let mut finding = tried.await;
     if finding.problem.is_none() {
@@ -125,20 +135,21 @@ async fn timed(tried: impl Future<Output = Finding>) -> Finding {
     finding
 }
 
-async fn find_deployment(target: &Target, ask: Ask) -> Finding {
+async fn check_deployment(target: &WorkerTarget, ask: DeploymentProbe) -> CheckFinding {
     let service = format!("deployment {} at {}", target.member.name, target.client.base());
-    let (problem, told) = try_deployment(target, ask).await;
-    let clock = target.client.clock().await;
-    let skewed = clock.and_then(|clock| skew(clock, SystemTime::now()));
+    let (problem, rate_limits) = send_probe(target, ask).await;
+    let clock = target.client.server_time().await;
+    let skewed = clock.and_then(|clock| clock_warning(clock, SystemTime::now()));
     let limits = &target.member.limits;
-    let notes = quota(&told, limits).into_iter().filter(|_| problem.is_none()).collect();
-    let warnings = skewed.into_iter().chain(too_much(&told, limits)).collect();
-    Finding { service, problem, notes, warnings, ..Finding::default() }
+    let notes =
+        describe_quota(&rate_limits, limits).into_iter().filter(|_| problem.is_none()).collect();
+    let warnings = skewed.into_iter().chain(tpm_warning(&rate_limits, limits)).collect();
+    CheckFinding { service, problem, notes, warnings, ..CheckFinding::default() }
 }
 
-/// What is known of the quota, and from whom.
-fn quota(told: &RateHeaders, limits: &Limits) -> Option<String> {
-    if let Some(used) = told.utilisation {
+/// Describes the quota as reported by the service, or else as configured.
+fn describe_quota(rate_limits: &RateHeaders, limits: &DeploymentLimits) -> Option<String> {
+    if let Some(used) = rate_limits.utilisation {
         return Some(format!("quota: provisioned, {:.0} % of it in use", used * 100.0));
     }
     let in_words = |tokens: Option<u64>, requests: Option<u64>| {
@@ -147,28 +158,32 @@ fn quota(told: &RateHeaders, limits: &Limits) -> Option<String> {
         let both: Vec<_> = tokens.into_iter().chain(requests).collect();
         (!both.is_empty()).then(|| both.join(", "))
     };
-    let left = told.remaining_tokens.map(|left| format!("; {left} tokens left of this minute"));
-    let seen = in_words(told.limit_tokens, told.limit_requests);
+    let left =
+        rate_limits.remaining_tokens.map(|left| format!("; {left} tokens left of this minute"));
+    let seen = in_words(rate_limits.limit_tokens, rate_limits.limit_requests);
     let seen = seen.map(|seen| format!("quota: {seen}{}", left.unwrap_or_default()));
-    let set = || in_words(limits.tpm, limits.rpm).map(|set| format!("quota: not told; set: {set}"));
+    let set = || {
+        in_words(limits.tpm, limits.rpm)
+            .map(|set| format!("quota: not reported; configured: {set}"))
+    };
     seen.or_else(set)
 }
 
-/// A deployment that gives less than is set for it: calls beyond that are refused until it is learnt.
-fn too_much(told: &RateHeaders, limits: &Limits) -> Option<String> {
-    let (tpm, limit) = limits.tpm.zip(told.limit_tokens)?;
+/// Warns of a quota below the configured tpm: calls beyond it are throttled until it is learnt.
+fn tpm_warning(rate_limits: &RateHeaders, limits: &DeploymentLimits) -> Option<String> {
+    let (tpm, limit) = limits.tpm.zip(rate_limits.limit_tokens)?;
     (tpm > limit).then(|| {
         format!("tpm = {tpm} is set, and the service gives {limit}: lower it, or raise the quota")
     })
 }
 
-/// What to say of two clocks that differ by more than a call can take.
-fn skew(theirs: SystemTime, ours: SystemTime) -> Option<String> {
+/// Warns of two clocks that differ by more than [`MAX_CLOCK_SKEW`].
+fn clock_warning(theirs: SystemTime, ours: SystemTime) -> Option<String> {
     let (apart, which) = match ours.duration_since(theirs) {
         Ok(ahead) => (ahead, "ahead of"),
         Err(behind) => (behind.duration(), "behind"),
     };
-    (apart > LARGEST_SKEW).then(|| {
+    (apart > MAX_CLOCK_SKEW).then(|| {
         format!(
             "this machine's clock is {} s {which} the service's: signatures and tokens may be \
              refused as expired or not yet valid; set the clock by NTP",
@@ -177,14 +192,14 @@ fn skew(theirs: SystemTime, ours: SystemTime) -> Option<String> {
     })
 }
 
-fn finding(service: &str, tried: Result<(), String>) -> Finding {
+fn finding(service: &str, tried: Result<(), String>) -> CheckFinding {
     let problem = tried.err();
-    let mend = problem.as_deref().and_then(mend_for);
-    Finding { service: service.to_owned(), problem, mend, ..Finding::default() }
+    let hint = problem.as_deref().and_then(hint_for);
+    CheckFinding { service: service.to_owned(), problem, hint, ..CheckFinding::default() }
 }
 
-/// Asks how much is there; of Service Bus also how the queue is set.
-async fn try_queue(config: &Config) -> Finding {
+/// Reads the queue's depth; for Service Bus also its settings.
+async fn check_queue(config: &Config) -> CheckFinding {
     let mut tried = match backends::open_queue(config) {
         Ok(queue) => {
             let depth = queue.depth().await.map(drop);
@@ -194,37 +209,37 @@ async fn try_queue(config: &Config) -> Finding {
         Err(error) => return finding("queue", Err(error.to_string())),
     };
     let (mut notes, mut warnings) = (Vec::new(), Vec::new());
-    if let (config::Queue::ServiceBus(settings), Ok(Some(admin))) =
+    if let (config::QueueBackend::ServiceBus(settings), Ok(Some(admin))) =
         (&config.queue, backends::open_admin(config))
     {
         match admin.inspect().await {
-            Inspection::Known(properties) => {
-                notes.push(described(&properties));
-                warnings = unfit(&properties, config.worker.max_deliveries);
+            QueueInspection::Known(properties) => {
+                notes.push(describe_queue(&properties));
+                warnings = queue_warnings(&properties, config.worker.max_deliveries);
             }
-            Inspection::Missing(name) => warnings.push(format!(
+            QueueInspection::Missing(name) => warnings.push(format!(
                 "there is no queue '{name}': create it with 'promptmill init', or in the portal"
             )),
-            Inspection::Hidden(why) => {
-                notes.push(format!("how it is set can't be seen from here: {why}"));
-                if settings.transport == Transport::Https {
+            QueueInspection::Hidden(why) => {
+                notes.push(format!("its settings can't be read from here: {why}"));
+                if settings.transport == ServiceBusTransport::Https {
                     tried = reach_without_counts(&admin, tried, &mut warnings).await;
                 }
             }
         }
     }
     let finding = finding("queue", tried.map_err(|error| error.to_string()));
-    Finding { notes, warnings, ..finding }
+    CheckFinding { notes, warnings, ..finding }
 }
 
-/// Over HTTPS the counts need a right that work does not.
+/// Checks the queue without its counts: over HTTPS these need a right that work does not.
 async fn reach_without_counts(
-    admin: &Admin,
+    admin: &ServiceBusAdmin,
     tried: Result<(), QueueError>,
     warnings: &mut Vec<String>,
 ) -> Result<(), QueueError> {
     let Err(error) = tried else { return Ok(()) };
-    match admin.reach().await {
+    match admin.check_access().await {
         Ok(()) => {
             warnings.push(format!("'status' will not work: {error}"));
             Ok(())
@@ -233,12 +248,12 @@ async fn reach_without_counts(
     }
 }
 
-fn described(properties: &Properties) -> String {
-    let Properties { lock, max_deliveries, drops_duplicates, depth } = properties;
+fn describe_queue(properties: &QueueProperties) -> String {
+    let QueueProperties { lock, max_deliveries, drops_duplicates, depth } = properties;
     let duplicates = match drops_duplicates {
         Some(true) => "duplicate detection on",
         Some(false) => "duplicate detection off",
-        None => "duplicate detection not said",
+        None => "duplicate detection unknown",
     };
     format!(
         "locks last {} s, {max_deliveries} deliveries, {duplicates}; {} active, {} scheduled, {} \
@@ -250,8 +265,8 @@ fn described(properties: &Properties) -> String {
     )
 }
 
-/// What works and does not fit our work.
-fn unfit(properties: &Properties, max_deliveries: u32) -> Vec<String> {
+/// Warns of settings that work but do not fit our work.
+fn queue_warnings(properties: &QueueProperties, max_deliveries: u32) -> Vec<String> {
     let mut unfit = Vec::new();
     if properties.drops_duplicates == Some(false) {
         unfit.push(
@@ -262,13 +277,13 @@ fn unfit(properties: &Properties, max_deliveries: u32) -> Vec<String> {
     }
     if properties.max_deliveries < max_deliveries {
         unfit.push(format!(
-            "the queue sets a job aside after {} deliveries, before a worker ends it after \
+            "the queue dead-letters a job after {} deliveries, before a worker ends it after \
              {max_deliveries} (worker.max_deliveries): such a job has no outcome; raise the \
              queue's max delivery count",
             properties.max_deliveries
         ));
     }
-    if properties.lock < SHORTEST_LOCK {
+    if properties.lock < MIN_LOCK_DURATION {
         unfit.push(format!(
             "locks last {} s, so a short outage costs them and may cost calls; set the lock \
              duration to 5 minutes",
@@ -278,8 +293,8 @@ fn unfit(properties: &Properties, max_deliveries: u32) -> Vec<String> {
     unfit
 }
 
-/// Answered is well, and so is refused: who may not ask is told so otherwise.
-async fn try_deployment(target: &Target, ask: Ask) -> (Option<String>, RateHeaders) {
+/// Sends the request. A refused one counts as success too: missing access is reported otherwise.
+async fn send_probe(target: &WorkerTarget, ask: DeploymentProbe) -> (Option<String>, RateHeaders) {
     let batch: BatchId = "check".parse().expect("it is of letters");
     let model = target.member.models.first().unwrap_or(&target.member.name).clone();
     let job = Job {
@@ -295,11 +310,11 @@ async fn try_deployment(target: &Target, ask: Ask) -> (Option<String>, RateHeade
         not_before: None,
         priority: 0,
         metadata: None,
-        look_up: false,
-        aside: None,
-        history: History::default(),
+        may_have_outcome: false,
+        claim_check: None,
+        history: JobHistory::default(),
     };
-    let Called { verdict, told } = target.client.call(&job).await;
+    let CallResult { verdict, rate_limits: told } = target.client.call(&job).await;
     let problem = match verdict {
         Verdict::Answered(_) | Verdict::Refused(_) | Verdict::Throttled { .. } => None,
         Verdict::Transient { error, .. } => {
@@ -311,10 +326,10 @@ async fn try_deployment(target: &Target, ask: Ask) -> (Option<String>, RateHeade
     (problem, told)
 }
 
-/// The mend, by the words that services and connections have for their troubles. Only advice hangs
-/// on it. What already says its mend gets none.
-fn mend_for(problem: &str) -> Option<&'static str> {
-    const MENDS: [(&[&str], &str); 5] = [
+/// Returns a hint by words in the error message of a service or connection. Only advice depends on
+/// it. A message that already names its fix gets none.
+fn hint_for(problem: &str) -> Option<&'static str> {
+    const HINTS: [(&[&str], &str); 5] = [
         (
             &["unauthorized-access", "http 401"],
             "check the key, or give the identity the roles 'Azure Service Bus Data Sender' and \
@@ -324,7 +339,7 @@ fn mend_for(problem: &str) -> Option<&'static str> {
         (
             &["certificate", "tls"],
             "something on the way shows another certificate: trust the company's proxy, \
-             or mend the host's name",
+             or correct the host name",
         ),
         (
             &["lookup", "resolve", "dns"],
@@ -338,55 +353,67 @@ fn mend_for(problem: &str) -> Option<&'static str> {
     ];
     let problem = problem.to_lowercase();
     let known = |words: &[&str]| words.iter().any(|word| problem.contains(word));
-    MENDS.iter().find(|(words, _)| known(words)).map(|(_, mend)| *mend)
+    HINTS.iter().find(|(words, _)| known(words)).map(|(_, mend)| *mend)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use queue::Depth;
+    use queue::QueueDepth;
 
     #[test]
     fn a_quota_is_told_by_whom_it_is_known_and_one_smaller_than_set_is_warned_of() {
-        let limits = Limits { tpm: Some(300_000), rpm: Some(300), ..Limits::default() };
+        let limits =
+            DeploymentLimits { tpm: Some(300_000), rpm: Some(300), ..DeploymentLimits::default() };
         let silent = RateHeaders::default();
-        let said = quota(&silent, &limits).unwrap();
-        assert_eq!(said, "quota: not told; set: 300000 tokens a minute, 300 requests a minute");
-        assert_eq!((quota(&silent, &Limits::default()), too_much(&silent, &limits)), (None, None));
+        let said = describe_quota(&silent, &limits).unwrap();
+        assert_eq!(
+            said,
+            "quota: not reported; configured: 300000 tokens a minute, 300 requests a minute"
+        );
+        assert_eq!(
+            (describe_quota(&silent, &DeploymentLimits::default()), tpm_warning(&silent, &limits)),
+            (None, None)
+        );
         let told = RateHeaders {
             limit_tokens: Some(120_000),
             remaining_tokens: Some(90_000),
             ..RateHeaders::default()
         };
-        let said = quota(&told, &limits).unwrap();
+        let said = describe_quota(&told, &limits).unwrap();
         assert_eq!(said, "quota: 120000 tokens a minute; 90000 tokens left of this minute");
-        assert!(too_much(&told, &limits).unwrap().contains("gives 120000"));
-        assert_eq!(too_much(&told, &Limits { tpm: Some(120_000), ..limits }), None);
+        assert!(tpm_warning(&told, &limits).unwrap().contains("gives 120000"));
+        assert_eq!(tpm_warning(&told, &DeploymentLimits { tpm: Some(120_000), ..limits }), None);
         let provisioned = RateHeaders { utilisation: Some(0.42), ..RateHeaders::default() };
-        assert_eq!(quota(&provisioned, &limits).unwrap(), "quota: provisioned, 42 % of it in use");
+        assert_eq!(
+            describe_quota(&provisioned, &limits).unwrap(),
+            "quota: provisioned, 42 % of it in use"
+        );
     }
 
     #[test]
     fn a_clock_that_is_off_is_told_either_way() {
         let now = SystemTime::now();
-        assert_eq!(skew(now, now + Duration::from_secs(5)), None);
-        let ahead = skew(now, now + Duration::from_secs(600)).unwrap();
+        assert_eq!(clock_warning(now, now + Duration::from_secs(5)), None);
+        let ahead = clock_warning(now, now + Duration::from_secs(600)).unwrap();
         assert!(ahead.contains("600 s ahead of"), "{ahead}");
-        assert!(skew(now + Duration::from_secs(600), now).unwrap().contains("600 s behind"));
+        assert!(
+            clock_warning(now + Duration::from_secs(600), now).unwrap().contains("600 s behind")
+        );
     }
 
     #[test]
     fn a_queue_that_does_not_fit_is_warned_of() {
-        let fit = Properties {
+        let fit = QueueProperties {
             lock: Duration::from_secs(300),
             max_deliveries: 10,
             drops_duplicates: Some(true),
-            depth: Depth::default(),
+            depth: QueueDepth::default(),
         };
-        assert!(unfit(&fit, 10).is_empty());
+        assert!(queue_warnings(&fit, 10).is_empty());
         let lock = Duration::from_secs(30);
-        let bad = Properties { lock, max_deliveries: 5, drops_duplicates: Some(false), ..fit };
-        let warnings = unfit(&bad, 10);
+        let bad = QueueProperties { lock, max_deliveries: 5, drops_duplicates: Some(false), ..fit };
+        let warnings = queue_warnings(&bad, 10);
         assert_eq!(warnings.len(), 3);
         assert!(warnings[1].contains("after 5 deliveries"), "{warnings:?}");
     }

@@ -9,7 +9,7 @@
 //!
 //! `docs/architecture.md` has the picture, the invariants and one job walked through.
 
-pub use domain::{budget, headers, job, outcome, prices, share};
+pub use domain::{budget, headers, heartbeat, job, outcome, prices};
 pub use state::sqlite;
 pub use {
     ::bench, admission, control, documents, identity, intake, model, plan, queue, reader, report,

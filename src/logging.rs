@@ -1,12 +1,12 @@
-//! What is fit to be logged at all, whatever level is asked for.
+//! Log filter: drops what may never be logged, at any level.
 
 use tracing::{Level, Metadata};
 
-/// Shows whole WebSocket frames at trace level: tokens, keys' signatures and prompts among them.
+/// Target that logs whole WebSocket frames at trace level, with tokens, key signatures and prompts.
 const FRAMES: &str = "tungstenite";
 
-/// False for what would tell a secret. Everything else that our dependencies log was found to tell
-/// none, at any level.
-pub fn tells_no_secret(metadata: &Metadata<'_>) -> bool {
+/// Returns false for events that would reveal a secret. All else that our dependencies log was
+/// found to reveal none, at any level.
+pub fn is_safe_to_log(metadata: &Metadata<'_>) -> bool {
     !(*metadata.level() == Level::TRACE && metadata.target().starts_with(FRAMES))
 }

@@ -1,25 +1,26 @@
-//! `promptmill check`: tries every configured service and says what is wrong.
+//! `promptmill check`: tests every configured service and reports problems.
 
 use serde_json::json;
 
-use super::{Exit, Failure, print};
-use crate::check::{self, Ask};
+use super::{CommandError, ExitStatus, print};
+use crate::check::{self, DeploymentProbe};
 use crate::config::Config;
 
-/// Try the queue, the store and every deployment; say what is wrong and how to mend it
+/// Test the queue, the store and every deployment; report problems and how to fix them
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct CheckArgs {
     /// Print as JSON on standard output
     #[arg(long)]
     json: bool,
-    /// Make one short call to each deployment, which is billed, to see the quota that its answer tells
+    /// Make one short, billed call to each deployment, to see the quota that its answer reports
     #[arg(long)]
     call: bool,
 }
 
-pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
-    let targets = config.targets().map_err(Failure::usage)?;
-    let ask = if args.call { Ask::AWord } else { Ask::Nothing };
+pub(super) async fn run(args: CheckArgs, config: Config) -> Result<ExitStatus, CommandError> {
+    let targets = config.targets().map_err(CommandError::usage)?;
+    let ask =
+        if args.call { DeploymentProbe::OneWordPrompt } else { DeploymentProbe::InvalidRequest };
     let findings = check::all(&config, targets, ask).await;
     if args.json {
         print(&json!({ "services": findings }).to_string());
@@ -29,5 +30,5 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
         }
     }
     let all_well = findings.iter().all(|finding| finding.problem.is_none());
-    Ok(if all_well { Exit::AllDone } else { Exit::Unreachable })
+    Ok(if all_well { ExitStatus::AllDone } else { ExitStatus::Unreachable })
 }

@@ -1,14 +1,18 @@
-//! `promptmill config`: what is in force, and where it comes from.
+//! `promptmill config`: prints the settings in force, with their origins.
 
-use super::{Exit, Failure, print};
-use crate::config::{Config, Layers};
+use super::{CommandError, ExitStatus, print};
+use crate::config::{Config, ConfigLayers};
 
-/// Print the effective configuration, secrets hidden, each value with where it came from
+/// Print the effective configuration: each value with its origin, secrets hidden
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct ConfigArgs {}
 
-pub(super) fn run(_args: Args, config: &Config, layers: &Layers) -> Result<Exit, Failure> {
-    let text = layers.explain(config).map_err(Failure::usage)?;
+pub(super) fn run(
+    _args: ConfigArgs,
+    config: &Config,
+    layers: &ConfigLayers,
+) -> Result<ExitStatus, CommandError> {
+    let text = layers.explain(config).map_err(CommandError::usage)?;
     print(text.trim());
-    Ok(Exit::AllDone)
+    Ok(ExitStatus::AllDone)
 }

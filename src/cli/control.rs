@@ -1,7 +1,7 @@
-//! `promptmill pause`, `resume` and `cancel`: a batch over all its workers.
+//! `promptmill pause`, `resume` and `cancel`: control a batch across all its workers.
 
 use super::budget::BudgetFlags;
-use super::{Exit, Failure, print};
+use super::{CommandError, ExitStatus, print};
 use crate::backends;
 use crate::config::Config;
 use control::{self, ControlError};
@@ -9,17 +9,17 @@ use domain::job::BatchId;
 use domain::prices::Prices;
 use store::{Batch, BatchState};
 
-/// Let no new call of a batch begin; calls in flight end, and nothing is lost
+/// Pause a batch: no new call starts, calls in flight finish, and nothing is lost
 #[derive(Debug, clap::Args)]
 pub(super) struct PauseArgs {
     /// The batch
     batch: BatchId,
-    /// Why, for whoever asks for its status
+    /// Reason, shown in its status
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
 
-/// Let a paused batch go on
+/// Resume a paused batch
 #[derive(Debug, clap::Args)]
 pub(super) struct ResumeArgs {
     /// The batch
@@ -28,34 +28,34 @@ pub(super) struct ResumeArgs {
     budget: BudgetFlags,
 }
 
-/// End a batch: what has ended is kept, pending jobs end as cancelled
+/// Cancel a batch: existing outcomes are kept, pending jobs end as cancelled
 #[derive(Debug, clap::Args)]
 pub(super) struct CancelArgs {
     /// The batch
     batch: BatchId,
 }
 
-pub(super) async fn pause(args: PauseArgs, config: Config) -> Result<Exit, Failure> {
+pub(super) async fn pause(args: PauseArgs, config: Config) -> Result<ExitStatus, CommandError> {
     let store = backends::open_store(&config).await?;
-    told(control::pause(store.as_ref(), &args.batch, args.reason.as_deref()).await)
+    print_state(control::pause(store.as_ref(), &args.batch, args.reason.as_deref()).await)
 }
 
-pub(super) async fn resume(args: ResumeArgs, config: Config) -> Result<Exit, Failure> {
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
+pub(super) async fn resume(args: ResumeArgs, config: Config) -> Result<ExitStatus, CommandError> {
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
     let store = backends::open_store(&config).await?;
     if let Some(limit) = args.budget.limit(&prices)? {
         let budget = control::change_budget(store.as_ref(), &args.batch, &limit).await?;
         print(&format!("batch {} has a budget of {budget}", args.batch));
     }
-    told(control::resume(store.as_ref(), &args.batch).await)
+    print_state(control::resume(store.as_ref(), &args.batch).await)
 }
 
-pub(super) async fn cancel(args: CancelArgs, config: Config) -> Result<Exit, Failure> {
+pub(super) async fn cancel(args: CancelArgs, config: Config) -> Result<ExitStatus, CommandError> {
     let store = backends::open_store(&config).await?;
-    told(control::cancel(store.as_ref(), &args.batch).await)
+    print_state(control::cancel(store.as_ref(), &args.batch).await)
 }
 
-fn told(done: Result<Batch, ControlError>) -> Result<Exit, Failure> {
+fn print_state(done: Result<Batch, ControlError>) -> Result<ExitStatus, CommandError> {
     let batch = done?;
     let id = &batch.id;
     print(&match (batch.state, &batch.reason) {
@@ -71,12 +71,12 @@ fn told(done: Result<Batch, ControlError>) -> Result<Exit, Failure> {
         ),
         (state, _) => format!("batch {id} is {}", state.as_str()),
     });
-    Ok(Exit::AllDone)
+    Ok(ExitStatus::AllDone)
 }
 
-impl From<ControlError> for Failure {
+impl From<ControlError> for CommandError {
     fn from(error: ControlError) -> Self {
-        let exit = if error.is_passing() { Exit::Unreachable } else { Exit::Usage };
+        let exit = if error.is_transient() { ExitStatus::Unreachable } else { ExitStatus::Usage };
         Self { error: error.into(), exit }
     }
 }

@@ -1,11 +1,11 @@
-//! `promptmill dead-letters`: what was given up on, looked at, worked again or let go.
+//! `promptmill dead-letters`: lists, shows, retries or drops dead letters.
 
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Exit, Failure, print, say};
+use super::{CommandError, ExitStatus, print, say};
 use crate::backends::{self, Backends};
 use crate::config::Config;
 use domain::job::{Amendment, BatchId};
@@ -13,70 +13,71 @@ use intake::dead_letters::{self, DeadLetterError};
 use queue::{DeadLetter, QueueError};
 use store::StoreError;
 
-/// List, show, retry or drop the jobs that were given up on
+/// List, show, retry or drop dead letters, the jobs that were given up on
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DeadLettersArgs {
     #[command(subcommand)]
-    action: Action,
+    action: DeadLetterAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
-    /// Count them by cause, with an example of each
+enum DeadLetterAction {
+    /// Count dead letters by cause, with an example of each
     List {
         #[command(flatten)]
-        which: Which,
+        which: DeadLetterFilter,
         /// Print as JSON on standard output
         #[arg(long)]
         json: bool,
     },
-    /// Print them one by one, as JSON lines: the job, the reason, its history
+    /// Print dead letters as JSON lines: the job, the reason, its history
     Show {
         #[command(flatten)]
-        which: Which,
+        which: DeadLetterFilter,
     },
-    /// Work them again, with all their tries
+    /// Put the jobs back into the queue, with all their attempts again
     Retry {
         #[command(flatten)]
-        which: Which,
-        /// Ask this model in place of their own
+        which: DeadLetterFilter,
+        /// Use this model in place of their own
         #[arg(long, value_name = "NAME")]
         model: Option<String>,
-        /// Allow answers of so many tokens in place of what they say
+        /// Allow answers of this many tokens in place of their own limit
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         max_tokens: Option<u32>,
-        /// All of them
+        /// Select all dead letters
         #[arg(long)]
         all: bool,
     },
-    /// Delete them; their jobs stay ended as dead
+    /// Delete dead letters; their jobs keep the outcome dead
     Drop {
         #[command(flatten)]
-        which: Which,
-        /// All of them
+        which: DeadLetterFilter,
+        /// Select all dead letters
         #[arg(long)]
         all: bool,
     },
 }
 
-/// Which dead letters; those that fit everything that is said.
+/// Filter of dead letters; all given conditions must match.
 #[derive(Debug, clap::Args)]
-struct Which {
-    /// Their custom_ids
+struct DeadLetterFilter {
+    /// Only jobs with these custom_ids
     ids: Vec<String>,
+    /// Only jobs of this batch
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
-    /// Their cause, as `list` names it
+    /// Only this cause, as `list` names it
     #[arg(long, value_name = "REASON")]
     cause: Option<String>,
 }
 
-impl Which {
-    fn is_everything(&self) -> bool {
+impl DeadLetterFilter {
+    fn is_unfiltered(&self) -> bool {
         self.ids.is_empty() && self.batch.is_none() && self.cause.is_none()
     }
 
-    fn has(&self, letter: &DeadLetter) -> bool {
+    fn matches(&self, letter: &DeadLetter) -> bool {
         if self.cause.as_ref().is_some_and(|cause| *cause != letter.reason.reason) {
             return false;
         }
@@ -89,71 +90,75 @@ impl Which {
     }
 }
 
-/// The dead letters of one cause.
-struct Cause {
+/// Count and example of the dead letters of one cause.
+struct DeadLetterCauseCount {
     count: u64,
     example: String,
 }
 
-pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
-    if let Action::Retry { which, all, .. } | Action::Drop { which, all } = &args.action
-        && *all != which.is_everything()
+pub(super) async fn run(args: DeadLettersArgs, config: Config) -> Result<ExitStatus, CommandError> {
+    if let DeadLetterAction::Retry { which, all, .. } | DeadLetterAction::Drop { which, all } =
+        &args.action
+        && *all != which.is_unfiltered()
     {
         let message = "name ids, --batch or --cause, or else --all";
-        return Err(Failure::usage(anyhow::anyhow!(message)));
+        return Err(CommandError::usage(anyhow::anyhow!(message)));
     }
     let backends = backends::open(&config).await?;
-    let done = act(&args.action, &backends).await;
+    let done = run_action(&args.action, &backends).await;
     backends.queue.close().await;
     done.map_err(|error| match error {
         DeadLetterError::Queue(QueueError::Unavailable(_))
-        | DeadLetterError::Store(StoreError::Unavailable(_)) => Failure::unreachable(error),
-        error => Failure::usage(error),
+        | DeadLetterError::Store(StoreError::Unavailable(_)) => CommandError::unreachable(error),
+        error => CommandError::usage(error),
     })
 }
 
-async fn act(action: &Action, on: &Backends) -> Result<Exit, DeadLetterError> {
+async fn run_action(
+    action: &DeadLetterAction,
+    on: &Backends,
+) -> Result<ExitStatus, DeadLetterError> {
     let (queue, store) = (on.queue.as_ref(), on.store.as_ref());
     match action {
-        Action::List { which, json } => {
-            let mut causes: BTreeMap<String, Cause> = BTreeMap::new();
+        DeadLetterAction::List { which, json } => {
+            let mut causes: BTreeMap<String, DeadLetterCauseCount> = BTreeMap::new();
             let count = |letter: &DeadLetter| {
-                if which.has(letter) {
-                    let example = || Cause { count: 0, example: example_of(letter) };
+                if which.matches(letter) {
+                    let example = || DeadLetterCauseCount { count: 0, example: example_of(letter) };
                     let cause = causes.entry(letter.reason.reason.clone());
                     cause.or_insert_with(example).count += 1;
                 }
             };
-            dead_letters::visit(queue, count).await?;
-            tell(&causes, *json);
+            dead_letters::for_each_dead_letter(queue, count).await?;
+            print_causes(&causes, *json);
         }
-        Action::Show { which } => {
+        DeadLetterAction::Show { which } => {
             let show = |letter: &DeadLetter| {
-                if which.has(letter) {
+                if which.matches(letter) {
                     print(&as_json(letter).to_string());
                 }
             };
-            dead_letters::visit(queue, show).await?;
+            dead_letters::for_each_dead_letter(queue, show).await?;
         }
-        Action::Retry { which, model, max_tokens, .. } => {
+        DeadLetterAction::Retry { which, model, max_tokens, .. } => {
             let amendment = Amendment { model: model.clone(), max_tokens: *max_tokens };
-            let chosen = |letter: &DeadLetter| which.has(letter);
+            let chosen = |letter: &DeadLetter| which.matches(letter);
             let done = dead_letters::resubmit(chosen, &amendment, queue, store).await?;
             say(&format!(
-                "{} jobs are in the queue again, {} had ended otherwise meanwhile, {} stay",
+                "{} jobs are back in the queue, {} had ended otherwise meanwhile, {} stay",
                 done.jobs, done.known, done.left
             ));
-            return Ok(if done.left == 0 { Exit::AllDone } else { Exit::SomeFailed });
+            return Ok(if done.left == 0 { ExitStatus::AllDone } else { ExitStatus::SomeFailed });
         }
-        Action::Drop { which, .. } => {
-            let gone = dead_letters::discard(|letter| which.has(letter), queue, store).await?;
+        DeadLetterAction::Drop { which, .. } => {
+            let gone = dead_letters::discard(|letter| which.matches(letter), queue, store).await?;
             say(&format!("{gone} dead letters were dropped"));
         }
     }
-    Ok(Exit::AllDone)
+    Ok(ExitStatus::AllDone)
 }
 
-fn tell(causes: &BTreeMap<String, Cause>, as_json: bool) {
+fn print_causes(causes: &BTreeMap<String, DeadLetterCauseCount>, as_json: bool) {
     if as_json {
         let causes: Vec<_> = causes
             .iter()
@@ -162,7 +167,7 @@ fn tell(causes: &BTreeMap<String, Cause>, as_json: bool) {
         print(&json!({ "causes": causes }).to_string());
         return;
     }
-    for (cause, Cause { count, example }) in causes {
+    for (cause, DeadLetterCauseCount { count, example }) in causes {
         print(&format!("{count} {cause}, such as {example}"));
     }
     if causes.is_empty() {
@@ -173,7 +178,7 @@ fn tell(causes: &BTreeMap<String, Cause>, as_json: bool) {
 fn example_of(letter: &DeadLetter) -> String {
     let who = match letter.job() {
         Some(job) => format!("{} of batch {}", job.custom_id, job.batch_id),
-        None => "a message that is no job".to_owned(),
+        None => "a message that is not a job".to_owned(),
     };
     format!("{who}: {}", letter.reason.description)
 }

@@ -1,20 +1,22 @@
-//! `promptmill documents-reader`: one document, read apart. Not for people: `documents` starts it.
+//! `promptmill documents-reader`: reads one document in a sandbox. Internal: `documents` starts it.
 
 use std::io::{BufWriter, Write};
 
-use super::{Exit, Failure};
-use reader::{Request, answer};
+use super::{CommandError, ExitStatus};
+use reader::{ReadRequest, answer_request};
 
-/// Read one document within bounds
+/// Read one document within limits
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// What to read and within which bounds, as JSON
+pub(super) struct DocumentsReaderArgs {
+    /// Document and limits, as JSON
     request: String,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
-    let request: Request = serde_json::from_str(&args.request).map_err(Failure::usage)?;
+pub(super) fn run(args: &DocumentsReaderArgs) -> Result<ExitStatus, CommandError> {
+    let request: ReadRequest = serde_json::from_str(&args.request).map_err(CommandError::usage)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    answer(&request, &mut out).and_then(|()| out.flush()).map_err(Failure::unreachable)?;
-    Ok(Exit::AllDone)
+    answer_request(&request, &mut out)
+        .and_then(|()| out.flush())
+        .map_err(CommandError::unreachable)?;
+    Ok(ExitStatus::AllDone)
 }

@@ -1,4 +1,4 @@
-//! `promptmill enqueue`: files of prompts into the configured queue, for workers to take.
+//! `promptmill enqueue`: puts files of prompts into the configured queue, for workers to take.
 
 use std::path::PathBuf;
 
@@ -6,59 +6,59 @@ use clap::ValueHint;
 use serde_json::json;
 
 use super::budget::BudgetFlags;
-use super::counted::Counted;
-use super::input::Input;
-use super::{Exit, Failure, print, say, summary};
+use super::count_bar::CountBar;
+use super::input::InputFiles;
+use super::{CommandError, ExitStatus, print, say, summary};
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;
 use domain::prices::Prices;
-use intake::{self, EnqueueError, Reading};
+use intake::{self, EnqueueError, LineOptions};
 
-/// Put files of prompts into the configured queue; run again to complete an interrupted one
+/// Put files of prompts into the configured queue; run again to complete an interrupted batch
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct EnqueueArgs {
     /// Batch files (JSONL, also .gz and .zst); - is standard input
     #[arg(required = true, value_hint = ValueHint::FilePath)]
     inputs: Vec<PathBuf>,
-    /// The batch's name [default: from the input's name and content]
+    /// Name of the batch [default: from the input's name and content]
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
-    /// The model of lines that name none
+    /// Model for lines that name none
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Go on without the lines that are no jobs
+    /// Skip lines that are not valid jobs
     #[arg(long)]
     skip_invalid: bool,
     #[command(flatten)]
     budget: BudgetFlags,
-    /// Print what was enqueued as JSON on standard output
+    /// Print the counts of jobs as JSON on standard output
     #[arg(long)]
     json: bool,
 }
 
-pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure> {
+pub(super) async fn run(args: EnqueueArgs, mut config: Config) -> Result<ExitStatus, CommandError> {
     config.input.model = args.model.or(config.input.model);
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
     args.budget.limit(&prices)?;
-    let reading = Reading { is_bounded: args.budget.is_given(), ..config.reading() };
-    let input = Input::read(&args.inputs, reading, &std::env::temp_dir()).await?;
+    let reading = LineOptions { must_limit_output: args.budget.is_given(), ..config.reading() };
+    let input = InputFiles::read(&args.inputs, reading, &std::env::temp_dir()).await?;
     if input.checked.faults > 0 && !args.skip_invalid {
         input.report_faults();
-        return Ok(Exit::Usage);
+        return Ok(ExitStatus::Usage);
     }
     input.checked.notes.iter().for_each(|note| say(&format!("note: {note}")));
     if input.checked.jobs == 0 {
-        let message = "no line of the input is a job: nothing to do";
-        return Err(Failure::usage(anyhow::anyhow!(message)));
+        let message = "no line of the input is a valid job: nothing to do";
+        return Err(CommandError::usage(anyhow::anyhow!(message)));
     }
     args.budget.check_prices(&input.checked.models, &config, &prices)?;
     let batch = args.batch.unwrap_or_else(|| input.checked.batch_name(&input.sources));
     let backends = backends::open(&config).await?;
     let to = (backends.queue.as_ref(), backends.store.as_ref());
-    args.budget.give(backends.store.as_ref(), &batch, &prices).await?;
-    let Input { sources, reading, checked } = &input;
-    let counted = Counted::start("enqueued", checked.jobs);
+    args.budget.apply(backends.store.as_ref(), &batch, &prices).await?;
+    let InputFiles { sources, reading, checked } = &input;
+    let counted = CountBar::start("enqueued", checked.jobs);
     let sent = |jobs| counted.set(jobs);
     let enqueued = intake::enqueue(sources, reading, checked, &batch, to, sent).await;
     drop(counted);
@@ -68,8 +68,8 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
         | EnqueueError::InputChanged { .. }
         | EnqueueError::Cancelled(_)
         | EnqueueError::Budgeted { .. }
-        | EnqueueError::TooLarge { .. } => Failure::usage(error),
-        error => Failure::unreachable(error),
+        | EnqueueError::TooLarge { .. } => CommandError::usage(error),
+        error => CommandError::unreachable(error),
     })?;
     if args.json {
         let report = json!({
@@ -88,8 +88,8 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
         "batch {batch}: {} jobs, {} of them done and {} waiting already, {} prompt tokens",
         enqueued.jobs, enqueued.known, enqueued.waiting, enqueued.prompt_tokens
     ));
-    if let Some(expense) = backends.store.expense() {
-        summary::say_expense(&expense, enqueued.jobs);
+    if let Some(expense) = backends.store.charges() {
+        summary::say_request_units(&expense, enqueued.jobs);
     }
-    Ok(if input.checked.faults == 0 { Exit::AllDone } else { Exit::SomeFailed })
+    Ok(if input.checked.faults == 0 { ExitStatus::AllDone } else { ExitStatus::SomeFailed })
 }

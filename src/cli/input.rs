@@ -1,43 +1,44 @@
-//! Input files on their way in: opened, read through, and their faults told.
+//! Input files: opened, checked in a first pass, and their faults reported.
 
 use std::path::{Path, PathBuf};
 
-use super::{Failure, say};
-use intake::{self, Checked, Reading, Source};
+use super::{CommandError, say};
+use intake::{self, CheckReport, InputSource, LineOptions};
 
-/// Files that were read through once.
-pub(super) struct Input {
-    pub(super) sources: Vec<Source>,
-    pub(super) reading: Reading,
-    pub(super) checked: Checked,
+/// Input files after the first pass over them.
+pub(super) struct InputFiles {
+    pub(super) sources: Vec<InputSource>,
+    pub(super) reading: LineOptions,
+    pub(super) checked: CheckReport,
 }
 
-impl Input {
+impl InputFiles {
     pub(super) async fn read(
         paths: &[PathBuf],
-        reading: Reading,
+        reading: LineOptions,
         scratch: &Path,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, CommandError> {
         let (paths, scratch) = (paths.to_owned(), scratch.to_owned());
         let reading_ = reading.clone();
         let check = tokio::task::spawn_blocking(move || {
             let sources: Vec<_> = paths
                 .iter()
-                .map(|path| Source::open(path, &scratch).map_err(Failure::usage))
+                .map(|path| InputSource::open(path, &scratch).map_err(CommandError::usage))
                 .collect::<Result<_, _>>()?;
-            let checked = intake::check(&sources, &reading_, scratch).map_err(Failure::usage)?;
-            Ok::<_, Failure>((sources, checked))
+            let checked =
+                intake::check(&sources, &reading_, scratch).map_err(CommandError::usage)?;
+            Ok::<_, CommandError>((sources, checked))
         });
-        let (sources, checked) = check.await.map_err(Failure::unreachable)??;
+        let (sources, checked) = check.await.map_err(CommandError::unreachable)??;
         Ok(Self { sources, reading, checked })
     }
 
-    /// Says which lines are no jobs.
+    /// Prints the lines that are not valid jobs.
     pub(super) fn say_faults(&self) {
-        for fault in &self.checked.shown {
+        for fault in &self.checked.first_faults {
             say(&fault.to_string());
         }
-        let more = self.checked.faults - self.checked.shown.len() as u64;
+        let more = self.checked.faults - self.checked.first_faults.len() as u64;
         if more > 0 {
             say(&format!("… and {more} more"));
         }
@@ -46,8 +47,8 @@ impl Input {
     pub(super) fn report_faults(&self) {
         self.say_faults();
         say(&format!(
-            "error: {} of {} lines are no jobs; nothing was enqueued. \
-             Mend them, or go on without them with --skip-invalid",
+            "error: {} of {} lines are not valid jobs; nothing was enqueued. \
+             Fix them, or skip them with --skip-invalid",
             self.checked.faults,
             self.checked.faults + self.checked.jobs
         ));

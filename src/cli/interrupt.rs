@@ -1,11 +1,11 @@
-//! SIGTERM and SIGINT: the first asks for a graceful end, the second ends now.
+//! SIGTERM and SIGINT: the first stops gracefully, the second at once.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, say};
+use super::{ExitStatus, say};
 
-/// A token that the first signal cancels.
+/// Returns a token that the first signal cancels.
 ///
 /// # Errors
 /// If the system lets no handler be set.
@@ -21,9 +21,9 @@ pub(super) fn stop_on_signals() -> std::io::Result<CancellationToken> {
                 _ = interrupt.recv() => {}
             }
             if token.is_cancelled() {
-                std::process::exit(Exit::Interrupted as i32);
+                std::process::exit(ExitStatus::Interrupted as i32);
             }
-            say("stopping: calls in flight may finish; once more to stop at once");
+            say("stopping: calls in flight may finish; signal again to stop at once");
             token.cancel();
         }
     });

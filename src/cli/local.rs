@@ -1,24 +1,24 @@
-//! The flags of commands that do all of the work themselves: which deployment answers, and where the
-//! queue and the outcomes are kept.
+//! Flags of commands that do all the work themselves: the deployment that answers, and the
+//! directory of the queue and the outcomes.
 
 use std::path::PathBuf;
 
-use super::Failure;
+use super::CommandError;
 use super::endpoint::{EndpointFlags, LimitFlags};
-use crate::config::{Config, Deployment};
+use crate::config::{Config, DeploymentConfig};
 use simulator::{self, Simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct LocalFlags {
-    /// Where the queue and the outcomes are kept [default: .promptmill]
+    /// Directory of the queue and the outcomes [default: .promptmill]
     #[arg(long, value_name = "DIR")]
     pub(super) state: Option<PathBuf>,
     /// Answer from the built-in Azure OpenAI simulator: no key, no network, no cost
     #[arg(long, conflicts_with = "endpoint")]
     pub(super) simulate: bool,
     #[command(flatten)]
-    at: EndpointFlags,
-    /// The deployment's name, where it is not the jobs' model
+    endpoint_flags: EndpointFlags,
+    /// Deployment name, if it is not the jobs' model
     #[arg(long, value_name = "NAME", requires = "endpoint")]
     deployment: Option<String>,
     #[command(flatten)]
@@ -26,51 +26,52 @@ pub(super) struct LocalFlags {
 }
 
 impl LocalFlags {
-    /// Whether any of them was given.
-    pub(super) fn any(&self) -> bool {
+    /// Returns whether any of them was given.
+    pub(super) fn is_given(&self) -> bool {
         self.state.is_some()
             || self.simulate
-            || self.at.endpoint.is_some()
+            || self.endpoint_flags.endpoint.is_some()
             || self.limits.is_given()
     }
 
-    /// Lays the flags over the configuration.
-    pub(super) fn apply(&self, mut config: Config) -> Result<Config, Failure> {
+    /// Applies the flags to the configuration.
+    pub(super) fn apply(&self, mut config: Config) -> Result<Config, CommandError> {
         if let Some(dir) = &self.state {
             config.state.dir.clone_from(dir);
         }
-        if self.at.endpoint.is_some() || self.simulate {
-            let given = self.at.deployment(self.deployment.as_deref());
+        if self.endpoint_flags.endpoint.is_some() || self.simulate {
+            let given = self.endpoint_flags.deployment(self.deployment.as_deref());
             let name = self.simulate.then(|| "simulator".into());
-            config.deployments = vec![Deployment { name, ..given }];
+            config.deployments = vec![DeploymentConfig { name, ..given }];
         }
         if config.deployments.is_empty() {
-            return Err(Failure::usage(anyhow::anyhow!(
+            return Err(CommandError::usage(anyhow::anyhow!(
                 "no endpoint to send the prompts to: give --endpoint URL, \
                  or --simulate to try it without one"
             )));
         }
-        self.limits.set(&mut config.deployments)?;
+        self.limits.apply(&mut config.deployments)?;
         Ok(config)
     }
 
-    /// Starts the simulator, where that was asked for, with the quota that the deployment was given.
-    pub(super) async fn answering(
+    /// Starts the simulator, if asked for, with the quota of the deployment.
+    pub(super) async fn start_simulator(
         &self,
         mut config: Config,
-    ) -> Result<(Option<Simulator>, Config), Failure> {
+    ) -> Result<(Option<Simulator>, Config), CommandError> {
         if !self.simulate {
             return Ok((None, config));
         }
         let one = &mut config.deployments[0];
-        let settings = simulator::Settings {
+        let settings = simulator::SimulatorSettings {
             tpm: one.tpm,
             rpm: one.rpm,
             ledger_samples: false,
-            ..simulator::Settings::default()
+            ..simulator::SimulatorSettings::default()
         };
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let simulator = simulator::start(address, settings).await.map_err(Failure::unreachable)?;
+        let simulator =
+            simulator::start(address, settings).await.map_err(CommandError::unreachable)?;
         one.endpoint = format!("http://{}/openai/v1", simulator.addr());
         Ok((Some(simulator), config))
     }

@@ -1,11 +1,11 @@
-//! The doors: arguments in, library called, text out. Only here is anything printed.
+//! The command line: arguments in, library called, text out. Messages are printed only here.
 
 mod bench;
 mod budget;
 mod check;
 mod config;
 mod control;
-mod counted;
+mod count_bar;
 mod dead_letters;
 mod documents;
 mod documents_reader;
@@ -25,8 +25,8 @@ mod simulate;
 mod status;
 mod summary;
 mod table;
-mod telling;
 mod usage;
+mod webhook_task;
 mod why;
 mod work;
 
@@ -41,18 +41,18 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::backends::BackendError;
-use crate::config::{Layers, LogFormat};
+use crate::config::{ConfigLayers, LogFormat};
 use crate::{logging, telemetry};
 
-/// Puts bulk prompts through Azure OpenAI under its limits: nothing lost, nothing paid twice.
+/// Run bulk prompts on Azure OpenAI within its limits: nothing lost, nothing paid twice
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
-    /// The configuration file [default: promptmill.toml, where there is one]
+    /// Configuration file [default: promptmill.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What is logged to stderr, such as debug or promptmill=trace; no level shows keys or tokens, so
-    /// WebSocket frames never are
+    /// Filter for the log on stderr, such as debug or promptmill=trace; no level shows keys or
+    /// tokens, so WebSocket frames are never logged
     #[arg(
         long,
         global = true,
@@ -61,42 +61,42 @@ pub struct Cli {
         value_name = "FILTER"
     )]
     log: EnvFilter,
-    /// How it is logged; json is one object a line [default: text]
+    /// Format of the log; json is one object a line [default: text]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    Run(run::Args),
-    Enqueue(enqueue::Args),
-    Documents(Box<documents::Args>),
+enum CliCommand {
+    Run(run::RunArgs),
+    Enqueue(enqueue::EnqueueArgs),
+    Documents(Box<documents::DocumentsArgs>),
     #[command(hide = true)]
-    DocumentsReader(documents_reader::Args),
-    Work(work::Args),
-    Serve(serve::Args),
-    Status(status::Args),
+    DocumentsReader(documents_reader::DocumentsReaderArgs),
+    Work(work::WorkArgs),
+    Serve(serve::ServeArgs),
+    Status(status::StatusArgs),
     Pause(control::PauseArgs),
     Resume(control::ResumeArgs),
     Cancel(control::CancelArgs),
-    Why(why::Args),
-    Results(results::Args),
-    Usage(usage::Args),
-    Report(report::Args),
-    DeadLetters(dead_letters::Args),
-    Check(check::Args),
-    Init(init::Args),
-    Config(config::Args),
-    Bench(Box<bench::Args>),
-    Plan(Box<plan::Args>),
-    Simulate(simulate::Args),
+    Why(why::WhyArgs),
+    Results(results::ResultsArgs),
+    Usage(usage::UsageArgs),
+    Report(report::ReportArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
+    Check(check::CheckArgs),
+    Init(init::InitArgs),
+    Config(config::ConfigArgs),
+    Bench(Box<bench::BenchArgs>),
+    Plan(Box<plan::PlanArgs>),
+    Simulate(simulate::SimulateArgs),
 }
 
-/// How a command ended, for scripts.
+/// Exit status of a command, for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exit {
+enum ExitStatus {
     AllDone = 0,
     /// Some jobs failed, are dead, or could not be read; the summary says how many.
     SomeFailed = 1,
@@ -107,89 +107,89 @@ enum Exit {
     Interrupted = 130,
 }
 
-/// Runs one command and says how it ended.
+/// Runs one command and returns its exit code.
 pub fn main(cli: Cli) -> ExitCode {
-    // A child of our own, one for each document: it needs no configuration and starts no threads.
-    if let Command::DocumentsReader(args) = &cli.command {
-        return ended(documents_reader::run(args));
+    // Our own child process, one for each document: it needs no configuration and no threads.
+    if let CliCommand::DocumentsReader(args) = &cli.command {
+        return exit_code(documents_reader::run(args));
     }
-    let exit = Layers::read(cli.config.as_deref(), std::env::vars())
+    let exit = ConfigLayers::read(cli.config.as_deref(), std::env::vars())
         .and_then(|layers| Ok((layers.config()?, layers)))
-        .map_err(Failure::usage)
+        .map_err(CommandError::usage)
         .and_then(|(config, layers)| {
             start_logging(cli.log, cli.log_format.unwrap_or(config.log.format));
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            let runtime = runtime.map_err(|e| Failure::unreachable(anyhow::Error::new(e)))?;
+            let runtime = runtime.map_err(|e| CommandError::unreachable(anyhow::Error::new(e)))?;
             let telemetry = {
                 let _runtime = runtime.enter();
-                telemetry::start(&config.telemetry).map_err(Failure::usage)?
+                telemetry::start(&config.telemetry).map_err(CommandError::usage)?
             };
             let ended = match cli.command {
-                Command::Run(args) => runtime.block_on(run::run(args, config)),
-                Command::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
-                Command::Documents(args) => runtime.block_on(documents::run(*args, config)),
-                Command::DocumentsReader(args) => documents_reader::run(&args),
-                Command::Work(args) => runtime.block_on(work::run(args, config)),
-                Command::Serve(args) => runtime.block_on(serve::run(args, config)),
-                Command::Status(args) => runtime.block_on(status::run(args, config)),
-                Command::Pause(args) => runtime.block_on(control::pause(args, config)),
-                Command::Resume(args) => runtime.block_on(control::resume(args, config)),
-                Command::Cancel(args) => runtime.block_on(control::cancel(args, config)),
-                Command::Why(args) => runtime.block_on(why::run(args, config)),
-                Command::Results(args) => runtime.block_on(results::run(args, config)),
-                Command::DeadLetters(args) => runtime.block_on(dead_letters::run(args, config)),
-                Command::Usage(args) => runtime.block_on(usage::run(args, config)),
-                Command::Report(args) => runtime.block_on(report::run(args, config)),
-                Command::Check(args) => runtime.block_on(check::run(args, config)),
-                Command::Init(args) => runtime.block_on(init::run(args, config)),
-                Command::Config(args) => config::run(args, &config, &layers),
-                Command::Bench(args) => runtime.block_on(bench::run(*args, config)),
-                Command::Plan(args) => runtime.block_on(plan::run(*args, config)),
-                Command::Simulate(args) => runtime.block_on(simulate::run(args)),
+                CliCommand::Run(args) => runtime.block_on(run::run(args, config)),
+                CliCommand::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
+                CliCommand::Documents(args) => runtime.block_on(documents::run(*args, config)),
+                CliCommand::DocumentsReader(args) => documents_reader::run(&args),
+                CliCommand::Work(args) => runtime.block_on(work::run(args, config)),
+                CliCommand::Serve(args) => runtime.block_on(serve::run(args, config)),
+                CliCommand::Status(args) => runtime.block_on(status::run(args, config)),
+                CliCommand::Pause(args) => runtime.block_on(control::pause(args, config)),
+                CliCommand::Resume(args) => runtime.block_on(control::resume(args, config)),
+                CliCommand::Cancel(args) => runtime.block_on(control::cancel(args, config)),
+                CliCommand::Why(args) => runtime.block_on(why::run(args, config)),
+                CliCommand::Results(args) => runtime.block_on(results::run(args, config)),
+                CliCommand::DeadLetters(args) => runtime.block_on(dead_letters::run(args, config)),
+                CliCommand::Usage(args) => runtime.block_on(usage::run(args, config)),
+                CliCommand::Report(args) => runtime.block_on(report::run(args, config)),
+                CliCommand::Check(args) => runtime.block_on(check::run(args, config)),
+                CliCommand::Init(args) => runtime.block_on(init::run(args, config)),
+                CliCommand::Config(args) => config::run(args, &config, &layers),
+                CliCommand::Bench(args) => runtime.block_on(bench::run(*args, config)),
+                CliCommand::Plan(args) => runtime.block_on(plan::run(*args, config)),
+                CliCommand::Simulate(args) => runtime.block_on(simulate::run(args)),
             };
             if let Some(telemetry) = telemetry {
                 telemetry.finish();
             }
             ended
         });
-    ended(exit)
+    exit_code(exit)
 }
 
-/// Tells a failure, once and here.
-fn ended(how: Result<Exit, Failure>) -> ExitCode {
+/// Returns the exit code, and prints an error, only here and once.
+fn exit_code(how: Result<ExitStatus, CommandError>) -> ExitCode {
     let exit = how.unwrap_or_else(|failure| {
-        say(&format!("error: {}", chain(&failure.error)));
+        say(&format!("error: {}", error_chain(&failure.error)));
         failure.exit
     });
     ExitCode::from(exit as u8)
 }
 
-/// An error on its way to the edge, with the exit code that it means.
+/// Error of a command, with its exit status.
 #[derive(Debug)]
-struct Failure {
+struct CommandError {
     error: anyhow::Error,
-    exit: Exit,
+    exit: ExitStatus,
 }
 
-impl Failure {
+impl CommandError {
     fn usage(error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), exit: Exit::Usage }
+        Self { error: error.into(), exit: ExitStatus::Usage }
     }
 
     fn unreachable(error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), exit: Exit::Unreachable }
+        Self { error: error.into(), exit: ExitStatus::Unreachable }
     }
 }
 
-impl From<BackendError> for Failure {
+impl From<BackendError> for CommandError {
     fn from(error: BackendError) -> Self {
-        let exit = if error.is_passing() { Exit::Unreachable } else { Exit::Usage };
+        let exit = if error.is_transient() { ExitStatus::Unreachable } else { ExitStatus::Usage };
         Self { error: error.into(), exit }
     }
 }
 
-/// An error and its causes in one line, none of them twice.
-fn chain(error: &anyhow::Error) -> String {
+/// Joins an error and its causes in one line, none of them twice.
+fn error_chain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
@@ -209,17 +209,17 @@ fn start_logging(filter: EnvFilter, format: LogFormat) {
     tracing_subscriber::registry()
         .with(lines)
         .with(filter)
-        .with(filter_fn(logging::tells_no_secret))
+        .with(filter_fn(logging::is_safe_to_log))
         .init();
 }
 
-/// Talk goes to stderr.
+/// Prints a message to stderr.
 #[expect(clippy::print_stderr, reason = "the command line talks here and nowhere else")]
 fn say(text: &str) {
     eprintln!("{text}");
 }
 
-/// Data goes to stdout. A reader that went away (`| head`) is no error.
+/// Prints data to stdout. A pipe closed by its reader (`| head`) is no error.
 fn print(text: &str) {
     use std::io::Write;
     if let Err(error) = writeln!(std::io::stdout(), "{text}")

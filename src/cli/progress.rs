@@ -1,4 +1,4 @@
-//! What a person sees while jobs run: a bar on a terminal, a line now and then elsewhere.
+//! Progress display while jobs run: a bar on a terminal, periodic lines elsewhere.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, LazyLock};
@@ -8,25 +8,25 @@ use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
 use super::say;
-use domain::outcome::Ending;
-use telemetry::Progress;
+use domain::outcome::OutcomeStatus;
+use telemetry::WorkerProgress;
 
-/// Redraws of the bar.
-const REDRAW: Duration = Duration::from_millis(200);
+/// Time between redraws of the bar.
+const REDRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// Lines where there is no terminal; fewer of a worker that runs for days.
+/// Time between lines without a terminal; longer for a worker, which runs for days.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-const LINE_OF_WORKER_EVERY: Duration = Duration::from_secs(60);
+const WORKER_LINE_EVERY: Duration = Duration::from_secs(60);
 
-/// The rate is that of the last minute or so: what the ETA goes by.
+/// Window of the rate from which the ETA is computed: the last minute or so.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// A writer for log lines that does not tear the bar.
+/// Returns a writer for log lines that does not disturb the bar.
 pub(super) fn stderr_beside_bar() -> impl Write {
-    struct Beside;
-    impl Write for Beside {
+    struct BarSafeStderr;
+    impl Write for BarSafeStderr {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             BARS.suspend(|| io::stderr().write(bytes))
         }
@@ -34,42 +34,46 @@ pub(super) fn stderr_beside_bar() -> impl Write {
             io::stderr().flush()
         }
     }
-    Beside
+    BarSafeStderr
 }
 
-/// A batch whose size is known, unlike that of a queue that others fill.
+/// Known size of a batch, unlike that of a queue that others fill.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Whole {
+pub(super) struct BatchSize {
     pub(super) jobs: u64,
-    /// Of these, by earlier runs.
+    /// Number of these that ended in earlier runs.
     pub(super) ended_before: u64,
 }
 
 /// Shows the progress of a batch, or of a worker, until dropped.
-pub(super) struct Shown {
+pub(super) struct ProgressDisplay {
     task: tokio::task::JoinHandle<()>,
     bar: Option<ProgressBar>,
 }
 
-impl Shown {
-    pub(super) fn start(progress: Arc<Progress>, whole: Option<Whole>, tpm: Option<u64>) -> Self {
-        let bar = whole.and_then(|whole| bar(whole.jobs));
+impl ProgressDisplay {
+    pub(super) fn start(
+        progress: Arc<WorkerProgress>,
+        whole: Option<BatchSize>,
+        tpm: Option<u64>,
+    ) -> Self {
+        let bar = whole.and_then(|whole| new_bar(whole.jobs));
         let shown = bar.clone();
         let task = tokio::spawn(async move {
-            let mut rate = Rate::default();
+            let mut rate = ProgressRate::default();
             let every = match (&shown, whole) {
-                (Some(_), _) => REDRAW,
+                (Some(_), _) => REDRAW_EVERY,
                 (None, Some(_)) => LINE_EVERY,
-                (None, None) => LINE_OF_WORKER_EVERY,
+                (None, None) => WORKER_LINE_EVERY,
             };
             let mut tick = tokio::time::interval(every);
             tick.tick().await;
             loop {
                 let now = tick.tick().await;
-                rate.note(now, progress.ended(), progress.tokens());
+                rate.add(now, progress.ended(), progress.tokens());
                 let ended = whole.map_or(0, |whole| whole.ended_before) + progress.ended();
                 let left = whole.map(|whole| whole.jobs.saturating_sub(ended));
-                let line = line(&progress, &rate, left, tpm);
+                let line = progress_line(&progress, &rate, left, tpm);
                 match (&shown, whole) {
                     (Some(bar), _) => {
                         bar.set_position(ended);
@@ -84,8 +88,8 @@ impl Shown {
     }
 }
 
-/// A bar of this length, where there is a terminal to draw it on.
-pub(super) fn bar(length: u64) -> Option<ProgressBar> {
+/// Returns a bar of this length, if there is a terminal to draw it on.
+pub(super) fn new_bar(length: u64) -> Option<ProgressBar> {
     io::stderr().is_terminal().then(|| {
         let style = ProgressStyle::with_template("{bar:30.cyan/blue} {pos}/{len} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -93,7 +97,7 @@ pub(super) fn bar(length: u64) -> Option<ProgressBar> {
     })
 }
 
-impl Drop for Shown {
+impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         self.task.abort();
         if let Some(bar) = &self.bar {
@@ -102,25 +106,30 @@ impl Drop for Shown {
     }
 }
 
-fn line(p: &Progress, rate: &Rate, left: Option<u64>, tpm: Option<u64>) -> String {
-    let (jobs_s, tokens_min) = rate.get();
+fn progress_line(
+    p: &WorkerProgress,
+    rate: &ProgressRate,
+    left: Option<u64>,
+    tpm: Option<u64>,
+) -> String {
+    let (jobs_s, tokens_min) = rate.rates();
     let quota = tpm.map_or_else(String::new, |tpm| format!("/{}", HumanCount(tpm)));
     let eta = left.map_or_else(String::new, |left| {
-        let eta = if jobs_s > 0.0 { clock(left as f64 / jobs_s) } else { "?".into() };
+        let eta = if jobs_s > 0.0 { duration_text(left as f64 / jobs_s) } else { "?".into() };
         format!(" | ETA {eta}")
     });
     format!(
-        "failed {} dead {} | {jobs_s:.1} jobs/s {}{quota} tokens/min | 429s {} faults {}{eta}",
-        p.of(Ending::Failed),
-        p.of(Ending::Dead),
+        "failed {} dead {} | {jobs_s:.1} jobs/s {}{quota} tokens/min | 429s {} transient errors {}{eta}",
+        p.of(OutcomeStatus::Failed),
+        p.of(OutcomeStatus::Dead),
         HumanCount(tokens_min as u64),
         p.throttled.load(std::sync::atomic::Ordering::Relaxed),
-        p.faults.load(std::sync::atomic::Ordering::Relaxed),
+        p.transient_errors.load(std::sync::atomic::Ordering::Relaxed),
     )
 }
 
-/// Seconds as people read a duration.
-pub(super) fn clock(seconds: f64) -> String {
+/// Formats seconds as a duration for people.
+pub(super) fn duration_text(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match (s / 3600, s / 60 % 60, s % 60) {
         (0, 0, s) => format!("{s}s"),
@@ -131,21 +140,21 @@ pub(super) fn clock(seconds: f64) -> String {
 
 /// Jobs and tokens over the last [`RATE_WINDOW`].
 #[derive(Default)]
-struct Rate {
-    notes: std::collections::VecDeque<(Instant, u64, u64)>,
+struct ProgressRate {
+    samples: std::collections::VecDeque<(Instant, u64, u64)>,
 }
 
-impl Rate {
-    fn note(&mut self, now: Instant, jobs: u64, tokens: u64) {
-        self.notes.push_back((now, jobs, tokens));
-        while self.notes.len() > 2 && now - self.notes[0].0 > RATE_WINDOW {
-            self.notes.pop_front();
+impl ProgressRate {
+    fn add(&mut self, now: Instant, jobs: u64, tokens: u64) {
+        self.samples.push_back((now, jobs, tokens));
+        while self.samples.len() > 2 && now - self.samples[0].0 > RATE_WINDOW {
+            self.samples.pop_front();
         }
     }
 
-    /// Jobs a second and tokens a minute.
-    fn get(&self) -> (f64, f64) {
-        let (Some(first), Some(last)) = (self.notes.front(), self.notes.back()) else {
+    /// Returns jobs a second and tokens a minute.
+    fn rates(&self) -> (f64, f64) {
+        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else {
             return (0.0, 0.0);
         };
         let seconds = (last.0 - first.0).as_secs_f64();
@@ -162,17 +171,20 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_say_them() {
-        assert_eq!([clock(9.4), clock(61.0), clock(7_260.0)], ["9s", "1m01s", "2h01m"]);
+        assert_eq!(
+            [duration_text(9.4), duration_text(61.0), duration_text(7_260.0)],
+            ["9s", "1m01s", "2h01m"]
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_forgets_what_is_older_than_its_window() {
         let start = Instant::now();
-        let mut rate = Rate::default();
-        rate.note(start, 0, 0);
-        rate.note(start + Duration::from_secs(100), 1_000, 0);
-        rate.note(start + Duration::from_secs(110), 1_050, 600);
-        let (jobs_s, tokens_min) = rate.get();
+        let mut rate = ProgressRate::default();
+        rate.add(start, 0, 0);
+        rate.add(start + Duration::from_secs(100), 1_000, 0);
+        rate.add(start + Duration::from_secs(110), 1_050, 600);
+        let (jobs_s, tokens_min) = rate.rates();
         assert!((jobs_s - 5.0).abs() < 1e-9 && (tokens_min - 3_600.0).abs() < 1e-9);
     }
 }

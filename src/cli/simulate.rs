@@ -1,11 +1,14 @@
-//! `promptmill simulate`: the Azure OpenAI simulator as a server of its own.
+//! `promptmill simulate`: the Azure OpenAI simulator as a standalone server.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Exit, Failure, interrupt, print};
-use simulator::{self, Change, Faults, Latency, Setting, Settings, Spec};
+use super::{CommandError, ExitStatus, interrupt, print};
+use simulator::{
+    self, FaultRates, ProfileSetting, ProfileSpec, ScheduledChange, SimulatedLatency,
+    SimulatorSettings,
+};
 
 const HELP: &str = "\
 It answers on /openai/deployments/NAME/…, /openai/v1/… and /v1/….
@@ -14,7 +17,7 @@ GET /deployments lists the deployments; POST settings to /deployments/NAME, or t
 all, changes them while it runs:
   curl -d tpm=30000,down=503:10s http://127.0.0.1:8080/deployments/east
 
-Settings of a deployment, KEY=VALUE with commas between them; what is not said is as the flags say:
+Settings of a deployment, KEY=VALUE separated by commas; those not given are as the flags say:
   tpm, rpm           tokens and requests a minute; none is unlimited
   ptu                makes it provisioned: tokens a minute that drain from its bucket, in place of
                      tpm and rpm; 100 % is what drains in one --window
@@ -32,7 +35,7 @@ A quota that the service lowers for a while:  --change 60s:tpm=30000 --change 12
 /// Serve an Azure OpenAI simulator: quotas, latency, faults, and a ledger at /ledger
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct Args {
+pub(super) struct SimulateArgs {
     /// Port on 127.0.0.1; 0 picks a free one, which is printed
     #[arg(long, default_value_t = 8080)]
     port: u16,
@@ -42,19 +45,19 @@ pub(super) struct Args {
     /// Requests a minute of each deployment
     #[arg(long, value_name = "N")]
     rpm: Option<u64>,
-    /// The simulator's minute, in seconds; the rate stays what --tpm says
+    /// Length of the simulator's minute, in seconds; the rate stays as --tpm says
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     window: f64,
-    /// The slice in which requests are judged, in seconds: 1 or 10 at the real service
+    /// Slice in which the request limit is enforced, in seconds: 1 or 10 at the real service
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     request_slice: f64,
-    /// Milliseconds to the first token
+    /// Time to first token, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0.0)]
     latency_ms: f64,
-    /// Milliseconds for each token of the answer
+    /// Milliseconds per token of the answer
     #[arg(long, value_name = "MS", default_value_t = 0.0)]
     token_ms: f64,
-    /// How widely latencies spread: sigma of a lognormal distribution
+    /// Spread of latencies: sigma of a lognormal distribution
     #[arg(long, value_name = "SIGMA", default_value_t = 0.0)]
     spread: f64,
     /// Share of calls that end in a fault, spread over 500, 503, 408, resets and cut bodies
@@ -66,25 +69,25 @@ pub(super) struct Args {
     /// Longest usual answer, in tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 64)]
     typical_output: u32,
-    /// What the service's charge is multiplied with, against the documented estimate
+    /// Factor of the service's charge, against the documented estimate
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     charge_factor: f64,
-    /// Share of answers to requests with a JSON schema that do not keep to it
+    /// Share of answers to requests with a JSON schema that violate it
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     misfits: f64,
-    /// The only deployments there are, with their own settings; all names, if none is given
+    /// Deployment to serve, with its own settings; repeatable; without any, all names are served
     #[arg(long, value_name = "NAME[,KEY=VALUE…]")]
-    deployment: Vec<Spec>,
+    deployment: Vec<ProfileSpec>,
     /// Change a deployment, or all, at a time after the start, as in 90s:tpm=60000
     #[arg(long, value_name = "AFTER:[NAME,]KEY=VALUE…")]
-    change: Vec<Change>,
+    change: Vec<ScheduledChange>,
     /// Leave out the headers about quota and utilisation, as gateways that strip them do
     #[arg(long)]
     no_rate_headers: bool,
-    /// The variable that holds the key which callers must bring
+    /// Variable that holds the key which callers must send
     #[arg(long, value_name = "VARIABLE")]
     api_key_env: Option<String>,
-    /// Decides answers, latencies and faults
+    /// Seed of answers, latencies and faults
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Keep no texts in the ledger, only hashes: for millions of prompts
@@ -92,52 +95,56 @@ pub(super) struct Args {
     no_samples: bool,
 }
 
-pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(super) async fn run(args: SimulateArgs) -> Result<ExitStatus, CommandError> {
     let port = args.port;
     let settings = settings(args)?;
-    settings.check().map_err(Failure::usage)?;
-    let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
+    settings.check().map_err(CommandError::usage)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let simulator = simulator::start(address, settings).await.map_err(|error| {
-        Failure::unreachable(anyhow::Error::new(error).context(format!("can't serve on {address}")))
+        CommandError::unreachable(
+            anyhow::Error::new(error).context(format!("can't serve on {address}")),
+        )
     })?;
     print(&format!("http://{}", simulator.addr()));
     stop.cancelled().await;
     simulator.shutdown().await;
-    Ok(Exit::AllDone)
+    Ok(ExitStatus::AllDone)
 }
 
-fn settings(args: Args) -> Result<Settings, Failure> {
+fn settings(args: SimulateArgs) -> Result<SimulatorSettings, CommandError> {
     let seconds = |name: &str, s: f64| {
-        Duration::try_from_secs_f64(s)
-            .map_err(|_| Failure::usage(anyhow::anyhow!("--{name} must be a number of seconds")))
+        Duration::try_from_secs_f64(s).map_err(|_| {
+            CommandError::usage(anyhow::anyhow!("--{name} must be a number of seconds"))
+        })
     };
     let api_key = match args.api_key_env {
         None => None,
         Some(name) => {
             let key = std::env::var(&name);
-            let missing = |_| Failure::usage(anyhow::anyhow!("the variable {name} is not set"));
+            let missing =
+                |_| CommandError::usage(anyhow::anyhow!("the variable {name} is not set"));
             Some(key.map_err(missing)?.into())
         }
     };
-    let mut overrides = BTreeMap::<String, Vec<Setting>>::new();
-    for Spec { deployment, settings } in args.deployment {
+    let mut overrides = BTreeMap::<String, Vec<ProfileSetting>>::new();
+    for ProfileSpec { deployment, settings } in args.deployment {
         let no_name = "--deployment begins with a name, as in --deployment east,tpm=60000";
-        let name = deployment.ok_or_else(|| Failure::usage(anyhow::anyhow!(no_name)))?;
+        let name = deployment.ok_or_else(|| CommandError::usage(anyhow::anyhow!(no_name)))?;
         overrides.entry(name).or_default().extend(settings);
     }
-    Ok(Settings {
+    Ok(SimulatorSettings {
         seed: args.seed,
         tpm: args.tpm,
         rpm: args.rpm,
         window: seconds("window", args.window)?,
         request_slice: seconds("request-slice", args.request_slice)?,
-        latency: Latency {
+        latency: SimulatedLatency {
             base_ms: args.latency_ms,
             per_token_ms: args.token_ms,
             sigma: args.spread,
         },
-        faults: Faults { rate_hang: args.hangs, ..Faults::spread(args.faults) },
+        faults: FaultRates { rate_hang: args.hangs, ..FaultRates::spread(args.faults) },
         api_key,
         overrides,
         changes: args.change,
@@ -146,6 +153,6 @@ fn settings(args: Args) -> Result<Settings, Failure> {
         charge_factor: args.charge_factor,
         misfits: args.misfits,
         ledger_samples: !args.no_samples,
-        ..Settings::default()
+        ..SimulatorSettings::default()
     })
 }

@@ -1,33 +1,33 @@
-//! What a run came to, for people and for programs.
+//! Summary of a run, for people and for programs.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use super::progress::clock;
-use super::{Failure, say};
+use super::progress::duration_text;
+use super::{CommandError, say};
 use domain::job::BatchId;
-use report::results::Written;
-use store::{Expense, Store, Totals};
-use telemetry::Progress;
+use report::results::ResultCounts;
+use store::{BatchTotals, Store, StoreCharges};
+use telemetry::WorkerProgress;
 
-/// The totals are the batch's, over all its runs.
+/// Result of a run; the totals are the batch's, over all its runs.
 #[derive(Debug, Serialize)]
-pub(super) struct Summary<'a> {
+pub(super) struct RunSummary<'a> {
     pub(super) batch: &'a BatchId,
     pub(super) jobs: u64,
     #[serde(flatten)]
-    pub(super) totals: &'a Totals,
+    pub(super) totals: &'a BatchTotals,
     pub(super) skipped_lines: u64,
     #[serde(flatten)]
     pub(super) run: ThisRun,
     pub(super) results: &'a Path,
     pub(super) errors: &'a Path,
-    pub(super) written: Written,
+    pub(super) written: ResultCounts,
 }
 
-/// What this one run did of it.
+/// Part of the totals that this run did.
 #[derive(Debug, Serialize)]
 pub(super) struct ThisRun {
     /// Jobs that ended in this run.
@@ -41,12 +41,12 @@ pub(super) struct ThisRun {
 }
 
 impl ThisRun {
-    pub(super) fn new(progress: &Progress, seconds: f64) -> Self {
+    pub(super) fn new(progress: &WorkerProgress, seconds: f64) -> Self {
         let per_second = |n: u64| n as f64 / seconds.max(1e-3);
         Self {
             jobs: progress.ended(),
             throttled: progress.throttled.load(Ordering::Relaxed),
-            faults: progress.faults.load(Ordering::Relaxed),
+            faults: progress.transient_errors.load(Ordering::Relaxed),
             seconds,
             jobs_per_second: per_second(progress.ended()),
             tokens_per_minute: per_second(progress.tokens()) * 60.0,
@@ -54,7 +54,7 @@ impl ThisRun {
     }
 }
 
-impl Summary<'_> {
+impl RunSummary<'_> {
     pub(super) fn say(&self) {
         let usage = self.totals.usage;
         let endings: Vec<_> =
@@ -63,13 +63,13 @@ impl Summary<'_> {
         say(&format!(
             "{done}: {} in {} ({:.1} jobs/s, {:.0} tokens/min)",
             endings.join(", "),
-            clock(self.run.seconds),
+            duration_text(self.run.seconds),
             self.run.jobs_per_second,
             self.run.tokens_per_minute
         ));
         say(&format!(
             "tokens: {} prompt ({} cached), {} completion ({} reasoning); \
-             {} calls, {} passing faults, {} refused for quota (429)",
+             {} calls, {} transient errors, {} throttled (429)",
             usage.prompt,
             usage.cached,
             usage.completion,
@@ -79,7 +79,7 @@ impl Summary<'_> {
             self.run.throttled
         ));
         if self.skipped_lines > 0 {
-            say(&format!("skipped: {} lines that are no jobs", self.skipped_lines));
+            say(&format!("skipped: {} lines that are not valid jobs", self.skipped_lines));
         }
         say(&format!("answers: {} ({} lines)", self.results.display(), self.written.results));
         let errors = self.written.errors + self.skipped_lines;
@@ -87,20 +87,20 @@ impl Summary<'_> {
     }
 }
 
-/// Why nothing more is done, and how to go on.
-pub(super) async fn say_paused(store: &dyn Store, id: &BatchId) -> Result<(), Failure> {
-    let batch = store.batch(id).await.map_err(Failure::unreachable)?;
-    let budget = store.budget(id).await.map_err(Failure::unreachable)?;
+/// Prints why the batch is paused, and how to resume it.
+pub(super) async fn say_paused(store: &dyn Store, id: &BatchId) -> Result<(), CommandError> {
+    let batch = store.batch(id).await.map_err(CommandError::unreachable)?;
+    let budget = store.budget(id).await.map_err(CommandError::unreachable)?;
     let why = batch.and_then(|batch| batch.reason).unwrap_or_default();
-    let flag = budget.and_then(|budget| budget.raise(&why)).map(|flag| format!(" {flag}"));
+    let flag = budget.and_then(|budget| budget.raise_flag(&why)).map(|flag| format!(" {flag}"));
     let flag = flag.unwrap_or_default();
     let why = if why.is_empty() { why } else { format!(" ({why})") };
     say(&format!("batch {id} is paused{why}: go on with `promptmill resume {id}{flag}`"));
     Ok(())
 }
 
-/// What a store that is billed by use charged, over this many jobs.
-pub(super) fn say_expense(expense: &Expense, jobs: u64) {
+/// Prints the request units that a store billed by use charged for this many jobs.
+pub(super) fn say_request_units(expense: &StoreCharges, jobs: u64) {
     let by: Vec<_> =
         expense.by_operation.iter().map(|(what, n)| format!("{what} {n:.0}")).collect();
     let each = match jobs {

@@ -1,18 +1,18 @@
-//! Rows of text, as people read them and as spreadsheets do.
+//! Tables as aligned text for people, and as CSV for spreadsheets.
 
 use unicode_width::UnicodeWidthStr;
 
-/// Columns in line: the first `texts` of them to the left, numbers to the right.
+/// Aligns columns: the first `texts` of them to the left, numbers to the right.
 pub(super) fn aligned(rows: &[Vec<String>], texts: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |n: usize| {
-        rows.iter().filter_map(|row| row.get(n)).map(|cell| columns_of(cell)).max().unwrap_or(0)
+        rows.iter().filter_map(|row| row.get(n)).map(|cell| display_width(cell)).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
         let cells = row.iter().enumerate().map(|(n, cell)| {
-            let space = " ".repeat(widths[n].saturating_sub(columns_of(cell)));
+            let space = " ".repeat(widths[n].saturating_sub(display_width(cell)));
             if n < texts { format!("{cell}{space}") } else { format!("{space}{cell}") }
         });
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
@@ -21,12 +21,12 @@ pub(super) fn aligned(rows: &[Vec<String>], texts: usize) -> String {
     text
 }
 
-/// On a terminal, characters of Chinese, Japanese and Korean take two columns.
-fn columns_of(text: &str) -> usize {
+/// Returns the width on a terminal, where Chinese, Japanese and Korean characters take two columns.
+fn display_width(text: &str) -> usize {
     text.width()
 }
 
-/// As RFC 4180 has it.
+/// Formats rows as CSV by RFC 4180.
 pub(super) fn csv(rows: &[Vec<String>]) -> String {
     let mut writer =
         csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(vec![]);

@@ -2,21 +2,21 @@
 
 use serde_json::{Value, json};
 
-use super::{Exit, Failure, print, say, table};
+use super::{CommandError, ExitStatus, print, say, table};
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;
 use domain::prices::Prices;
-use report::usage::{self, Cost, Dimension, Line};
+use report::usage::{self, Cost, UsageDimension, UsageLine};
 
-/// Tokens and cost by batch, deployment, model, day, hour, or a key of the jobs' metadata
+/// Show tokens and cost by batch, deployment, model, day, hour, or a key of the jobs' metadata
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct UsageArgs {
     /// Only this batch
     batch: Option<BatchId>,
-    /// What to tell apart: batch, deployment, model, day, hour, metadata.KEY
+    /// Columns to group by: batch, deployment, model, day, hour, metadata.KEY
     #[arg(long, value_delimiter = ',', default_value = "batch,model", value_name = "LIST")]
-    by: Vec<Dimension>,
+    by: Vec<UsageDimension>,
     /// Print as JSON on standard output
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -27,32 +27,32 @@ pub(super) struct Args {
 
 const COLUMNS: [&str; 7] = ["jobs", "calls", "prompt", "cached", "completion", "reasoning", "cost"];
 
-pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
+pub(super) async fn run(args: UsageArgs, config: Config) -> Result<ExitStatus, CommandError> {
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
     let store = backends::open_store(&config).await?;
     if let Some(batch) = &args.batch
-        && store.batch(batch).await.map_err(Failure::unreachable)?.is_none()
+        && store.batch(batch).await.map_err(CommandError::unreachable)?.is_none()
     {
-        return Err(Failure::usage(anyhow::anyhow!("there is no batch '{batch}'")));
+        return Err(CommandError::usage(anyhow::anyhow!("there is no batch '{batch}'")));
     }
     let lines = usage::sum(store.as_ref(), args.batch.as_ref(), &args.by, &prices).await;
-    let lines = lines.map_err(Failure::unreachable)?;
+    let lines = lines.map_err(CommandError::unreachable)?;
     let total = usage::total(&lines);
     if args.json {
         print(&as_json(&args.by, &lines, &total, &prices).to_string());
-        return Ok(Exit::AllDone);
+        return Ok(ExitStatus::AllDone);
     }
-    let names = args.by.iter().map(Dimension::name);
+    let names = args.by.iter().map(UsageDimension::name);
     let mut rows = vec![names.chain(COLUMNS.map(Into::into)).collect::<Vec<_>>()];
     rows.extend(lines.iter().map(row));
     if args.csv {
         print(table::csv(&rows).trim_end());
-        return Ok(Exit::AllDone);
+        return Ok(ExitStatus::AllDone);
     }
     if lines.len() > 1 {
         let keys = args.by.iter().enumerate();
         let keys = keys.map(|(n, _)| if n == 0 { "total".to_owned() } else { String::new() });
-        rows.push(row(&Line { keys: keys.collect(), ..total.clone() }));
+        rows.push(row(&UsageLine { keys: keys.collect(), ..total.clone() }));
     }
     print(table::aligned(&rows, args.by.len()).trim_end());
     say(&format!("cost in {}, by prices of {}", prices.currency, prices.date));
@@ -63,11 +63,11 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
             total.cost.unpriced_tokens
         ));
     }
-    Ok(Exit::AllDone)
+    Ok(ExitStatus::AllDone)
 }
 
-fn row(line: &Line) -> Vec<String> {
-    let Line { keys, jobs, attempts, usage, cost } = line;
+fn row(line: &UsageLine) -> Vec<String> {
+    let UsageLine { keys, jobs, attempts, usage, cost } = line;
     let numbers = [*jobs, *attempts, usage.prompt, usage.cached, usage.completion, usage.reasoning];
     let numbers = numbers.iter().map(u64::to_string);
     keys.iter().cloned().chain(numbers).chain([cost_text(*cost)]).collect()
@@ -77,10 +77,15 @@ fn cost_text(cost: Cost) -> String {
     if cost.unpriced_tokens == 0 { cost.known.to_string() } else { "unknown".to_owned() }
 }
 
-fn as_json(by: &[Dimension], lines: &[Line], total: &Line, prices: &Prices) -> Value {
-    let named = |line: &Line| {
+fn as_json(
+    by: &[UsageDimension],
+    lines: &[UsageLine],
+    total: &UsageLine,
+    prices: &Prices,
+) -> Value {
+    let named = |line: &UsageLine| {
         let mut object = serde_json::to_value(line).unwrap_or_default();
-        object["keys"] = by.iter().map(Dimension::name).zip(line.keys.clone()).collect();
+        object["keys"] = by.iter().map(UsageDimension::name).zip(line.keys.clone()).collect();
         object
     };
     json!({

@@ -5,25 +5,27 @@ use std::time::Duration;
 use indicatif::HumanDuration;
 use jiff::Timestamp;
 
-use super::{Exit, Failure, print};
+use super::{CommandError, ExitStatus, print};
 use crate::backends;
 use crate::config::Config;
-use admission::explain::{Block, Hindrance, Wait};
-use control::batches::Standing;
+use admission::explain::{BlockReason, BlockedDeployment, JobWait};
+use control::batches::BatchStatus;
 use domain::job::BatchId;
 use queue::QueueError;
-use queue::sight;
-use report::why::{self, OfBatch, OfJob, Place, Who, Why, WhyError};
+use queue::peek;
+use report::why::{
+    self, BatchExplanation, JobExplanation, JobLocation, WhyError, WhyReport, WorkerProcess,
+};
 use store::{BatchState, StoreError};
-use worker::explain::{At, Holding, Told};
+use worker::inquiry::{JobStage, LeasedJobCounts, LeasedJobReport};
 
-/// Say why a job or a batch is not done: what it waits for, until about when, and who holds it
+/// Explain why a job or batch is not done: what it waits for, for about how long, who holds it
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// A batch, or a job by its custom_id or its id
+pub(super) struct WhyArgs {
+    /// Batch name, or a job's custom_id or id
     #[arg(value_name = "JOB|BATCH")]
     name: String,
-    /// The job's batch
+    /// Batch of the job
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
     /// Print as JSON on standard output
@@ -31,35 +33,35 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
+pub(super) async fn run(args: WhyArgs, config: Config) -> Result<ExitStatus, CommandError> {
     let (queue, store) = (backends::open_queue(&config)?, backends::open_store(&config).await?);
     let batch = args.batch.as_ref();
     let why = why::explain(queue.as_ref(), store.as_ref(), &args.name, batch).await;
     queue.close().await;
     let why = why.map_err(|error| match error {
         WhyError::Queue(QueueError::Unavailable(_))
-        | WhyError::Store(StoreError::Unavailable(_)) => Failure::unreachable(error),
-        error => Failure::usage(error),
+        | WhyError::Store(StoreError::Unavailable(_)) => CommandError::unreachable(error),
+        error => CommandError::usage(error),
     })?;
     if args.json {
         print(&serde_json::to_string(&why).unwrap_or_default());
-        return Ok(Exit::AllDone);
+        return Ok(ExitStatus::AllDone);
     }
     let lines = match &why {
-        Why::Batch(of) => batch_lines(of),
-        Why::Job(of) => job_lines(of),
+        WhyReport::Batch(of) => batch_lines(of),
+        WhyReport::Job(of) => job_lines(of),
     };
     lines.iter().for_each(|line| print(line));
-    Ok(Exit::AllDone)
+    Ok(ExitStatus::AllDone)
 }
 
-fn batch_lines(of: &OfBatch) -> Vec<String> {
-    let s = &of.standing;
+fn batch_lines(of: &BatchExplanation) -> Vec<String> {
+    let s = &of.status;
     let endings: String = s.totals.endings.iter().map(|(e, n)| format!("{n} {e}, ")).collect();
     let mut lines = vec![format!(
         "{}: {}; {} jobs = {endings}{} pending",
         s.batch,
-        state(s),
+        state_text(s),
         s.jobs,
         s.pending
     )];
@@ -81,7 +83,7 @@ fn batch_lines(of: &OfBatch) -> Vec<String> {
     }
     for worker in &of.workers {
         match &worker.holds {
-            None => lines.push(format!("worker {}: does not answer", name(&worker.worker))),
+            None => lines.push(format!("worker {}: does not answer", worker_name(&worker.worker))),
             Some(holds) => lines.extend(holding_lines(&worker.worker, holds)),
         }
     }
@@ -91,18 +93,20 @@ fn batch_lines(of: &OfBatch) -> Vec<String> {
 const NO_WORKER: &str = "no worker is alive on this store: start one with `promptmill work` (a \
                          `promptmill run` works alone and is not seen from outside)";
 
-fn holding_lines(worker: &Who, holds: &Holding) -> Vec<String> {
+fn holding_lines(worker: &WorkerProcess, holds: &LeasedJobCounts) -> Vec<String> {
     let mut lines = vec![format!(
-        "worker {}: holds {} of its jobs: {} in line, {} in flight, {} waiting to be tried again",
-        name(worker),
+        "worker {}: holds {} of its jobs: {} in line, {} in flight, {} waiting for a retry",
+        worker_name(worker),
         holds.jobs(),
         holds.in_line(),
         holds.in_flight(),
         holds.retries
     )];
     for line in &holds.lines {
-        let next =
-            line.first.goes_in_ms.map_or(String::new(), |ms| format!("; it goes {}", soon(ms)));
+        let next = line
+            .first
+            .goes_in_ms
+            .map_or(String::new(), |ms| format!("; it goes {}", relative_time(ms)));
         lines.push(format!("  the first of {} in line waits{next}", line.jobs));
         lines.extend(line.first.blocks.iter().map(|block| format!("    {}", block_text(block))));
     }
@@ -110,34 +114,34 @@ fn holding_lines(worker: &Who, holds: &Holding) -> Vec<String> {
         holds.calls.iter().map(|(deployment, n)| format!("  {n} in flight at {deployment}")),
     );
     if let Some(ms) = holds.next_retry_in_ms {
-        lines.push(format!("  the next is tried again {}", soon(ms)));
+        lines.push(format!("  the next is retried {}", relative_time(ms)));
     }
     lines
 }
 
-fn job_lines(of: &OfJob) -> Vec<String> {
+fn job_lines(of: &JobExplanation) -> Vec<String> {
     let mut lines = vec![format!("job {} of batch {}", of.id, of.batch)];
-    match &of.place {
-        Place::Ended { ending, failure, attempts, deployment, finished_at } => {
+    match &of.location {
+        JobLocation::Ended { ending, failure, attempts, deployment, finished_at } => {
             let at = if deployment.is_empty() { String::new() } else { format!(" at {deployment}") };
-            lines.push(format!("{ending}{at} on {finished_at}, after {attempts} tries"));
+            lines.push(format!("{ending}{at} on {finished_at}, after {attempts} attempts"));
             lines.extend(failure.as_ref().map(|f| format!("{}: {}", f.code, f.message)));
         }
-        Place::Held { worker, job } => {
-            lines.push(format!("held by worker {}", name(worker)));
-            lines.extend(told_lines(job));
+        JobLocation::Held { worker, job } => {
+            lines.push(format!("held by worker {}", worker_name(worker)));
+            lines.extend(held_job_lines(job));
         }
-        Place::Queued { seen } => lines.extend(seen.iter().flat_map(seen_lines)),
-        Place::NotSeen { looked_at } => lines.push(format!(
+        JobLocation::Queued { seen } => lines.extend(seen.iter().flat_map(peeked_job_lines)),
+        JobLocation::NotSeen { looked_at } => lines.push(format!(
             "it has not ended, and no worker holds it; it is not among the first {} messages of the \
              queue, which can't be searched any further",
             looked_at.unwrap_or_default()
         )),
     }
-    if let Place::Ended { .. } = of.place {
+    if let JobLocation::Ended { .. } = of.location {
         return lines;
     }
-    lines.extend(of.standing.as_ref().and_then(state_reason));
+    lines.extend(of.status.as_ref().and_then(state_reason));
     if of.workers == 0 {
         lines.push(NO_WORKER.to_owned());
     } else if of.silent > 0 {
@@ -146,27 +150,30 @@ fn job_lines(of: &OfJob) -> Vec<String> {
     lines
 }
 
-fn told_lines(job: &Told) -> Vec<String> {
+fn held_job_lines(job: &LeasedJobReport) -> Vec<String> {
     let mut lines = Vec::new();
     match &job.at {
-        At::Call { deployment, since_ms } => {
+        JobStage::Call { deployment, since_ms } => {
             let span = HumanDuration(Duration::from_millis(*since_ms));
             lines.push(format!("in flight at {deployment} for {span:#}"));
         }
-        At::Retry { due_in_ms } => lines.push(format!("it is tried again {}", soon(*due_in_ms))),
-        At::Line { wait } => lines.extend(wait_lines(wait)),
+        JobStage::Retry { due_in_ms } => {
+            lines.push(format!("it is retried {}", relative_time(*due_in_ms)))
+        }
+        JobStage::Line { wait } => lines.extend(wait_lines(wait)),
     }
-    if job.tries > 0 {
+    if job.attempts > 0 {
         let why = job.last_error.as_deref().unwrap_or("a fault");
-        lines.push(format!("try {} failed: {why}", job.tries));
+        lines.push(format!("attempt {} failed: {why}", job.attempts));
     }
     let deadline = job.deadline_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
     lines.extend(deadline.map(|at| format!("it expires at {at} if it has not been sent by then")));
     lines
 }
 
-fn wait_lines(wait: &Wait) -> Vec<String> {
-    let goes = wait.goes_in_ms.map_or(String::new(), |ms| format!("; it goes {}", soon(ms)));
+fn wait_lines(wait: &JobWait) -> Vec<String> {
+    let goes =
+        wait.goes_in_ms.map_or(String::new(), |ms| format!("; it goes {}", relative_time(ms)));
     let mut lines = vec![format!(
         "in line for {} tokens, behind {} jobs with {} tokens{goes}",
         wait.charge, wait.ahead, wait.ahead_tokens
@@ -175,56 +182,60 @@ fn wait_lines(wait: &Wait) -> Vec<String> {
     lines
 }
 
-fn block_text(block: &Block) -> String {
+fn block_text(block: &BlockedDeployment) -> String {
     let per_cent = |share: f64| format!("{:.0} %", share * 100.0);
     let known = |limit: Option<u64>| limit.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
-    let why = match &block.hindrance {
-        Hindrance::Tokens { tpm, share } => {
+    let why = match &block.reason {
+        BlockReason::Tokens { tpm, share } => {
             format!(
                 "waits for tokens (quota {} a minute, our share {})",
                 known(*tpm),
                 per_cent(*share)
             )
         }
-        Hindrance::Requests { rpm, share } => {
+        BlockReason::Requests { rpm, share } => {
             format!(
                 "waits for requests (quota {} a minute, our share {})",
                 known(*rpm),
                 per_cent(*share)
             )
         }
-        Hindrance::Calls { in_flight } => {
-            format!("has as many calls in flight as it may: {in_flight}")
+        BlockReason::Calls { in_flight } => {
+            format!("is at its limit of calls in flight: {in_flight}")
         }
-        Hindrance::Paused => "paused by a 429's retry-after".to_owned(),
-        Hindrance::Missing => "not found; it is asked again from time to time".to_owned(),
-        Hindrance::Breaker { error } => format!("keeps failing, so its breaker is open: {error}"),
-        Hindrance::Retired { error } => format!("out of the pool: {error}"),
-        Hindrance::TooLarge { most } => {
-            format!("never gives so many tokens; at most {most} for one call")
+        BlockReason::Paused => "paused by a 429's retry-after".to_owned(),
+        BlockReason::Missing => "not found; it is tried again from time to time".to_owned(),
+        BlockReason::Breaker { error } => format!("keeps failing, so its breaker is open: {error}"),
+        BlockReason::Retired { error } => format!("removed from the pool: {error}"),
+        BlockReason::TooLarge { most } => {
+            format!("can never grant so many tokens; at most {most} for one call")
         }
-        Hindrance::Deadline => "the job's deadline is too near for the flex tier".to_owned(),
-        Hindrance::FailedHere => "failed the job just now; another one is tried first".to_owned(),
-        Hindrance::TierAbove => "a tier above it can take the job soon".to_owned(),
-        Hindrance::Line => "free as soon as the jobs before it have gone".to_owned(),
+        BlockReason::Deadline => "the job's deadline is too near for the flex tier".to_owned(),
+        BlockReason::FailedHere => "failed the job just now; another one is tried first".to_owned(),
+        BlockReason::TierAbove => "a tier above it can take the job soon".to_owned(),
+        BlockReason::Line => "free as soon as the jobs before it have gone".to_owned(),
     };
-    let over = block.over_in_ms.map_or(String::new(), |ms| format!(", until {}", about(ms)));
+    let over = block.over_in_ms.map_or(String::new(), |ms| format!(", until {}", clock_time(ms)));
     format!("{} (tier {}): {why}{over}", block.deployment, block.tier)
 }
 
-fn seen_lines(seen: &sight::Seen) -> Vec<String> {
+fn peeked_job_lines(seen: &peek::PeekedJob) -> Vec<String> {
     let place = match seen.place {
-        sight::Place::Ready { ahead } => {
+        peek::QueuePosition::Ready { ahead } => {
             format!("in the queue, not handed out yet; {ahead} before it")
         }
-        sight::Place::Locked { until } => format!("handed out; its lock lasts until {until}"),
-        sight::Place::Scheduled { until } => format!("waits in the queue until {until}"),
-        sight::Place::Active => "in the queue, or handed out: the queue does not tell".to_owned(),
+        peek::QueuePosition::Locked { until } => {
+            format!("handed out; its lock lasts until {until}")
+        }
+        peek::QueuePosition::Scheduled { until } => format!("waits in the queue until {until}"),
+        peek::QueuePosition::Active => {
+            "in the queue, or handed out: the queue does not report which".to_owned()
+        }
     };
     let mut lines = vec![format!("{place}; handed out {} times so far", seen.deliveries)];
-    if seen.tries > 0 {
+    if seen.attempts > 0 {
         let why = seen.last_error.as_deref().unwrap_or("a fault");
-        lines.push(format!("try {} failed: {why}", seen.tries));
+        lines.push(format!("attempt {} failed: {why}", seen.attempts));
     }
     lines.extend(
         seen.deadline.map(|at| format!("it expires at {at} if it has not been sent by then")),
@@ -232,13 +243,13 @@ fn seen_lines(seen: &sight::Seen) -> Vec<String> {
     lines
 }
 
-fn state(s: &Standing) -> String {
+fn state_text(s: &BatchStatus) -> String {
     let reason = s.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
     format!("{}{reason}", s.state.as_str())
 }
 
-/// What of the batch's state keeps its jobs.
-fn state_reason(s: &Standing) -> Option<String> {
+/// Explains how the batch's state keeps its jobs from going on.
+fn state_reason(s: &BatchStatus) -> Option<String> {
     match s.state {
         BatchState::Paused => {
             let why = s.reason.as_deref().unwrap_or("by hand");
@@ -250,27 +261,26 @@ fn state_reason(s: &Standing) -> Option<String> {
         BatchState::Cancelled => {
             Some("the batch is cancelled: the workers end its jobs as they come to them".to_owned())
         }
-        BatchState::Enqueuing => Some(
-            "its jobs are still being added; an enqueue that broke off is to be run again"
-                .to_owned(),
-        ),
+        BatchState::Enqueuing => {
+            Some("its jobs are still being added; run an interrupted enqueue again".to_owned())
+        }
         BatchState::Running | BatchState::Done => None,
     }
 }
 
-fn name(worker: &Who) -> String {
+fn worker_name(worker: &WorkerProcess) -> String {
     match worker.pid {
         Some(pid) => format!("{pid} on {}", worker.host),
         None => worker.host.clone(),
     }
 }
 
-fn soon(ms: u64) -> String {
+fn relative_time(ms: u64) -> String {
     if ms < 1_000 { "now".to_owned() } else { format!("in about {:.0} s", ms as f64 / 1e3) }
 }
 
-/// A time of day, since people look at clocks.
-fn about(ms: u64) -> String {
+/// Formats a time of day, since people look at clocks.
+fn clock_time(ms: u64) -> String {
     let at = Timestamp::now() + Duration::from_millis(ms);
-    format!("about {} ({})", at.strftime("%H:%M:%S UTC"), soon(ms))
+    format!("about {} ({})", at.strftime("%H:%M:%S UTC"), relative_time(ms))
 }

@@ -1,25 +1,31 @@
-//! The effective configuration as TOML: every value with where it came from, secrets hidden.
+//! The effective configuration as TOML: every value with its origin, secrets hidden.
 
 use std::fmt::Write;
 
 use toml::{Table, Value};
 
-use super::{Config, Layers};
+use super::{Config, ConfigLayers};
 
-impl Layers {
-    /// What `config` was made of. Secrets are hidden before anything is written.
+impl ConfigLayers {
+    /// Renders `config` with the origin of every value. Secrets are hidden before rendering.
     ///
     /// # Errors
     /// If a setting has no TOML form; none is known.
     pub fn explain(&self, config: &Config) -> Result<String, toml::ser::Error> {
         let table = Table::try_from(config)?;
         let mut text = String::new();
-        self.section(&mut text, &mut Vec::new(), &table, "");
+        self.write_section(&mut text, &mut Vec::new(), &table, "");
         Ok(text)
     }
 
-    /// Values first, then the tables below: TOML would take the values for the table's otherwise.
-    fn section(&self, text: &mut String, path: &mut Vec<String>, table: &Table, heading: &str) {
+    /// Writes values first, then subtables: values after a subtable would belong to it in TOML.
+    fn write_section(
+        &self,
+        text: &mut String,
+        path: &mut Vec<String>,
+        table: &Table,
+        heading: &str,
+    ) {
         let is_section = |value: &Value| value.is_table() || is_list_of_tables(value);
         let has_values = table.is_empty() || !table.values().all(is_section);
         if !heading.is_empty() && has_values {
@@ -34,14 +40,14 @@ impl Layers {
             path.push(key.clone());
             match value {
                 Value::Table(inner) => {
-                    self.section(text, path, inner, &format!("[{}]", path.join(".")));
+                    self.write_section(text, path, inner, &format!("[{}]", path.join(".")));
                 }
                 Value::Array(items) => {
                     for (n, item) in items.iter().enumerate() {
                         let heading = format!("[[{}]]", path.join("."));
                         path.push(n.to_string());
                         if let Value::Table(inner) = item {
-                            self.section(text, path, inner, &heading);
+                            self.write_section(text, path, inner, &heading);
                         }
                         path.pop();
                     }

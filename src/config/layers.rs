@@ -1,20 +1,20 @@
-//! The layers of a configuration: the file, and the variables over it.
+//! Layers of the configuration: the file, and the environment variables over it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Config, ConfigError, DEFAULT_FILE, ENV_PREFIX};
 
-/// What was said, and where, before it is made sense of.
-pub struct Layers {
+/// Merged settings before they are interpreted, with the origin of each.
+pub struct ConfigLayers {
     table: toml::Table,
-    /// The file, and all variables, for messages.
+    /// Path of the file, for messages.
     pub(super) file: String,
-    /// The variable that set a key, by the key's dotted path.
+    /// Variable that set a key, by the key's dotted path.
     pub(super) variables: BTreeMap<String, String>,
 }
 
-impl Layers {
+impl ConfigLayers {
     /// # Errors
     /// If the file can't be read or is no TOML.
     pub fn read(
@@ -39,16 +39,16 @@ impl Layers {
         for (variable, value) in set {
             let keys = variable[ENV_PREFIX.len()..].to_ascii_lowercase();
             let keys: Vec<_> = keys.split("__").collect();
-            lay_over(&mut table, &keys, &value);
+            set_at_path(&mut table, &keys, &value);
             variables.insert(keys.join("."), variable);
         }
         Ok(Self { table, file: path.display().to_string(), variables })
     }
 
-    /// The whole configuration, checked.
+    /// Returns the whole configuration, checked.
     ///
     /// # Errors
-    /// Names the key, the fault and where the value came from.
+    /// Names the key, the problem and, for a value of the wrong form, the sources that were read.
     pub fn config(&self) -> Result<Config, ConfigError> {
         let read = serde_path_to_error::deserialize(self.table.clone());
         let config: Config = read.map_err(|error| {
@@ -58,7 +58,7 @@ impl Layers {
                 .iter()
                 .any(|name| key.contains(name))
             {
-                "it is not of the form that the examples in config/ show".to_owned()
+                "it does not have the form shown by the examples in config/".to_owned()
             } else {
                 error.inner().message().to_owned()
             };
@@ -90,8 +90,8 @@ fn line_of(text: &str, error: &toml::de::Error) -> usize {
     text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Sets one key from the environment; what reads as a TOML number or truth value becomes one.
-fn lay_over(table: &mut toml::Table, keys: &[&str], value: &str) {
+/// Sets one key from the environment; text that parses as a TOML non-string becomes that value.
+fn set_at_path(table: &mut toml::Table, keys: &[&str], value: &str) {
     let scalar = || {
         let parsed = format!("v = {value}").parse::<toml::Table>().ok();
         let parsed = parsed.and_then(|mut t| t.remove("v"));
@@ -102,14 +102,14 @@ fn lay_over(table: &mut toml::Table, keys: &[&str], value: &str) {
         [last] => {
             table.insert((*last).to_owned(), scalar());
         }
-        // A number after a name is a place in a list.
+        // A number after a name is an index in a list.
         [list, index, rest @ ..] if let Ok(index) = index.parse::<usize>() => {
             let entry = table.entry(*list).or_insert_with(|| toml::Value::Array(Vec::new()));
             if let toml::Value::Array(items) = entry {
                 let empty = || toml::Value::Table(toml::Table::new());
                 items.resize_with(items.len().max(index.min(999) + 1), empty);
                 if let Some(toml::Value::Table(item)) = items.get_mut(index) {
-                    lay_over(item, rest, value);
+                    set_at_path(item, rest, value);
                 }
             }
         }
@@ -121,7 +121,7 @@ fn lay_over(table: &mut toml::Table, keys: &[&str], value: &str) {
                 *entry = empty();
             }
             if let toml::Value::Table(inner) = entry {
-                lay_over(inner, rest, value);
+                set_at_path(inner, rest, value);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The one configuration: defaults, a TOML file, the environment, then flags.
 //!
-//! Every key of the file can be set by a variable `PROMPTMILL__SECTION__KEY`. Keys that nobody reads
-//! are errors, so that a misspelt setting is found at start and not by its missing effect.
-//! `layers` lays the environment over the file; `explain` says where each value came from.
+//! Every key of the file can be set by a variable `PROMPTMILL__SECTION__KEY`. Unknown keys are
+//! errors, so that a misspelt setting is found at start and not by its missing effect.
+//! `layers` merges the environment over the file; `explain` shows the origin of each value.
 
 mod deployment;
 mod explain;
@@ -14,85 +14,85 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::webhook;
-use admission::Member;
+use admission::PoolMember;
 use documents::source;
-use intake::{Reading, Terms};
-use model::ClientError;
+use intake::{BatchTerms, LineOptions};
+use model::ModelClientError;
 use model::endpoint::EndpointError;
 use queue::service_bus;
-use report::replicas::useful;
+use report::autoscale::formula;
 use store::cosmos;
-use worker::{self, Target};
+use worker::{self, WorkerTarget};
 
-pub use deployment::{DEFAULT_CONCURRENCY, Deployment};
-pub use layers::Layers;
-pub use serve::settings::{Role, Serve, ServerConfig, Token};
+pub use deployment::{DEFAULT_CONCURRENCY, DeploymentConfig};
+pub use layers::ConfigLayers;
+pub use serve::settings::{Role, ServeConfig, ServeToken, ServerConfig};
 
-/// The file that is read where none is named.
+/// File that is read if none is named.
 pub const DEFAULT_FILE: &str = "promptmill.toml";
 
 const ENV_PREFIX: &str = "PROMPTMILL__";
 
-/// Everything that can be set.
+/// All settings of the program.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    pub state: State,
-    pub queue: Queue,
-    pub store: Store,
-    pub input: Input,
-    pub worker: Worker,
-    pub prices: PriceTable,
-    pub pool: Pool,
-    pub serve: Serve,
-    pub scaling: useful::Settings,
-    pub log: Log,
-    pub telemetry: telemetry::Settings,
-    pub webhook: webhook::Settings,
+    pub state: StateConfig,
+    pub queue: QueueBackend,
+    pub store: StoreBackend,
+    pub input: InputConfig,
+    pub worker: WorkerConfig,
+    pub prices: PricesConfig,
+    pub pool: PoolConfig,
+    pub serve: ServeConfig,
+    pub scaling: formula::ScalingSettings,
+    pub log: LogConfig,
+    pub telemetry: telemetry::TelemetrySettings,
+    pub webhook: webhook::WebhookSettings,
     pub documents: source::BlobSettings,
-    pub deployments: Vec<Deployment>,
+    pub deployments: Vec<DeploymentConfig>,
 }
 
-/// Where jobs wait for `enqueue` and `work`; `run` always has its own.
+/// Queue backend of `enqueue` and `work`; `run` always uses the embedded one.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Queue {
+pub enum QueueBackend {
     /// In the state directory.
     #[default]
     Local,
-    ServiceBus(service_bus::Settings),
+    ServiceBus(service_bus::ServiceBusSettings),
 }
 
-/// Where outcomes are kept, by the same rule.
+/// Store backend for outcomes, by the same rule.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Store {
+pub enum StoreBackend {
     /// In the state directory.
     #[default]
     Local,
-    Cosmos(cosmos::Settings),
+    Cosmos(cosmos::CosmosSettings),
 }
 
-/// The embedded queue and store.
+/// Settings of the embedded queue and store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct State {
+pub struct StateConfig {
     pub dir: PathBuf,
-    /// How long a job is hidden from others while it is worked on; renewed at half.
+    /// Lease of a job, in seconds: meanwhile no other worker gets it; renewed at half.
     pub lock_seconds: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Input {
-    /// The model of lines that name none.
+pub struct InputConfig {
+    /// Model for lines that name none.
     pub model: Option<String>,
     pub max_line_mib: usize,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Worker {
+pub struct WorkerConfig {
     pub max_tries: u32,
     pub max_deliveries: u32,
     pub shutdown_grace_seconds: u64,
@@ -100,64 +100,64 @@ pub struct Worker {
     pub unreachable_after_seconds: u64,
 }
 
-/// What tokens cost.
+/// Settings of the price table.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct PriceTable {
-    /// A table of your own instead of the built-in one.
+pub struct PricesConfig {
+    /// File with your own price table instead of the built-in one.
     pub file: Option<PathBuf>,
 }
 
-/// How the program logs.
+/// Settings of the log.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub struct LogConfig {
     pub format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text, for people.
     #[default]
     Text,
-    /// One object a line, for collectors.
+    /// One JSON object a line, for log collectors.
     Json,
 }
 
-/// How the deployments serve together.
+/// Settings of the deployments as a pool.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Pool {
-    /// How long a job waits for a tier before the one below may take it.
+pub struct PoolConfig {
+    /// Seconds that a job waits for a tier before the one below may take it.
     pub spill_after_seconds: f64,
 }
 
-impl Default for State {
+impl Default for StateConfig {
     fn default() -> Self {
         // A minute, as Service Bus has it: long enough that renewing costs nothing.
         Self { dir: ".promptmill".into(), lock_seconds: 60 }
     }
 }
 
-impl Default for Input {
+impl Default for InputConfig {
     fn default() -> Self {
-        // Room for a prompt with a picture; the service refuses larger ones in its own words.
+        // Room for a prompt with a picture; the service rejects larger ones with its own error.
         Self { model: None, max_line_mib: 16 }
     }
 }
 
-impl Default for Pool {
+impl Default for PoolConfig {
     fn default() -> Self {
-        // A burst that a provisioned deployment can swallow by itself is over by then.
+        // A burst that a provisioned deployment can absorb by itself is over by then.
         Self { spill_after_seconds: 5.0 }
     }
 }
 
-impl Default for Worker {
+impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
-            // With full jitter up to a minute, eight tries last through outages of some minutes.
+            // With full jitter up to a minute, eight attempts outlast outages of some minutes.
             max_tries: 8,
             // The default of Service Bus queues.
             max_deliveries: 10,
@@ -170,10 +170,10 @@ impl Default for Worker {
     }
 }
 
-/// Jobs that wait or are being recorded, beside those in flight.
-const HELD_BESIDE_CALLS: usize = 1024;
+/// Jobs held besides those in flight: waiting, or being recorded.
+const JOBS_BESIDE_CALLS: usize = 1024;
 
-/// What is wrong with the configuration.
+/// Error in the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("can't read the configuration file {}", path.display())]
@@ -184,28 +184,28 @@ pub enum ConfigError {
     #[error("{key}: {problem} (from {origin})")]
     Key { key: String, problem: String, origin: String },
     #[error("queue.service_bus: {0}")]
-    ServiceBus(#[from] service_bus::SettingsError),
+    ServiceBus(#[from] service_bus::ServiceBusSettingsError),
     #[error(transparent)]
-    Webhook(#[from] webhook::SettingsError),
+    Webhook(#[from] webhook::WebhookSettingsError),
     #[error("documents: {0}")]
-    Documents(#[from] source::SettingsError),
+    Documents(#[from] source::BlobSettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
     #[error("{key} must be {must}")]
     Range { key: String, must: &'static str },
-    #[error("deployments.{0}: 'ptu' has neither 'tpm' nor 'flex'; take them away")]
+    #[error("deployments.{0}: 'ptu' excludes 'tpm' and 'flex'; remove them")]
     PtuWithQuota(usize),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Client(#[from] ModelClientError),
     #[error("the variable {0} is not set; it should hold the API key")]
     NoKeyVariable(String),
     #[error("can't read the API key from {}", path.display())]
     KeyFile { path: PathBuf, source: std::io::Error },
-    #[error("deployment {0}: 'credential' and a key exclude each other; take one of them away")]
+    #[error("deployment {0}: 'credential' and a key exclude each other; remove one of them")]
     KeyBesideCredential(String),
-    #[error("deployment {0}: 'token_scope' goes with 'credential'")]
+    #[error("deployment {0}: 'token_scope' needs 'credential'")]
     ScopeWithoutCredential(String),
     #[error(transparent)]
     Serve(#[from] serve::settings::ServeSettingsError),
@@ -214,19 +214,19 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file (a missing default file is none) and lays the environment over it.
+    /// Reads the file (a missing default file counts as empty) and merges the environment over it.
     ///
     /// # Errors
-    /// Names the key, the fault and where the value came from.
+    /// Names the key, the problem and, for a value of the wrong form, the sources that were read.
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        Layers::read(file, environment)?.config()
+        ConfigLayers::read(file, environment)?.config()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if let Queue::ServiceBus(settings) = &self.queue {
+        if let QueueBackend::ServiceBus(settings) = &self.queue {
             settings.check()?;
         }
         self.webhook.target()?;
@@ -254,7 +254,7 @@ impl Config {
     }
 
     fn check_scaling(&self) -> Result<(), ConfigError> {
-        let useful::Settings { min_replicas, max_replicas, backlog_minutes } = self.scaling;
+        let formula::ScalingSettings { min_replicas, max_replicas, backlog_minutes } = self.scaling;
         if max_replicas == 0 || min_replicas > max_replicas {
             let key = "scaling.max_replicas".to_owned();
             return Err(ConfigError::Range { key, must: "at least 1 and at least min_replicas" });
@@ -274,57 +274,57 @@ impl Config {
         self.deployments.iter().enumerate().try_for_each(|(n, d)| d.check(n))
     }
 
-    /// How input lines are read.
-    pub fn reading(&self) -> Reading {
-        let names = |d: &Deployment| {
-            let names = d.names();
+    /// Returns the rules for reading input lines.
+    pub fn reading(&self) -> LineOptions {
+        let names = |d: &DeploymentConfig| {
+            let names = d.model_names();
             (!names.is_empty()).then_some(names)
         };
         let models: Option<Vec<_>> = self.deployments.iter().map(names).collect();
         let models = models.map(|models| models.concat());
-        Reading {
+        LineOptions {
             default_model: self.input.model.clone(),
             models: models.filter(|models| !models.is_empty()),
-            is_bounded: false,
+            must_limit_output: false,
             max_line_bytes: self.input.max_line_mib << 20,
-            terms: Terms::default(),
+            terms: BatchTerms::default(),
         }
     }
 
-    pub fn lock_duration(&self) -> Duration {
+    pub fn lease_duration(&self) -> Duration {
         Duration::from_secs(self.state.lock_seconds)
     }
 
-    /// The pipeline's settings, for a worker alone on its queue.
-    pub fn worker(&self) -> worker::Settings {
-        let calls = self.calls();
-        worker::Settings {
+    /// Returns the pipeline's settings, for a worker alone on its queue.
+    pub fn worker_settings(&self) -> worker::WorkerSettings {
+        let calls = self.max_calls();
+        worker::WorkerSettings {
             drain: None,
-            only: None,
+            only_batch: None,
             prices: None,
             shared: false,
             // Besides those in flight: enough that the store is written in large groups, and that no
             // call ever waits for the queue.
-            max_held: 2 * calls + HELD_BESIDE_CALLS,
-            max_tries: self.worker.max_tries,
+            max_held: 2 * calls + JOBS_BESIDE_CALLS,
+            max_attempts: self.worker.max_tries,
             max_deliveries: self.worker.max_deliveries,
-            postpone_from: worker::POSTPONE_FROM,
+            defer_from: worker::DEFER_FROM,
             shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             unreachable_after: Duration::from_secs(self.worker.unreachable_after_seconds),
             spill_after: Duration::from_secs_f64(self.pool.spill_after_seconds),
         }
     }
 
-    /// Calls that may be in flight at a time.
-    fn calls(&self) -> usize {
+    /// Returns the largest number of calls in flight at a time.
+    fn max_calls(&self) -> usize {
         self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum()
     }
 
-    /// The deployments, ready to be called.
+    /// Builds the call targets of all deployments.
     ///
     /// # Errors
     /// If an endpoint or its key can't be used.
-    pub fn targets(&self) -> Result<Vec<Target>, ConfigError> {
+    pub fn targets(&self) -> Result<Vec<WorkerTarget>, ConfigError> {
         let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
         self.deployments.iter().map(|deployment| deployment.target(timeout)).collect()
     }
@@ -333,19 +333,19 @@ impl Config {
     pub fn server(&self) -> ServerConfig {
         ServerConfig {
             serve: self.serve.clone(),
-            scaling: self.scaling.clone(),
+            scaling: self.scaling,
             reading: self.reading(),
             prices: self.prices.file.clone(),
             grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
         }
     }
 
-    /// The deployments as admission knows them, for who calls none of them: keys are not looked for.
+    /// Builds the admission members of all deployments, for users that make no call: reads no key.
     ///
     /// # Errors
     /// If an endpoint is no URL.
-    pub fn members(&self) -> Result<Vec<Member>, ConfigError> {
-        self.deployments.iter().map(Deployment::member).collect()
+    pub fn members(&self) -> Result<Vec<PoolMember>, ConfigError> {
+        self.deployments.iter().map(DeploymentConfig::member).collect()
     }
 }
 
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn backends_are_local_until_a_table_says_otherwise() {
-        assert!(matches!(load("", &[]).unwrap().queue, Queue::Local));
+        assert!(matches!(load("", &[]).unwrap().queue, QueueBackend::Local));
         let env = [
             ("PROMPTMILL__QUEUE__SERVICE_BUS__QUEUE", "jobs"),
             ("PROMPTMILL__QUEUE__SERVICE_BUS__NAMESPACE", "h"),
@@ -410,7 +410,7 @@ mod tests {
         assert!(said.starts_with("queue.service_bus: 'namespace' needs"), "{said}");
         let text = "[queue.service_bus]\nqueue = \"q\"\nnamespace = \"h\"\n\
                     credential = \"workload_identity\"";
-        assert!(matches!(load(text, &[]).unwrap().queue, Queue::ServiceBus(_)));
+        assert!(matches!(load(text, &[]).unwrap().queue, QueueBackend::ServiceBus(_)));
     }
 
     #[test]

@@ -1,18 +1,18 @@
-//! What is told of a batch's end.
+//! The notice of a batch's end.
 
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::notice::Notice;
-use store::{Batch, BatchState, Totals};
+use super::notice::WebhookNotice;
+use store::{Batch, BatchState, BatchTotals};
 
-/// Namespace of all notices' ids.
+/// Namespace of all notice ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x1f6c_93ab_0d54_5e7b_8a42_c0ff_ee00_0003);
 
-/// The notice of a batch that has come to its end; `None` if it has not. Everybody who sees the same
-/// end makes the same id; a batch that is worked again has another end.
-pub fn notice_of(batch: &Batch, totals: &Totals, now: Timestamp) -> Option<Notice> {
+/// Returns the notice of a batch that has ended; `None` if it has not. All workers that see the
+/// same end make the same id; a batch that is worked again has another end.
+pub fn notice_of(batch: &Batch, totals: &BatchTotals, now: Timestamp) -> Option<WebhookNotice> {
     let (kind, state) = match batch.state {
         // A pause after the last outcome holds nothing up.
         BatchState::Running | BatchState::Paused | BatchState::Done => {
@@ -27,7 +27,7 @@ pub fn notice_of(batch: &Batch, totals: &Totals, now: Timestamp) -> Option<Notic
     let data = json!({
         "batch": batch.id,
         "state": state,
-        // That of a pause is over.
+        // A pause's reason no longer applies.
         "reason": batch.reason.as_ref().filter(|_| state == BatchState::Cancelled),
         "created_at": batch.created_at.to_string(),
         "jobs": batch.jobs,
@@ -37,13 +37,13 @@ pub fn notice_of(batch: &Batch, totals: &Totals, now: Timestamp) -> Option<Notic
     });
     let id = Uuid::new_v5(&NAMESPACE, format!("{kind}\n{data}").as_bytes());
     let body = json!({ "type": kind, "timestamp": now.to_string(), "data": data });
-    Some(Notice { id, body: body.to_string(), made_at: now, due: now, tries: 0 })
+    Some(WebhookNotice { id, body: body.to_string(), made_at: now, due: now, attempts: 0 })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::outcome::Ending;
+    use domain::outcome::OutcomeStatus;
 
     fn batch(state: BatchState) -> Batch {
         Batch {
@@ -57,9 +57,9 @@ mod tests {
         }
     }
 
-    fn totals(succeeded: u64, attempts: u64) -> Totals {
-        let endings = [(Ending::Succeeded, succeeded), (Ending::Dead, 1)].into();
-        Totals { endings, attempts, ..Totals::default() }
+    fn totals(succeeded: u64, attempts: u64) -> BatchTotals {
+        let endings = [(OutcomeStatus::Succeeded, succeeded), (OutcomeStatus::Dead, 1)].into();
+        BatchTotals { endings, attempts, ..BatchTotals::default() }
     }
 
     #[test]

@@ -4,50 +4,50 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::sign::{BadSecret, Key};
+use super::sign::{BadSecret, SigningKey};
 use domain::secret::hidden_option;
 
-/// Whom to tell of a batch's end; nobody without a URL.
+/// Receiver of the notices of batch ends; none without a URL.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub struct WebhookSettings {
     pub url: Option<Url>,
     /// `whsec_` and base64; the receiver has the same.
     #[serde(serialize_with = "hidden_option")]
     pub secret: Option<SecretString>,
 }
 
-/// What is wrong with the section.
+/// Fault in the section.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub enum WebhookSettingsError {
     #[error("webhook.url must begin with https:// (or http://)")]
     Scheme,
     #[error("webhook.url must hold no user or password; the secret signs what is sent")]
     Credentials,
     #[error("webhook.url and webhook.secret go together; set both")]
-    Half,
+    Incomplete,
     #[error("webhook.secret: {0}")]
     Secret(#[from] BadSecret),
 }
 
-impl Settings {
-    /// Where to send, and the key; None if there is nobody to tell.
+impl WebhookSettings {
+    /// Returns the URL and the key; `None` if there is no receiver.
     ///
     /// # Errors
-    /// Says what is missing or wrong.
-    pub fn target(&self) -> Result<Option<(Url, Key)>, SettingsError> {
+    /// Names the missing or wrong setting.
+    pub fn target(&self) -> Result<Option<(Url, SigningKey)>, WebhookSettingsError> {
         let (url, secret) = match (&self.url, &self.secret) {
             (None, None) => return Ok(None),
             (Some(url), Some(secret)) => (url, secret),
-            _ => return Err(SettingsError::Half),
+            _ => return Err(WebhookSettingsError::Incomplete),
         };
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(SettingsError::Scheme);
+            return Err(WebhookSettingsError::Scheme);
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(SettingsError::Credentials);
+            return Err(WebhookSettingsError::Credentials);
         }
-        Ok(Some((url.clone(), Key::new(secret)?)))
+        Ok(Some((url.clone(), SigningKey::new(secret)?)))
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
     fn target(url: Option<&str>, secret: Option<&str>) -> Result<bool, String> {
         let url = url.map(|url| url.parse().unwrap());
         let secret = secret.map(|secret| secret.to_owned().into());
-        let target = Settings { url, secret }.target();
+        let target = WebhookSettings { url, secret }.target();
         target.map(|target| target.is_some()).map_err(|error| error.to_string())
     }
 

@@ -6,17 +6,17 @@ use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 
-/// What a secret begins with where it is shown to people.
+/// Prefix of a secret as people see it.
 const PREFIX: &str = "whsec_";
 
-/// What the specification recommends: from 192 to 512 bits.
-const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// Length recommended by the specification: 192 to 512 bits.
+const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// The key that sender and receiver share.
 #[derive(Debug)]
-pub struct Key(SecretSlice<u8>);
+pub struct SigningKey(SecretSlice<u8>);
 
-/// A secret that can't be one.
+/// Malformed secret.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the secret must be 'whsec_' and 24 to 64 bytes in base64; \
@@ -24,16 +24,16 @@ pub struct Key(SecretSlice<u8>);
 )]
 pub struct BadSecret;
 
-impl Key {
+impl SigningKey {
     /// # Errors
     /// If it is not the base64 of 24 to 64 bytes after its prefix.
     pub fn new(secret: &SecretString) -> Result<Self, BadSecret> {
         let encoded = secret.expose_secret().trim().strip_prefix(PREFIX).ok_or(BadSecret)?;
         let bytes = STANDARD.decode(encoded).map_err(|_| BadSecret)?;
-        BYTES.contains(&bytes.len()).then(|| Self(bytes.into())).ok_or(BadSecret)
+        KEY_BYTES.contains(&bytes.len()).then(|| Self(bytes.into())).ok_or(BadSecret)
     }
 
-    /// The header `webhook-signature`; `seconds` is the Unix time of this try.
+    /// Returns the header `webhook-signature`; `seconds` is the Unix time of this attempt.
     pub fn sign(&self, id: &str, seconds: i64, body: &str) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret())
             .expect("HMAC takes keys of any length");
@@ -46,8 +46,8 @@ impl Key {
 mod tests {
     use super::*;
 
-    fn key(secret: &str) -> Result<Key, BadSecret> {
-        Key::new(&secret.to_owned().into())
+    fn key(secret: &str) -> Result<SigningKey, BadSecret> {
+        SigningKey::new(&secret.to_owned().into())
     }
 
     #[test]

@@ -9,12 +9,12 @@ use test_support::cosmos as cosmos_support;
 
 use futures_util::TryStreamExt;
 use promptmill::intake::dead_letters;
-use promptmill::job::{Amendment, Aside, BatchId, Job, JobId};
-use promptmill::outcome::Ending;
+use promptmill::job::{Amendment, BatchId, ClaimCheck, Job, JobId};
+use promptmill::outcome::OutcomeStatus;
 use promptmill::queue::Queue;
-use promptmill::simulator::{self, Faults, Simulator};
+use promptmill::simulator::{self, FaultRates, Simulator};
 use promptmill::store::cosmos::CosmosStore;
-use promptmill::store::{Order, Store};
+use promptmill::store::{SortOrder, Store};
 use service_bus_broker::Broker;
 use support::broker;
 use support::cli::{Place, chat};
@@ -32,8 +32,9 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new(faults: Faults) -> Self {
-        let settings = simulator::Settings { max_context: 1_000_000, faults, ..Default::default() };
+    async fn new(faults: FaultRates) -> Self {
+        let settings =
+            simulator::SimulatorSettings { max_context: 1_000_000, faults, ..Default::default() };
         let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap();
         let broker = broker::start(broker::jobs()).await;
         let host = cosmos_support::shared_host();
@@ -77,18 +78,18 @@ impl Bench {
     }
 
     async fn is_stored(&self, job: &Job) -> bool {
-        self.on.store.get_payload(&job.payload().unwrap()).await.unwrap().is_some()
+        self.on.store.get_payload(&job.payload_name().unwrap()).await.unwrap().is_some()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_large_job_goes_its_way_and_leaves_nothing_behind() {
-    let bench = Bench::new(Faults::default()).await;
+    let bench = Bench::new(FaultRates::default()).await;
     bench.enqueue();
     bench.enqueue();
     assert_eq!(bench.broker.counts(broker::JOBS).active, 2, "enqueued again, nothing is added");
     let large = bench.large().await;
-    assert!(large.body.is_empty() && large.aside.unwrap().bytes as usize > LARGE);
+    assert!(large.body.is_empty() && large.claim_check.unwrap().bytes as usize > LARGE);
     assert!(bench.is_stored(&large).await);
     let worked = bench.place.run(&["work", "--drain"]);
     assert_eq!(worked.code, Some(0), "{}", worked.err);
@@ -105,11 +106,11 @@ async fn a_large_job_goes_its_way_and_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_large_dead_letter_keeps_its_body_for_its_next_life() {
-    let bench = Bench::new(Faults { rate_503: 1.0, ..Faults::default() }).await;
+    let bench = Bench::new(FaultRates { rate_503: 1.0, ..FaultRates::default() }).await;
     bench.enqueue();
     let large = bench.large().await;
     let mut dying = worker(&bench.on, &bench.simulator);
-    dying.settings.max_tries = 1;
+    dying.settings.max_attempts = 1;
     drain(dying).await;
     assert_eq!(bench.on.queue.depth().await.unwrap().dead_letters, 2);
     assert!(bench.is_stored(&large).await);
@@ -119,30 +120,30 @@ async fn a_large_dead_letter_keeps_its_body_for_its_next_life() {
         dead_letters::resubmit(|_| true, &Amendment::default(), queue, store).await.unwrap().jobs,
         2
     );
-    let well = simulator::Settings { max_context: 1_000_000, ..Default::default() };
+    let well = simulator::SimulatorSettings { max_context: 1_000_000, ..Default::default() };
     let well = simulator::start("127.0.0.1:0".parse().unwrap(), well).await.unwrap();
     drain(worker(&bench.on, &well)).await;
     let totals = store.totals(&"night".parse().unwrap()).await.unwrap();
-    assert_eq!((totals.of(Ending::Succeeded), totals.ended()), (2, 2));
+    assert_eq!((totals.of(OutcomeStatus::Succeeded), totals.ended()), (2, 2));
     assert!(!bench.is_stored(&large).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_job_whose_body_is_gone_becomes_a_dead_letter_that_says_so() {
-    let bench = Bench::new(Faults::default()).await;
+    let bench = Bench::new(FaultRates::default()).await;
     let mut gone = job("b", "gone");
-    gone.put_aside();
+    gone.offload_body();
     let mut other = job("b", "other");
-    let body = other.put_aside();
-    other.aside = Some(Aside { digest: 1, ..other.aside.unwrap() });
-    bench.on.store.put_payload(&other.payload().unwrap(), body).await.unwrap();
+    let body = other.offload_body();
+    other.claim_check = Some(ClaimCheck { digest: 1, ..other.claim_check.unwrap() });
+    bench.on.store.put_payload(&other.payload_name().unwrap(), body).await.unwrap();
     bench.on.queue.send(vec![gone, other]).await.unwrap();
     drain(worker(&bench.on, &bench.simulator)).await;
     let letters = bench.on.queue.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters.len(), 2);
     for letter in letters {
         assert_eq!(letter.reason.reason, "PayloadMissing");
-        let name = letter.job().unwrap().payload().unwrap();
+        let name = letter.job().unwrap().payload_name().unwrap();
         assert!(letter.reason.description.contains(&name), "{:?}", letter.reason);
     }
     assert_eq!(bench.simulator.ledger().requests, 0);
@@ -150,17 +151,17 @@ async fn a_job_whose_body_is_gone_becomes_a_dead_letter_that_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_redelivery_of_a_large_job_that_has_ended_deletes_what_a_crash_left() {
-    let bench = Bench::new(Faults::default()).await;
+    let bench = Bench::new(FaultRates::default()).await;
     bench.enqueue();
     let large = bench.large().await;
     // Recorded by a worker that died before it could delete the payload and settle.
-    let outcome = support::jobs::outcome(&large, Ending::Succeeded);
+    let outcome = support::jobs::outcome(&large, OutcomeStatus::Succeeded);
     bench.on.store.record(Arc::new(vec![outcome])).await.unwrap();
     drain(worker(&bench.on, &bench.simulator)).await;
     assert!(!bench.is_stored(&large).await);
     assert_eq!(bench.simulator.ledger().requests, 1, "the small one alone");
     let night: BatchId = "night".parse().unwrap();
-    let outcomes = bench.on.store.outcomes(&night, Order::AsStored).await.unwrap();
+    let outcomes = bench.on.store.outcomes(&night, SortOrder::AsStored).await.unwrap();
     let ids: Vec<JobId> = outcomes.map_ok(|outcome| outcome.job_id).try_collect().await.unwrap();
     assert_eq!(ids.len(), 2);
 }

@@ -13,7 +13,7 @@ use test_support::fleet;
 
 use cosmos_host::Throttle;
 use fleet::{CONCURRENCY, Fleet, WORKERS, size, until};
-use promptmill::simulator::Faults;
+use promptmill::simulator::FaultRates;
 
 /// Calls that all workers may have in flight.
 const IN_FLIGHT: u64 = (WORKERS * CONCURRENCY) as u64;
@@ -29,7 +29,7 @@ fn away() -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_under_kills_and_cuts_loses_nothing_and_pays_nothing_known_twice() {
-    let fleet = Fleet::start(jobs(), Faults::spread(0.05), "").await;
+    let fleet = Fleet::start(jobs(), FaultRates::spread(0.05), "").await;
     let kills = size("PROMPTMILL_FLEET_KILLS", 8);
     let cuts = size("PROMPTMILL_FLEET_CUTS", 4);
     let mut workers = fleet.workers();
@@ -69,7 +69,7 @@ async fn a_fleet_under_kills_and_cuts_loses_nothing_and_pays_nothing_known_twice
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_and_report_equal_the_ledger_after_faults_and_kills_of_eight_workers() {
-    let fleet = Fleet::start(jobs(), Faults::spread(0.1), "").await;
+    let fleet = Fleet::start(jobs(), FaultRates::spread(0.1), "").await;
     let mut workers: Vec<_> = (0..2 * WORKERS).map(|_| fleet.worker()).collect();
     let kills = size("PROMPTMILL_FLEET_KILLS", 8) / 2;
     for kill in 0..kills {
@@ -92,7 +92,7 @@ async fn usage_and_report_equal_the_ledger_after_faults_and_kills_of_eight_worke
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_that_end_in_a_run_are_renewed_before() {
     // Long enough a run that the tokens of 3 s end several times.
-    let fleet = Fleet::start(3 * jobs(), Faults::default(), "sas_lifetime_seconds = 3").await;
+    let fleet = Fleet::start(3 * jobs(), FaultRates::default(), "sas_lifetime_seconds = 3").await;
     let before = fleet.broker.tokens_taken();
     let workers = fleet.workers();
     fleet.drain(workers).await;
@@ -106,7 +106,7 @@ async fn tokens_that_end_in_a_run_are_renewed_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_holds_the_workers_up_and_costs_nothing() {
-    let fleet = Fleet::start(jobs(), Faults::default(), "").await;
+    let fleet = Fleet::start(jobs(), FaultRates::default(), "").await;
     let mut workers = fleet.workers();
     fleet.until_called(0.3).await;
     fleet.host.pause();
@@ -122,7 +122,7 @@ async fn a_store_that_is_away_holds_the_workers_up_and_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_throttles_half_of_the_writes_slows_the_workers_only() {
-    let fleet = Fleet::start(jobs(), Faults::default(), "").await;
+    let fleet = Fleet::start(jobs(), FaultRates::default(), "").await;
     fleet.host.throttle(Throttle::Writes(0.5));
     let workers = fleet.workers();
     fleet.drain(workers).await;
@@ -135,7 +135,7 @@ async fn a_store_that_throttles_half_of_the_writes_slows_the_workers_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_away_is_waited_for() {
     // With less patience than the queue is away, every operation on it fails meanwhile.
-    let fleet = Fleet::start(jobs(), Faults::default(), "patience_seconds = 1").await;
+    let fleet = Fleet::start(jobs(), FaultRates::default(), "patience_seconds = 1").await;
     let mut workers = fleet.workers();
     fleet.until_called(0.3).await;
     fleet.broker.pause();
@@ -151,7 +151,7 @@ async fn a_queue_that_is_away_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_are_asked_to_stop_pay_nothing_twice_and_are_followed_by_others() {
-    let fleet = Fleet::start(jobs(), Faults::default(), "").await;
+    let fleet = Fleet::start(jobs(), FaultRates::default(), "").await;
     for part in [0.2, 0.5] {
         let mut workers = fleet.workers();
         fleet.until_called(part).await;

@@ -10,7 +10,7 @@ use std::process::Command;
 use test_support::fleet;
 
 use fleet::{Fleet, size, until};
-use promptmill::simulator::Faults;
+use promptmill::simulator::FaultRates;
 use serde_json::Value;
 use test_support::broker::JOBS;
 use test_support::cli::{Place, chat, chats};
@@ -51,7 +51,7 @@ async fn interrupted(place: &Place, queued: impl Fn() -> u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_enqueue_that_was_killed_is_completed_on_service_bus() {
-    let fleet = Fleet::start(1, Faults::default(), "").await;
+    let fleet = Fleet::start(1, FaultRates::default(), "").await;
     interrupted(&fleet.place, || fleet.broker.counts(JOBS).active as u64 - 1).await;
 }
 
@@ -80,7 +80,7 @@ fn peer(fleet: &Fleet, what: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_sdks_jobs_are_worked_and_what_is_no_job_is_set_aside() {
-    let fleet = Fleet::start(5, Faults::default(), "").await;
+    let fleet = Fleet::start(5, FaultRates::default(), "").await;
     if !peer(&fleet, "broken") || !peer(&fleet, "send") {
         return;
     }
@@ -96,7 +96,7 @@ async fn the_python_sdks_jobs_are_worked_and_what_is_no_job_is_set_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_sdk_reads_what_enqueue_wrote() {
-    let fleet = Fleet::start(5, Faults::default(), "").await;
+    let fleet = Fleet::start(5, FaultRates::default(), "").await;
     if peer(&fleet, "enqueued") {
         assert_eq!(fleet.broker.counts(JOBS).completed, 5);
     }

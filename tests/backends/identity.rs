@@ -11,7 +11,7 @@ use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::routing::get;
-use promptmill::simulator::{Latency, Settings};
+use promptmill::simulator::{SimulatedLatency, SimulatorSettings};
 use serde_json::json;
 use support::cli::{Ended, Place, chats};
 use support::service::Service;
@@ -77,10 +77,10 @@ fn run(place: &Place, identity: SocketAddr) -> Ended {
 
 #[test]
 fn a_managed_identitys_tokens_open_the_deployment_and_are_renewed_in_a_run() {
-    let settings = Settings {
+    let settings = SimulatorSettings {
         api_key: Some(TOKEN.into()),
-        latency: Latency { base_ms: 150.0, ..Latency::default() },
-        ..Settings::default()
+        latency: SimulatedLatency { base_ms: 150.0, ..SimulatedLatency::default() },
+        ..SimulatorSettings::default()
     };
     let service = Service::start(settings);
     let endpoint = IdentityEndpoint { lifetime_s: 2, ..IdentityEndpoint::default() };
@@ -96,7 +96,10 @@ fn a_managed_identitys_tokens_open_the_deployment_and_are_renewed_in_a_run() {
 
 #[test]
 fn the_scope_can_be_set() {
-    let service = Service::start(Settings { api_key: Some(TOKEN.into()), ..Settings::default() });
+    let service = Service::start(SimulatorSettings {
+        api_key: Some(TOKEN.into()),
+        ..SimulatorSettings::default()
+    });
     let endpoint = IdentityEndpoint { lifetime_s: 3_600, ..IdentityEndpoint::default() };
     let (address, _runtime) = serve(endpoint.clone());
     let scope = "token_scope = \"https://cognitiveservices.azure.com/.default\"\n";
@@ -107,7 +110,7 @@ fn the_scope_can_be_set() {
 
 #[test]
 fn without_an_identity_the_run_ends_and_says_so() {
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = place(&service.url(), "[worker]\nunreachable_after_seconds = 1\n");
     let closed = "127.0.0.1:9".parse().unwrap();
     let ended = run(&place, closed);

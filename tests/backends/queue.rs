@@ -104,7 +104,7 @@ async fn the_local_queue_hands_out_by_priority_and_then_in_order() {
 async fn one_batch_can_be_worked_alone() {
     let (queue, _dir) = local();
     queue.send(vec![job("x", "1"), job("y", "1")]).await.unwrap();
-    let only = queue.clone().only("y".parse().unwrap());
+    let only = queue.clone().only_batch("y".parse().unwrap());
     assert_eq!(only.depth().await.unwrap().pending(), 1);
     let received = only.receive(10, LOCK / 4).await.unwrap();
     assert_eq!((received.len(), received[0].job.batch_id.as_str()), (1, "y"));
@@ -135,6 +135,6 @@ async fn locks_of_a_dead_process_are_freed_at_once() {
     assert_eq!(queue.receive(1, LOCK).await.unwrap()[0].count, 1);
     queue.release_orphans().await.unwrap();
     let again = &queue.receive(1, LOCK / 4).await.unwrap()[0];
-    assert!(again.job.look_up, "it may have an outcome");
+    assert!(again.job.may_have_outcome, "it may have an outcome");
     assert_eq!(again.count, 1, "it may never have been started");
 }

@@ -12,9 +12,9 @@ use fe2o3_amqp::types::messaging::{AmqpValue, Data, Message};
 use fe2o3_amqp::{Connection, Sender, Session};
 use jiff::Timestamp;
 use promptmill::job::{Amendment, Job};
-use promptmill::queue::service_bus::{ServiceBusQueue, Settings, Transport};
+use promptmill::queue::service_bus::{ServiceBusQueue, ServiceBusSettings, ServiceBusTransport};
 use promptmill::queue::{
-    DeadLetterReason, Delivery, Depth, LockToken, Queue, QueueError, Settlement,
+    DeadLetterReason, Delivery, LockToken, Queue, QueueDepth, QueueError, Settlement,
 };
 use service_bus_broker::{Broker, Counts, Loss, QueueSettings, TopicSettings};
 use support::broker::{self, JOBS};
@@ -151,7 +151,7 @@ async fn without_duplicate_detection_a_second_copy_says_that_it_may_be_one() {
     broker.lose_next_sends(1, Loss::Confirmation);
     timeout(LONG, queue.send(jobs(1))).await.unwrap().unwrap();
     let received = receive(&queue, 2).await;
-    let look_up: Vec<_> = received.iter().map(|delivery| delivery.job.look_up).collect();
+    let look_up: Vec<_> = received.iter().map(|delivery| delivery.job.may_have_outcome).collect();
     assert_eq!(look_up, [false, true]);
 }
 
@@ -159,8 +159,10 @@ async fn without_duplicate_detection_a_second_copy_says_that_it_may_be_one() {
 async fn tokens_are_renewed_before_they_end() {
     let broker = broker::start(broker::jobs()).await;
     let relay = Relay::start(Front::Plain, broker.addr()).await;
-    let settings =
-        Settings { sas_lifetime_seconds: 3, ..broker::settings_through(&broker, relay.addr) };
+    let settings = ServiceBusSettings {
+        sas_lifetime_seconds: 3,
+        ..broker::settings_through(&broker, relay.addr)
+    };
     let queue = ServiceBusQueue::new(&settings, None).unwrap();
     let end = Instant::now() + Duration::from_secs(7);
     let mut rounds = 0;
@@ -210,7 +212,7 @@ async fn a_broker_that_is_away_for_a_while_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_stays_away_is_reported_in_bounded_time() {
     let broker = broker::start(broker::jobs()).await;
-    let settings = Settings { patience_seconds: 1, ..broker::settings(&broker) };
+    let settings = ServiceBusSettings { patience_seconds: 1, ..broker::settings(&broker) };
     let queue = ServiceBusQueue::new(&settings, None).unwrap();
     queue.send(jobs(1)).await.unwrap();
     let held = receive(&queue, 1).await;
@@ -234,9 +236,10 @@ async fn a_broker_that_stays_away_is_reported_in_bounded_time() {
 async fn a_wrong_key_or_name_is_refused_and_no_secret_is_told() {
     let broker = broker::start(broker::jobs()).await;
     let wrong = broker.connection_string().replace("=SAS_KEY_VALUE", "=another-key");
-    for settings in
-        [Settings::new(wrong, JOBS), Settings::new(broker.connection_string(), "no-such-queue")]
-    {
+    for settings in [
+        ServiceBusSettings::new(wrong, JOBS),
+        ServiceBusSettings::new(broker.connection_string(), "no-such-queue"),
+    ] {
         let queue = ServiceBusQueue::new(&settings, None).unwrap();
         let sent = timeout(LONG, queue.send(jobs(1))).await.unwrap().map(drop);
         let received = timeout(LONG, queue.receive(1, LONG)).await.unwrap().map(drop);
@@ -290,10 +293,10 @@ async fn what_just_fits_can_still_be_put_off_and_worked_anew() {
     for _ in 0..2 {
         // An error's text of many bytes a character is what the margin has no room for.
         let (due, error) = (Timestamp::now() + BRIEF, "障害".repeat(1_000));
-        queue.postpone(vec![delivery.postpone(due, 1, Some(&error))]).await.unwrap();
+        queue.defer(vec![delivery.defer(due, 1, Some(&error))]).await.unwrap();
         until(&broker, |counts| counts.active + counts.scheduled == 1 && counts.locked == 0).await;
         delivery = receive(&queue, 1).await.remove(0);
-        assert_eq!((delivery.job.history.tries, delivery.count), (1, 1));
+        assert_eq!((delivery.job.history.attempts, delivery.count), (1, 1));
     }
     let proof = Prover::new().prove(&delivery.job).await;
     let reason = DeadLetterReason { reason: "R".into(), description: "D".into() };
@@ -362,7 +365,7 @@ async fn every_job_is_completed_whatever_breaks_in_between() {
     }
     timeout(LONG, filler).await.unwrap().unwrap();
     assert_eq!(seen.len(), COUNT);
-    assert_eq!(queue.depth().await.unwrap(), Depth::default());
+    assert_eq!(queue.depth().await.unwrap(), QueueDepth::default());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -407,8 +410,8 @@ async fn closing_waits_until_all_that_was_settled_is_through() {
 async fn a_websocket_carries_the_same() {
     let broker = broker::start(broker::jobs()).await;
     let relay = Relay::start(Front::WebSocket, broker.addr()).await;
-    let settings = Settings {
-        transport: Transport::Websocket,
+    let settings = ServiceBusSettings {
+        transport: ServiceBusTransport::Websocket,
         ..broker::settings_through(&broker, relay.addr)
     };
     let queue = ServiceBusQueue::new(&settings, None).unwrap();
@@ -427,7 +430,7 @@ async fn a_subscription_is_a_source_and_its_topic_the_target() {
     };
     let settings = service_bus_broker::Settings { topics: vec![night], ..Default::default() };
     let broker = service_bus_broker::start("127.0.0.1:0", settings).await.unwrap();
-    let tokyo = Settings::new(broker.connection_string(), "night/Subscriptions/tokyo");
+    let tokyo = ServiceBusSettings::new(broker.connection_string(), "night/Subscriptions/tokyo");
     let queue = ServiceBusQueue::new(&tokyo, None).unwrap();
     queue.send(jobs(3)).await.unwrap();
     let held = receive(&queue, 3).await;

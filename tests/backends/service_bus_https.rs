@@ -16,10 +16,10 @@ use azure_messaging_servicebus::service_bus::{
 };
 use futures_util::stream;
 use promptmill::job::Job;
-use promptmill::queue::service_bus::Settings;
-use promptmill::queue::service_bus::admin::{Admin, Inspection, Prepared};
+use promptmill::queue::service_bus::ServiceBusSettings;
+use promptmill::queue::service_bus::admin::{ProvisionResult, QueueInspection, ServiceBusAdmin};
 use promptmill::queue::service_bus::https::HttpsQueue;
-use promptmill::queue::{DeadLetterReason, Delivery, Depth, Queue, QueueError, Settlement};
+use promptmill::queue::{DeadLetterReason, Delivery, Queue, QueueDepth, QueueError, Settlement};
 use promptmill::simulator;
 use service_bus_broker::{Broker, Loss, QueueSettings};
 use support::broker::{self, DEAD, JOBS};
@@ -64,7 +64,7 @@ async fn without_manage() -> Broker {
 }
 
 fn plain(broker: &Broker) -> HttpsQueue {
-    let settings = Settings { dead_letter_queue: None, ..broker::https_settings(broker) };
+    let settings = ServiceBusSettings { dead_letter_queue: None, ..broker::https_settings(broker) };
     HttpsQueue::new(&settings, None).unwrap()
 }
 
@@ -116,7 +116,8 @@ async fn without_duplicate_detection_a_second_copy_says_that_it_may_be_one() {
     broker.lose_next_sends(1, Loss::Confirmation);
     timeout(LONG, queue.send(jobs(1))).await.unwrap().unwrap();
     let received = receive(&queue, 2).await;
-    let look_up: HashSet<_> = received.iter().map(|delivery| delivery.job.look_up).collect();
+    let look_up: HashSet<_> =
+        received.iter().map(|delivery| delivery.job.may_have_outcome).collect();
     assert_eq!(look_up, HashSet::from([false, true]));
 }
 
@@ -124,12 +125,12 @@ async fn without_duplicate_detection_a_second_copy_says_that_it_may_be_one() {
 async fn a_refusal_is_told_at_once_and_an_outage_in_bounded_time() {
     let broker = broker::start_for_https(broker::jobs()).await;
     let settings = broker::https_settings(&broker);
-    let elsewhere = Settings { queue: "nowhere".into(), ..settings.clone() };
+    let elsewhere = ServiceBusSettings { queue: "nowhere".into(), ..settings.clone() };
     let queue = HttpsQueue::new(&elsewhere, None).unwrap();
     let refused = queue.receive(1, LONG).await.unwrap_err();
     assert!(matches!(refused, QueueError::Refused(_)), "{refused}");
     assert!(matches!(queue.depth().await, Err(QueueError::Refused(_))));
-    let hasty = Settings { patience_seconds: 1, ..settings };
+    let hasty = ServiceBusSettings { patience_seconds: 1, ..settings };
     let queue = HttpsQueue::new(&hasty, None).unwrap();
     broker.pause();
     let sent = timeout(LONG, queue.send(jobs(1))).await.unwrap();
@@ -215,7 +216,7 @@ async fn dead_jobs_leave_the_queue_with_or_without_a_place_to_set_them_aside() {
     end_as_dead(&broker::https_queue(&broker)).await;
     assert_eq!((broker.counts(JOBS).completed, broker.counts(DEAD).active), (2, 1));
     // A place that is not there: the broker's own dead letters are left.
-    let settings = Settings {
+    let settings = ServiceBusSettings {
         dead_letter_queue: Some("nowhere".to_owned()),
         ..broker::https_settings(&broker)
     };
@@ -231,29 +232,31 @@ async fn dead_jobs_leave_the_queue_with_or_without_a_place_to_set_them_aside() {
 async fn without_the_right_to_manage_only_the_counts_are_missing() {
     let broker = without_manage().await;
     let queue = plain(&broker);
-    let admin = Admin::new(&broker::settings(&broker), None).unwrap();
-    assert!(matches!(admin.inspect().await, Inspection::Hidden(_)));
-    admin.reach().await.unwrap();
+    let admin = ServiceBusAdmin::new(&broker::settings(&broker), None).unwrap();
+    assert!(matches!(admin.inspect().await, QueueInspection::Hidden(_)));
+    admin.check_access().await.unwrap();
     queue.send(jobs(2)).await.unwrap();
     let refused = queue.depth().await.unwrap_err().to_string();
     assert!(refused.contains("right Manage"), "{refused}");
     let held = receive(&queue, 2).await;
     queue.settle(completions(held).await).await.unwrap();
     assert!(queue.receive(1, AT_ONCE).await.unwrap().is_empty());
-    assert_eq!(queue.depth().await.unwrap(), Depth::default(), "a drain can end");
+    assert_eq!(queue.depth().await.unwrap(), QueueDepth::default(), "a drain can end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_key_reaches_nothing() {
     let broker = broker::start_for_https(broker::jobs()).await;
     let string = broker.connection_string().replace("SAS_KEY_VALUE", "another");
-    let settings =
-        Settings { connection_string: Some(string.into()), ..broker::https_settings(&broker) };
+    let settings = ServiceBusSettings {
+        connection_string: Some(string.into()),
+        ..broker::https_settings(&broker)
+    };
     let queue = HttpsQueue::new(&settings, None).unwrap();
     assert!(matches!(queue.send(jobs(1)).await, Err(QueueError::Refused(_))));
-    assert!(Admin::new(&settings, None).unwrap().reach().await.is_err());
-    let prepared = Admin::new(&settings, None).unwrap().prepare(10).await;
-    assert!(matches!(prepared[0], Prepared::ToCreate { .. }), "{prepared:?}");
+    assert!(ServiceBusAdmin::new(&settings, None).unwrap().check_access().await.is_err());
+    let prepared = ServiceBusAdmin::new(&settings, None).unwrap().provision(10).await;
+    assert!(matches!(prepared[0], ProvisionResult::ToCreate { .. }), "{prepared:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,7 +265,7 @@ async fn a_proxy_that_is_set_is_the_only_way_out() {
     let proxy = Proxy::start(Some(broker.addr())).await;
     // A name that nobody but the proxy knows.
     let string = broker.connection_string().replace(&broker.addr().to_string(), "hub.invalid:80");
-    let settings = Settings {
+    let settings = ServiceBusSettings {
         connection_string: Some(string.into()),
         proxy: Some(proxy.url().into()),
         patience_seconds: 5,
@@ -274,7 +277,7 @@ async fn a_proxy_that_is_set_is_the_only_way_out() {
     queue.settle(completions(held).await).await.unwrap();
     assert_eq!(broker.counts(JOBS).completed, 5);
     assert!(proxy.passed() >= 1);
-    let without = HttpsQueue::new(&Settings { proxy: None, ..settings }, None).unwrap();
+    let without = HttpsQueue::new(&ServiceBusSettings { proxy: None, ..settings }, None).unwrap();
     assert!(matches!(without.send(jobs(1)).await, Err(QueueError::Unavailable(_))));
 }
 
@@ -362,7 +365,7 @@ fn configured(broker: &Broker, queue: &str, endpoint: &str) -> Place {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_create_check_and_work_a_queue_over_https() {
     let simulator =
-        simulator::start("127.0.0.1:0".parse().unwrap(), simulator::Settings::default());
+        simulator::start("127.0.0.1:0".parse().unwrap(), simulator::SimulatorSettings::default());
     let simulator = simulator.await.unwrap();
     let broker = broker::start_for_https(QueueSettings::new("other")).await;
     let place = configured(&broker, "night", &format!("http://{}/v1", simulator.addr()));
@@ -402,7 +405,7 @@ async fn check_warns_of_a_queue_that_does_not_fit_and_goes_on_without_rights() {
     let place = configured(&broker, JOBS, "http://127.0.0.1:9/v1");
     let check = place.run(&["check"]);
     assert!(check.out.starts_with("ok: queue\n"), "{}", check.out);
-    assert!(check.out.contains("can't be seen from here"), "{}", check.out);
+    assert!(check.out.contains("can't be read from here"), "{}", check.out);
     let init = place.run(&["init"]);
     assert_eq!(init.code, Some(0));
     assert!(init.err.contains("with duplicate detection"), "{}", init.err);

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use test_support as support;
 
-use promptmill::job::{Api, Estimate};
+use promptmill::job::{Api, TokenEstimate};
 use promptmill::queue::{DeadLetterReason, Queue};
 use service_bus_broker::Broker;
 use support::broker::{self, JOBS};
@@ -55,7 +55,7 @@ async fn jobs_from_the_python_sdk_are_worked_like_ours() {
     assert_eq!((jobs[0].api, jobs[0].estimate), (Api::ChatCompletions, None));
     let full = &jobs[1];
     assert_eq!((full.api, full.position, full.priority), (Api::Embeddings, 7, 3));
-    assert_eq!(full.estimate, Some(Estimate { prompt: 2, max_output: 0 }));
+    assert_eq!(full.estimate, Some(TokenEstimate { prompt: 2, max_output: 0 }));
     assert_eq!(full.metadata.as_deref(), Some(r#"{"team": "営業"}"#));
     let letters = queue.dead_letters(0, 5).await.unwrap();
     assert_eq!((letters.len(), letters[0].reason.reason.as_str()), (1, "NotAJob"));

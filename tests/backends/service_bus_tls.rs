@@ -17,7 +17,7 @@ use azure_core::time::OffsetDateTime;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use promptmill::queue::service_bus::https::HttpsQueue;
-use promptmill::queue::service_bus::{ServiceBusQueue, Settings, Transport};
+use promptmill::queue::service_bus::{ServiceBusQueue, ServiceBusSettings, ServiceBusTransport};
 use promptmill::queue::{Queue, QueueError};
 use support::broker::{self, JOBS};
 use support::certificates;
@@ -67,12 +67,12 @@ impl TokenCredential for Entra {
     }
 }
 
-fn settings(port: u16) -> Settings {
-    Settings {
+fn settings(port: u16) -> ServiceBusSettings {
+    ServiceBusSettings {
         connection_string: None,
         namespace: Some(format!("localhost:{port}")),
         patience_seconds: 2,
-        ..Settings::new(String::new(), JOBS)
+        ..ServiceBusSettings::new(String::new(), JOBS)
     }
 }
 
@@ -123,7 +123,8 @@ async fn in_a_process_behind_a_proxy() {
     let broker = broker::start(broker::jobs()).await;
     let relay = Relay::start(tls(folder.as_ref()), broker.addr()).await;
     let entra = Arc::new(Entra::default());
-    let settings = Settings { transport: Transport::Https, ..settings(relay.addr.port()) };
+    let settings =
+        ServiceBusSettings { transport: ServiceBusTransport::Https, ..settings(relay.addr.port()) };
     let queue = HttpsQueue::new(&settings, Some(entra.clone())).unwrap();
     queue.send(vec![job("b", "a")]).await.unwrap();
     let delivery = queue.receive(1, LONG).await.unwrap().remove(0);

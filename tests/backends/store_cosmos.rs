@@ -12,14 +12,16 @@ use test_support::cosmos as support;
 use contract_store::{all, batch_id, outcome, outcomes, record, totals_of};
 use cosmos_host::Throttle;
 use jiff::Timestamp;
-use promptmill::budget::{Claim, Limit};
+use promptmill::budget::{BudgetClaim, BudgetLimit};
+use promptmill::heartbeat::{Heartbeat, QuotaClaim};
 use promptmill::identity::Identity;
-use promptmill::outcome::{Ending, Outcome};
+use promptmill::outcome::{Outcome, OutcomeStatus};
 use promptmill::prices::Prices;
-use promptmill::report::live::{By, Watch, Which};
-use promptmill::share::{Part, Word};
-use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Operation, Settings, init};
-use promptmill::store::{Batch, BatchState, Order, Recorded, Store, StoreError};
+use promptmill::report::live::{BatchFilter, LiveInputs, LiveWatcher};
+use promptmill::store::cosmos::{
+    CosmosConsistency, CosmosCredential, CosmosOperation, CosmosSettings, CosmosStore, init,
+};
+use promptmill::store::{Batch, BatchState, Recorded, SortOrder, Store, StoreError};
 use uuid::Uuid;
 
 /// Far above what the faults below cost, far below what hangs.
@@ -42,10 +44,10 @@ async fn half_of_the_writes_refused_ends_complete_and_exact() {
     let proofs = in_time(record(&any(&store), &mine)).await;
     assert!(proofs.iter().all(Recorded::is_first));
     assert!(host.throttled() > 250, "{} were refused", host.throttled());
-    assert_eq!(store.throttles(), host.throttled(), "the writer knows of every refusal");
+    assert_eq!(store.throttled_writes(), host.throttled(), "the writer knows of every refusal");
     host.throttle(Throttle::Never);
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
-    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+    assert_eq!(store.worker_totals(&batch).await.unwrap(), totals_of(&mine));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,9 +58,9 @@ async fn a_budget_of_request_units_slows_writes_and_reads_down() {
     host.throttle(Throttle::RequestUnitsPerSecond(600.0));
     in_time(record(&any(&store), &mine)).await;
     assert!(host.throttled() > 0);
-    assert!(store.throttles() < mine.len() as u64, "{} refusals", store.throttles());
+    assert!(store.throttled_writes() < mine.len() as u64, "{} refusals", store.throttled_writes());
     assert_eq!(in_time(store.totals(&batch)).await.unwrap(), totals_of(&mine));
-    assert!(in_time(all(&any(&store), &batch, Order::ByPosition)).await == mine);
+    assert!(in_time(all(&any(&store), &batch, SortOrder::ByPosition)).await == mine);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,8 +70,8 @@ async fn half_of_the_reads_refused_leaves_no_gap_in_a_stream() {
     let (batch, mine) = (batch_id("night"), outcomes(&batch_id("night"), 1_500));
     record(&any(&store), &mine).await;
     host.throttle(Throttle::Reads(0.5));
-    assert!(in_time(all(&any(&store), &batch, Order::ByPosition)).await == mine);
-    let mut unordered = in_time(all(&any(&store), &batch, Order::AsStored)).await;
+    assert!(in_time(all(&any(&store), &batch, SortOrder::ByPosition)).await == mine);
+    let mut unordered = in_time(all(&any(&store), &batch, SortOrder::AsStored)).await;
     unordered.sort_by_key(|outcome| outcome.position);
     assert!(unordered == mine);
     assert_eq!(in_time(store.totals(&batch)).await.unwrap(), totals_of(&mine));
@@ -91,7 +93,7 @@ async fn a_service_that_is_away_for_seconds_is_waited_for() {
     let (proofs, ()) = in_time(async { tokio::join!(record(&all_of_it, &mine), resume) }).await;
     assert_eq!(proofs.iter().filter(|proof| proof.is_first()).count(), 199);
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
-    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+    assert_eq!(store.worker_totals(&batch).await.unwrap(), totals_of(&mine));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,7 +107,7 @@ async fn a_write_whose_answer_was_lost_is_still_the_first() {
     let proofs = in_time(record(&any(&store), &mine[1..])).await;
     assert!(proofs.iter().all(Recorded::is_first));
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
-    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+    assert_eq!(store.worker_totals(&batch).await.unwrap(), totals_of(&mine));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,13 +116,13 @@ async fn a_claim_whose_answer_was_lost_is_made_once() {
     let store = support::store(&host).await;
     let night = batch_id("night");
     host.lose_answers(1);
-    let limit = Limit::tokens(100).unwrap();
+    let limit = BudgetLimit::tokens(100).unwrap();
     assert_eq!(in_time(store.limit_budget(&night, &limit)).await.unwrap().allowed, 100);
     for (take, spent, committed, in_all) in
         [(60, 0, 60, 0), (-20, 10, 40, 10), (40, 0, 80, 10), (-70, 0, 10, 10)]
     {
         host.lose_answers(1);
-        let claim = Claim { take, spent, is_debt: false };
+        let claim = BudgetClaim { take, spent, is_debt: false };
         let (granted, after) = in_time(store.claim(&night, &claim)).await.unwrap().unwrap();
         assert_eq!((granted, after.committed, after.spent), (true, committed, in_all));
         assert_eq!(store.budget(&night).await.unwrap(), Some(after));
@@ -151,7 +153,7 @@ async fn a_changed_state_whose_answer_was_lost_is_told_as_it_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_its_patience_it_says_so_and_the_same_outcomes_can_be_offered_again() {
     let host = support::own_host().await;
-    let settings = Settings { patience_s: 1, ..support::settings(&host) };
+    let settings = CosmosSettings { patience_s: 1, ..support::settings(&host) };
     init(&settings).await.unwrap();
     let store = CosmosStore::connect(&settings).await.unwrap();
     let (batch, mine) = (batch_id("night"), Arc::new(outcomes(&batch_id("night"), 40)));
@@ -165,7 +167,7 @@ async fn after_its_patience_it_says_so_and_the_same_outcomes_can_be_offered_agai
     assert!(proofs.iter().all(Recorded::is_first), "what was written before was ours");
     let everything: Vec<Outcome> = mine.iter().cloned().chain([outcome(&batch, 1_000)]).collect();
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&everything));
-    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&everything));
+    assert_eq!(store.worker_totals(&batch).await.unwrap(), totals_of(&everything));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,14 +182,14 @@ async fn the_running_usage_of_several_workers_adds_up() {
         record(&any(&store), &mine[..5]).await;
     }
     let store = CosmosStore::connect(&settings).await.unwrap();
-    assert_eq!(store.running_totals(&batch).await.unwrap(), totals_of(&mine));
+    assert_eq!(store.worker_totals(&batch).await.unwrap(), totals_of(&mine));
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&mine));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_finds_what_a_killed_worker_recorded_without_counting_it() {
     let host = support::own_host().await;
-    let settings = Settings { patience_s: 1, ..support::settings(&host) };
+    let settings = CosmosSettings { patience_s: 1, ..support::settings(&host) };
     init(&settings).await.unwrap();
     let mine = Arc::new(outcomes(&batch_id("night"), 40));
     let announced = contract_store::batch("night", "2026-11-23T16:00:00Z");
@@ -201,16 +203,16 @@ async fn a_watch_finds_what_a_killed_worker_recorded_without_counting_it() {
     drop(killed);
     let next: Arc<dyn Store> = Arc::new(CosmosStore::connect(&settings).await.unwrap());
     record(&next, &mine).await;
-    let running = next.running(&batch.id, Timestamp::MIN).await.unwrap().totals();
+    let running = next.running_totals(&batch.id, Timestamp::MIN).await.unwrap().totals();
     assert!(running.ended() < 40, "{running:?}");
     let prices = Prices::load(None).unwrap();
-    let by = By { deployments: &[], prices: &prices };
-    let mut watch = Watch::default();
+    let by = LiveInputs { deployments: &[], prices: &prices };
+    let mut watch = LiveWatcher::default();
     for _ in 0..2 {
-        let seen = watch.look(next.as_ref(), Which::All, by).await.unwrap();
+        let seen = watch.snapshot(next.as_ref(), BatchFilter::All, by).await.unwrap();
         let [night] = seen.as_slice() else { panic!("{seen:?}") };
-        assert_eq!(night.standing.totals, totals_of(mine.iter()));
-        assert_eq!((night.standing.state, night.standing.pending), (BatchState::Done, 0));
+        assert_eq!(night.status.totals, totals_of(mine.iter()));
+        assert_eq!((night.status.state, night.status.pending), (BatchState::Done, 0));
         let lacking = totals_of(mine.iter()).usage.total() - running.usage.total();
         assert_eq!(night.cost.unpriced_tokens, lacking, "no model is known of these");
     }
@@ -225,12 +227,12 @@ async fn who_withdraws_corrects_the_running_usage_of_who_recorded() {
     let other = CosmosStore::connect(&settings).await.unwrap();
     let batch = batch_id("night");
     let mut mine = outcomes(&batch, 3);
-    mine[1].ending = Ending::Dead;
+    mine[1].ending = OutcomeStatus::Dead;
     record(&any(&one), &mine).await;
-    assert_eq!(other.withdraw_dead(&batch, &[&mine[1].custom_id]).await.unwrap(), [None]);
+    assert_eq!(other.reopen_dead(&batch, &[&mine[1].custom_id]).await.unwrap(), [None]);
     let mut expected = totals_of(&mine);
-    expected.endings.remove(&Ending::Dead);
-    assert_eq!(one.running_totals(&batch).await.unwrap(), expected);
+    expected.endings.remove(&OutcomeStatus::Dead);
+    assert_eq!(one.worker_totals(&batch).await.unwrap(), expected);
     assert_eq!(other.totals(&batch).await.unwrap(), expected);
 }
 
@@ -241,26 +243,26 @@ async fn a_batch_keeps_its_shards_when_the_setting_changes() {
     init(&eight).await.unwrap();
     let mine = outcomes(&batch_id("night"), 60);
     record(&any(&CosmosStore::connect(&eight).await.unwrap()), &mine[..30]).await;
-    let three = Settings { shards: std::num::NonZeroU32::new(3).unwrap(), ..eight };
+    let three = CosmosSettings { shards: std::num::NonZeroU32::new(3).unwrap(), ..eight };
     let store = CosmosStore::connect(&three).await.unwrap();
     let proofs = record(&any(&store), &mine).await;
     assert_eq!(proofs.iter().filter(|proof| proof.is_first()).count(), 30);
-    assert!(all(&any(&store), &batch_id("night"), Order::ByPosition).await == mine);
+    assert!(all(&any(&store), &batch_id("night"), SortOrder::ByPosition).await == mine);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_consistency_is_served() {
     let host = support::own_host().await;
-    use Consistency::{Account, Eventual, LatestCommitted, Session};
+    use CosmosConsistency::{Account, Eventual, LatestCommitted, Session};
     for consistency in [Account, Eventual, Session, LatestCommitted] {
-        let settings = Settings { consistency, ..support::settings(&host) };
+        let settings = CosmosSettings { consistency, ..support::settings(&host) };
         init(&settings).await.unwrap();
         let store = any(&CosmosStore::connect(&settings).await.unwrap());
         let mine = outcomes(&batch_id("night"), 20);
         record(&store, &mine).await;
         let found = store.look_up(&batch_id("night"), &[&mine[4].custom_id]).await.unwrap();
         assert!(found[0].is_some(), "{consistency:?}");
-        assert!(all(&store, &batch_id("night"), Order::ByPosition).await == mine);
+        assert!(all(&store, &batch_id("night"), SortOrder::ByPosition).await == mine);
     }
 }
 
@@ -294,23 +296,23 @@ async fn request_units_are_counted_by_operation() {
     let mine = outcomes(&batch_id("night"), 100);
     record(&any(&store), &mine).await;
     let units = store.request_units();
-    assert!(units.of(Operation::Record) > 5.0 * 100.0, "{units:?}");
-    assert!(units.of(Operation::LookUp) == 0.0, "{units:?}");
+    assert!(units.of(CosmosOperation::Record) > 5.0 * 100.0, "{units:?}");
+    assert!(units.of(CosmosOperation::LookUp) == 0.0, "{units:?}");
     store.look_up(&batch_id("night"), &[&mine[0].custom_id]).await.unwrap();
-    assert!(units.of(Operation::LookUp) >= 1.0, "{units:?}");
+    assert!(units.of(CosmosOperation::LookUp) >= 1.0, "{units:?}");
 }
 
 /// As a worker of eight with three deployments says it.
-fn word_of_eight(instance: u128) -> Word {
+fn word_of_eight(instance: u128) -> Heartbeat {
     let name = |n: u32| format!("my-resource-{n}.azure/gpt-4.1-mini");
     let standing = serde_json::json!({
         "name": "gpt-4.1-mini", "share": 0.125, "demand": 1.0, "in_flight": 64, "paused_ms": 0,
     });
-    Word {
+    Heartbeat {
         instance: Uuid::from_u128(u128::MAX - instance),
-        beat: 1_000,
-        parts: (0..3).map(|n| (name(n), Part { demand: 1.0, claim: 0.125 })).collect(),
-        about: serde_json::json!({
+        sequence: 1_000,
+        quota_claims: (0..3).map(|n| (name(n), QuotaClaim { demand: 1.0, claim: 0.125 })).collect(),
+        status: serde_json::json!({
             "host": "promptmill-worker-7d9c5b8f6-x2x4z", "pid": 1, "version": "0.1.0",
             "started": "2026-11-23T16:59:59Z", "deployments": [standing, standing, standing],
         }),
@@ -320,16 +322,16 @@ fn word_of_eight(instance: u128) -> Word {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_of_words_among_eight_is_cheap() {
     let store = support::store(support::shared_host()).await;
-    let mut words: Vec<Word> = (0..8).map(word_of_eight).collect();
+    let mut words: Vec<Heartbeat> = (0..8).map(word_of_eight).collect();
     for word in &words {
-        store.put_word(word).await.unwrap();
+        store.put_heartbeat(word).await.unwrap();
     }
-    let before = store.request_units().of(Operation::Shares);
-    words[0].beat += 1;
-    store.put_word(&words[0]).await.unwrap();
-    let write = store.request_units().of(Operation::Shares) - before;
-    assert_eq!(store.words().await.unwrap().len(), 8);
-    let exchange = store.request_units().of(Operation::Shares) - before;
+    let before = store.request_units().of(CosmosOperation::Shares);
+    words[0].sequence += 1;
+    store.put_heartbeat(&words[0]).await.unwrap();
+    let write = store.request_units().of(CosmosOperation::Shares) - before;
+    assert_eq!(store.heartbeats().await.unwrap().len(), 8);
+    let exchange = store.request_units().of(CosmosOperation::Shares) - before;
     assert!((1.0..15.0).contains(&exchange), "{exchange} RU, {write} of them for the write");
 }
 
@@ -339,8 +341,8 @@ async fn init_can_be_repeated_and_needs_a_key() {
     let settings = support::settings(&host);
     init(&settings).await.unwrap();
     init(&settings).await.unwrap();
-    let credential = Credential::Entra(Identity::DeveloperTools);
-    let refused = init(&Settings { credential, ..settings }).await.unwrap_err();
+    let credential = CosmosCredential::Entra(Identity::DeveloperTools);
+    let refused = init(&CosmosSettings { credential, ..settings }).await.unwrap_err();
     assert!(matches!(refused, StoreError::Refused(_)), "{refused}");
     assert!(refused.to_string().contains("account key"), "{refused}");
 }

@@ -17,9 +17,11 @@ use test_support::contract_store;
 use test_support::cosmos as support;
 
 use contract_store::{batch_id, outcome, outcomes, record, totals_of};
-use promptmill::budget::{Claim, Limit};
+use promptmill::budget::{BudgetClaim, BudgetLimit};
 use promptmill::outcome::Outcome;
-use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Settings, init};
+use promptmill::store::cosmos::{
+    CosmosConsistency, CosmosCredential, CosmosSettings, CosmosStore, init,
+};
 use promptmill::store::{Batch, BatchState, Recorded, Store};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -82,13 +84,13 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
         .unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let endpoint = tokio::time::timeout(AT_MOST, lines.next_line()).await.unwrap().unwrap();
-    let settings = Settings {
+    let settings = CosmosSettings {
         endpoint: endpoint.expect("the server prints its endpoint"),
         database: "peers".into(),
-        credential: Credential::Key("c2VjcmV0".into()),
+        credential: CosmosCredential::Key("c2VjcmV0".into()),
         emulator: true,
         preferred_regions: Vec::new(),
-        consistency: Consistency::Account,
+        consistency: CosmosConsistency::Account,
         shards: std::num::NonZeroU32::new(4).unwrap(),
         writes_in_flight: std::num::NonZeroUsize::new(8).unwrap(),
         patience_s: 5,
@@ -110,10 +112,10 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
     let from = [BatchState::Running];
     let done = any.change_state(&batch.id, &from, BatchState::Done, None).await.unwrap();
     assert_eq!(done, Some(Batch { state: BatchState::Done, ..batch.clone() }));
-    any.limit_budget(&batch.id, &Limit::tokens(10).unwrap()).await.unwrap();
+    any.limit_budget(&batch.id, &BudgetLimit::tokens(10).unwrap()).await.unwrap();
     for (take, is_granted, committed) in [(8, true, 8), (3, false, 8), (-7, true, 1), (3, true, 4)]
     {
-        let claim = Claim { take, ..Claim::default() };
+        let claim = BudgetClaim { take, ..BudgetClaim::default() };
         let (granted, after) = any.claim(&batch.id, &claim).await.unwrap().unwrap();
         assert_eq!((granted, after.committed), (is_granted, committed));
     }

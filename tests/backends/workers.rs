@@ -8,7 +8,7 @@ use test_support as support;
 #[allow(dead_code, reason = "each test binary takes what it needs")]
 use test_support::cosmos as cosmos_support;
 
-use promptmill::simulator::{self, Faults, Latency, Settings, Simulator};
+use promptmill::simulator::{self, FaultRates, SimulatedLatency, Simulator, SimulatorSettings};
 use support::broker::{self, QueueSettings};
 use support::cli::{Place, Running, chats};
 
@@ -21,10 +21,10 @@ const LONG: Duration = Duration::from_secs(90);
 
 /// Slow enough that the workers are at work when they are killed.
 async fn simulator() -> Simulator {
-    let settings = Settings {
-        faults: Faults::spread(0.05),
-        latency: Latency { base_ms: 60.0, ..Latency::default() },
-        ..Settings::default()
+    let settings = SimulatorSettings {
+        faults: FaultRates::spread(0.05),
+        latency: SimulatedLatency { base_ms: 60.0, ..SimulatedLatency::default() },
+        ..SimulatorSettings::default()
     };
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
 }

@@ -8,7 +8,7 @@ use test_support as support;
 #[allow(dead_code, reason = "each test binary takes what it needs")]
 use test_support::cosmos as cosmos_support;
 
-use promptmill::simulator::{self, Faults, Latency, Settings, Simulator};
+use promptmill::simulator::{self, FaultRates, SimulatedLatency, Simulator, SimulatorSettings};
 use serde_json::Value;
 use support::broker::{self, QueueSettings};
 use support::cli::{Ended, Place, Running, chat, chats};
@@ -20,9 +20,9 @@ const LOCK: Duration = Duration::from_secs(5);
 /// About half of what all jobs take.
 const TOKENS: u64 = 12_000;
 
-async fn simulator(faults: Faults) -> Simulator {
-    let latency = Latency { base_ms: 40.0, ..Latency::default() };
-    let settings = Settings { faults, latency, ..Settings::default() };
+async fn simulator(faults: FaultRates) -> Simulator {
+    let latency = SimulatedLatency { base_ms: 40.0, ..SimulatedLatency::default() };
+    let settings = SimulatorSettings { faults, latency, ..SimulatorSettings::default() };
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
 }
 
@@ -118,7 +118,7 @@ async fn spend_and_raise(place: &Place, simulator: &Simulator, at_work: Vec<Runn
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_workers_use_a_budget_up_and_never_more() {
-    let simulator = simulator(Faults::default()).await;
+    let simulator = simulator(FaultRates::default()).await;
     let place = local(&simulator);
     let budget = TOKENS.to_string();
     let enqueue = ["enqueue", "in.jsonl", "--batch", "night", "--token-budget", &budget];
@@ -138,7 +138,7 @@ async fn four_workers_use_a_budget_up_and_never_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_stopped_gives_back_and_a_budget_is_raised_while_it_is_used() {
-    let simulator = simulator(Faults::default()).await;
+    let simulator = simulator(FaultRates::default()).await;
     let place = local(&simulator);
     let budget = TOKENS.to_string();
     let enqueue = ["enqueue", "in.jsonl", "--batch", "night", "--token-budget", &budget];
@@ -164,7 +164,7 @@ async fn who_is_stopped_gives_back_and_a_budget_is_raised_while_it_is_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_and_calls_that_are_paid_for_nothing_are_within_the_budget() {
-    let simulator = simulator(Faults::spread(0.1)).await;
+    let simulator = simulator(FaultRates::spread(0.1)).await;
     let place = local(&simulator);
     let budget = TOKENS.to_string();
     let enqueue = ["enqueue", "in.jsonl", "--batch", "night", "--token-budget", &budget];
@@ -179,7 +179,7 @@ async fn kills_and_calls_that_are_paid_for_nothing_are_within_the_budget() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_service_bus_and_cosmos_a_budget_is_kept_as_well() {
-    let simulator = simulator(Faults::spread(0.05)).await;
+    let simulator = simulator(FaultRates::spread(0.05)).await;
     let queue = QueueSettings { lock: LOCK, max_delivery_count: 50, ..broker::jobs() };
     let broker = broker::start(queue).await;
     let host = cosmos_support::own_host().await;
@@ -204,7 +204,7 @@ async fn on_service_bus_and_cosmos_a_budget_is_kept_as_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_with_a_budget_of_money_says_why_it_paused_and_goes_on_when_it_is_raised() {
-    let simulator = simulator(Faults::default()).await;
+    let simulator = simulator(FaultRates::default()).await;
     let place = local(&simulator);
     let run = ["run", "in.jsonl", "--batch", "night", "--out", "o", "--errors", "e"];
     let with_budget = [&run[..], &["--budget", "0.01"]].concat();
@@ -227,7 +227,7 @@ async fn a_run_with_a_budget_of_money_says_why_it_paused_and_goes_on_when_it_is_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_kept_to_is_said_before_anything_is_sent() {
-    let simulator = simulator(Faults::default()).await;
+    let simulator = simulator(FaultRates::default()).await;
     let place = local(&simulator);
     let refused = |args: &[&str], says: &str| {
         let ended = place.run(args);

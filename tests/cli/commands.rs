@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
-use promptmill::simulator::{self, Latency, Settings};
+use promptmill::simulator::{self, SimulatedLatency, SimulatorSettings};
 use serde_json::Value;
 use support::cli::{Ended, Place, chats};
 use test_support as support;
@@ -23,8 +23,9 @@ fn json_of(ended: &Ended) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_goes_through_the_commands_one_after_the_other() {
-    let simulator =
-        simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default()).await.unwrap();
+    let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), SimulatorSettings::default())
+        .await
+        .unwrap();
     let place = place_with(&format!("http://{}/v1", simulator.addr()));
     place.write("in.jsonl", chats(30));
     let init = place.run(&["init"]);
@@ -55,9 +56,9 @@ async fn a_batch_goes_through_the_commands_one_after_the_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_watched_until_it_is_done() {
-    let settings = Settings {
-        latency: Latency { base_ms: 100.0, sigma: 0.1, ..Latency::default() },
-        ..Settings::default()
+    let settings = SimulatorSettings {
+        latency: SimulatedLatency { base_ms: 100.0, sigma: 0.1, ..SimulatedLatency::default() },
+        ..SimulatorSettings::default()
     };
     let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap();
     let place = place_with(&format!("http://{}/v1\"\nconcurrency = 4\n# \"", simulator.addr()));
@@ -117,7 +118,7 @@ fn what_is_not_there_is_said_with_exit_code_2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_tells_what_answers_from_what_does_not() {
-    let settings = Settings { tpm: Some(120_000), ..Settings::default() };
+    let settings = SimulatorSettings { tpm: Some(120_000), ..SimulatorSettings::default() };
     let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap();
     let place = place_with(&format!("http://{}/v1", simulator.addr()));
     let ended = place.run(&["check"]);
@@ -161,7 +162,7 @@ fn config_says_where_each_value_came_from_and_hides_secrets() {
 fn a_run_is_refused_where_a_worker_is_at_work() {
     let place = place_with("http://127.0.0.1:9/v1");
     place.write("in.jsonl", chats(1));
-    let state = promptmill::state::StateDir::share(&place.path(".promptmill")).unwrap();
+    let state = promptmill::state::StateDir::lock_shared(&place.path(".promptmill")).unwrap();
     let refused = place.run(&["run", "in.jsonl"]);
     assert_eq!(refused.code, Some(2));
     assert!(refused.err.contains("share it"), "{}", refused.err);
@@ -170,8 +171,9 @@ fn a_run_is_refused_where_a_worker_is_at_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_equals_the_services_own_ledger_by_any_key() {
-    let simulator =
-        simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default()).await.unwrap();
+    let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), SimulatorSettings::default())
+        .await
+        .unwrap();
     let place = place_with(&format!("http://{}/v1", simulator.addr()));
     let line = |n: usize| {
         let mut line = support::cli::chat(&format!("job-{n}"), &format!("prompt {n}"), 32);
@@ -205,8 +207,8 @@ async fn usage_equals_the_services_own_ledger_by_any_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_by_cause_shown_and_worked_again() {
     let start = |settings| simulator::start("127.0.0.1:0".parse().unwrap(), settings);
-    let faults = simulator::Faults { rate_503: 1.0, ..simulator::Faults::default() };
-    let broken = start(Settings { faults, ..Settings::default() }).await.unwrap();
+    let faults = simulator::FaultRates { rate_503: 1.0, ..simulator::FaultRates::default() };
+    let broken = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await.unwrap();
     let place = place_with(&format!("http://{}/v1", broken.addr()));
     place.write("in.jsonl", chats(3));
     let work = |url: &str| {
@@ -224,7 +226,7 @@ async fn dead_letters_are_listed_by_cause_shown_and_worked_again() {
     assert_eq!(place.run(&["dead-letters", "retry"]).code, Some(2), "which?");
     let retried = place.run(&["dead-letters", "retry", "job-0", "job-1", "--batch", "night"]);
     assert!(retried.err.contains("2 jobs are in the queue again"), "{}", retried.err);
-    let well = start(Settings::default()).await.unwrap();
+    let well = start(SimulatorSettings::default()).await.unwrap();
     assert_eq!(work(&format!("http://{}/v1", well.addr())).code, Some(0));
     let dropped = place.run(&["dead-letters", "drop", "--all"]);
     assert!(dropped.err.contains("1 dead letters were dropped"), "{}", dropped.err);

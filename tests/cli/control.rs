@@ -8,7 +8,7 @@ use test_support as support;
 #[allow(dead_code, reason = "each test binary takes what it needs")]
 use test_support::cosmos as cosmos_support;
 
-use promptmill::simulator::{self, Latency, Settings, Simulator};
+use promptmill::simulator::{self, SimulatedLatency, Simulator, SimulatorSettings};
 use serde_json::Value;
 use support::broker::{self, QueueSettings};
 use support::cli::{Ended, Place, Running, chats};
@@ -23,8 +23,8 @@ const SECONDS: Duration = Duration::from_secs(15);
 
 /// Slow enough that there is something to pause.
 async fn slow() -> Simulator {
-    let latency = Latency { base_ms: 150.0, ..Latency::default() };
-    let settings = Settings { latency, ..Settings::default() };
+    let latency = SimulatedLatency { base_ms: 150.0, ..SimulatedLatency::default() };
+    let settings = SimulatorSettings { latency, ..SimulatorSettings::default() };
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
 }
 

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use test_support as support;
 
-use promptmill::simulator::{Faults, Latency, Settings};
+use promptmill::simulator::{FaultRates, SimulatedLatency, SimulatorSettings};
 use support::cli::{Place, chats};
 use support::service::{Service, wait_until};
 
@@ -22,12 +22,17 @@ struct Night {
 }
 
 impl Night {
-    fn new(faults: Faults) -> Self {
+    fn new(faults: FaultRates) -> Self {
         let size =
             |name: &str, usual| std::env::var(name).map_or(usual, |n| n.parse::<usize>().unwrap());
         let jobs = size("PROMPTMILL_CRASH_JOBS", 600);
-        let latency = Latency { base_ms: 15.0, per_token_ms: 0.5, sigma: 0.5 };
-        let service = Service::start(Settings { faults, latency, seed: 7, ..Settings::default() });
+        let latency = SimulatedLatency { base_ms: 15.0, per_token_ms: 0.5, sigma: 0.5 };
+        let service = Service::start(SimulatorSettings {
+            faults,
+            latency,
+            seed: 7,
+            ..SimulatorSettings::default()
+        });
         let place = Place::new();
         place.write("in.jsonl", chats(jobs));
         Self { service, place, jobs, kills: size("PROMPTMILL_CRASH_KILLS", 6) as u64 }
@@ -79,7 +84,7 @@ impl Night {
 
 #[test]
 fn killed_runs_lose_nothing_and_pay_nothing_known_twice() {
-    let night = Night::new(Faults::spread(0.05));
+    let night = Night::new(FaultRates::spread(0.05));
     let mut known = HashMap::new();
     for kill in 0..night.kills {
         night.interrupt(kill, "KILL");
@@ -103,7 +108,7 @@ fn killed_runs_lose_nothing_and_pay_nothing_known_twice() {
 
 #[test]
 fn a_run_that_is_asked_to_stop_pays_nothing_twice() {
-    let night = Night::new(Faults::spread(0.05));
+    let night = Night::new(FaultRates::spread(0.05));
     for kill in 0..night.kills {
         assert_eq!(night.interrupt(kill, "TERM"), Some(130));
     }

@@ -9,11 +9,13 @@ use std::fmt::Write;
 use test_support as support;
 
 use jiff::Timestamp;
-use promptmill::config::{Config, Deployment};
-use promptmill::intake::Source;
-use promptmill::plan::{self, Circumstances, Experience, Forecast, Length, Limit, Line};
+use promptmill::config::{Config, DeploymentConfig};
+use promptmill::intake::InputSource;
+use promptmill::plan::{
+    self, AssumedLength, BindingLimit, CallLatency, CallProfile, PlanForecast, PlanInputs,
+};
 use promptmill::prices::Prices;
-use promptmill::simulator::{Latency, Settings};
+use promptmill::simulator::{SimulatedLatency, SimulatorSettings};
 use serde_json::{Value, json};
 use support::cli::{Place, chat, chats};
 use support::service::Service;
@@ -24,36 +26,41 @@ fn hellos(jobs: usize, max_tokens: u32) -> String {
     (0..jobs).map(line).collect()
 }
 
-fn deployment(name: &str, model: &str) -> Deployment {
-    Deployment {
+fn deployment(name: &str, model: &str) -> DeploymentConfig {
+    DeploymentConfig {
         name: Some(name.into()),
         endpoint: format!("https://{name}.openai.azure.com"),
         model: Some(model.into()),
-        ..Deployment::default()
+        ..DeploymentConfig::default()
     }
 }
 
 /// Answers as long as allowed, and calls that all take so many seconds.
-fn exact(seconds: f64) -> Experience {
-    let mut experience = Experience::default();
-    experience.latency.others = Line { first: seconds, per_token: 0.0, spread: 0.0, error: 0.0 };
-    experience.answers.others = Length::Share(1.0);
+fn exact(seconds: f64) -> CallProfile {
+    let mut experience = CallProfile::default();
+    experience.latency.others =
+        CallLatency { first: seconds, per_token: 0.0, spread: 0.0, error: 0.0 };
+    experience.answers.others = AssumedLength::Share(1.0);
     experience
 }
 
-fn forecast(input: &str, deployments: Vec<Deployment>, experience: &Experience) -> Forecast {
+fn forecast(
+    input: &str,
+    deployments: Vec<DeploymentConfig>,
+    experience: &CallProfile,
+) -> PlanForecast {
     let place = Place::new();
     place.write("in.jsonl", input);
-    let sources = [Source::File(place.path("in.jsonl"))];
+    let sources = [InputSource::File(place.path("in.jsonl"))];
     let config = Config { deployments, ..Config::default() };
     let prices = Prices::load(None).unwrap();
-    let worker = config.worker();
-    let circumstances = Circumstances {
+    let worker = config.worker_settings();
+    let circumstances = PlanInputs {
         members: &config.members().unwrap(),
         spill_after: worker.spill_after,
         max_held: worker.max_held,
         prices: &prices,
-        experience,
+        profile: experience,
         workers: 1,
         begin: "2026-11-24T22:00:00+09:00".parse::<Timestamp>().unwrap(),
     };
@@ -65,39 +72,39 @@ fn each_kind_of_limit_is_named_and_its_time_is_right() {
     let mini = || deployment("east", "gpt-4.1-mini");
     let input = hellos(1_000, 92);
     // 100,000 tokens: of the first minute a part is over, and its whole quota is there.
-    let tokens = Deployment { tpm: Some(20_000), rpm: Some(60_000), ..mini() };
+    let tokens = DeploymentConfig { tpm: Some(20_000), rpm: Some(60_000), ..mini() };
     let found = forecast(&input, vec![tokens], &exact(1.0));
-    assert_eq!(found.binding, Limit::TokensAMinute);
+    assert_eq!(found.binding, BindingLimit::TokensAMinute);
     assert!((245.0..=305.0).contains(&found.seconds.p50), "{:?}", found.seconds);
     assert!((270.0..=305.0).contains(&found.seconds.p95), "{:?}", found.seconds);
     assert_eq!(found.refused, 0, "the worker's own pace meets no refusal");
 
-    let requests = Deployment { tpm: Some(9_000_000), rpm: Some(240), ..mini() };
+    let requests = DeploymentConfig { tpm: Some(9_000_000), rpm: Some(240), ..mini() };
     let found = forecast(&input, vec![requests], &exact(1.0));
-    assert_eq!(found.binding, Limit::RequestsAMinute);
+    assert_eq!(found.binding, BindingLimit::RequestsAMinute);
     // 98 % of them are used, less what timers of a millisecond lose.
     assert!((found.seconds.p50 / (250.0 / 0.98) - 1.0).abs() < 0.02, "{:?}", found.seconds);
 
-    let calls = Deployment { tpm: Some(9_000_000), concurrency: Some(10), ..mini() };
+    let calls = DeploymentConfig { tpm: Some(9_000_000), concurrency: Some(10), ..mini() };
     let found = forecast(&input, vec![calls], &exact(3.0));
-    assert_eq!(found.binding, Limit::CallsInFlight);
+    assert_eq!(found.binding, BindingLimit::CallsInFlight);
     assert!((found.seconds.p50 / 300.0 - 1.0).abs() < 0.01, "{:?}", found.seconds);
 
-    let nothing = Deployment { tpm: Some(9_000_000), concurrency: Some(10), ..mini() };
+    let nothing = DeploymentConfig { tpm: Some(9_000_000), concurrency: Some(10), ..mini() };
     let found = forecast(&hellos(8, 92), vec![nothing], &exact(5.0));
-    assert_eq!(found.binding, Limit::Answers);
+    assert_eq!(found.binding, BindingLimit::Answers);
 
     let mut slow = exact(0.1);
     slow.calls_a_second = Some(10.0);
-    let idle = Deployment { tpm: Some(9_000_000), ..mini() };
+    let idle = DeploymentConfig { tpm: Some(9_000_000), ..mini() };
     let found = forecast(&input, vec![idle], &slow);
-    assert_eq!(found.binding, Limit::Workers);
+    assert_eq!(found.binding, BindingLimit::Workers);
     assert!((found.seconds.p50 / 100.0 - 1.0).abs() < 0.02, "{:?}", found.seconds);
 }
 
 #[test]
 fn what_was_learnt_of_few_answers_makes_the_p95_later_and_not_the_p50() {
-    let calls = || Deployment { concurrency: Some(10), ..deployment("east", "gpt-4.1-mini") };
+    let calls = || DeploymentConfig { concurrency: Some(10), ..deployment("east", "gpt-4.1-mini") };
     let few = |error| {
         let mut experience = exact(3.0);
         experience.latency.others.error = error;
@@ -111,7 +118,7 @@ fn what_was_learnt_of_few_answers_makes_the_p95_later_and_not_the_p50() {
 
 #[test]
 fn another_deployment_and_more_quota_buy_what_they_should() {
-    let east = Deployment { tpm: Some(20_000), ..deployment("east", "gpt-4.1-mini") };
+    let east = DeploymentConfig { tpm: Some(20_000), ..deployment("east", "gpt-4.1-mini") };
     let found = forecast(&hellos(2_000, 92), vec![east], &exact(1.0));
     let with = |change: &str| {
         let change = found.what_if.iter().find(|what| what.change.starts_with(change)).unwrap();
@@ -124,18 +131,18 @@ fn another_deployment_and_more_quota_buy_what_they_should() {
 
 #[test]
 fn every_tier_has_its_jobs_and_its_price() {
-    let quota = |name: &str, tier| Deployment {
+    let quota = |name: &str, tier| DeploymentConfig {
         tier,
         tpm: Some(30_000),
         ..deployment(name, "gpt-4.1-mini")
     };
-    let flex = Deployment {
+    let flex = DeploymentConfig {
         name: Some("east-flex".into()),
         flex: true,
         ..deployment("east", "gpt-4.1-mini")
     };
     let hourly =
-        Deployment { ptu: true, concurrency: Some(1), ..deployment("ptu", "gpt-4.1-mini") };
+        DeploymentConfig { ptu: true, concurrency: Some(1), ..deployment("ptu", "gpt-4.1-mini") };
     let deployments = vec![hourly, flex, quota("east", 1), quota("west", 2)];
     let found = forecast(&hellos(1_500, 92), deployments, &exact(2.0));
     let parts = &found.costs.deployments;
@@ -160,7 +167,7 @@ fn jobs_that_will_never_be_called_for_are_told() {
     line("late", json!({ "deadline": "2026-11-24T12:00:00Z" }));
     line("later", json!({ "not_before": "2026-11-24T22:05:00+09:00" }));
     writeln!(input, "{}", chat("large", "Hello", 70_000)).unwrap();
-    let other = Deployment { tpm: Some(60_000), ..deployment("east", "gpt-4.1-mini") };
+    let other = DeploymentConfig { tpm: Some(60_000), ..deployment("east", "gpt-4.1-mini") };
     let found = forecast(&input, vec![other], &exact(1.0));
     let turned_away = found.turned_away;
     assert_eq!((turned_away.expired, turned_away.too_large, turned_away.not_served), (1, 1, 0));
@@ -171,7 +178,7 @@ fn jobs_that_will_never_be_called_for_are_told() {
 fn what_is_not_known_is_said_and_a_price_that_is_missing_is_not_nothing() {
     let own = deployment("east", "my-own-model");
     let input = hellos(5, 92).replace("gpt-4.1-mini", "my-own-model");
-    let found = forecast(&input, vec![own], &Experience::default());
+    let found = forecast(&input, vec![own], &CallProfile::default());
     let said = found.rests_on.join("\n");
     for part in ["(assumed)", "50 % of the tokens", "no tpm is set for east"] {
         assert!(said.contains(part), "{said}");
@@ -182,8 +189,8 @@ fn what_is_not_known_is_said_and_a_price_that_is_missing_is_not_nothing() {
 
 #[test]
 fn tokens_and_cost_are_those_that_the_run_is_billed_for() {
-    let latency = Latency { base_ms: 40.0, per_token_ms: 1.0, sigma: 0.2 };
-    let service = Service::start(Settings { latency, ..Settings::default() });
+    let latency = SimulatedLatency { base_ms: 40.0, per_token_ms: 1.0, sigma: 0.2 };
+    let service = Service::start(SimulatorSettings { latency, ..SimulatorSettings::default() });
     let place = Place::new();
     let config = format!(
         "[[deployments]]\nname = \"sim\"\nendpoint = \"{}\"\ntpm = 10_000_000\nconcurrency = 4\n",
@@ -211,8 +218,8 @@ fn tokens_and_cost_are_those_that_the_run_is_billed_for() {
 
 #[test]
 fn a_benchmark_teaches_what_calls_take() {
-    let latency = Latency { base_ms: 50.0, per_token_ms: 2.0, sigma: 0.0 };
-    let service = Service::start(Settings { latency, ..Settings::default() });
+    let latency = SimulatedLatency { base_ms: 50.0, per_token_ms: 2.0, sigma: 0.0 };
+    let service = Service::start(SimulatorSettings { latency, ..SimulatorSettings::default() });
     let place = Place::new();
     let url = service.url();
     let mut args = vec!["bench", "--endpoint", &url, "--deployment", "d", "--warm-up", "0"];

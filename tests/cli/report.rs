@@ -12,7 +12,7 @@ use std::time::Duration;
 use test_support as support;
 use test_support::books;
 
-use promptmill::simulator::{self, Faults, Latency, Settings, Simulator};
+use promptmill::simulator::{self, FaultRates, SimulatedLatency, Simulator, SimulatorSettings};
 use serde_json::Value;
 use support::cli::{Place, Running, chats};
 
@@ -31,7 +31,7 @@ async fn until(what: &str, mut happened: impl FnMut() -> bool) {
     assert!(tokio::time::timeout(LONG, waiting).await.is_ok(), "did not happen: {what}");
 }
 
-async fn start(settings: Settings) -> Simulator {
+async fn start(settings: SimulatorSettings) -> Simulator {
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
 }
 
@@ -43,9 +43,10 @@ async fn ledger_lines(simulator: &Simulator) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_and_report_equal_the_ledger_after_faults_and_kills_of_eight_workers() {
-    let latency = Latency { base_ms: 150.0, sigma: 0.5, ..Latency::default() };
-    let faults = Faults::spread(0.1);
-    let simulator = start(Settings { faults, latency, ..Settings::default() }).await;
+    let latency = SimulatedLatency { base_ms: 150.0, sigma: 0.5, ..SimulatedLatency::default() };
+    let faults = FaultRates::spread(0.1);
+    let simulator =
+        start(SimulatorSettings { faults, latency, ..SimulatorSettings::default() }).await;
     let place = Place::new();
     let config = format!(
         "[state]\nlock_seconds = 3\n[[deployments]]\nname = \"sim\"\n\
@@ -101,10 +102,10 @@ fn eventful(place: &Place) {
 }
 
 async fn worked(place: &Place) -> Value {
-    let settings = Settings {
-        faults: Faults { rate_429: 0.03, rate_503: 0.2, ..Faults::default() },
-        latency: Latency { base_ms: 40.0, sigma: 0.6, ..Latency::default() },
-        ..Settings::default()
+    let settings = SimulatorSettings {
+        faults: FaultRates { rate_429: 0.03, rate_503: 0.2, ..FaultRates::default() },
+        latency: SimulatedLatency { base_ms: 40.0, sigma: 0.6, ..SimulatedLatency::default() },
+        ..SimulatorSettings::default()
     };
     let simulator = start(settings).await;
     let config = format!(

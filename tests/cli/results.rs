@@ -6,14 +6,14 @@
 use std::process::Command;
 use test_support as support;
 
-use promptmill::simulator::Settings;
+use promptmill::simulator::SimulatorSettings;
 use serde_json::Value;
 use support::cli::{Place, chat};
 use support::service::Service;
 
 /// Thirty answers and one refusal, in Japanese.
 fn place() -> (Place, Service) {
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = Place::new();
     let config = format!("[[deployments]]\nname = \"sim\"\nendpoint = \"{}\"\n", service.url());
     let mut lines: String = (0..30)

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::Stdio;
 use test_support as support;
 
-use promptmill::simulator::{Faults, Settings};
+use promptmill::simulator::{FaultRates, SimulatorSettings};
 use serde_json::{Value, json};
 use support::cli::{Ended, Place, chat, chats};
 use support::service::{Service, wait_until};
@@ -95,7 +95,7 @@ fn compressed_files_and_standard_input_are_read() {
 
 #[test]
 fn running_again_pays_nothing_and_a_longer_input_pays_only_what_is_new() {
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = Place::new();
     place.write("in.jsonl", chats(30));
     let url = service.url();
@@ -144,8 +144,8 @@ fn refused_jobs_go_to_the_error_file_with_the_services_words() {
 
 #[test]
 fn jobs_whose_tries_are_used_up_are_dead_with_the_last_error() {
-    let faults = Faults { rate_500: 1.0, ..Faults::default() };
-    let service = Service::start(Settings { faults, ..Settings::default() });
+    let faults = FaultRates { rate_500: 1.0, ..FaultRates::default() };
+    let service = Service::start(SimulatorSettings { faults, ..SimulatorSettings::default() });
     let place = Place::new();
     place.write("in.jsonl", chats(3));
     let mut command = place.command(&["run", "in.jsonl", "--endpoint", &service.url()]);
@@ -167,7 +167,8 @@ fn jobs_whose_tries_are_used_up_are_dead_with_the_last_error() {
 #[test]
 fn a_wrong_key_ends_the_run_with_nothing_lost_or_failed() {
     let key = Some("right".to_owned().into());
-    let service = Service::start(Settings { api_key: key, ..Settings::default() });
+    let service =
+        Service::start(SimulatorSettings { api_key: key, ..SimulatorSettings::default() });
     let place = Place::new();
     place.write("in.jsonl", chats(20)).write("key", "right\n");
     let url = service.url();
@@ -185,7 +186,8 @@ fn a_wrong_key_ends_the_run_with_nothing_lost_or_failed() {
 #[test]
 fn a_key_is_in_no_log_line_even_at_trace_level() {
     let key = Some("s3cret-key".to_owned().into());
-    let service = Service::start(Settings { api_key: key, ..Settings::default() });
+    let service =
+        Service::start(SimulatorSettings { api_key: key, ..SimulatorSettings::default() });
     let place = Place::new();
     place.write("in.jsonl", chats(5));
     let mut command = place.command(&["run", "in.jsonl", "--endpoint", &service.url()]);
@@ -212,8 +214,8 @@ fn an_endpoint_that_is_not_there_is_named_and_nothing_is_lost() {
 
 #[test]
 fn the_second_process_on_a_state_directory_is_told_who_holds_it() {
-    let faults = Faults { rate_hang: 1.0, ..Faults::default() };
-    let service = Service::start(Settings { faults, ..Settings::default() });
+    let faults = FaultRates { rate_hang: 1.0, ..FaultRates::default() };
+    let service = Service::start(SimulatorSettings { faults, ..SimulatorSettings::default() });
     let place = Place::new();
     place.write("in.jsonl", chats(2));
     let url = service.url();
@@ -240,7 +242,7 @@ fn a_request_larger_than_the_quota_fails_and_says_why() {
 
 #[test]
 fn a_passed_deadline_expires_without_a_call() {
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = Place::new();
     let mut late = chat("late", "x", 10);
     late["deadline"] = "2020-01-01T00:00:00Z".into();

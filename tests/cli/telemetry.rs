@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use test_support as support;
 
-use promptmill::simulator::{Faults, Settings};
+use promptmill::simulator::{FaultRates, SimulatorSettings};
 use serde_json::Value;
 use support::broker;
 use support::cli::{Ended, Place, chat};
@@ -58,8 +58,8 @@ fn through(place: &Place, env: &[(&str, &str)]) -> Vec<Ended> {
 #[test]
 fn a_job_is_one_trace_over_two_processes_by_the_conventions() {
     let Some(receiver) = receiver() else { return };
-    let faults = Faults { rate_500: 0.2, rate_429: 0.1, ..Faults::default() };
-    let service = Service::start(Settings { faults, ..Settings::default() });
+    let faults = FaultRates { rate_500: 0.2, rate_429: 0.1, ..FaultRates::default() };
+    let service = Service::start(SimulatorSettings { faults, ..SimulatorSettings::default() });
     let place = place(&service, "");
     let env = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url()),
@@ -215,7 +215,7 @@ fn documented(receiver: &Receiver) {
 async fn over_service_bus_a_trace_goes_on_where_others_began_it() {
     let Some(receiver) = receiver() else { return };
     let simulator =
-        promptmill::simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default());
+        promptmill::simulator::start("127.0.0.1:0".parse().unwrap(), SimulatorSettings::default());
     let simulator = simulator.await.unwrap();
     let broker = broker::start(broker::jobs()).await;
     let place = Place::new();
@@ -263,7 +263,7 @@ async fn over_service_bus_a_trace_goes_on_where_others_began_it() {
 #[test]
 fn content_is_told_to_those_who_switched_it_on() {
     let Some(receiver) = receiver() else { return };
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let telemetry = format!("[telemetry]\nendpoint = \"{}\"\ncontent = true\n", receiver.url());
     let place = place(&service, &telemetry);
     through(&place, &[("OTEL_SERVICE_NAME", "night-shift")]);
@@ -280,7 +280,7 @@ fn content_is_told_to_those_who_switched_it_on() {
 #[test]
 fn of_a_sampled_part_the_traces_are_whole() {
     let Some(receiver) = receiver() else { return };
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = place(&service, "");
     let env = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url()),
@@ -298,7 +298,7 @@ fn of_a_sampled_part_the_traces_are_whole() {
 
 #[test]
 fn a_receiver_that_is_away_costs_telemetry_and_nothing_else() {
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = place(&service, "");
     // A port that was free a moment ago refuses; the other takes connections and never answers.
     let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -9,7 +9,7 @@
 use std::time::Duration;
 use test_support as support;
 
-use promptmill::simulator::Settings;
+use promptmill::simulator::SimulatorSettings;
 use serde_json::{Value, json};
 use support::cli::{Place, chats};
 use support::peer::Peer;
@@ -55,7 +55,7 @@ fn one_end(lines: &[Value]) -> &Value {
 #[test]
 fn of_three_workers_one_tells_the_end_until_it_is_heard() {
     let Some(receiver) = receiver(2) else { return };
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = place(&service, &receiver.url);
     enqueue(&place);
     let workers: Vec<_> = (0..3).map(|_| place.spawn(&["work", "--drain"])).collect();
@@ -81,7 +81,7 @@ fn of_three_workers_one_tells_the_end_until_it_is_heard() {
 #[test]
 fn what_was_not_heard_is_told_by_the_next_worker_under_the_same_id() {
     let Some(receiver) = receiver(1_000) else { return };
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = place(&service, &receiver.url);
     enqueue(&place);
     let mut doomed = place.spawn(&["work", "--drain"]);
@@ -105,7 +105,7 @@ fn what_was_not_heard_is_told_by_the_next_worker_under_the_same_id() {
 #[test]
 fn a_worker_that_goes_on_tells_of_each_batch_when_it_ends() {
     let Some(receiver) = receiver(0) else { return };
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = place(&service, &receiver.url);
     let mut worker = place.spawn(&["work"]);
     enqueue(&place);
@@ -119,7 +119,7 @@ fn a_worker_that_goes_on_tells_of_each_batch_when_it_ends() {
 #[test]
 fn run_tells_when_its_results_are_written() {
     let Some(receiver) = receiver(0) else { return };
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = place(&service, &receiver.url);
     let ended = place.run(&["run", "in.jsonl", "--batch", "night"]);
     assert_eq!(ended.code, Some(0), "{}", ended.err);
@@ -130,7 +130,7 @@ fn run_tells_when_its_results_are_written() {
 #[test]
 fn a_cancelled_batch_is_told_of_when_its_last_job_has_ended() {
     let Some(receiver) = receiver(0) else { return };
-    let service = Service::start(Settings::default());
+    let service = Service::start(SimulatorSettings::default());
     let place = place(&service, &receiver.url);
     enqueue(&place);
     let cancelled = place.run(&["cancel", "night"]);

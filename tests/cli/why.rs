@@ -7,14 +7,14 @@ use test_support as support;
 #[allow(dead_code, reason = "each test binary takes what it needs")]
 use test_support::cosmos as cosmos_support;
 
-use promptmill::simulator::{self, Faults, Latency, Settings, Simulator};
+use promptmill::simulator::{self, FaultRates, SimulatedLatency, Simulator, SimulatorSettings};
 use serde_json::Value;
 use support::broker;
 use support::cli::{Place, Running, chat, chats};
 
 const LONG: Duration = Duration::from_secs(60);
 
-async fn start(settings: Settings) -> Simulator {
+async fn start(settings: SimulatorSettings) -> Simulator {
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
 }
 
@@ -62,7 +62,8 @@ fn end(mut worker: Running) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_in_line_wait_for_the_tokens_of_a_deployment() {
-    let simulator = start(Settings { tpm: Some(6_000), ..Settings::default() }).await;
+    let simulator =
+        start(SimulatorSettings { tpm: Some(6_000), ..SimulatorSettings::default() }).await;
     let place = night(&simulator, 60, "");
     let worker = place.spawn(&["work"]);
     let said = until_said(&place, &["night"], &["waits for tokens", "in line"]).await;
@@ -84,8 +85,8 @@ async fn jobs_in_line_wait_for_the_tokens_of_a_deployment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_that_a_429_asked_for_is_told() {
-    let faults = Faults { rate_429: 1.0, ..Faults::default() };
-    let simulator = start(Settings { faults, ..Settings::default() }).await;
+    let faults = FaultRates { rate_429: 1.0, ..FaultRates::default() };
+    let simulator = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
     let place = night(&simulator, 5, "");
     let worker = place.spawn(&["work"]);
     until_said(&place, &["night"], &["paused by a 429's retry-after"]).await;
@@ -94,8 +95,8 @@ async fn a_pause_that_a_429_asked_for_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_try_is_told_and_then_the_dead_letter() {
-    let faults = Faults { rate_503: 1.0, ..Faults::default() };
-    let simulator = start(Settings { faults, ..Settings::default() }).await;
+    let faults = FaultRates { rate_503: 1.0, ..FaultRates::default() };
+    let simulator = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
     let place = night(&simulator, 1, "[worker]\nmax_tries = 4");
     let mut worker = place.spawn(&["work", "--drain"]);
     let tried = ["try 1 failed", "try 2 failed", "try 3 failed"];
@@ -117,8 +118,8 @@ async fn a_failed_try_is_told_and_then_the_dead_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_in_flight_is_told_with_its_deployment() {
-    let latency = Latency { base_ms: 60_000.0, ..Latency::default() };
-    let simulator = start(Settings { latency, ..Settings::default() }).await;
+    let latency = SimulatedLatency { base_ms: 60_000.0, ..SimulatedLatency::default() };
+    let simulator = start(SimulatorSettings { latency, ..SimulatorSettings::default() }).await;
     let place = night(&simulator, 1, "");
     let worker = place.spawn(&["work"]);
     until_said(&place, &["job-0"], &["in flight at east", "held by worker"]).await;
@@ -128,7 +129,7 @@ async fn a_call_in_flight_is_told_with_its_deployment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_worker_the_queue_tells_and_pauses_are_named() {
-    let simulator = start(Settings::default()).await;
+    let simulator = start(SimulatorSettings::default()).await;
     let place = night(&simulator, 3, "");
     let said = place.run(&["why", "job-2"]).out;
     assert!(said.contains("in the queue, not handed out yet; 2 before it"), "{said}");
@@ -151,8 +152,8 @@ async fn without_a_worker_the_queue_tells_and_pauses_are_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_on_azure_answer_as_well() {
-    let latency = Latency { base_ms: 60_000.0, ..Latency::default() };
-    let simulator = start(Settings { latency, ..Settings::default() }).await;
+    let latency = SimulatedLatency { base_ms: 60_000.0, ..SimulatedLatency::default() };
+    let simulator = start(SimulatorSettings { latency, ..SimulatorSettings::default() }).await;
     let broker = broker::start(broker::jobs()).await;
     let host = cosmos_support::own_host().await;
     let place = Place::new();

@@ -9,7 +9,7 @@ use test_support as support;
 #[allow(dead_code, reason = "each test binary takes what it needs")]
 use test_support::cosmos as cosmos_support;
 
-use promptmill::simulator::{Faults, Latency, Settings};
+use promptmill::simulator::{FaultRates, SimulatedLatency, SimulatorSettings};
 use serde_json::Value;
 use support::azurite::{Azurite, Filler};
 use support::broker;
@@ -28,7 +28,7 @@ const COMBINED: &str = "model = \"gpt-4.1-mini\"\npart_tokens = 40\n\
     [parameters]\nmax_completion_tokens = 40\n\
     [reduce]\nprompt = \"Make one of: {% for a in answers %}<{{ a }}> {% endfor %}\"\ngroup_tokens = 100\n";
 
-fn service(settings: Settings) -> Service {
+fn service(settings: SimulatorSettings) -> Service {
     Service::start(settings)
 }
 
@@ -85,7 +85,7 @@ fn requests(service: &Service) -> u64 {
 
 #[test]
 fn only_what_changed_is_called() {
-    let service = service(Settings::default());
+    let service = service(SimulatorSettings::default());
     let place = place(12, COMBINED);
     let first = place.run(&night(&service.url(), &[]));
     assert_eq!(first.code, Some(0), "{}", first.err);
@@ -123,9 +123,12 @@ fn only_what_changed_is_called() {
 
 #[test]
 fn a_night_that_is_killed_goes_on_and_pays_nothing_known_twice() {
-    let latency = Latency { base_ms: 80.0, ..Latency::default() };
-    let service =
-        service(Settings { latency, faults: Faults::spread(0.05), ..Settings::default() });
+    let latency = SimulatedLatency { base_ms: 80.0, ..SimulatedLatency::default() };
+    let service = service(SimulatorSettings {
+        latency,
+        faults: FaultRates::spread(0.05),
+        ..SimulatorSettings::default()
+    });
     let place = place(14, COMBINED);
     let url = service.url();
     // While parts are asked, and while they are combined: of 6 parts each, 84 in all.
@@ -168,7 +171,7 @@ const SCHEMA: &str = r#"{"type": "object", "additionalProperties": false,
 
 #[test]
 fn answers_that_do_not_fit_are_mended_once_or_told() {
-    let service = service(Settings { misfits: 0.4, ..Settings::default() });
+    let service = service(SimulatorSettings { misfits: 0.4, ..SimulatorSettings::default() });
     let place = place(60, EXTRACTING);
     place.write("s.json", SCHEMA);
     let ended = place.run(&night(&service.url(), &[]));
@@ -186,7 +189,10 @@ fn answers_that_do_not_fit_are_mended_once_or_told() {
             state => {
                 assert_eq!(state, "failed");
                 let error = row["error"].as_str().unwrap();
-                assert!(error.contains("even mended") && error.contains("not JSON"), "{error}");
+                assert!(
+                    error.contains("even after a repair") && error.contains("not JSON"),
+                    "{error}"
+                );
             }
         }
     }
@@ -209,7 +215,7 @@ fn answers_that_do_not_fit_are_mended_once_or_told() {
 
 #[test]
 fn what_can_not_be_read_is_told_and_the_rest_is_done() {
-    let service = service(Settings::default());
+    let service = service(SimulatorSettings::default());
     let recipe = "model = \"gpt-4.1-mini\"\nprompt = \"{{ metadata.kind }} {{ text }}{{ row }}\"\n\
                   [parameters]\nmax_completion_tokens = 9\n";
     let place = place(2, recipe);
@@ -228,7 +234,7 @@ fn what_can_not_be_read_is_told_and_the_rest_is_done() {
 
 #[test]
 fn a_recipe_or_a_time_that_can_not_be_is_refused_before_anything_is_asked() {
-    let service = service(Settings::default());
+    let service = service(SimulatorSettings::default());
     let place = place(3, COMBINED);
     let url = service.url();
     let refused = |args: &[&str], code: i32, says: &str| {
@@ -263,7 +269,7 @@ fn a_recipe_or_a_time_that_can_not_be_is_refused_before_anything_is_asked() {
 
 #[test]
 fn a_night_that_nobody_works_ends_with_its_time_and_says_that_it_was_missed() {
-    let service = service(Settings::default());
+    let service = service(SimulatorSettings::default());
     let place = place(2, COMBINED);
     let soon = (jiff::Timestamp::now() + Duration::from_secs(3)).to_string();
     place.write(
@@ -316,8 +322,8 @@ fn night_for_workers(place: &Place, service: &Service) {
 }
 
 fn slow() -> Service {
-    let latency = Latency { base_ms: 60.0, ..Latency::default() };
-    service(Settings { latency, ..Settings::default() })
+    let latency = SimulatedLatency { base_ms: 60.0, ..SimulatedLatency::default() };
+    service(SimulatorSettings { latency, ..SimulatorSettings::default() })
 }
 
 fn deployment(service: &Service) -> String {
@@ -374,7 +380,7 @@ fn a_store_that_is_away_for_a_while_holds_a_night_up_and_ends_it_not() {
     let mut night = place.spawn(&args);
     wait_until(|| service.ledger().answered >= 10);
     host.pause();
-    wait_for(LONG, || night.log().contains("the night waits"));
+    wait_for(LONG, || night.log().contains("queue or store unavailable: the night waits"));
     host.resume();
     wait_for(LONG, || !night.is_running());
     let ended = night.wait();
@@ -392,7 +398,7 @@ fn unchanged_blobs_are_neither_downloaded_nor_asked() {
     for n in 0..5 {
         filler.put(&format!("reports/{n}.md"), &text(n));
     }
-    let service = service(Settings::default());
+    let service = service(SimulatorSettings::default());
     let place = Place::new();
     place.write("r.toml", COMBINED);
     let signature = filler.sas("rl", 1);

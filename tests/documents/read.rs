@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use promptmill::reader::{Content, Document, Limits, ReadError, read, read_apart};
+use promptmill::reader::{Document, DocumentContent, ReadError, ReadLimits, read, read_sandboxed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -34,32 +34,32 @@ fn samples() -> Vec<PathBuf> {
 }
 
 /// A file of these bytes, read under its name.
-async fn read_bytes(name: &str, bytes: &[u8], limits: &Limits) -> Result<Document, ReadError> {
+async fn read_bytes(name: &str, bytes: &[u8], limits: &ReadLimits) -> Result<Document, ReadError> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("document");
     std::fs::write(&path, bytes).unwrap();
-    read_apart(program(), &path, name, limits).await
+    read_sandboxed(program(), &path, name, limits).await
 }
 
 async fn read_sample(name: &str) -> Result<Document, ReadError> {
-    read_apart(program(), &sample(name), name, &Limits::default()).await
+    read_sandboxed(program(), &sample(name), name, &ReadLimits::default()).await
 }
 
-async fn refused(name: &str, bytes: &[u8], limits: &Limits) -> String {
+async fn refused(name: &str, bytes: &[u8], limits: &ReadLimits) -> String {
     let read = read_bytes(name, bytes, limits).await;
     read.expect_err(name).to_string()
 }
 
 fn text(document: &Document) -> &str {
     match &document.content {
-        Content::Text { text, .. } => text,
+        DocumentContent::Text { text, .. } => text,
         other => panic!("{other:?}"),
     }
 }
 
 fn rows(document: &Document) -> Value {
     match &document.content {
-        Content::Rows(rows) => json!(rows),
+        DocumentContent::Rows(rows) => json!(rows),
         other => panic!("{other:?}"),
     }
 }
@@ -91,7 +91,7 @@ async fn a_word_document_keeps_its_headings_lists_and_tables() {
     let report = read_sample("report.docx").await.unwrap();
     assert_eq!(
         report.content,
-        Content::Text {
+        DocumentContent::Text {
             text: format!(
                 "# 夜間処理の手引き\n\n# はじめに\n\n{FIRST}\n\n## 手順\n\n\
                  1. 取り込む\n2. 割る\n3. 尋ねる\n- とくに大切\n\n\
@@ -168,20 +168,20 @@ async fn pages_rows_and_images_are_read_too() {
     for name in ["shift-jis.html", "euc-jp.html"] {
         let page = read_sample(name).await.unwrap();
         let is = format!("# 夜間処理の手引き\n\n{FIRST}\n\n## 手順\n\n1. 取り込む\n2. 割る\n");
-        assert_eq!(page.content, Content::Text { text: is, markdown: true }, "{name}");
+        assert_eq!(page.content, DocumentContent::Text { text: is, markdown: true }, "{name}");
     }
     let table = rows(&read_sample("shift-jis.csv").await.unwrap());
     assert_eq!(table[0], json!({"品名": "りんご", "数量": "3", "備考": "赤, 甘い"}));
     let image = read_sample("white.png").await.unwrap();
     let bytes = std::fs::read(sample("white.png")).unwrap().into();
-    assert_eq!(image.content, Content::Image { media_type: "image/png".into(), bytes });
+    assert_eq!(image.content, DocumentContent::Image { media_type: "image/png".into(), bytes });
     let again: Document = serde_json::from_value(json!(image)).unwrap();
     assert_eq!(again, image);
 }
 
 #[tokio::test]
 async fn a_wrong_name_is_noted_or_refused() {
-    let limits = Limits::default();
+    let limits = ReadLimits::default();
     let cid = std::fs::read(sample("cid.pdf")).unwrap();
     let named = read_bytes("manual.docx", &cid, &limits).await.unwrap();
     assert_eq!(named.metadata["kind"], "pdf");
@@ -200,7 +200,7 @@ async fn a_wrong_name_is_noted_or_refused() {
 
 #[tokio::test]
 async fn protected_cut_and_empty_files_say_so() {
-    let limits = Limits::default();
+    let limits = ReadLimits::default();
     for name in ["protected.pdf", "protected.xlsx"] {
         let told = read_sample(name).await.unwrap_err().to_string();
         assert!(told.contains("protected by a password"), "{name}: {told}");
@@ -249,7 +249,7 @@ fn word(text: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn bombs_are_refused_before_they_go_off() {
-    let limits = Limits { unpacked_bytes: 1 << 20, ..Limits::default() };
+    let limits = ReadLimits { unpacked_bytes: 1 << 20, ..ReadLimits::default() };
     let mut bomb = word(&vec![b' '; 4 << 20]);
     assert!(bomb.len() < 16 << 10, "{}", bomb.len());
     let told = refused("bomb.docx", &bomb, &limits).await;
@@ -281,7 +281,8 @@ async fn a_huge_file_is_refused_unread() {
         let path = folder.path().join(name);
         // It takes no room on the disk.
         std::fs::File::create(&path).unwrap().set_len(200 << 20).unwrap();
-        let told = read_apart(program(), &path, name, &Limits::default()).await.unwrap_err();
+        let told =
+            read_sandboxed(program(), &path, name, &ReadLimits::default()).await.unwrap_err();
         assert!(matches!(told, ReadError::TooLarge { limit } if limit == 32 << 20), "{told}");
     }
 }
@@ -290,7 +291,7 @@ async fn a_huge_file_is_refused_unread() {
 #[tokio::test]
 async fn a_reader_gets_no_more_memory_than_it_may_have() {
     let page = "<p>text</p>".repeat(2 << 20).into_bytes();
-    let limits = Limits { memory_bytes: 40 << 20, ..Limits::default() };
+    let limits = ReadLimits { memory_bytes: 40 << 20, ..ReadLimits::default() };
     assert!(page.len() > 20 << 20 && (page.len() as u64) < limits.file_bytes);
     let told = read_bytes("large.html", &page, &limits).await.unwrap_err();
     assert!(matches!(told, ReadError::TooMuchMemory { limit } if limit == 40 << 20), "{told}");
@@ -316,7 +317,7 @@ fn page(program: &[u8]) -> Vec<u8> {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_pdf_that_unpacks_to_more_than_its_reader_may_have_is_told() {
-    let limits = Limits { memory_bytes: 24 << 20, ..Limits::default() };
+    let limits = ReadLimits { memory_bytes: 24 << 20, ..ReadLimits::default() };
     let small = page(b"BT /F 12 Tf 72 700 Td (Night) Tj ET");
     assert_eq!(text(&read_bytes("small.pdf", &small, &limits).await.unwrap()), "Night\n");
     let bomb = page(&vec![b' '; 32 << 20]);
@@ -327,7 +328,7 @@ async fn a_pdf_that_unpacks_to_more_than_its_reader_may_have_is_told() {
 
 #[tokio::test]
 async fn deep_nesting_is_read_in_a_line() {
-    let limits = Limits::default();
+    let limits = ReadLimits::default();
     let page = "<div><table><tr><td><ul><li>".repeat(10_000) + "end";
     let read = read_bytes("deep.html", page.as_bytes(), &limits).await.unwrap();
     assert!(text(&read).contains("end"));
@@ -355,9 +356,10 @@ fn instead(folder: &TempDir, does: &str) -> PathBuf {
 #[tokio::test]
 async fn whatever_a_reader_does_costs_its_document_alone() {
     let folder = TempDir::new().unwrap();
-    let limits = Limits { time: Duration::from_millis(500), text_bytes: 1000, ..Limits::default() };
-    let patient = Limits { time: Duration::from_secs(30), ..limits.clone() };
-    let cases: [(&str, &Limits, &str); 6] = [
+    let limits =
+        ReadLimits { time: Duration::from_millis(500), text_bytes: 1000, ..ReadLimits::default() };
+    let patient = ReadLimits { time: Duration::from_secs(30), ..limits.clone() };
+    let cases: [(&str, &ReadLimits, &str); 6] = [
         ("exec /bin/sleep 600", &limits, "took longer than 0.5 s"),
         ("while :; do echo more; done", &patient, "more than 1000 bytes of text"),
         ("kill -SEGV $$", &patient, "its reader died (signal: 11"),
@@ -375,11 +377,12 @@ async fn whatever_a_reader_does_costs_its_document_alone() {
     ];
     for (does, limits, said) in cases {
         let program = instead(&folder, does);
-        let told = read_apart(&program, &sample("cid.pdf"), "cid.pdf", limits).await.unwrap_err();
+        let told =
+            read_sandboxed(&program, &sample("cid.pdf"), "cid.pdf", limits).await.unwrap_err();
         assert!(told.to_string().contains(said), "{does}: {told}");
     }
     let gone = folder.path().join("gone");
-    let told = read_apart(&gone, &sample("cid.pdf"), "cid.pdf", &limits).await.unwrap_err();
+    let told = read_sandboxed(&gone, &sample("cid.pdf"), "cid.pdf", &limits).await.unwrap_err();
     assert!(matches!(told, ReadError::Start(_)), "{told}");
 }
 
@@ -388,7 +391,8 @@ async fn whatever_a_reader_does_costs_its_document_alone() {
 async fn a_reader_gets_no_keys() {
     let folder = TempDir::new().unwrap();
     let program = instead(&folder, "/usr/bin/env >&2; exit 1");
-    let told = read_apart(&program, &sample("cid.pdf"), "cid.pdf", &Limits::default()).await;
+    let told =
+        read_sandboxed(&program, &sample("cid.pdf"), "cid.pdf", &ReadLimits::default()).await;
     let told = told.unwrap_err().to_string();
     // Its shell sets these itself.
     assert!(told.contains("PWD=") && !told.contains("CARGO"), "{told}");
@@ -401,7 +405,7 @@ fn asked(variable: &str, default: usize) -> usize {
 
 #[tokio::test]
 async fn damaged_documents_cost_no_more_than_their_limits() {
-    let limits = Limits { time: Duration::from_secs(20), ..Limits::default() };
+    let limits = ReadLimits { time: Duration::from_secs(20), ..ReadLimits::default() };
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = move |below: usize| {
         random ^= random << 13;
@@ -452,7 +456,7 @@ async fn every_file_of_a_folder_is_read_or_refused() {
                 continue;
             }
             let name = path.to_string_lossy().into_owned();
-            match read_apart(program(), &path, &name, &Limits::default()).await {
+            match read_sandboxed(program(), &path, &name, &ReadLimits::default()).await {
                 Ok(_) => done += 1,
                 Err(error @ (ReadError::Died { .. } | ReadError::Start(_))) => {
                     panic!("{name}: {error}")
@@ -471,6 +475,6 @@ async fn every_file_of_a_folder_is_read_or_refused() {
 #[test]
 fn reading_in_this_process_gives_the_same() {
     let name = "report.docx";
-    let document = read(&sample(name), name, &Limits::default()).unwrap();
+    let document = read(&sample(name), name, &ReadLimits::default()).unwrap();
     assert!(text(&document).starts_with("# 夜間処理の手引き\n"));
 }

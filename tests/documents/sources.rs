@@ -10,7 +10,9 @@ use test_support as support;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use promptmill::documents::source::{BlobSettings, Container, Listed, Source, SourceError};
+use promptmill::documents::source::{
+    BlobContainer, BlobSettings, DocumentSource, DocumentSourceError, ListedDocument,
+};
 use serde_json::json;
 use support::azurite::{Azurite, Filler};
 use support::certificates;
@@ -28,15 +30,18 @@ fn emulator(sas: &str) -> BlobSettings {
     BlobSettings { sas, emulator: true, ..BlobSettings::default() }
 }
 
-async fn list(source: &Source) -> Result<Vec<Listed>, SourceError> {
+async fn list(source: &DocumentSource) -> Result<Vec<ListedDocument>, DocumentSourceError> {
     source.list(&["**/*".into()], &[]).await
 }
 
-fn names(found: &[Listed]) -> Vec<&str> {
+fn names(found: &[ListedDocument]) -> Vec<&str> {
     found.iter().map(|listed| listed.name.as_str()).collect()
 }
 
-async fn text(source: &Source, listed: &Listed) -> Result<String, SourceError> {
+async fn text(
+    source: &DocumentSource,
+    listed: &ListedDocument,
+) -> Result<String, DocumentSourceError> {
     let scratch = tempfile::tempdir().unwrap();
     let fetched = source.fetch(listed, LIMIT, scratch.path()).await?;
     let text = std::fs::read_to_string(&*fetched).unwrap();
@@ -62,11 +67,11 @@ async fn all_blobs_are_listed_and_only_changed_ones_need_a_download() {
     filler.tell(&json!(["put_many", many]));
     let settings = emulator(&filler.sas("rl", 1));
     let url = azurite.container("docs");
-    let container = Container::open(&url, &settings).await.unwrap();
+    let container = BlobContainer::open(&url, &settings).await.unwrap();
     let page = NonZeroU32::new(7).filter(|_| many < 5_000);
-    let container = page.into_iter().fold(container, Container::with_page);
-    let source = Source::Container(container);
-    assert!(source.knows_versions());
+    let container = page.into_iter().fold(container, BlobContainer::with_page_size);
+    let source = DocumentSource::Container(container);
+    assert!(source.has_reliable_versions());
 
     let first = list(&source).await.unwrap();
     let theirs = filler.tell(&json!(["names"]));
@@ -78,7 +83,7 @@ async fn all_blobs_are_listed_and_only_changed_ones_need_a_download() {
     for listed in first.iter().filter(|listed| odd.contains(&listed.name.as_str())) {
         assert_eq!(text(&source, listed).await.unwrap(), listed.name);
     }
-    let below = Source::open(&format!("{url}/規程"), &settings).await.unwrap();
+    let below = DocumentSource::open(&format!("{url}/規程"), &settings).await.unwrap();
     assert_eq!(names(&list(&below).await.unwrap()), ["%E8%A6%8F.md", "就業 規則.md"]);
 
     filler.put("a+b&c.txt", "changed");
@@ -102,7 +107,7 @@ async fn a_blob_that_cannot_be_had_says_why_and_leaves_the_others_alone() {
     filler.put("6 empty", "");
     filler.tell(&json!(["archive", "1 archived"]));
     let settings = emulator(&format!("?{}", filler.sas("rl", 1)));
-    let source = Source::open(&azurite.container("docs"), &settings).await.unwrap();
+    let source = DocumentSource::open(&azurite.container("docs"), &settings).await.unwrap();
     let found = list(&source).await.unwrap();
     filler.put("2 changed", "to this");
     filler.tell(&json!(["delete", "3 gone"]));
@@ -110,13 +115,13 @@ async fn a_blob_that_cannot_be_had_says_why_and_leaves_the_others_alone() {
     for listed in &found {
         had.push(text(&source, listed).await);
     }
-    assert!(matches!(had[0], Err(SourceError::Archived)), "{:?}", had[0]);
-    assert!(matches!(had[1], Err(SourceError::Changed)), "{:?}", had[1]);
-    assert!(matches!(had[2], Err(SourceError::Vanished)), "{:?}", had[2]);
-    assert!(matches!(had[3], Err(SourceError::TooLarge { .. })), "{:?}", had[3]);
+    assert!(matches!(had[0], Err(DocumentSourceError::Archived)), "{:?}", had[0]);
+    assert!(matches!(had[1], Err(DocumentSourceError::Changed)), "{:?}", had[1]);
+    assert!(matches!(had[2], Err(DocumentSourceError::Vanished)), "{:?}", had[2]);
+    assert!(matches!(had[3], Err(DocumentSourceError::TooLarge { .. })), "{:?}", had[3]);
     assert_eq!(had[4].as_ref().unwrap(), "5 well.pdf");
     assert_eq!(had[5].as_ref().unwrap(), "");
-    assert!(had[..4].iter().all(|had| had.as_ref().unwrap_err().is_the_documents()));
+    assert!(had[..4].iter().all(|had| had.as_ref().unwrap_err().is_document_error()));
     let scratch = tempfile::tempdir().unwrap();
     let fetched = source.fetch(&found[4], LIMIT, scratch.path()).await.unwrap();
     assert_eq!(fetched.extension().unwrap(), "pdf", "readers go by it");
@@ -139,9 +144,9 @@ async fn what_the_service_refuses_is_told_with_its_mend_and_without_the_signatur
         (&url, emulator(&well.replace("sig=", "sig=x")), "SAS"),
         (&azurite.container("other"), emulator(&well), "SAS"),
     ] {
-        let source = Source::open(url, &settings).await.unwrap();
+        let source = DocumentSource::open(url, &settings).await.unwrap();
         let error = list(&source).await.unwrap_err();
-        assert!(matches!(error, SourceError::Refused { .. }), "{error:?}");
+        assert!(matches!(error, DocumentSourceError::Refused { .. }), "{error:?}");
         assert!(error.to_string().contains(said), "{said}: {error}");
         secrets::check(&format!("{error} {error:?}"));
     }
@@ -259,8 +264,8 @@ fn blob(name: &str, more: &str) -> String {
     )
 }
 
-async fn open(url: &str) -> Source {
-    Source::open(url, &emulator("sv=2026&sig=s3cret")).await.unwrap()
+async fn open(url: &str) -> DocumentSource {
+    DocumentSource::open(url, &emulator("sv=2026&sig=s3cret")).await.unwrap()
 }
 
 #[tokio::test]
@@ -288,7 +293,7 @@ async fn a_service_that_stays_away_is_given_up_and_the_url_is_not_told() {
     let (broken, away) = tokio::join!(list(&broken), list(&nobody));
     assert_eq!(serving.await.unwrap().len(), 5);
     for (error, said) in [(broken.unwrap_err(), "500"), (away.unwrap_err(), "refused")] {
-        assert!(error.is_passing() && !error.is_the_documents(), "{error:?}");
+        assert!(error.is_transient() && !error.is_document_error(), "{error:?}");
         assert!(error.to_string().contains(said), "{error}");
         secrets::check(&format!("{error} {error:?}"));
     }
@@ -323,7 +328,7 @@ async fn a_page_for_people_in_place_of_a_listing_is_told() {
     let page = "<html><body>Sign in to the guest network</body></html>";
     let (url, _serving) = scripted(vec![answer("200 OK", page.len(), page)]).await;
     let error = list(&open(&url).await).await.unwrap_err();
-    assert!(matches!(error, SourceError::Answer(_)), "{error:?}");
+    assert!(matches!(error, DocumentSourceError::InvalidResponse(_)), "{error:?}");
 }
 
 #[tokio::test]
@@ -332,8 +337,8 @@ async fn a_folder_is_a_source_like_any_other() {
     std::fs::write(folder.path().join("b.md"), "b").unwrap();
     std::fs::write(folder.path().join("a.txt"), "a").unwrap();
     let given = folder.path().to_str().unwrap();
-    let source = Source::open(given, &BlobSettings::default()).await.unwrap();
-    assert!(!source.knows_versions());
+    let source = DocumentSource::open(given, &BlobSettings::default()).await.unwrap();
+    assert!(!source.has_reliable_versions());
     let found = source.list(&["**/*".into()], &["*.md".into()]).await.unwrap();
     assert_eq!(names(&found), ["a.txt"]);
     let fetched = source.fetch(&found[0], LIMIT, Path::new("not needed")).await.unwrap();

@@ -8,13 +8,13 @@ use std::time::Duration;
 use test_support::pool;
 
 use pool::{Flex, Report, Scene, Service, Sizes};
-use promptmill::admission::deployment::Limits;
-use promptmill::admission::deployment::Service::{Flex as FlexTier, Provisioned};
+use promptmill::admission::deployment::DeploymentLimits;
+use promptmill::admission::deployment::ServiceKind::{Flex as FlexTier, Provisioned};
 
 const MIXED: Sizes = Sizes::Mixed(50, 8_000);
 
-fn told(tpm: Option<u64>) -> Limits {
-    Limits { tpm, concurrency: 256, ..Limits::default() }
+fn told(tpm: Option<u64>) -> DeploymentLimits {
+    DeploymentLimits { tpm, concurrency: 256, ..DeploymentLimits::default() }
 }
 
 fn one(tpm: u64) -> Service {
@@ -120,7 +120,7 @@ fn a_failing_deployment_slows_no_other() {
 
 #[test]
 fn a_reserve_is_left_free_and_others_are_let_pass() {
-    let told = Limits { reserve: 0.2, ..told(Some(300_000)) };
+    let told = DeploymentLimits { reserve: 0.2, ..told(Some(300_000)) };
     let report = Scene::of(vec![Service { told: told.clone(), ..one(300_000) }]).run(6);
     let used = report.services[0].from(0);
     assert!((0.785..=0.80).contains(&used), "{used}");
@@ -158,7 +158,7 @@ fn siblings_that_use_their_parts_are_no_reason_to_use_less_or_more() {
 
 #[test]
 fn many_small_jobs_under_many_requests_a_minute() {
-    let told = Limits { rpm: Some(6_000), ..told(Some(1_000_000)) };
+    let told = DeploymentLimits { rpm: Some(6_000), ..told(Some(1_000_000)) };
     let service = Service { told, rpm: Some(6_000), tpm: 1_000_000, ..Service::default() };
     let report = Scene::of(vec![service]).sized(Sizes::Even(180)).run(5);
     check("1,000,000 a minute, 6,000 requests, jobs of 180 tokens", &report, 0, 0.99, 0.002);
@@ -166,7 +166,7 @@ fn many_small_jobs_under_many_requests_a_minute() {
 
 #[test]
 fn a_provisioned_deployment_is_used_first_and_the_rest_spills() {
-    let limits = Limits { service: Provisioned, ..told(None) };
+    let limits = DeploymentLimits { service: Provisioned, ..told(None) };
     let ptu = Service { told: limits, ptu: true, ..one(300_000) };
     let report = Scene::of(vec![ptu, Service { tier: 1, ..one(120_000) }]).sized(MIXED).run(8);
     check("provisioned, and what spills over", &report, 0, 0.97, 0.04);
@@ -175,7 +175,7 @@ fn a_provisioned_deployment_is_used_first_and_the_rest_spills() {
 #[test]
 fn a_flex_tier_is_used_while_it_has_room_and_shares_the_quota() {
     let flex = Flex { room: minutes(2), period: minutes(4), quota_of: 1 };
-    let limits = Limits { service: FlexTier, ..told(Some(300_000)) };
+    let limits = DeploymentLimits { service: FlexTier, ..told(Some(300_000)) };
     let lanes = vec![
         Service { told: limits, flex: Some(flex), ..one(300_000) },
         Service { tier: 1, ..one(300_000) },

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use promptmill::admission::shares::{Shares, fair, floor};
-use promptmill::share::{Part, Word};
+use promptmill::admission::shares::{QuotaShares, fair_share, floor};
+use promptmill::heartbeat::{Heartbeat, QuotaClaim};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -47,13 +47,25 @@ enum Event {
 /// Where an instance is in its exchange; times are the world's.
 enum Doing {
     Waiting,
-    Writing { began: u64, said: BTreeMap<String, Part>, lands: Option<u64>, done: u64, ok: bool },
-    Reading { began: u64, said: BTreeMap<String, Part>, reads: u64, done: u64, read: Vec<Word> },
+    Writing {
+        began: u64,
+        said: BTreeMap<String, QuotaClaim>,
+        lands: Option<u64>,
+        done: u64,
+        ok: bool,
+    },
+    Reading {
+        began: u64,
+        said: BTreeMap<String, QuotaClaim>,
+        reads: u64,
+        done: u64,
+        read: Vec<Heartbeat>,
+    },
 }
 
 struct Node {
     id: Uuid,
-    shares: Shares,
+    shares: QuotaShares,
     origin: Instant,
     demand: f64,
     beat: u64,
@@ -68,7 +80,7 @@ struct World {
     /// The longest that a write or a read takes.
     delay_ms: u64,
     away_until: u64,
-    store: BTreeMap<Uuid, Word>,
+    store: BTreeMap<Uuid, Heartbeat>,
     nodes: Vec<Node>,
     random: StdRng,
     born: u128,
@@ -126,9 +138,9 @@ impl World {
         }
         self.born += 1;
         let origin = Instant::now() + Duration::from_secs(clock_ahead_s);
-        let mut shares = Shares::new([D.to_owned()]);
+        let mut shares = QuotaShares::new([D.to_owned()]);
         let words = self.store.values().cloned().collect();
-        shares.look(words, origin + Duration::from_millis(self.now));
+        shares.observe_siblings(words, origin + Duration::from_millis(self.now));
         let id = Uuid::from_u128(self.born);
         let (doing, lose) = (Doing::Waiting, (0, false));
         self.nodes.push(Node {
@@ -159,7 +171,7 @@ impl World {
         let away = now < self.away_until;
         node.doing = match std::mem::replace(&mut node.doing, Doing::Waiting) {
             Doing::Waiting if node.shares.next_exchange(clock) <= clock => {
-                node.shares.want(D, node.demand);
+                node.shares.set_demand(D, node.demand);
                 node.beat += 1;
                 let done = self.later();
                 let lost = node.lose.0 > 0;
@@ -168,7 +180,7 @@ impl World {
                     (!away && (!lost || node.lose.1)).then(|| self.random.random_range(now..=done));
                 Doing::Writing {
                     began: now,
-                    said: node.shares.parts(),
+                    said: node.shares.quota_claims(),
                     lands,
                     done,
                     ok: !away && !lost,
@@ -179,12 +191,15 @@ impl World {
                     lands = None;
                     let (instance, beat, parts) = (node.id, node.beat, said.clone());
                     let about = serde_json::Value::Null;
-                    self.store.insert(node.id, Word { instance, beat, parts, about });
+                    self.store.insert(
+                        node.id,
+                        Heartbeat { instance, sequence: beat, quota_claims: parts, status: about },
+                    );
                 }
                 if done > now {
                     Doing::Writing { began, said, lands, done, ok }
                 } else if !ok {
-                    node.shares.failed(clock);
+                    node.shares.record_failure(clock);
                     Doing::Waiting
                 } else {
                     let done = self.later();
@@ -201,10 +216,10 @@ impl World {
                     Doing::Reading { began, said, reads, done, read }
                 } else {
                     if away {
-                        node.shares.failed(clock);
+                        node.shares.record_failure(clock);
                     } else {
                         node.agreed = began;
-                        node.shares.exchanged(&said, read, node.clock(began), clock);
+                        node.shares.record_exchange(&said, read, node.clock(began), clock);
                     }
                     Doing::Waiting
                 }
@@ -229,7 +244,7 @@ impl World {
             let others = self.nodes.iter().enumerate().filter(|(m, _)| *m != n);
             let others: Vec<f64> = others.map(|(_, other)| other.demand).collect();
             let alone = others.is_empty();
-            let fair = if alone { 1.0 } else { fair(node.demand, &others) };
+            let fair = if alone { 1.0 } else { fair_share(node.demand, &others) };
             let (has, floor) = (node.fraction(self.now), floor(self.nodes.len()));
             if (has - fair.max(floor)).abs() > 0.021 {
                 return Err(format!("{n} of {} has {has}, not {fair}", self.nodes.len()));

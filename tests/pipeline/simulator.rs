@@ -8,7 +8,9 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use promptmill::simulator::{self, Faults, Latency, Ledger, Settings, Simulator};
+use promptmill::simulator::{
+    self, FaultRates, LedgerSnapshot, SimulatedLatency, Simulator, SimulatorSettings,
+};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -20,7 +22,7 @@ struct Host {
     client: Client,
 }
 
-async fn start(settings: Settings) -> Host {
+async fn start(settings: SimulatorSettings) -> Host {
     let sim = simulator::start(([127, 0, 0, 1], 0).into(), settings).await.unwrap();
     Host { sim, client: Client::builder().no_proxy().build().unwrap() }
 }
@@ -35,7 +37,7 @@ impl Host {
         request.body(body.to_string()).send().await
     }
 
-    fn ledger(&self) -> Ledger {
+    fn ledger(&self) -> LedgerSnapshot {
         self.sim.ledger()
     }
 }
@@ -60,7 +62,7 @@ fn events(text: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn every_url_shape_answers_with_usage() {
-    let host = start(Settings::default()).await;
+    let host = start(SimulatorSettings::default()).await;
     for path in [CLASSIC, "/openai/v1/chat/completions", "/v1/chat/completions"] {
         let response = host.post(path, &chat("hello")).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK, "{path}");
@@ -91,7 +93,8 @@ async fn every_url_shape_answers_with_usage() {
 
 #[tokio::test]
 async fn answers_bring_the_headers_that_callers_pace_themselves_by() {
-    let settings = Settings { tpm: Some(60_000), rpm: Some(600), ..Settings::default() };
+    let settings =
+        SimulatorSettings { tpm: Some(60_000), rpm: Some(600), ..SimulatorSettings::default() };
     let host = start(settings).await;
     let request = host.client.post(host.url(CLASSIC)).header("x-ms-client-request-id", "mine");
     let response = request.body(chat("hello").to_string()).send().await.unwrap();
@@ -116,7 +119,8 @@ async fn answers_bring_the_headers_that_callers_pace_themselves_by() {
 #[tokio::test]
 async fn a_full_window_refuses_and_says_when_to_come_back() {
     let window = Duration::from_millis(500);
-    let settings = Settings { tpm: Some(60 * 120), window, ..Settings::default() };
+    let settings =
+        SimulatorSettings { tpm: Some(60 * 120), window, ..SimulatorSettings::default() };
     let host = start(settings).await;
     // A window has 60 tokens, and each of these is booked with 28.
     let mut refused = None;
@@ -144,7 +148,7 @@ async fn a_full_window_refuses_and_says_when_to_come_back() {
 
 #[tokio::test]
 async fn a_request_that_never_fits_is_told_to_come_back_tomorrow() {
-    let host = start(Settings { tpm: Some(27), ..Settings::default() }).await;
+    let host = start(SimulatorSettings { tpm: Some(27), ..SimulatorSettings::default() }).await;
     let response = host.post(CLASSIC, &chat("hello")).await.unwrap();
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(header(&response, "retry-after"), Some("86400"));
@@ -152,7 +156,7 @@ async fn a_request_that_never_fits_is_told_to_come_back_tomorrow() {
 
 #[tokio::test]
 async fn a_quota_changes_while_it_runs() {
-    let host = start(Settings { tpm: Some(27), ..Settings::default() }).await;
+    let host = start(SimulatorSettings { tpm: Some(27), ..SimulatorSettings::default() }).await;
     host.sim.set_quota(Some(1_000), None);
     let response = host.post(CLASSIC, &chat("hello")).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -164,7 +168,7 @@ async fn a_quota_changes_while_it_runs() {
 
 #[tokio::test]
 async fn each_deployment_has_its_own_quota() {
-    let host = start(Settings { tpm: Some(30), ..Settings::default() }).await;
+    let host = start(SimulatorSettings { tpm: Some(30), ..SimulatorSettings::default() }).await;
     for (name, status) in [("one", 200), ("two", 200), ("one", 429)] {
         let path = CLASSIC.replace("gpt-4o", name);
         let response = host.post(&path, &chat("hello")).await.unwrap();
@@ -175,7 +179,12 @@ async fn each_deployment_has_its_own_quota() {
 #[tokio::test]
 async fn responses_can_bring_rate_headers_without_meaning() {
     let odd_rate_headers = true;
-    let host = start(Settings { tpm: Some(1_000), odd_rate_headers, ..Settings::default() }).await;
+    let host = start(SimulatorSettings {
+        tpm: Some(1_000),
+        odd_rate_headers,
+        ..SimulatorSettings::default()
+    })
+    .await;
     let input = json!({"model": "gpt-4o", "input": "hello", "max_output_tokens": 20});
     let response = host.post("/openai/v1/responses", &input).await.unwrap();
     assert_eq!(header(&response, "x-ratelimit-remaining-tokens"), Some("-1"));
@@ -186,8 +195,8 @@ async fn responses_can_bring_rate_headers_without_meaning() {
 
 #[tokio::test]
 async fn a_caller_who_hangs_up_pays_all_the_same() {
-    let latency = Latency { base_ms: 60_000.0, ..Latency::default() };
-    let host = start(Settings { latency, ..Settings::default() }).await;
+    let latency = SimulatedLatency { base_ms: 60_000.0, ..SimulatedLatency::default() };
+    let host = start(SimulatorSettings { latency, ..SimulatorSettings::default() }).await;
     let call = host.client.post(host.url(CLASSIC)).body(chat("hello").to_string());
     let call = tokio::spawn(call.send());
     while host.ledger().requests == 0 {
@@ -200,7 +209,7 @@ async fn a_caller_who_hangs_up_pays_all_the_same() {
 
 #[tokio::test]
 async fn a_chat_stream_ends_with_usage_and_done() {
-    let host = start(Settings::default()).await;
+    let host = start(SimulatorSettings::default()).await;
     let mut body = chat("hello");
     let whole = json_of(host.post(CLASSIC, &body).await.unwrap()).await;
     body["stream"] = true.into();
@@ -220,8 +229,8 @@ async fn a_chat_stream_ends_with_usage_and_done() {
 
 #[tokio::test]
 async fn a_stream_takes_its_time_and_is_counted_when_it_is_over() {
-    let latency = Latency { base_ms: 50.0, per_token_ms: 10.0, sigma: 0.0 };
-    let host = start(Settings { latency, ..Settings::default() }).await;
+    let latency = SimulatedLatency { base_ms: 50.0, per_token_ms: 10.0, sigma: 0.0 };
+    let host = start(SimulatorSettings { latency, ..SimulatorSettings::default() }).await;
     let mut body = chat("hello");
     body["stream"] = true.into();
     let before = tokio::time::Instant::now();
@@ -238,7 +247,7 @@ async fn a_stream_takes_its_time_and_is_counted_when_it_is_over() {
 
 #[tokio::test]
 async fn a_responses_stream_ends_with_the_whole_response() {
-    let host = start(Settings::default()).await;
+    let host = start(SimulatorSettings::default()).await;
     let body = json!({"model": "gpt-5", "input": "hello", "stream": true});
     let text = host.post("/openai/v1/responses", &body).await.unwrap().text().await.unwrap();
     let events = events(&text);
@@ -252,7 +261,9 @@ async fn a_responses_stream_ends_with_the_whole_response() {
 #[tokio::test]
 async fn requests_that_can_never_pass_get_the_service_s_codes() {
     let deployments = vec!["gpt-4o".to_owned(), "o3".to_owned()];
-    let host = start(Settings { deployments, max_context: 100, ..Settings::default() }).await;
+    let host =
+        start(SimulatorSettings { deployments, max_context: 100, ..SimulatorSettings::default() })
+            .await;
     let v1 = "/openai/v1/chat/completions";
     let with = |field: &str, value: Value| {
         let mut body = chat("hello");
@@ -281,7 +292,8 @@ async fn requests_that_can_never_pass_get_the_service_s_codes() {
 
 #[tokio::test]
 async fn the_wrong_key_is_shown_the_door() {
-    let settings = Settings { api_key: Some("secret".into()), ..Settings::default() };
+    let settings =
+        SimulatorSettings { api_key: Some("secret".into()), ..SimulatorSettings::default() };
     let host = start(settings).await;
     let response = host.post(CLASSIC, &chat("hello")).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -296,10 +308,10 @@ async fn the_wrong_key_is_shown_the_door() {
 #[tokio::test]
 async fn a_reset_is_a_reset_and_is_billed_only_after_the_work() {
     for (faults, billed) in [
-        (Faults { rate_reset_before: 1.0, ..Faults::default() }, 0),
-        (Faults { rate_reset_after: 1.0, ..Faults::default() }, 1),
+        (FaultRates { rate_reset_before: 1.0, ..FaultRates::default() }, 0),
+        (FaultRates { rate_reset_after: 1.0, ..FaultRates::default() }, 1),
     ] {
-        let host = start(Settings { faults, ..Settings::default() }).await;
+        let host = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
         let error = host.post(CLASSIC, &chat("hello")).await.unwrap_err();
         let mut source = error.source();
         let mut kind = None;
@@ -315,8 +327,8 @@ async fn a_reset_is_a_reset_and_is_billed_only_after_the_work() {
 
 #[tokio::test]
 async fn a_truncated_answer_starts_well_and_is_billed() {
-    let faults = Faults { rate_truncate: 1.0, ..Faults::default() };
-    let host = start(Settings { faults, ..Settings::default() }).await;
+    let faults = FaultRates { rate_truncate: 1.0, ..FaultRates::default() };
+    let host = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
     for stream in [false, true] {
         let mut body = chat("hello");
         body["stream"] = stream.into();
@@ -332,8 +344,8 @@ async fn a_truncated_answer_starts_well_and_is_billed() {
 
 #[tokio::test]
 async fn a_hang_never_answers() {
-    let faults = Faults { rate_hang: 1.0, ..Faults::default() };
-    let host = start(Settings { faults, ..Settings::default() }).await;
+    let faults = FaultRates { rate_hang: 1.0, ..FaultRates::default() };
+    let host = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
     let call = host.client.post(host.url(CLASSIC)).body(chat("hello").to_string());
     let call = tokio::spawn(call.send());
     while host.ledger().faults.hang == 0 {
@@ -348,8 +360,9 @@ async fn a_hang_never_answers() {
 async fn the_same_seed_brings_the_same_faults_whatever_the_order() {
     let mut runs = Vec::new();
     for reversed in [false, true] {
-        let faults = Faults::spread(0.6);
-        let host = start(Settings { seed: 3, faults, ..Settings::default() }).await;
+        let faults = FaultRates::spread(0.6);
+        let host =
+            start(SimulatorSettings { seed: 3, faults, ..SimulatorSettings::default() }).await;
         let mut prompts: Vec<_> = (0..60).map(|i| format!("prompt {i}")).collect();
         if reversed {
             prompts.reverse();
@@ -376,7 +389,7 @@ async fn the_same_seed_brings_the_same_faults_whatever_the_order() {
 
 #[tokio::test]
 async fn the_ledger_can_be_read_and_reset_over_http() {
-    let host = start(Settings::default()).await;
+    let host = start(SimulatorSettings::default()).await;
     for prompt in ["a", "b", "b"] {
         host.post(CLASSIC, &chat(prompt)).await.unwrap().bytes().await.unwrap();
     }
@@ -402,8 +415,8 @@ async fn the_ledger_can_be_read_and_reset_over_http() {
 
 #[tokio::test]
 async fn shutting_down_frees_the_port_and_ends_what_hangs() {
-    let faults = Faults { rate_hang: 1.0, ..Faults::default() };
-    let host = start(Settings { faults, ..Settings::default() }).await;
+    let faults = FaultRates { rate_hang: 1.0, ..FaultRates::default() };
+    let host = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
     let addr = host.sim.addr();
     let call = host.client.post(host.url(CLASSIC)).body(chat("hello").to_string());
     let call = tokio::spawn(call.send());
@@ -412,12 +425,12 @@ async fn shutting_down_frees_the_port_and_ends_what_hangs() {
     }
     host.sim.shutdown().await;
     assert!(call.await.unwrap().is_err());
-    simulator::start(addr, Settings::default()).await.expect("the port is free again");
+    simulator::start(addr, SimulatorSettings::default()).await.expect("the port is free again");
 }
 
 #[tokio::test]
 async fn bad_settings_are_named_before_anything_starts() {
-    let settings = Settings { window: Duration::ZERO, ..Settings::default() };
+    let settings = SimulatorSettings { window: Duration::ZERO, ..SimulatorSettings::default() };
     let error = simulator::start(([127, 0, 0, 1], 0).into(), settings).await.unwrap_err();
     assert!(error.to_string().contains("window"), "{error}");
 }
@@ -433,8 +446,13 @@ async fn the_openai_sdk_understands_it() {
     };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/openai_sdk.py");
     let api_key = Some("peer-key".into());
-    let open = Settings { api_key: api_key.clone(), ..Settings::default() };
-    let full = Settings { api_key, tpm: Some(1_000), rpm: Some(0), ..Settings::default() };
+    let open = SimulatorSettings { api_key: api_key.clone(), ..SimulatorSettings::default() };
+    let full = SimulatorSettings {
+        api_key,
+        tpm: Some(1_000),
+        rpm: Some(0),
+        ..SimulatorSettings::default()
+    };
     for (settings, more) in [(open, None), (full, Some("--full"))] {
         let host = start(settings).await;
         let mut command = Command::new(&python);

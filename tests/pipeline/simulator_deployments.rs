@@ -6,7 +6,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use promptmill::simulator::{self, Duty, Latency, Settings, Simulator, Spec};
+use promptmill::simulator::{
+    self, DutyCycle, ProfileSpec, SimulatedLatency, Simulator, SimulatorSettings,
+};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -19,18 +21,18 @@ struct Host {
     client: Client,
 }
 
-async fn start(settings: Settings) -> Host {
+async fn start(settings: SimulatorSettings) -> Host {
     let sim = simulator::start(([127, 0, 0, 1], 0).into(), settings).await.unwrap();
     Host { sim, client: Client::builder().no_proxy().build().unwrap() }
 }
 
 /// Settings with deployments as the command line takes them.
-fn with(deployments: &[&str]) -> Settings {
+fn with(deployments: &[&str]) -> SimulatorSettings {
     let overrides = deployments.iter().map(|text| {
-        let Spec { deployment, settings } = text.parse().unwrap();
+        let ProfileSpec { deployment, settings } = text.parse().unwrap();
         (deployment.unwrap(), settings)
     });
-    Settings { overrides: overrides.collect(), ..Settings::default() }
+    SimulatorSettings { overrides: overrides.collect(), ..SimulatorSettings::default() }
 }
 
 impl Host {
@@ -82,7 +84,7 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
 
 #[tokio::test]
 async fn each_deployment_has_its_own_settings_and_the_rest_from_the_common_ones() {
-    let settings = Settings {
+    let settings = SimulatorSettings {
         tpm: Some(9_000),
         deployments: vec!["plain".to_owned()],
         ..with(&["small,tpm=28,rate-headers=off", "broken,rate-503=1"])
@@ -102,7 +104,7 @@ async fn each_deployment_has_its_own_settings_and_the_rest_from_the_common_ones(
 #[tokio::test]
 async fn a_provisioned_deployment_tells_its_utilisation_and_when_it_is_below_100_percent() {
     // 1,000 tokens drain in a second, and 1,000 are 100 %.
-    let host = start(Settings { window: SECOND, ..with(&["ptu,ptu=60000"]) }).await;
+    let host = start(SimulatorSettings { window: SECOND, ..with(&["ptu,ptu=60000"]) }).await;
     assert_eq!(host.try_ask(&long_chat("ptu"), None).await.unwrap().status(), 200);
     let refused = host.ask("ptu").await;
     assert_eq!(refused.status(), 429);
@@ -178,7 +180,9 @@ async fn flex_calls_need_room_and_are_told_what_they_were_billed_as() {
 #[tokio::test]
 async fn other_callers_take_their_part_of_the_quota() {
     let overrides = with(&["shared,tpm=600000,other-tpm=300000"]).overrides;
-    let host = start(Settings { overrides, window: SECOND, ..Settings::default() }).await;
+    let host =
+        start(SimulatorSettings { overrides, window: SECOND, ..SimulatorSettings::default() })
+            .await;
     let body = chat("shared", 1_000);
     while host.sim.ledger().windows.len() < 3 {
         host.try_ask(&body, None).await.unwrap();
@@ -193,7 +197,8 @@ async fn other_callers_take_their_part_of_the_quota() {
 #[tokio::test]
 async fn a_schedule_changes_the_quota_and_the_headers_tell() {
     let changes = ["0s:a,tpm=30000", "60s:a,tpm=60000"].map(|text| text.parse().unwrap());
-    let settings = Settings { changes: changes.into(), ..with(&["a,tpm=60000", "b,tpm=60000"]) };
+    let settings =
+        SimulatorSettings { changes: changes.into(), ..with(&["a,tpm=60000", "b,tpm=60000"]) };
     let host = start(settings).await;
     let limit = async |name| {
         let response = host.ask(name).await;
@@ -252,12 +257,14 @@ async fn a_deployment_goes_down_for_a_while_and_the_others_stay_up() {
 
 #[tokio::test]
 async fn a_library_user_changes_it_by_values() {
-    use simulator::{Down, Setting};
-    let host = start(Settings::default()).await;
-    let latency = Latency { base_ms: 1.0, ..Latency::default() };
-    let flex = Some(Duty { on: SECOND, period: SECOND });
-    host.sim.change(None, &[Setting::Latency(latency), Setting::Flex(flex)]).unwrap();
-    host.sim.change(Some("b"), &[Setting::Down(Some((Down::Unavailable, None)))]).unwrap();
+    use simulator::{OutageKind, ProfileSetting};
+    let host = start(SimulatorSettings::default()).await;
+    let latency = SimulatedLatency { base_ms: 1.0, ..SimulatedLatency::default() };
+    let flex = Some(DutyCycle { on: SECOND, period: SECOND });
+    host.sim.change(None, &[ProfileSetting::Latency(latency), ProfileSetting::Flex(flex)]).unwrap();
+    host.sim
+        .change(Some("b"), &[ProfileSetting::Down(Some((OutageKind::Unavailable, None)))])
+        .unwrap();
     assert_eq!(host.ask("a").await.status(), 200);
     assert_eq!(host.ask("b").await.status(), 503);
     assert!(host.sim.change(Some("no name"), &[]).is_err());
@@ -265,26 +272,28 @@ async fn a_library_user_changes_it_by_values() {
 
 #[test]
 fn the_accounting_runs_in_simulated_time_without_a_socket() {
-    use simulator::Others;
-    use simulator::quota::{Limits, Quota, Verdict};
+    use simulator::ForeignTraffic;
+    use simulator::quota::{QuotaLimits, QuotaVerdict, ServiceQuota};
     let minute = 60 * SECOND;
-    let limits = Limits { tpm: Some(60_000), rpm: None };
-    let mut quota = Quota::new(limits, minute, SECOND);
-    quota.set_others(Duration::ZERO, Some(Others { tpm: 6_000, bursts: Duty::ALWAYS }));
+    let limits = QuotaLimits { tpm: Some(60_000), rpm: None };
+    let mut quota = ServiceQuota::new(limits, minute, SECOND);
+    quota.set_foreign_traffic(
+        Duration::ZERO,
+        Some(ForeignTraffic { tpm: 6_000, bursts: DutyCycle::ALWAYS }),
+    );
     let (mut now, mut halved) = (Duration::ZERO, false);
     while now < 5 * minute {
         if now >= 2 * minute && !halved {
-            quota.set_limits(now, Limits { tpm: Some(30_000), rpm: None });
+            quota.set_limits(now, QuotaLimits { tpm: Some(30_000), rpm: None });
             halved = true;
         }
         now += match quota.admit(now, 100) {
-            Verdict::Admitted => SECOND / 50,
-            Verdict::TokensFull { retry_after } | Verdict::RequestsFull { retry_after } => {
-                retry_after
-            }
+            QuotaVerdict::Admitted => SECOND / 50,
+            QuotaVerdict::TokensFull { retry_after }
+            | QuotaVerdict::RequestsFull { retry_after } => retry_after,
         };
     }
-    assert_eq!(quota.standing(now).limits.tpm, Some(30_000));
+    assert_eq!(quota.status(now).limits.tpm, Some(30_000));
     let windows: Vec<_> = quota.windows().collect();
     assert_eq!(windows.len(), 5);
     for (window, quota) in windows.iter().zip([60_000, 60_000, 30_000, 30_000, 30_000]) {
@@ -345,7 +354,7 @@ async fn the_openai_sdk_gets_along_with_provisioned_and_flex_deployments() {
     // 1,000 tokens drain in a second, and 1,000 are 100 %.
     let window = SECOND;
     let deployments = ["ptu,ptu=60000", "payg", "flexible,flex=on", "full,flex=1ms/24h", "rigid"];
-    let host = start(Settings { window, ..with(&deployments) }).await;
+    let host = start(SimulatorSettings { window, ..with(&deployments) }).await;
     let mut command = Command::new(&python);
     command.arg(script).arg(host.url(""));
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();

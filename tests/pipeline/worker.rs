@@ -11,24 +11,27 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
-use promptmill::admission::Member;
-use promptmill::admission::deployment::Limits;
-use promptmill::budget::{Budget, Claim, Limit};
+use promptmill::admission::PoolMember;
+use promptmill::admission::deployment::DeploymentLimits;
+use promptmill::budget::{Budget, BudgetClaim, BudgetLimit};
+use promptmill::heartbeat::Heartbeat;
 use promptmill::job::{BatchId, JobId};
-use promptmill::model::Client;
-use promptmill::model::endpoint::{Endpoint, Given};
-use promptmill::outcome::{Ending, Outcome};
+use promptmill::model::ModelClient;
+use promptmill::model::endpoint::{Endpoint, EndpointConfig};
+use promptmill::outcome::{Outcome, OutcomeStatus};
 use promptmill::queue::Queue;
 use promptmill::queue::local::LocalQueue;
-use promptmill::share::Word;
-use promptmill::simulator::{self, Latency, Simulator};
+use promptmill::simulator::{self, SimulatedLatency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
 use promptmill::store::{
-    Batch, BatchState, Brief, Note, Order, Recorded, Running, Store, StoreError, Totals,
+    Batch, BatchState, BatchTotals, KvRecord, OutcomeSummary, Recorded, RunningTotals, SortOrder,
+    Store, StoreError,
 };
-use promptmill::telemetry::Progress;
-use promptmill::worker::{Halt, POSTPONE_FROM, Settings, Target, Worker, all_queued};
+use promptmill::telemetry::WorkerProgress;
+use promptmill::worker::{
+    DEFER_FROM, Worker, WorkerExit, WorkerSettings, WorkerTarget, all_queued,
+};
 use support::jobs::job;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -43,8 +46,9 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new(jobs: usize, lock: Duration, latency: Latency) -> Self {
-        let settings = simulator::Settings { latency, ..simulator::Settings::default() };
+    async fn new(jobs: usize, lock: Duration, latency: SimulatedLatency) -> Self {
+        let settings =
+            simulator::SimulatorSettings { latency, ..simulator::SimulatorSettings::default() };
         let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(dir.path()).unwrap();
@@ -55,37 +59,37 @@ impl Bench {
 
     fn worker(&self, store: Arc<dyn Store>, concurrency: usize, max_held: usize) -> Worker {
         let url = format!("http://{}/v1", self.simulator.addr());
-        let endpoint = Endpoint::new(Given { url, ..Given::default() }).unwrap();
+        let endpoint = Endpoint::new(EndpointConfig { url, ..EndpointConfig::default() }).unwrap();
         Worker {
             queue: Arc::new(self.queue.clone()),
             store,
-            targets: vec![Target {
-                member: Member {
+            targets: vec![WorkerTarget {
+                member: PoolMember {
                     name: "simulator".into(),
-                    limits: Limits { concurrency, ..Limits::default() },
-                    ..Member::default()
+                    limits: DeploymentLimits { concurrency, ..DeploymentLimits::default() },
+                    ..PoolMember::default()
                 },
-                client: Client::new(endpoint, LONG).unwrap(),
+                client: ModelClient::new(endpoint, LONG).unwrap(),
             }],
-            settings: Settings {
+            settings: WorkerSettings {
                 drain: Some(all_queued()),
-                only: None,
+                only_batch: None,
                 prices: None,
                 shared: false,
                 max_held,
-                max_tries: 3,
+                max_attempts: 3,
                 max_deliveries: 5,
-                postpone_from: POSTPONE_FROM,
+                defer_from: DEFER_FROM,
                 shutdown_grace: Duration::from_secs(1),
                 unreachable_after: LONG,
                 spill_after: LONG,
             },
-            progress: Arc::<Progress>::default(),
+            progress: Arc::<WorkerProgress>::default(),
         }
     }
 
     async fn succeeded(&self) -> u64 {
-        self.store.totals(&"b".parse().unwrap()).await.unwrap().of(Ending::Succeeded)
+        self.store.totals(&"b".parse().unwrap()).await.unwrap().of(OutcomeStatus::Succeeded)
     }
 }
 
@@ -132,31 +136,35 @@ impl Store for Moody {
     ) -> Result<Option<Outcome>, StoreError> {
         self.inner.outcome_by_id(batch, job).await
     }
-    async fn withdraw_dead(
+    async fn reopen_dead(
         &self,
         batch: &BatchId,
         custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        self.inner.withdraw_dead(batch, custom_ids).await
+        self.inner.reopen_dead(batch, custom_ids).await
     }
     async fn outcomes(
         &self,
         batch: &BatchId,
-        order: Order,
+        order: SortOrder,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
         self.inner.outcomes(batch, order).await
     }
-    async fn briefs(
+    async fn outcome_summaries(
         &self,
         batch: &BatchId,
-    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
-        self.inner.briefs(batch).await
+    ) -> Result<BoxStream<'static, Result<OutcomeSummary, StoreError>>, StoreError> {
+        self.inner.outcome_summaries(batch).await
     }
-    async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+    async fn totals(&self, batch: &BatchId) -> Result<BatchTotals, StoreError> {
         self.inner.totals(batch).await
     }
-    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
-        self.inner.running(batch, since).await
+    async fn running_totals(
+        &self,
+        batch: &BatchId,
+        since: Timestamp,
+    ) -> Result<RunningTotals, StoreError> {
+        self.inner.running_totals(batch, since).await
     }
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
@@ -171,7 +179,11 @@ impl Store for Moody {
     ) -> Result<Option<Batch>, StoreError> {
         self.inner.change_state(id, from, to, reason).await
     }
-    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+    async fn limit_budget(
+        &self,
+        batch: &BatchId,
+        limit: &BudgetLimit,
+    ) -> Result<Budget, StoreError> {
         self.inner.limit_budget(batch, limit).await
     }
     async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
@@ -180,7 +192,7 @@ impl Store for Moody {
     async fn claim(
         &self,
         batch: &BatchId,
-        claim: &Claim,
+        claim: &BudgetClaim,
     ) -> Result<Option<(bool, Budget)>, StoreError> {
         self.inner.claim(batch, claim).await
     }
@@ -199,26 +211,26 @@ impl Store for Moody {
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         self.inner.delete_payload(name).await
     }
-    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
-        self.inner.put_note(note, was).await
+    async fn put_kv(&self, note: &KvRecord, was: Option<&str>) -> Result<bool, StoreError> {
+        self.inner.put_kv(note, was).await
     }
-    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
-        self.inner.note(kind, id).await
+    async fn get_kv(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+        self.inner.get_kv(kind, id).await
     }
-    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
-        self.inner.notes(kind).await
+    async fn list_kv(&self, kind: &str) -> Result<Vec<KvRecord>, StoreError> {
+        self.inner.list_kv(kind).await
     }
-    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
-        self.inner.remove_note(kind, id).await
+    async fn delete_kv(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        self.inner.delete_kv(kind, id).await
     }
-    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
-        self.inner.put_word(word).await
+    async fn put_heartbeat(&self, word: &Heartbeat) -> Result<(), StoreError> {
+        self.inner.put_heartbeat(word).await
     }
-    async fn words(&self) -> Result<Vec<Word>, StoreError> {
-        self.inner.words().await
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        self.inner.heartbeats().await
     }
-    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
-        self.inner.remove_word(instance).await
+    async fn delete_heartbeat(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.inner.delete_heartbeat(instance).await
     }
 }
 
@@ -235,21 +247,21 @@ async fn until(mut happened: impl FnMut() -> bool) {
 async fn while_the_store_is_away_calls_stop_and_afterwards_nothing_is_missing() {
     const HELD: u64 = 32;
     // Locks far shorter than the outage: they must be kept all the time.
-    let bench = Bench::new(200, Duration::from_secs(2), Latency::default()).await;
+    let bench = Bench::new(200, Duration::from_secs(2), SimulatedLatency::default()).await;
     let store = Moody::new(bench.store.clone());
     let worker = bench.worker(store.clone(), 8, HELD as usize);
     let running = tokio::spawn(worker.run(CancellationToken::new()));
     until(|| store.refused.load(Ordering::SeqCst) >= 4).await;
     assert!(bench.simulator.ledger().requests <= HELD, "no call without room for its outcome");
     store.away.store(false, Ordering::SeqCst);
-    assert_eq!(running.await.unwrap().unwrap(), Halt::Drained);
+    assert_eq!(running.await.unwrap().unwrap(), WorkerExit::Drained);
     assert_eq!(bench.succeeded().await, 200);
     assert_eq!(bench.simulator.ledger().requests, 200, "nothing was called twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_while_the_store_is_away_ends_and_says_what_it_means() {
-    let bench = Bench::new(20, LONG, Latency::default()).await;
+    let bench = Bench::new(20, LONG, SimulatedLatency::default()).await;
     let store = Moody::new(bench.store.clone());
     let stop = CancellationToken::new();
     let running = tokio::spawn(bench.worker(store.clone(), 4, 16).run(stop.clone()));
@@ -262,20 +274,20 @@ async fn a_stop_while_the_store_is_away_ends_and_says_what_it_means() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_outlive_calls_that_take_longer_than_they_last() {
-    let latency = Latency { base_ms: 2_500.0, per_token_ms: 0.0, sigma: 0.0 };
+    let latency = SimulatedLatency { base_ms: 2_500.0, per_token_ms: 0.0, sigma: 0.0 };
     let bench = Bench::new(12, Duration::from_secs(1), latency).await;
     let first = bench.worker(Arc::new(bench.store.clone()), 4, 16);
     let second = bench.worker(Arc::new(bench.store.clone()), 4, 16);
     let stop = CancellationToken::new();
     let (first, second) = tokio::join!(first.run(stop.clone()), second.run(stop));
-    assert_eq!((first.unwrap(), second.unwrap()), (Halt::Drained, Halt::Drained));
+    assert_eq!((first.unwrap(), second.unwrap()), (WorkerExit::Drained, WorkerExit::Drained));
     assert_eq!(bench.succeeded().await, 12);
     assert_eq!(bench.simulator.ledger().requests, 12, "a lock that ran out was called for twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_more_is_to_come_an_empty_queue_is_not_the_end() {
-    let bench = Bench::new(5, LONG, Latency::default()).await;
+    let bench = Bench::new(5, LONG, SimulatedLatency::default()).await;
     let mut worker = bench.worker(Arc::new(bench.store.clone()), 4, 16);
     let (fed, progress) = (CancellationToken::new(), worker.progress.clone());
     worker.settings.drain = Some(fed.clone());
@@ -285,22 +297,22 @@ async fn while_more_is_to_come_an_empty_queue_is_not_the_end() {
     until(|| progress.ended() == 10).await;
     assert!(!running.is_finished());
     fed.cancel();
-    assert_eq!(running.await.unwrap().unwrap(), Halt::Drained);
+    assert_eq!(running.await.unwrap().unwrap(), WorkerExit::Drained);
     assert_eq!(bench.succeeded().await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_is_handed_out_too_often_becomes_a_dead_letter() {
-    let bench = Bench::new(1, Duration::from_millis(50), Latency::default()).await;
+    let bench = Bench::new(1, Duration::from_millis(50), SimulatedLatency::default()).await;
     for _ in 0..4 {
         // Its holders die: the lock runs out each time.
         assert_eq!(bench.queue.receive(1, LONG).await.unwrap().len(), 1);
     }
     let worker = bench.worker(Arc::new(bench.store.clone()), 1, 4);
-    assert_eq!(worker.run(CancellationToken::new()).await.unwrap(), Halt::Drained);
+    assert_eq!(worker.run(CancellationToken::new()).await.unwrap(), WorkerExit::Drained);
     let letters = bench.queue.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters[0].reason.reason, "MaxDeliveryCountExceeded");
     assert_eq!(bench.simulator.ledger().requests, 0);
     let totals = bench.store.totals(&"b".parse().unwrap()).await.unwrap();
-    assert_eq!(totals.of(Ending::Dead), 1, "it has its one outcome");
+    assert_eq!(totals.of(OutcomeStatus::Dead), 1, "it has its one outcome");
 }

@@ -9,7 +9,7 @@
 use std::process::Command;
 use test_support as support;
 
-use promptmill::simulator::{self, Latency, Settings, Simulator};
+use promptmill::simulator::{self, SimulatedLatency, Simulator, SimulatorSettings};
 use reqwest::{Client, Method, StatusCode, header};
 use serde_json::Value;
 use support::cli::{Place, Running, chats};
@@ -27,8 +27,8 @@ fn peer(name: &str) -> Option<String> {
 }
 
 async fn simulator() -> Simulator {
-    let latency = Latency { base_ms: 20.0, ..Latency::default() };
-    let settings = Settings { latency, ..Settings::default() };
+    let latency = SimulatedLatency { base_ms: 20.0, ..SimulatedLatency::default() };
+    let settings = SimulatorSettings { latency, ..SimulatorSettings::default() };
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
 }
 

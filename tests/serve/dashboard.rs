@@ -9,12 +9,12 @@
 use std::process::Command;
 use test_support as support;
 
-use promptmill::simulator::{self, Faults, Latency, Settings, Simulator};
+use promptmill::simulator::{self, FaultRates, SimulatedLatency, Simulator, SimulatorSettings};
 use support::cli::{Place, chats};
 
 const JOBS: usize = 3_000;
 
-async fn start(settings: Settings) -> Simulator {
+async fn start(settings: SimulatorSettings) -> Simulator {
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
 }
 
@@ -38,15 +38,15 @@ async fn a_person_runs_the_night_from_a_browser() {
         return;
     };
     let place = Place::new();
-    let faults = Faults { rate_503: 1.0, ..Faults::default() };
-    let broken = start(Settings { faults, ..Settings::default() }).await;
+    let faults = FaultRates { rate_503: 1.0, ..FaultRates::default() };
+    let broken = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
     place.write("broken.toml", config(&broken)).write("broken.jsonl", chats(3));
     let enqueue = ["--config", "broken.toml", "enqueue", "broken.jsonl", "--batch", "broken"];
     assert_eq!(place.run(&enqueue).code, Some(0));
     assert_eq!(place.run(&["--config", "broken.toml", "work", "--drain"]).code, Some(1));
 
-    let latency = Latency { base_ms: 200.0, ..Latency::default() };
-    let well = start(Settings { latency, ..Settings::default() }).await;
+    let latency = SimulatedLatency { base_ms: 200.0, ..SimulatedLatency::default() };
+    let well = start(SimulatorSettings { latency, ..SimulatorSettings::default() }).await;
     place.write("promptmill.toml", config(&well)).write("in.jsonl", chats(JOBS));
     assert_eq!(place.run(&["enqueue", "in.jsonl", "--batch", "night"]).code, Some(0));
     let worker = place.spawn(&["work"]);

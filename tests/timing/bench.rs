@@ -5,10 +5,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
-use promptmill::bench::pipeline::{Ended as PipeEnded, PipeReport};
-use promptmill::bench::report::{Ended, Report};
-use promptmill::outcome::Ending;
-use promptmill::simulator::{self, Faults, Latency, Setting, Settings};
+use promptmill::bench::pipeline::{PipelineReport, PipelineStopReason as PipeEnded};
+use promptmill::bench::report::{BenchReport, BenchStopReason};
+use promptmill::outcome::OutcomeStatus;
+use promptmill::simulator::{
+    self, FaultRates, ProfileSetting, SimulatedLatency, SimulatorSettings,
+};
 use support::broker;
 use support::cli::{Ended as Exited, Place, chats};
 use support::service::Service;
@@ -25,23 +27,23 @@ fn bench(place: &Place, service: &Service, more: &[&str]) -> Exited {
 }
 
 /// The report of a run that ended well.
-fn report(place: &Place, service: &Service, more: &[&str]) -> Report {
+fn report(place: &Place, service: &Service, more: &[&str]) -> BenchReport {
     let ended = bench(place, service, &[more, &["--json"]].concat());
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     serde_json::from_str(&ended.out).unwrap()
 }
 
-fn percentile(report: &Report, share: f64) -> f64 {
+fn percentile(report: &BenchReport, share: f64) -> f64 {
     report.phases[0].latency.e2e.as_ref().unwrap().percentile(share).unwrap().ms
 }
 
 #[test]
 fn every_request_is_counted_once_with_its_tokens() {
-    let (place, service) = (Place::new(), Service::start(Settings::default()));
+    let (place, service) = (Place::new(), Service::start(SimulatorSettings::default()));
     let found = report(&place, &service, &["--poisson", "400", "--count", "150"]);
     let ledger = serde_json::to_value(service.ledger()).unwrap();
     let phase = &found.phases[0];
-    assert_eq!(found.ended, Ended::Complete);
+    assert_eq!(found.ended, BenchStopReason::Complete);
     assert_eq!((phase.counts.succeeded, phase.counts.calls), (150, 150));
     assert_eq!(ledger["requests"], 150);
     assert_eq!(ledger["prompts"], 150, "each prompt is its own");
@@ -57,7 +59,7 @@ fn every_request_is_counted_once_with_its_tokens() {
 
 #[test]
 fn whole_answers_have_no_time_to_first_token_and_a_cache_may_help() {
-    let (place, service) = (Place::new(), Service::start(Settings::default()));
+    let (place, service) = (Place::new(), Service::start(SimulatorSettings::default()));
     let flags = ["--concurrency", "3", "--count", "30", "--no-stream", "--cacheable"];
     let found = report(&place, &service, &flags);
     assert_eq!(found.phases[0].latency.ttft, None);
@@ -67,8 +69,8 @@ fn whole_answers_have_no_time_to_first_token_and_a_cache_may_help() {
 
 #[test]
 fn a_stall_shows_in_the_latencies_of_all_that_had_to_wait() {
-    let latency = Latency { base_ms: 100.0, ..Latency::default() };
-    let service = Service::start(Settings { latency, ..Settings::default() });
+    let latency = SimulatedLatency { base_ms: 100.0, ..SimulatedLatency::default() };
+    let service = Service::start(SimulatorSettings { latency, ..SimulatorSettings::default() });
     let flags =
         ["--rate", "100", "--count", "20", "--max-in-flight", "1", "--stop-at-error-rate", "1"];
     let found = report(&Place::new(), &service, &flags);
@@ -89,8 +91,8 @@ fn a_stall_shows_in_the_latencies_of_all_that_had_to_wait() {
 
 #[test]
 fn throttled_and_failed_are_kept_apart_and_retries_are_counted() {
-    let faults = Faults { rate_500: 0.3, ..Faults::default() };
-    let limited = Settings { tpm: Some(60 * 50), faults, ..Settings::default() };
+    let faults = FaultRates { rate_500: 0.3, ..FaultRates::default() };
+    let limited = SimulatorSettings { tpm: Some(60 * 50), faults, ..SimulatorSettings::default() };
     let service = Service::start(limited);
     let flags = ["--rate", "200", "--count", "100", "--stop-at-error-rate", "1"];
     let found = report(&Place::new(), &service, &flags);
@@ -100,8 +102,8 @@ fn throttled_and_failed_are_kept_apart_and_retries_are_counted() {
     assert_eq!(counts.refused_calls, counts.throttled);
     assert_eq!(counts.codes.values().sum::<u64>(), counts.failed, "{counts:?}");
 
-    let faults = Faults { rate_503: 0.3, ..Faults::default() };
-    let service = Service::start(Settings { faults, ..Settings::default() });
+    let faults = FaultRates { rate_503: 0.3, ..FaultRates::default() };
+    let service = Service::start(SimulatorSettings { faults, ..SimulatorSettings::default() });
     let flags = ["--concurrency", "20", "--count", "60", "--retry", "exponential"];
     let found = report(&Place::new(), &service, &flags);
     let counts = &found.phases[0].counts;
@@ -111,15 +113,16 @@ fn throttled_and_failed_are_kept_apart_and_retries_are_counted() {
 
 #[test]
 fn what_is_wrong_ends_it_at_once_with_its_exit_code() {
-    let only = Settings { deployments: vec!["other".into()], ..Settings::default() };
+    let only =
+        SimulatorSettings { deployments: vec!["other".into()], ..SimulatorSettings::default() };
     let (place, service) = (Place::new(), Service::start(only));
     let ended = bench(&place, &service, &["--rate", "50", "--quiet"]);
     assert_eq!(ended.code, Some(2), "{}", ended.err);
     assert!(ended.out.contains("deployment's name"), "{}", ended.out);
     assert!(service.ledger().requests < 50, "it did not go on for a minute");
 
-    let faults = Faults { rate_500: 1.0, ..Faults::default() };
-    let service = Service::start(Settings { faults, ..Settings::default() });
+    let faults = FaultRates { rate_500: 1.0, ..FaultRates::default() };
+    let service = Service::start(SimulatorSettings { faults, ..SimulatorSettings::default() });
     let ended = bench(&place, &service, &["--rate", "100", "--quiet"]);
     assert_eq!(ended.code, Some(1), "{}", ended.err);
     assert!(ended.out.contains("stopped: 100 % of the requests failed"), "{}", ended.out);
@@ -135,8 +138,9 @@ fn what_is_wrong_ends_it_at_once_with_its_exit_code() {
 
 #[test]
 fn utilisation_is_told_as_the_service_reports_it() {
-    let ptu = [("d".to_owned(), vec![Setting::Ptu(Some(20_000))])];
-    let service = Service::start(Settings { overrides: ptu.into(), ..Settings::default() });
+    let ptu = [("d".to_owned(), vec![ProfileSetting::Ptu(Some(20_000))])];
+    let service =
+        Service::start(SimulatorSettings { overrides: ptu.into(), ..SimulatorSettings::default() });
     let found = report(&Place::new(), &service, &["--rate", "100", "--count", "50"]);
     let utilization = found.phases[0].utilization.unwrap();
     assert!((0.1..=100.0).contains(&utilization.max), "{utilization:?}");
@@ -145,13 +149,13 @@ fn utilisation_is_told_as_the_service_reports_it() {
 
 #[test]
 fn a_sweep_finds_the_knee_and_every_report_is_written() {
-    let latency = Latency { base_ms: 20.0, ..Latency::default() };
+    let latency = SimulatedLatency { base_ms: 20.0, ..SimulatedLatency::default() };
     // 10 requests a second are what the quota gives: 60 tokens are booked for each.
-    let settings = Settings {
+    let settings = SimulatorSettings {
         latency,
         rpm: Some(600),
         request_slice: std::time::Duration::from_millis(100),
-        ..Settings::default()
+        ..SimulatorSettings::default()
     };
     let (place, service) = (Place::new(), Service::start(settings));
     let mut flags = vec!["--sweep", "1..4", "--duration", "1", "--retry", "exponential"];
@@ -160,7 +164,7 @@ fn a_sweep_finds_the_knee_and_every_report_is_written() {
     let levels: Vec<_> = found.phases.iter().map(|phase| phase.concurrency.unwrap()).collect();
     assert_eq!(levels, [1, 2, 4]);
     assert!(found.knee.is_some());
-    let kept: Report =
+    let kept: BenchReport =
         serde_json::from_slice(&std::fs::read(place.path("r.json")).unwrap()).unwrap();
     assert_eq!(kept, found, "what is printed and what is kept are the same");
     let csv = std::fs::read_to_string(place.path("r.csv")).unwrap();
@@ -177,8 +181,8 @@ fn a_sweep_finds_the_knee_and_every_report_is_written() {
 fn a_slower_service_is_told_from_the_same_one() {
     let place = Place::new();
     let service = |base_ms| {
-        let latency = Latency { base_ms, ..Latency::default() };
-        Service::start(Settings { latency, ..Settings::default() })
+        let latency = SimulatedLatency { base_ms, ..SimulatedLatency::default() };
+        Service::start(SimulatorSettings { latency, ..SimulatorSettings::default() })
     };
     let (fast, slow) = (service(0.0), service(300.0));
     for (name, service) in [("a.json", &fast), ("b.json", &slow)] {
@@ -203,7 +207,7 @@ fn a_slower_service_is_told_from_the_same_one() {
 
 #[test]
 fn a_recording_is_replayed_with_its_sizes_and_real_prompts_are_sent_marked() {
-    let (place, service) = (Place::new(), Service::start(Settings::default()));
+    let (place, service) = (Place::new(), Service::start(SimulatorSettings::default()));
     place.write(
         "t.csv",
         "offset_seconds,prompt_tokens,output_tokens\n7,100,5\n7.01,50,9\n7.2,25,1\n",
@@ -224,7 +228,7 @@ fn a_recording_is_replayed_with_its_sizes_and_real_prompts_are_sent_marked() {
 
 #[test]
 fn a_deployment_of_the_configuration_is_named_and_seconds_are_told() {
-    let (place, service) = (Place::new(), Service::start(Settings::default()));
+    let (place, service) = (Place::new(), Service::start(SimulatorSettings::default()));
     let url = service.url();
     place.write(
         "promptmill.toml",
@@ -245,7 +249,7 @@ fn a_deployment_of_the_configuration_is_named_and_seconds_are_told() {
 }
 
 /// The report of a pipe whose jobs all succeeded.
-fn pipe(place: &Place, more: &[&str]) -> PipeReport {
+fn pipe(place: &Place, more: &[&str]) -> PipelineReport {
     let flags = ["bench", "--pipeline", "--model", "m", "--json", "--prompt-tokens", "40"];
     let flags = [&flags[..], &["--output-tokens", "20"]].concat();
     let ended = place.run(&[&flags[..], more].concat());
@@ -255,7 +259,7 @@ fn pipe(place: &Place, more: &[&str]) -> PipeReport {
 
 #[test]
 fn the_pipe_is_measured_from_queue_to_store_and_leaves_nothing_in_the_state_directory() {
-    let settings = Settings { tpm: Some(600_000), ..Settings::default() };
+    let settings = SimulatorSettings { tpm: Some(600_000), ..SimulatorSettings::default() };
     let (place, service) = (Place::new(), Service::start(settings));
     let deployment = format!(
         "[[deployments]]\nname = \"one\"\nendpoint = \"{}\"\ntpm = 600000\n",
@@ -267,7 +271,7 @@ fn the_pipe_is_measured_from_queue_to_store_and_leaves_nothing_in_the_state_dire
     assert_eq!(found.ended, PipeEnded::Complete);
     assert_eq!((found.setup.jobs, found.setup.calls), (250, 8));
     assert_eq!((found.enqueued.jobs, found.worked.jobs), (250, 250));
-    assert_eq!(found.worked.endings.get(&Ending::Succeeded), Some(&250));
+    assert_eq!(found.worked.endings.get(&OutcomeStatus::Succeeded), Some(&250));
     assert_eq!(service.ledger().requests, 250, "each job was called for once");
     for lap in [&found.worked.record, &found.worked.settle] {
         assert_eq!(lap.as_ref().unwrap().count, 250, "{lap:?}");
@@ -277,7 +281,7 @@ fn the_pipe_is_measured_from_queue_to_store_and_leaves_nothing_in_the_state_dire
     let charged = quota.charged_tpm * found.worked.seconds / 60.0;
     assert_eq!((quota.tpm, charged.round()), (600_000, 250.0 * 60.0));
     assert!(found.worked.cpu_us_per_job > 0.0 && found.worked.jobs_per_commit >= 1.0);
-    let written: PipeReport =
+    let written: PipelineReport =
         serde_json::from_slice(&std::fs::read(place.path("r.json")).unwrap()).unwrap();
     assert_eq!(written, found);
     assert_eq!(place.queued(), 3, "nobody's jobs are touched");
@@ -302,8 +306,9 @@ fn the_pipe_alone_is_measured_with_answers_from_the_simulator() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pipe_is_measured_on_service_bus_and_cosmos_db_if_the_queue_is_empty() {
-    let simulator =
-        simulator::start("127.0.0.1:0".parse().unwrap(), Settings::default()).await.unwrap();
+    let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), SimulatorSettings::default())
+        .await
+        .unwrap();
     let broker = broker::start(broker::jobs()).await;
     let host = cosmos_support::own_host().await;
     let place = Place::new();
@@ -322,7 +327,7 @@ async fn the_pipe_is_measured_on_service_bus_and_cosmos_db_if_the_queue_is_empty
     place.write("promptmill.toml", text).write("in.jsonl", chats(2));
     assert_eq!(place.run(&["init"]).code, Some(0));
     let found = pipe(&place, &["--count", "120"]);
-    assert_eq!(found.worked.endings.get(&Ending::Succeeded), Some(&120));
+    assert_eq!(found.worked.endings.get(&OutcomeStatus::Succeeded), Some(&120));
     assert!(found.setup.queue.contains("Service Bus"), "{}", found.setup.queue);
     assert!(found.setup.store.contains("Cosmos DB"), "{}", found.setup.store);
     let status = place.run(&["status", found.batch.as_str(), "--json"]);

@@ -7,17 +7,17 @@
 use std::time::Duration;
 use test_support as support;
 
-use promptmill::simulator::{Faults, Latency, Settings};
+use promptmill::simulator::{FaultRates, SimulatedLatency, SimulatorSettings};
 use support::cli::{Place, chats};
 use support::service::Service;
 
-fn used_and_refused(faults: Faults) -> (f64, f64) {
-    let settings = Settings {
+fn used_and_refused(faults: FaultRates) -> (f64, f64) {
+    let settings = SimulatorSettings {
         tpm: Some(600_000),
         window: Duration::from_secs(2),
-        latency: Latency { base_ms: 20.0, per_token_ms: 0.5, sigma: 0.3 },
+        latency: SimulatedLatency { base_ms: 20.0, per_token_ms: 0.5, sigma: 0.3 },
         faults,
-        ..Settings::default()
+        ..SimulatorSettings::default()
     };
     let service = Service::start(settings);
     let place = Place::new();
@@ -36,14 +36,14 @@ fn used_and_refused(faults: Faults) -> (f64, f64) {
 
 #[test]
 fn a_told_quota_is_used_with_next_to_no_429s() {
-    let (used, refused) = used_and_refused(Faults::default());
+    let (used, refused) = used_and_refused(FaultRates::default());
     assert!(used > 0.95, "{:.1} % of the quota used", used * 100.0);
     assert!(refused < 0.01, "{:.2} % refused", refused * 100.0);
 }
 
 #[test]
 fn faults_do_not_cost_quota() {
-    let (used, refused) = used_and_refused(Faults::spread(0.05));
+    let (used, refused) = used_and_refused(FaultRates::spread(0.05));
     assert!(used > 0.94, "{:.1} % of the quota used", used * 100.0);
     assert!(refused < 0.01, "{:.2} % refused", refused * 100.0);
 }

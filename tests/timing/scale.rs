@@ -18,8 +18,8 @@ use test_support::cosmos as cosmos_support;
 use test_support::fleet;
 
 use fleet::{Fleet, Setup, size, until};
-use promptmill::share::{Part, Word};
-use promptmill::simulator::{self, DeploymentWindow, Latency};
+use promptmill::heartbeat::{Heartbeat, QuotaClaim};
+use promptmill::simulator::{self, DeploymentWindow, SimulatedLatency};
 use promptmill::store::Store;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -30,9 +30,9 @@ use tokio::time::{Instant, sleep_until};
 /// What the simulator books for a job of these: its prompt, and 32 tokens that it may answer.
 const CHARGE: usize = 44;
 
-fn simulator(tpm: Option<u64>, base_ms: f64, window: Duration) -> simulator::Settings {
-    let latency = Latency { base_ms, ..Latency::default() };
-    simulator::Settings { tpm, latency, window, ..simulator::Settings::default() }
+fn simulator(tpm: Option<u64>, base_ms: f64, window: Duration) -> simulator::SimulatorSettings {
+    let latency = SimulatedLatency { base_ms, ..SimulatedLatency::default() };
+    simulator::SimulatorSettings { tpm, latency, window, ..simulator::SimulatorSettings::default() }
 }
 
 async fn get(url: &str) -> Value {
@@ -135,7 +135,7 @@ async fn scale_ins_in_the_midst_of_long_calls_give_all_back_at_once_and_poison_n
 }
 
 /// A worker's word about three deployments, as large as real ones are.
-fn word(number: u128) -> Word {
+fn word(number: u128) -> Heartbeat {
     let standing = json!({
         "demand": 1.0, "name": "gpt-4.1-mini-sweden", "tier": 0, "service": "standard",
         "tpm_configured": 2_000_000, "tpm_learnt": null, "rpm": 2_000, "charge_factor": 1.0,
@@ -151,9 +151,14 @@ fn word(number: u128) -> Word {
         "host": "promptmill-worker-7d4b9c6f5-x2x8z", "pid": 1, "version": "0.1.0",
         "started": "2026-01-01T00:00:00.123456789Z", "deployments": deployments,
     });
-    let part = Part { demand: 1.0, claim: 0.01 };
+    let part = QuotaClaim { demand: 1.0, claim: 0.01 };
     let parts = (0..3).map(|n| (quota(n), part)).collect();
-    Word { instance: uuid::Uuid::from_u128(number), beat: 1, parts, about }
+    Heartbeat {
+        instance: uuid::Uuid::from_u128(number),
+        sequence: 1,
+        quota_claims: parts,
+        status: about,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,12 +168,12 @@ async fn the_words_of_a_hundred_workers_cost_what_the_documents_say() {
     let mut told = Vec::new();
     for workers in [8, 100] {
         for number in 1..=workers {
-            store.put_word(&word(number)).await.unwrap();
+            store.put_heartbeat(&word(number)).await.unwrap();
         }
         let before = host.charged();
-        store.put_word(&word(1)).await.unwrap();
+        store.put_heartbeat(&word(1)).await.unwrap();
         let written = host.charged();
-        assert_eq!(store.words().await.unwrap().len() as u128, workers);
+        assert_eq!(store.heartbeats().await.unwrap().len() as u128, workers);
         told.push((written - before, host.charged() - written));
     }
     println!("request units of a write and a read, 8 and 100 workers: {told:.1?}");

@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 use test_support as support;
 
-use promptmill::simulator::{Latency, Settings};
+use promptmill::simulator::{SimulatedLatency, SimulatorSettings};
 use support::cli::{Place, chats};
 use support::service::{Service, wait_for};
 
@@ -27,11 +27,11 @@ struct Mill {
 
 impl Mill {
     fn new() -> Self {
-        let settings = Settings {
+        let settings = SimulatorSettings {
             tpm: Some(TPM),
             window: WINDOW,
-            latency: Latency { base_ms: 50.0, per_token_ms: 0.5, sigma: 0.3 },
-            ..Settings::default()
+            latency: SimulatedLatency { base_ms: 50.0, per_token_ms: 0.5, sigma: 0.3 },
+            ..SimulatorSettings::default()
         };
         let (service, place) = (Service::start(settings), Place::new());
         let text = format!(

@@ -1,33 +1,33 @@
-//! Keeps calls off a deployment that fails, and finds out by single calls when it is back.
+//! Circuit breaker of one deployment: keeps calls off while it fails and probes with single calls.
 //!
-//! It opens on a run of faults, on a share of them over some seconds, and at once when no connection
-//! can be made. Faults at random, a few in a hundred, never open it.
+//! It opens on a run of faults, on a high share of faults over some seconds, and at once when no
+//! connection can be made. Random faults, a few in a hundred, never open it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Faults in a row that open it. At 5 % random faults that is one row in 60 million calls.
-const RUN: u32 = 6;
+/// Consecutive faults that open it. At 5 % random faults that is one run in 60 million calls.
+const OPENING_RUN: u32 = 6;
 
-/// The share of faults that opens it, among at least so many calls of the last seconds.
-const SHARE: f64 = 0.5;
-const AMONG: u32 = 20;
+/// Share of faults that opens it, among at least this many calls of the last seconds.
+const OPENING_SHARE: f64 = 0.5;
+const LEAST_CALLS: u32 = 20;
 const SPAN: Duration = Duration::from_secs(5);
 
-/// First and longest pause before a single call tries again.
+/// First and longest pause before the next probe.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What a breaker lets through.
+/// Calls that the breaker lets through at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passage {
+pub enum BreakerDecision {
     All,
-    /// One call, to see.
+    /// One call, as a probe.
     Probe,
-    /// Nothing before then.
+    /// Nothing before this time.
     Until(Instant),
-    /// Nothing before the probe's end.
+    /// Nothing until the probe has ended.
     AfterProbe,
 }
 
@@ -35,18 +35,18 @@ pub enum Passage {
 #[derive(Default)]
 pub struct Breaker {
     run: u32,
-    /// Good and bad ends in the span that began then, and in the one before.
-    spans: Option<(Instant, [Ends; 2])>,
-    open: Option<Open>,
+    /// Start of the current span, and the counts of good and bad ends in it and in the one before.
+    spans: Option<(Instant, [SpanCounts; 2])>,
+    open: Option<OpenBreaker>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Ends {
+struct SpanCounts {
     good: u32,
     bad: u32,
 }
 
-struct Open {
+struct OpenBreaker {
     since: Instant,
     until: Instant,
     probes: u32,
@@ -57,16 +57,16 @@ struct Open {
 }
 
 impl Breaker {
-    pub fn passage(&self, now: Instant) -> Passage {
+    pub fn decision(&self, now: Instant) -> BreakerDecision {
         match &self.open {
-            None => Passage::All,
-            Some(open) if open.probing => Passage::AfterProbe,
-            Some(open) if now < open.until => Passage::Until(open.until),
-            Some(_) => Passage::Probe,
+            None => BreakerDecision::All,
+            Some(open) if open.probing => BreakerDecision::AfterProbe,
+            Some(open) if now < open.until => BreakerDecision::Until(open.until),
+            Some(_) => BreakerDecision::Probe,
         }
     }
 
-    /// A call begins; says whether it is the probe.
+    /// Records that a call begins; returns whether it is the probe.
     pub fn begin(&mut self) -> bool {
         if let Some(open) = &mut self.open {
             open.probing = true;
@@ -74,40 +74,41 @@ impl Breaker {
         self.open.is_some()
     }
 
-    /// A call ended and it says nothing about faults: a probe may go again.
+    /// Records an end that says nothing about faults: the next probe may go.
     pub fn end_unclear(&mut self, probe: bool) {
         if let Some(open) = self.open.as_mut().filter(|_| probe) {
             open.probing = false;
         }
     }
 
-    /// A call ended well: whatever was wrong is over.
+    /// Records a success: the breaker closes.
     pub fn succeed(&mut self, now: Instant) {
         self.count(now).good += 1;
         self.run = 0;
         self.open = None;
     }
 
-    /// A call ended in a fault of the deployment's. Says whether that opened it.
+    /// Records a fault of the deployment; returns whether it opened the breaker.
     pub fn fail(&mut self, probe: bool, why: &str, now: Instant) -> bool {
         self.count(now).bad += 1;
         self.run += 1;
         if self.open.is_some() {
-            // Calls that were under way together fail together: only the probe counts.
+            // Calls in flight together fail together: only the probe counts.
             self.stay_open(probe, now);
             return false;
         }
-        let (good, bad) = self.recent(now);
-        let too_many = good + bad >= AMONG && f64::from(bad) >= SHARE * f64::from(good + bad);
-        let opens = self.run >= RUN || too_many;
+        let (good, bad) = self.recent_counts(now);
+        let too_many =
+            good + bad >= LEAST_CALLS && f64::from(bad) >= OPENING_SHARE * f64::from(good + bad);
+        let opens = self.run >= OPENING_RUN || too_many;
         if opens {
             self.open(false, why, now);
         }
         opens
     }
 
-    /// No connection could be made: one is enough. Says whether that opened it.
-    pub fn unreachable(&mut self, probe: bool, why: &str, now: Instant) -> bool {
+    /// Records that no connection could be made, which opens it at once; returns whether it did.
+    pub fn fail_unreachable(&mut self, probe: bool, why: &str, now: Instant) -> bool {
         match &mut self.open {
             Some(open) => {
                 open.unreachable = true;
@@ -121,13 +122,13 @@ impl Breaker {
         }
     }
 
-    /// Since when no connection can be made, and why.
+    /// Returns since when no connection can be made, and why.
     pub fn outage(&self) -> Option<(Instant, &str)> {
         let open = self.open.as_ref().filter(|open| open.unreachable)?;
         Some((open.since, open.why.as_str()))
     }
 
-    /// Why it is open, if it is.
+    /// Returns the fault that opened it, while it is open.
     pub fn why(&self) -> Option<&str> {
         self.open.as_ref().map(|open| open.why.as_str())
     }
@@ -135,7 +136,8 @@ impl Breaker {
     fn open(&mut self, unreachable: bool, why: &str, now: Instant) {
         let until = now + FIRST_PAUSE;
         let why = why.to_owned();
-        self.open = Some(Open { since: now, until, probes: 0, probing: false, unreachable, why });
+        self.open =
+            Some(OpenBreaker { since: now, until, probes: 0, probing: false, unreachable, why });
     }
 
     fn stay_open(&mut self, probe: bool, now: Instant) {
@@ -147,18 +149,18 @@ impl Breaker {
         }
     }
 
-    fn count(&mut self, now: Instant) -> &mut Ends {
-        let (began, spans) = self.spans.get_or_insert((now, [Ends::default(); 2]));
+    fn count(&mut self, now: Instant) -> &mut SpanCounts {
+        let (began, spans) = self.spans.get_or_insert((now, [SpanCounts::default(); 2]));
         let age = now.saturating_duration_since(*began);
         if age >= SPAN {
-            spans[1] = if age < 2 * SPAN { spans[0] } else { Ends::default() };
-            spans[0] = Ends::default();
+            spans[1] = if age < 2 * SPAN { spans[0] } else { SpanCounts::default() };
+            spans[0] = SpanCounts::default();
             *began = now;
         }
         &mut spans[0]
     }
 
-    fn recent(&mut self, now: Instant) -> (u32, u32) {
+    fn recent_counts(&mut self, now: Instant) -> (u32, u32) {
         self.count(now);
         let spans = self.spans.map(|(_, spans)| spans).unwrap_or_default();
         (spans[0].good + spans[1].good, spans[0].bad + spans[1].bad)
@@ -188,21 +190,21 @@ mod tests {
     async fn a_run_opens_it_and_single_calls_after_growing_pauses_close_it() {
         let mut now = Instant::now();
         let mut breaker = Breaker::default();
-        let opened = (0..RUN).filter(|_| breaker.fail(false, "503", now)).count();
+        let opened = (0..OPENING_RUN).filter(|_| breaker.fail(false, "503", now)).count();
         assert_eq!(opened, 1);
         for pause_ms in [250, 500, 1_000] {
             let until = now + Duration::from_millis(pause_ms);
-            assert_eq!(breaker.passage(now), Passage::Until(until));
+            assert_eq!(breaker.decision(now), BreakerDecision::Until(until));
             now = until;
-            assert_eq!(breaker.passage(now), Passage::Probe);
+            assert_eq!(breaker.decision(now), BreakerDecision::Probe);
             assert!(breaker.begin());
-            assert_eq!(breaker.passage(now), Passage::AfterProbe);
+            assert_eq!(breaker.decision(now), BreakerDecision::AfterProbe);
             breaker.fail(false, "an older call", now);
-            assert_eq!(breaker.passage(now), Passage::AfterProbe);
+            assert_eq!(breaker.decision(now), BreakerDecision::AfterProbe);
             breaker.fail(true, "503", now);
         }
         breaker.succeed(now);
-        assert_eq!(breaker.passage(now), Passage::All);
+        assert_eq!(breaker.decision(now), BreakerDecision::All);
         assert!(!breaker.begin());
     }
 
@@ -211,7 +213,7 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         let mut opened = false;
-        for _ in 0..AMONG {
+        for _ in 0..LEAST_CALLS {
             breaker.succeed(now);
             opened |= breaker.fail(false, "500", now);
         }

@@ -1,7 +1,8 @@
-//! One deployment's state: what it may take now, and what its answers taught us.
+//! State of one deployment: what it may take now, and what its answers taught us.
 //!
-//! Pure: every decision takes `now`. It joins the parts that each know one thing: the calls in flight,
-//! the pause that a 429 asked for, and the breaker; its `quota` may be another's too, and is handed in.
+//! Pure: every decision takes `now`. It joins parts that each know one thing: the calls in flight,
+//! the pause that a 429 asked for, and the breaker. The quota is passed in, since deployments may
+//! share one.
 
 use std::time::Duration;
 
@@ -9,36 +10,36 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Booking;
-use super::breaker::{Breaker, Passage};
-use super::calls::Calls;
-pub use super::limits::{Limits, Service};
-use super::quota::Quota;
-use super::recent::Recent;
-use super::snapshot::{BreakerState, Snapshot};
-use super::usual::Usual;
+use super::breaker::{Breaker, BreakerDecision};
+use super::call_averages::CallAverages;
+use super::concurrency_limit::ConcurrencyLimit;
+pub use super::limits::{DeploymentLimits, ServiceKind};
+use super::quota::DeploymentQuota;
+use super::sliding_window::SlidingWindowSum;
+use super::snapshot::{BreakerState, DeploymentSnapshot};
 use domain::headers::RateHeaders;
 
-/// How long a deployment that is not found may stay so before it is out of the pool, if others can
-/// do its work: right after its creation it takes some minutes (Azure docs: DeploymentNotFound), and
-/// how often it is tried.
+/// Time that a deployment may stay missing before it leaves the pool, if others can do its work:
+/// right after its creation it takes some minutes (Azure docs: DeploymentNotFound). Then the pause
+/// between two attempts.
 const MISSING_FOR: Duration = Duration::from_secs(300);
 const MISSING_PAUSE: Duration = Duration::from_secs(15);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The least pause of a flex lane without room: its 429 is about the service's capacity.
+/// Shortest pause of a flex deployment without room: its 429 is about the service's capacity.
 const FLEX_PAUSE: Duration = Duration::from_secs(5);
 
-/// What a call taught about its deployment.
+/// Result of a call, as far as it concerns the deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Feedback {
-    /// It answered: an answer, or a refusal of the job.
+pub enum CallFeedback {
+    /// An answer, or a refusal of the job itself.
     Responded,
-    /// A passing fault of its own: 5xx, a time-out, a reset.
-    Faulted { why: String },
+    /// Transient error of its own: 5xx, a time-out, a reset.
+    Transient { why: String },
     /// Nothing is known of it; perhaps no call was made.
     Unclear,
-    /// It is full; nothing more until then.
+    /// 429: nothing more until then.
     Throttled { until: Instant },
     /// No connection could be made: nothing was sent.
     Unreachable { why: String },
@@ -48,32 +49,32 @@ pub enum Feedback {
     Misconfigured { why: String },
 }
 
-/// How a call ended, and what the response told.
-pub struct End<'a> {
+/// End of a call: its booking, its result and the rate limits of the response.
+pub struct ObservedCall<'a> {
     pub booking: &'a Booking,
-    pub feedback: Feedback,
-    pub told: &'a RateHeaders,
+    pub feedback: CallFeedback,
+    pub rate_limits: &'a RateHeaders,
     /// No other deployment can do its work.
     pub is_last: bool,
 }
 
-struct Refusal<'a> {
+struct ThrottledCall<'a> {
     booking: &'a Booking,
     until: Instant,
-    told: &'a RateHeaders,
+    rate_limits: &'a RateHeaders,
 }
 
-/// Whether a deployment takes calls at all.
+/// Readiness of a deployment to take calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Calls of at most this charge. Larger ones have to wait until then.
+pub enum DeploymentGate {
+    /// Calls of at most this charge; larger ones wait until then.
     Open {
         room: u64,
         until: Option<Instant>,
     },
-    /// Nothing before then.
+    /// Nothing before this time.
     Until(Instant),
-    /// As soon as one of its calls ends.
+    /// Nothing until one of its calls ends.
     WhenACallEnds,
     Retired,
 }
@@ -81,70 +82,70 @@ pub enum Gate {
 /// A deployment as admission sees it.
 pub struct Deployment {
     name: Box<str>,
-    limits: Limits,
-    /// What was booked here.
-    booked: Recent,
-    calls: Calls,
-    /// A quota that was unknown at first is paced now.
-    is_freed: bool,
+    limits: DeploymentLimits,
+    /// Tokens booked here.
+    booked: SlidingWindowSum,
+    concurrency: ConcurrencyLimit,
+    /// The quota was unknown at first and is paced now.
+    is_lifted: bool,
     in_flight: usize,
     paused_until: Option<Instant>,
     breaker: Breaker,
     missing_since: Option<Instant>,
     retired: Option<String>,
     latency: Option<Duration>,
-    usual: Usual,
+    averages: CallAverages,
     utilisation: Option<f64>,
 }
 
 impl Deployment {
-    pub fn new(name: &str, limits: Limits, is_paced: bool, now: Instant) -> Self {
+    pub fn new(name: &str, limits: DeploymentLimits, is_paced: bool, now: Instant) -> Self {
         Self {
             name: name.into(),
-            booked: Recent::new(now),
-            calls: Calls::new(limits.concurrency, is_paced),
-            is_freed: false,
+            booked: SlidingWindowSum::new(now),
+            concurrency: ConcurrencyLimit::new(limits.concurrency, is_paced),
+            is_lifted: false,
             in_flight: 0,
             paused_until: None,
             breaker: Breaker::default(),
             missing_since: None,
             retired: None,
             latency: None,
-            usual: Usual::default(),
+            averages: CallAverages::default(),
             utilisation: None,
             limits,
         }
     }
 
-    /// Whether it takes calls now, whatever their number of tokens a minute.
-    pub fn gate(&mut self, quota: &mut Quota, now: Instant) -> Gate {
-        quota.wait_no_more(now);
+    /// Returns whether it takes calls now, apart from its token rate.
+    pub fn gate(&mut self, quota: &mut DeploymentQuota, now: Instant) -> DeploymentGate {
+        quota.stop_waiting(now);
         if self.retired.is_some() {
-            return Gate::Retired;
+            return DeploymentGate::Retired;
         }
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
-            return Gate::Until(until);
+            return DeploymentGate::Until(until);
         }
-        match self.breaker.passage(now) {
-            Passage::Until(at) => return Gate::Until(at),
-            Passage::AfterProbe => return Gate::WhenACallEnds,
-            // The probe goes, whatever still hangs from before.
-            Passage::Probe => {}
-            Passage::All if !self.has_call_left() => return Gate::WhenACallEnds,
-            Passage::All => {}
+        match self.breaker.decision(now) {
+            BreakerDecision::Until(at) => return DeploymentGate::Until(at),
+            BreakerDecision::AfterProbe => return DeploymentGate::WhenACallEnds,
+            // The probe goes, whatever calls still hang from before.
+            BreakerDecision::Probe => {}
+            BreakerDecision::All if !self.may_start_call() => return DeploymentGate::WhenACallEnds,
+            BreakerDecision::All => {}
         }
         let (room, until) = quota.room(now);
-        if quota.has_tokens() && !self.is_freed {
-            self.is_freed = true;
-            self.calls.free();
+        if quota.has_tokens() && !self.is_lifted {
+            self.is_lifted = true;
+            self.concurrency.lift();
         }
-        Gate::Open { room, until }
+        DeploymentGate::Open { room, until }
     }
 
-    /// Books a call that the gate let through and whose charge is gathered.
+    /// Books a call that the gate let through and whose charge has accrued.
     pub fn book(
         &mut self,
-        quota: &mut Quota,
+        quota: &mut DeploymentQuota,
         index: super::DeploymentIndex,
         charge: u64,
         now: Instant,
@@ -156,36 +157,36 @@ impl Deployment {
     }
 
     /// Ends a call that [`Self::book`] began.
-    pub fn observe(&mut self, quota: &mut Quota, end: End<'_>, now: Instant) {
-        let End { booking, feedback, told, is_last } = end;
+    pub fn observe(&mut self, quota: &mut DeploymentQuota, end: ObservedCall<'_>, now: Instant) {
+        let ObservedCall { booking, feedback, rate_limits, is_last } = end;
         let in_flight = self.in_flight;
         self.in_flight = in_flight.saturating_sub(1);
-        quota.hear_requests(told, now);
+        quota.observe_request_limit(rate_limits, now);
         match feedback {
-            Feedback::Responded => {
+            CallFeedback::Responded => {
                 self.missing_since = None;
-                self.utilisation = told.utilisation.or(self.utilisation);
-                quota.hear(booking, told, now);
-                self.calls.succeed(told.utilisation);
+                self.utilisation = rate_limits.utilisation.or(self.utilisation);
+                quota.observe_headers(booking, rate_limits, now);
+                self.concurrency.succeed(rate_limits.utilisation);
                 self.succeed(booking, now);
             }
-            Feedback::Faulted { why } => {
-                quota.hear(booking, told, now);
+            CallFeedback::Transient { why } => {
+                quota.observe_headers(booking, rate_limits, now);
                 if self.breaker.fail(booking.is_probe, &why, now) {
                     warn!(deployment.name = %self.name, why, "keeps failing: calls go elsewhere");
                 }
             }
-            Feedback::Unclear => self.breaker.end_unclear(booking.is_probe),
-            Feedback::Throttled { until } => {
-                let refusal = Refusal { booking, until, told };
-                self.throttle(quota, refusal, in_flight, now);
+            CallFeedback::Unclear => self.breaker.end_unclear(booking.is_probe),
+            CallFeedback::Throttled { until } => {
+                let throttled = ThrottledCall { booking, until, rate_limits };
+                self.throttle(quota, throttled, in_flight, now);
             }
-            Feedback::Unreachable { why } => {
-                if self.breaker.unreachable(booking.is_probe, &why, now) {
+            CallFeedback::Unreachable { why } => {
+                if self.breaker.fail_unreachable(booking.is_probe, &why, now) {
                     warn!(deployment.name = %self.name, why, "can't be reached");
                 }
             }
-            Feedback::Missing { why } => {
+            CallFeedback::Missing { why } => {
                 self.breaker.end_unclear(booking.is_probe);
                 let since = *self.missing_since.get_or_insert(now);
                 if is_last || now.saturating_duration_since(since) >= MISSING_FOR {
@@ -194,7 +195,7 @@ impl Deployment {
                     self.pause(now + MISSING_PAUSE);
                 }
             }
-            Feedback::Misconfigured { why } => {
+            CallFeedback::Misconfigured { why } => {
                 self.breaker.end_unclear(booking.is_probe);
                 self.retire(why);
             }
@@ -203,7 +204,7 @@ impl Deployment {
 
     fn succeed(&mut self, booking: &Booking, now: Instant) {
         let latency = now.saturating_duration_since(booking.at);
-        self.usual.add(latency, booking.charge);
+        self.averages.add(latency, booking.charge);
         self.latency = Some(self.latency.map_or(latency, |mean| mean * 7 / 8 + latency / 8));
         if self.breaker.why().is_some() {
             info!(deployment.name = %self.name, "answers again");
@@ -213,28 +214,28 @@ impl Deployment {
 
     fn throttle(
         &mut self,
-        quota: &mut Quota,
-        refusal: Refusal<'_>,
+        quota: &mut DeploymentQuota,
+        throttled: ThrottledCall<'_>,
         in_flight: usize,
         now: Instant,
     ) {
-        let Refusal { booking, until, told } = refusal;
+        let ThrottledCall { booking, until, rate_limits } = throttled;
         self.breaker.end_unclear(booking.is_probe);
-        self.booked.take_back(booking.charge as f64, booking.at);
-        self.utilisation = told.utilisation.or(self.utilisation);
+        self.booked.subtract(booking.charge as f64, booking.at);
+        self.utilisation = rate_limits.utilisation.or(self.utilisation);
         match self.limits.service {
-            Service::Flex => {
+            ServiceKind::Flex => {
                 self.pause(until.max(now + FLEX_PAUSE));
-                quota.take_back(booking);
+                quota.refund(booking);
             }
-            Service::Provisioned => self.pause(until),
-            Service::Standard => {
+            ServiceKind::Provisioned => self.pause(until),
+            ServiceKind::Standard => {
                 self.pause(until);
-                quota.refused(booking, until, told, now);
+                quota.observe_throttled(booking, until, rate_limits, now);
             }
         }
-        if self.limits.service != Service::Standard || told.limit_tokens.is_none() {
-            self.calls.refused(in_flight, booking.at, now);
+        if self.limits.service != ServiceKind::Standard || rate_limits.limit_tokens.is_none() {
+            self.concurrency.observe_throttled(in_flight, booking.at, now);
         }
     }
 
@@ -249,45 +250,45 @@ impl Deployment {
         }
     }
 
-    /// Lets this instance have only a part of the calls in flight.
+    /// Allows this instance only a part of the calls in flight.
     pub fn set_share(&mut self, share: f64) {
-        self.calls.set_share(share);
+        self.concurrency.set_share(share);
     }
 
-    /// When a call can be expected to end, if any is under way.
+    /// Returns when a call can be expected to end, if any is in flight.
     pub fn next_end(&self, now: Instant) -> Instant {
         let each = u32::try_from(self.in_flight.max(1)).unwrap_or(u32::MAX);
         now + self.latency.unwrap_or_default() / each
     }
 
-    /// Whether a job that another deployment failed should rather come here.
-    pub fn is_well(&self, now: Instant) -> bool {
+    /// Returns whether a job that another deployment failed should rather come here.
+    pub fn is_healthy(&self, now: Instant) -> bool {
         let paused = self.paused_until.is_some_and(|until| until > now);
-        self.retired.is_none() && !paused && self.breaker.passage(now) == Passage::All
+        self.retired.is_none() && !paused && self.breaker.decision(now) == BreakerDecision::All
     }
 
-    /// Whether a pause of it is a want of room elsewhere, not to be waited for.
+    /// Returns whether a pause only means that the service lacks room: nobody waits for it.
     pub fn is_flex(&self) -> bool {
-        self.limits.service == Service::Flex
+        self.limits.service == ServiceKind::Flex
     }
 
-    /// How much it can take beside the others: its quota, or its calls where it has none.
-    pub fn size(&self, quota: &Quota) -> f64 {
+    /// Returns its weight among the others: its quota, or its calls where it has none.
+    pub fn capacity(&self, quota: &DeploymentQuota) -> f64 {
         let calls = self.limits.concurrency as f64 * 1_000.0;
         quota.limit().unwrap_or(calls) * quota.share()
     }
 
-    /// Since when no connection could be made, and why.
+    /// Returns since when no connection could be made, and why.
     pub fn outage(&self) -> Option<(Instant, &str)> {
         self.breaker.outage()
     }
 
-    /// Why the deployment is out of the pool for good.
+    /// Returns why the deployment is out of the pool for good.
     pub fn retired(&self) -> Option<&str> {
         self.retired.as_deref()
     }
 
-    /// Whether it is taken for not yet there.
+    /// Returns whether it counts as not yet created.
     pub fn is_missing(&self) -> bool {
         self.missing_since.is_some()
     }
@@ -296,36 +297,41 @@ impl Deployment {
         &self.name
     }
 
-    /// Until when a refusal keeps calls off it.
+    /// Returns until when a 429 keeps calls off it.
     pub fn paused_until(&self) -> Option<Instant> {
         self.paused_until
     }
 
-    /// What its breaker lets through.
-    pub fn passage(&self, now: Instant) -> Passage {
-        self.breaker.passage(now)
+    /// Returns what its breaker lets through.
+    pub fn breaker_decision(&self, now: Instant) -> BreakerDecision {
+        self.breaker.decision(now)
     }
 
-    /// The fault that opened the breaker, while it is open.
-    pub fn trouble(&self) -> Option<&str> {
+    /// Returns the fault that opened the breaker, while it is open.
+    pub fn breaker_error(&self) -> Option<&str> {
         self.breaker.why()
     }
 
-    /// Whether another call may be in flight.
-    pub fn has_call_left(&self) -> bool {
-        self.in_flight < self.calls.allowed()
+    /// Returns whether another call may be in flight.
+    pub fn may_start_call(&self) -> bool {
+        self.in_flight < self.concurrency.allowed()
     }
 
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Its state for display; `place`: its tier, and the tokens in line for it.
-    pub fn snapshot(&mut self, quota: &Quota, place: (u8, u64), now: Instant) -> Snapshot {
+    /// Returns its state for display; `place`: its tier, and the tokens queued for it.
+    pub fn snapshot(
+        &mut self,
+        quota: &DeploymentQuota,
+        place: (u8, u64),
+        now: Instant,
+    ) -> DeploymentSnapshot {
         let (tier, waiting) = place;
-        let usual = self.usual.call();
+        let usual = self.averages.per_call();
         let left = |until: Instant| (until > now).then(|| (until - now).as_millis() as u64);
-        Snapshot {
+        DeploymentSnapshot {
             name: self.name.to_string(),
             tier,
             service: self.limits.service,
@@ -335,19 +341,19 @@ impl Deployment {
             charge_factor: quota.factor(),
             reserve: self.limits.reserve,
             share: quota.share(),
-            used_last_minute: self.booked.since(now - MINUTE, now) as u64,
+            used_last_minute: self.booked.sum_since(now - MINUTE, now) as u64,
             waiting,
             in_flight: self.in_flight,
-            calls_allowed: self.calls.allowed(),
+            calls_allowed: self.concurrency.allowed(),
             concurrency: self.limits.concurrency,
             call_seconds: usual.map(|(seconds, _)| seconds),
             call_tokens: usual.map(|(_, tokens)| tokens),
             utilisation: self.utilisation,
             paused_ms: self.paused_until.and_then(left),
-            breaker: match self.breaker.passage(now) {
-                Passage::All => BreakerState::Closed,
-                Passage::Until(_) => BreakerState::Open,
-                Passage::Probe | Passage::AfterProbe => BreakerState::HalfOpen,
+            breaker: match self.breaker.decision(now) {
+                BreakerDecision::All => BreakerState::Closed,
+                BreakerDecision::Until(_) => BreakerState::Open,
+                BreakerDecision::Probe | BreakerDecision::AfterProbe => BreakerState::HalfOpen,
             },
             breaker_why: self.breaker.why().map(Into::into),
             retired: self.retired.clone(),

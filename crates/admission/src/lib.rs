@@ -1,31 +1,31 @@
-//! Who may go now: jobs wait here until a deployment can take them.
+//! Admission: jobs wait here until a deployment can take them.
 //!
-//! Pure: [`Admission`] decides from what it is told and from `now`; the worker's conductor owns it
-//! and turns the wheel. Jobs that the same deployments can serve wait in one `line`, in order of
-//! priority, deadline and age. A deployment that has room takes the best job that suits it; the tiers
-//! are asked in order, and a lower one only for what those above can't take soon. `docs/admission.md`
-//! tells the whole.
+//! Pure: [`Admission`] decides from its inputs and from `now`; the worker's conductor owns it and
+//! drives it. Jobs that the same deployments can serve wait in one `wait_queue`, in order of
+//! priority, deadline and age. A deployment that has room takes the best job that suits it; the
+//! tiers are asked in order, and a lower one only for what those above can't take soon.
+//! `docs/admission.md` has the full description.
 //!
-//! `deployment` joins what is known of each: `pace`, `learn` (with `window`, `factor` and
-//! `recent`), `calls`, `breaker` and `demand`, by which instances share it (`shares`). `explain` tells
-//! people why a job waits.
+//! `deployment` joins what is known of each: `pace`, `quota_estimator` (with `window`,
+//! `charge_factor` and `sliding_window`), `concurrency_limit`, `breaker` and `demand`, by which
+//! instances share it (`shares`). `explain` tells people why a job waits.
 
 mod breaker;
-mod calls;
+mod call_averages;
+mod charge_factor;
 mod choose;
+mod concurrency_limit;
 mod demand;
 pub mod deployment;
 pub mod explain;
-mod factor;
-mod learn;
 mod limits;
-mod line;
 mod pace;
 mod quota;
-mod recent;
+mod quota_estimator;
 pub mod shares;
+mod sliding_window;
 pub mod snapshot;
-mod usual;
+mod wait_queue;
 mod window;
 
 use std::cmp::Reverse;
@@ -34,70 +34,70 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use deployment::{Deployment, End, Feedback, Limits, Service};
+use deployment::{CallFeedback, Deployment, DeploymentLimits, ObservedCall, ServiceKind};
 use domain::headers::RateHeaders;
-use line::{Line, Waiting};
-use quota::Quota;
-use snapshot::{Snapshot, Standing};
+use quota::DeploymentQuota;
+use snapshot::{DemandSnapshot, DeploymentSnapshot};
+use wait_queue::{WaitQueue, WaitingJob};
 
-/// How long a job that a deployment failed waits for another one.
+/// Time that a job which a deployment failed waits for another one.
 const AVOID_FOR: Duration = Duration::from_secs(2);
 
-/// A deployment's number in its pool.
+/// Index of a deployment in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeploymentIndex(pub usize);
 
 /// One deployment that admission may send jobs to.
 #[derive(Debug, Clone, Default)]
-pub struct Member {
-    /// What logs and reports call it.
+pub struct PoolMember {
+    /// Name in logs and reports.
     pub name: String,
-    /// The models, by all their names, that it serves; empty: whatever is asked for.
+    /// Models that it serves, by all their names; empty: every model.
     pub models: Vec<String>,
-    /// 0 is asked first.
+    /// Tier 0 is asked first.
     pub tier: u8,
-    /// Its part among the tier's deployments while all have room; absent: by their quotas.
+    /// Weight among the tier's deployments while all have room; absent: by their quotas.
     pub weight: Option<f64>,
-    pub limits: Limits,
-    /// What makes a quota one: deployments of the same name here use it together. Empty: its own.
+    pub limits: DeploymentLimits,
+    /// Key of a shared quota: deployments with the same key use it together. Empty: its own quota.
     pub quota: String,
 }
 
-/// The line of the jobs that the same deployments can serve.
+/// Index of a routing group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaneIndex(usize);
+pub struct RoutingGroupIndex(usize);
 
-/// What a job is judged by while it waits.
+/// Attributes by which a waiting job is judged.
 #[derive(Debug, Clone, Copy)]
-pub struct Ticket {
-    /// By [`Admission::lane_for`]; `None`: no deployment serves its model.
-    pub lane: Option<LaneIndex>,
+pub struct AdmissionTicket {
+    /// Group from [`Admission::group_for`]; `None`: no deployment serves its model.
+    pub group: Option<RoutingGroupIndex>,
     /// Tokens that the service will book.
     pub charge: u64,
     pub priority: i32,
     pub deadline: Option<Instant>,
-    /// Since when it wants to go: what a lower tier is opened by.
+    /// Start of its wait, which decides when it may spill to a lower tier.
     pub since: Instant,
     /// The deployment that failed it last.
     pub avoid: Option<DeploymentIndex>,
 }
 
-/// A call that admission let go, to be given back to [`Admission::observe`] at its end.
+/// Call that admission let go; its end is to be reported to [`Admission::observe`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Booking {
     pub deployment: DeploymentIndex,
     pub charge: u64,
     pub at: Instant,
-    /// All that had been booked there with it.
+    /// Total of all bookings there, this one included.
     pub total: f64,
-    /// It finds out for a breaker.
+    /// It is the probe of a breaker.
     pub is_probe: bool,
 }
 
-/// What to do next.
+/// Decision about the next job.
 #[derive(Debug, PartialEq)]
-pub enum Next<T> {
-    /// Send it; the deployment must hear of its end by [`Admission::observe`].
+pub enum AdmissionDecision<T> {
+    /// Send it, and report its end to [`Admission::observe`].
     Go(T, Booking),
     Expired(T),
     /// Larger than a whole minute's quota of every deployment that serves its model.
@@ -108,65 +108,65 @@ pub enum Next<T> {
     Wait(Option<Instant>),
 }
 
-/// The waiting jobs and the deployments.
+/// Waiting jobs and the deployments that serve them.
 pub struct Admission<T> {
     deployments: Vec<Deployment>,
-    places: Vec<Place>,
-    quotas: Vec<Quota>,
+    pool: Vec<PoolEntry>,
+    quotas: Vec<DeploymentQuota>,
     /// Deployments by tier, the first tier first.
     tiers: Vec<Vec<usize>>,
-    lanes: Vec<Lane<T>>,
-    /// The lane of each model that is named; all others go to the lane of any.
+    groups: Vec<RoutingGroup<T>>,
+    /// Group of each model that is named; all others go to the default group.
     by_model: HashMap<String, usize>,
-    any: Option<usize>,
-    /// Jobs of a model that no lane has; they can only be turned away.
-    strays: Vec<T>,
+    default_group: Option<usize>,
+    /// Jobs of a model that no group serves; they can only be turned away.
+    unroutable: Vec<T>,
     offered: u64,
     spill_after: Duration,
-    /// The turn of the deployment that was chosen last.
+    /// Turn of the deployment that was chosen last.
     turn: f64,
 }
 
-/// A deployment's place in the pool.
-struct Place {
+/// Entry of a deployment in the pool.
+struct PoolEntry {
     tier: u8,
     weight: Option<f64>,
-    /// Which of the quotas it uses.
+    /// Index of the quota it uses.
     quota: usize,
-    /// The lanes it serves.
-    lanes: Vec<usize>,
-    /// Work it was given, by its weight: the least goes first.
+    /// Routing groups it serves.
+    groups: Vec<usize>,
+    /// Work it was given, divided by its weight: the least goes first.
     turn: f64,
 }
 
-/// Models that the same deployments serve.
-struct Lane<T> {
+/// Models that the same deployments serve, and their queue.
+struct RoutingGroup<T> {
     members: Vec<usize>,
-    line: Line<T>,
-    /// Of the question under way: the heap of the head, when a tier that was asked could take its next
-    /// job, and the same without the tier that is being asked.
-    head: Option<line::Heap>,
-    soonest: Option<Instant>,
-    above: Option<Instant>,
+    queue: WaitQueue<T>,
+    /// Scratch of the current `next()`: heap of the queue's head; earliest time any tier asked so
+    /// far can take its next job; the same without the tier being asked now.
+    head: Option<wait_queue::HeapIndex>,
+    earliest: Option<Instant>,
+    earliest_above: Option<Instant>,
 }
 
 impl<T> Admission<T> {
-    /// `spill_after`: how long a job waits for a tier before the one below may take it.
-    pub fn new(members: Vec<Member>, spill_after: Duration, now: Instant) -> Self {
+    /// Creates the pool; `spill_after`: a job's wait for a tier before the one below may take it.
+    pub fn new(members: Vec<PoolMember>, spill_after: Duration, now: Instant) -> Self {
         let mut admission = Self {
             deployments: Vec::with_capacity(members.len()),
-            places: Vec::with_capacity(members.len()),
+            pool: Vec::with_capacity(members.len()),
             quotas: Vec::with_capacity(members.len()),
             tiers: Vec::new(),
-            lanes: Vec::new(),
+            groups: Vec::new(),
             by_model: HashMap::new(),
-            any: None,
-            strays: Vec::new(),
+            default_group: None,
+            unroutable: Vec::new(),
             offered: 0,
             spill_after,
             turn: 0.0,
         };
-        admission.open_lanes(&members);
+        admission.create_groups(&members);
         let mut tiers: Vec<u8> = members.iter().map(|member| member.tier).collect();
         tiers.sort_unstable();
         tiers.dedup();
@@ -176,11 +176,11 @@ impl<T> Admission<T> {
         }
         let mut known = HashMap::new();
         for (index, member) in members.iter().enumerate() {
-            let serves = |lane: &usize| admission.lanes[*lane].members.contains(&index);
-            let lanes = (0..admission.lanes.len()).filter(serves).collect();
+            let serves = |group: &usize| admission.groups[*group].members.contains(&index);
+            let groups = (0..admission.groups.len()).filter(serves).collect();
             let quota = admission.quota_of(index, &members, &mut known, now);
             let (tier, weight) = (member.tier, member.weight);
-            admission.places.push(Place { tier, weight, quota, lanes, turn: 0.0 });
+            admission.pool.push(PoolEntry { tier, weight, quota, groups, turn: 0.0 });
             let is_paced = admission.quotas[quota].is_paced();
             let deployment = Deployment::new(&member.name, member.limits.clone(), is_paced, now);
             admission.deployments.push(deployment);
@@ -188,17 +188,17 @@ impl<T> Admission<T> {
         admission
     }
 
-    /// The quota of a member: one that an earlier member uses too, or another.
+    /// Returns the quota of a member: one shared with an earlier member, or a new one.
     fn quota_of<'a>(
         &mut self,
         index: usize,
-        members: &'a [Member],
+        members: &'a [PoolMember],
         known: &mut HashMap<&'a str, usize>,
         now: Instant,
     ) -> usize {
-        let Member { name, limits, quota, .. } = &members[index];
-        // What is provisioned has no quota a minute that could be the same.
-        let is_same = !quota.is_empty() && limits.service != Service::Provisioned;
+        let PoolMember { name, limits, quota, .. } = &members[index];
+        // A provisioned deployment has no quota a minute that could be shared.
+        let is_same = !quota.is_empty() && limits.service != ServiceKind::Provisioned;
         if let Some(same) = known.get(quota.as_str()).filter(|_| is_same) {
             return *same;
         }
@@ -212,50 +212,50 @@ impl<T> Admission<T> {
             }
             known.insert(quota, self.quotas.len());
         }
-        self.quotas.push(Quota::new(name, &limits, now));
+        self.quotas.push(DeploymentQuota::new(name, &limits, now));
         self.quotas.len() - 1
     }
 
-    /// One lane for all models that the same deployments serve.
-    fn open_lanes(&mut self, members: &[Member]) {
-        let serving = |serves: &dyn Fn(&Member) -> bool| -> Vec<usize> {
+    /// Creates one group for all models that the same deployments serve.
+    fn create_groups(&mut self, members: &[PoolMember]) {
+        let serving = |serves: &dyn Fn(&PoolMember) -> bool| -> Vec<usize> {
             (0..members.len()).filter(|n| serves(&members[*n])).collect()
         };
         for model in members.iter().flat_map(|member| &member.models) {
             let serving = serving(&|member| member.models.contains(model));
-            let lane = self.lane_of(serving);
-            self.by_model.insert(model.clone(), lane);
+            let group = self.group_of(serving);
+            self.by_model.insert(model.clone(), group);
         }
         let any = serving(&|member| member.models.is_empty());
         if !any.is_empty() {
-            self.any = Some(self.lane_of(any));
+            self.default_group = Some(self.group_of(any));
         }
     }
 
-    fn lane_of(&mut self, members: Vec<usize>) -> usize {
-        let known = self.lanes.iter().position(|lane| lane.members == members);
+    fn group_of(&mut self, members: Vec<usize>) -> usize {
+        let known = self.groups.iter().position(|group| group.members == members);
         known.unwrap_or_else(|| {
-            self.lanes.push(Lane {
+            self.groups.push(RoutingGroup {
                 members,
-                line: Line::new(),
+                queue: WaitQueue::new(),
                 head: None,
-                soonest: None,
-                above: None,
+                earliest: None,
+                earliest_above: None,
             });
-            self.lanes.len() - 1
+            self.groups.len() - 1
         })
     }
 
-    /// Where jobs of a model wait.
-    pub fn lane_for(&self, model: &str) -> Option<LaneIndex> {
-        self.by_model.get(model).copied().or(self.any).map(LaneIndex)
+    /// Returns the group in which jobs of a model wait.
+    pub fn group_for(&self, model: &str) -> Option<RoutingGroupIndex> {
+        self.by_model.get(model).copied().or(self.default_group).map(RoutingGroupIndex)
     }
 
-    /// Puts a job in line.
-    pub fn offer(&mut self, ticket: &Ticket, item: T, now: Instant) {
+    /// Puts a job in its queue.
+    pub fn offer(&mut self, ticket: &AdmissionTicket, item: T, now: Instant) {
         self.offered += 1;
-        let Some(LaneIndex(lane)) = ticket.lane else {
-            self.strays.push(item);
+        let Some(RoutingGroupIndex(group)) = ticket.group else {
+            self.unroutable.push(item);
             return;
         };
         let deadline = ticket.deadline;
@@ -263,129 +263,133 @@ impl<T> Admission<T> {
             (ticket.priority, Reverse((deadline.is_none(), deadline)), Reverse(self.offered));
         let avoids = ticket.avoid.map(|avoided| (avoided.0, now + AVOID_FOR));
         let (charge, since) = (ticket.charge, ticket.since);
-        let waiting = Waiting { rank, charge, deadline, since, avoids, item };
-        self.lanes[lane].line.push(waiting);
+        let waiting = WaitingJob { rank, charge, deadline, since, avoids, item };
+        self.groups[group].queue.push(waiting);
     }
 
     /// Decides about one job.
-    pub fn next(&mut self, now: Instant) -> Next<T> {
-        if let Some(stray) = self.strays.pop() {
-            return Next::NotServed(stray);
+    pub fn next(&mut self, now: Instant) -> AdmissionDecision<T> {
+        if let Some(unroutable) = self.unroutable.pop() {
+            return AdmissionDecision::NotServed(unroutable);
         }
         let mut wake = None;
-        for lane in 0..self.lanes.len() {
-            if let Some(turned_away) = self.turn_away(lane, &mut wake, now) {
+        for group in 0..self.groups.len() {
+            if let Some(turned_away) = self.turn_away(group, &mut wake, now) {
                 return turned_away;
             }
         }
         for tier in 0..self.tiers.len() {
             let Some((deployment, pick)) = self.choose(tier, &mut wake, now) else { continue };
-            if let Some(job) = self.lanes[pick.lane].line.pop(pick.heap) {
+            if let Some(job) = self.groups[pick.group].queue.pop(pick.heap) {
                 self.advance_turn(deployment, pick.charge);
                 let index = DeploymentIndex(deployment);
-                let quota = &mut self.quotas[self.places[deployment].quota];
+                let quota = &mut self.quotas[self.pool[deployment].quota];
                 let booking = self.deployments[deployment].book(quota, index, pick.charge, now);
-                return Next::Go(job.item, booking);
+                return AdmissionDecision::Go(job.item, booking);
             }
         }
-        Next::Wait(wake)
+        AdmissionDecision::Wait(wake)
     }
 
-    /// Hears how a call ended, and what the response told of the limits.
+    /// Records how a call ended, and the rate limits of its response.
     pub fn observe(
         &mut self,
         booking: &Booking,
-        feedback: Feedback,
-        told: &RateHeaders,
+        feedback: CallFeedback,
+        rate_limits: &RateHeaders,
         now: Instant,
     ) {
         let index = booking.deployment.0;
         let serves =
-            |n: usize| self.places[n].lanes.iter().any(|l| self.places[index].lanes.contains(l));
+            |n: usize| self.pool[n].groups.iter().any(|l| self.pool[index].groups.contains(l));
         let stays = |n: usize| {
             let other = &self.deployments[n];
             n != index && serves(n) && other.retired().is_none() && !other.is_missing()
         };
-        let is_last =
-            matches!(feedback, Feedback::Missing { .. }) && !(0..self.deployments.len()).any(stays);
-        let quota = &mut self.quotas[self.places[index].quota];
-        let end = End { booking, feedback, told, is_last };
+        let is_last = matches!(feedback, CallFeedback::Missing { .. })
+            && !(0..self.deployments.len()).any(stays);
+        let quota = &mut self.quotas[self.pool[index].quota];
+        let end = ObservedCall { booking, feedback, rate_limits, is_last };
         self.deployments[index].observe(quota, end, now);
     }
 
-    /// Lets this instance use a part of a deployment's quota (from 0 to 1), or of its calls in flight
-    /// where it has no quota. It can change at any time; a greater one brings no burst.
+    /// Lets this instance use a part of a deployment's quota (from 0 to 1), or of its calls in
+    /// flight where it has no quota. It may change at any time; a greater one brings no burst.
     pub fn set_share(&mut self, deployment: DeploymentIndex, share: f64, now: Instant) {
         let share = share.clamp(1e-6, 1.0);
-        let quota = &mut self.quotas[self.places[deployment.0].quota];
+        let quota = &mut self.quotas[self.pool[deployment.0].quota];
         quota.set_share(share, now);
-        // Where there is no quota, the calls in flight are shared.
+        // Without a quota the calls in flight are shared.
         let of_calls = if quota.is_paced() { 1.0 } else { share };
         self.deployments[deployment.0].set_share(of_calls);
     }
 
-    /// Tokens in line for a deployment: its part of what others may take too, by their sizes.
+    /// Returns the tokens queued for a deployment: its part of a shared queue, by the deployments'
+    /// sizes.
     fn waiting_for(&self, index: usize) -> u64 {
         let size = |n: &usize| match self.deployments[*n].retired() {
-            None => self.deployments[*n].size(&self.quotas[self.places[*n].quota]),
+            None => self.deployments[*n].capacity(&self.quotas[self.pool[*n].quota]),
             Some(_) => 0.0,
         };
-        let part = |lane: &usize| {
-            let lane = &self.lanes[*lane];
-            let all: f64 = lane.members.iter().map(size).sum();
-            lane.line.tokens() as f64 * size(&index) / all.max(1e-9)
+        let part = |group: &usize| {
+            let group = &self.groups[*group];
+            let all: f64 = group.members.iter().map(size).sum();
+            group.queue.tokens() as f64 * size(&index) / all.max(1e-9)
         };
-        self.places[index].lanes.iter().map(part).sum::<f64>() as u64
+        self.pool[index].groups.iter().map(part).sum::<f64>() as u64
     }
 
-    /// Every deployment's state.
-    pub fn snapshot(&mut self, now: Instant) -> Vec<Snapshot> {
-        let waiting: Vec<_> = (0..self.places.len()).map(|n| self.waiting_for(n)).collect();
-        let each = self.deployments.iter_mut().zip(&self.places).zip(waiting);
+    /// Returns the state of every deployment.
+    pub fn snapshot(&mut self, now: Instant) -> Vec<DeploymentSnapshot> {
+        let waiting: Vec<_> = (0..self.pool.len()).map(|n| self.waiting_for(n)).collect();
+        let each = self.deployments.iter_mut().zip(&self.pool).zip(waiting);
         each.map(|((deployment, place), waiting)| {
             deployment.snapshot(&self.quotas[place.quota], (place.tier, waiting), now)
         })
         .collect()
     }
 
-    /// Every deployment's state, with what could have been used of it since this was last asked.
-    pub fn standings(&mut self, now: Instant) -> Vec<Standing> {
+    /// Returns the state of every deployment, with its demand since the last call.
+    pub fn demand_snapshots(&mut self, now: Instant) -> Vec<DemandSnapshot> {
         let demands: Vec<_> = self.quotas.iter_mut().map(|quota| quota.demand(now)).collect();
-        let states = self.snapshot(now).into_iter().zip(&self.places);
-        states.map(|(state, place)| Standing { demand: demands[place.quota], state }).collect()
+        let states = self.snapshot(now).into_iter().zip(&self.pool);
+        states
+            .map(|(state, place)| DemandSnapshot { demand: demands[place.quota], state })
+            .collect()
     }
 
-    /// Takes the waiting jobs out that suit.
+    /// Removes the waiting jobs that suit.
     pub fn extract(&mut self, mut suits: impl FnMut(&T) -> bool) -> Vec<T> {
-        let lanes = self.lanes.iter_mut().flat_map(|lane| lane.line.extract(&mut suits));
-        lanes.collect()
+        let groups = self.groups.iter_mut().flat_map(|group| group.queue.extract(&mut suits));
+        groups.collect()
     }
 
-    /// Takes all waiting jobs out.
+    /// Removes all waiting jobs.
     pub fn drain(&mut self) -> Vec<T> {
-        let lanes = self.lanes.iter_mut().flat_map(|lane| lane.line.drain());
-        lanes.chain(self.strays.drain(..)).collect()
+        let groups = self.groups.iter_mut().flat_map(|group| group.queue.drain());
+        groups.chain(self.unroutable.drain(..)).collect()
     }
 
-    /// Why no deployment is left, if none is.
+    /// Returns why no deployment is left, if none is.
     pub fn all_retired(&self) -> Option<&str> {
         first_if_all(self.deployments.iter().map(Deployment::retired))
     }
 
-    /// Why nothing can go on: no call is under way, and no job in line has a deployment left.
+    /// Returns why nothing can go on: no call is in flight, and no queued job has a deployment
+    /// left.
     pub fn stranded(&self) -> Option<&str> {
         if self.in_flight() > 0 {
             return None;
         }
-        let why = |lane: &Lane<T>| {
-            first_if_all(lane.members.iter().map(|n| self.deployments[*n].retired()))
+        let why = |group: &RoutingGroup<T>| {
+            first_if_all(group.members.iter().map(|n| self.deployments[*n].retired()))
         };
-        let mut waiting = self.lanes.iter().filter(|lane| lane.line.jobs() > 0).map(why);
+        let mut waiting = self.groups.iter().filter(|group| group.queue.jobs() > 0).map(why);
         let first = waiting.next()??;
         waiting.all(|why| why.is_some()).then_some(first)
     }
 
-    /// For how long every deployment that is left has been out of reach, and why the first is.
+    /// Returns for how long all remaining deployments have been unreachable, and why the first is.
     pub fn all_unreachable(&self, now: Instant) -> Option<(Duration, &str)> {
         let left = self.deployments.iter().filter(|d| d.retired().is_none());
         let outages: Option<Vec<_>> = left.map(Deployment::outage).collect();

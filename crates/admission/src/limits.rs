@@ -1,12 +1,12 @@
-//! What is known of a deployment before it was ever asked.
+//! Configuration of a deployment: what is known before its first call.
 
 use serde::{Deserialize, Serialize};
 
-/// How a deployment serves.
+/// Way in which a deployment serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Service {
-    /// By tokens and requests a minute.
+pub enum ServiceKind {
+    /// Tokens and requests a minute.
     #[default]
     Standard,
     /// Provisioned throughput: no quota a minute, but a utilisation and 429s.
@@ -15,22 +15,22 @@ pub enum Service {
     Flex,
 }
 
-/// What is known of a deployment before it was ever asked.
+/// Limits of a deployment, known before its first call.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// Tokens a minute; `None`: to be found out.
+pub struct DeploymentLimits {
+    /// Tokens a minute; `None`: to be learnt.
     pub tpm: Option<u64>,
     /// Requests a minute.
     pub rpm: Option<u64>,
     /// Calls in flight at a time.
     pub concurrency: usize,
-    pub service: Service,
-    /// The part of the quota that is left to others, from 0 to 1.
+    pub service: ServiceKind,
+    /// Part of the quota that is left to others, from 0 to 1.
     pub reserve: f64,
 }
 
-impl Default for Limits {
+impl Default for DeploymentLimits {
     fn default() -> Self {
-        Self { tpm: None, rpm: None, concurrency: 64, service: Service::Standard, reserve: 0.0 }
+        Self { tpm: None, rpm: None, concurrency: 64, service: ServiceKind::Standard, reserve: 0.0 }
     }
 }

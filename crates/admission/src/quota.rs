@@ -1,8 +1,8 @@
-//! One quota of tokens and requests a minute: how fast it is spent, and what is left of it.
+//! Quota of tokens and requests a minute: how fast it is spent, and what is left of it.
 //!
-//! Pure. The standard and the flex lane of a deployment are two deployments here and use one quota;
-//! all others have one of their own. It joins what was learnt of the tokens, the pace of tokens and
-//! requests, and the meter of what could have been used.
+//! Pure. The standard and the flex side of a deployment are two deployments here and share one
+//! quota; all others have their own. It joins the learnt token quota, the pacers of tokens and
+//! requests, and the demand meter.
 
 use std::time::Duration;
 
@@ -10,154 +10,161 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::Booking;
-use super::demand::Meter;
-use super::learn::Learner;
-use super::limits::{Limits, Service};
-use super::pace::{Later, Pace};
+use super::demand::DemandMeter;
+use super::limits::{DeploymentLimits, ServiceKind};
+use super::pace::{AccrualWait, RatePacer};
+use super::quota_estimator::QuotaEstimator;
 use domain::headers::RateHeaders;
 
-/// The part of the requests' quota that is paced out: the service judges them in slices as short as
+/// Part of the requests' quota that is paced out: the service judges them in slices as short as
 /// one second.
-const REQUESTS_USED: f64 = 0.98;
+const PACED_REQUESTS: f64 = 0.98;
 
-/// What may be caught up on after a late wake-up.
+/// Time whose accrual may be caught up on after a late wake-up.
 const TOKEN_SLACK: Duration = Duration::from_millis(250);
 const REQUEST_SLACK: Duration = Duration::from_millis(50);
 
-/// How often the pace is looked at, and how far off it may be meanwhile.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval of adjusting the pace, and the relative error that is left alone.
+const ADJUST_INTERVAL: Duration = Duration::from_millis(100);
 const RATE_STEP: f64 = 0.005;
 
-/// A quota as its deployments see it.
-pub struct Quota {
+/// Quota as its deployments see it.
+pub struct DeploymentQuota {
     name: Box<str>,
-    learner: Learner,
-    meter: Meter,
-    /// Whether there are tokens a minute at all.
+    estimator: QuotaEstimator,
+    meter: DemandMeter,
+    /// It is counted in tokens a minute at all.
     is_metered: bool,
     rpm: Option<u64>,
     reserve: f64,
     share: f64,
-    tokens: Option<Pace>,
-    requests: Option<Pace>,
-    looked_at: Option<Instant>,
-    left: Option<Left>,
+    tokens: Option<RatePacer>,
+    requests: Option<RatePacer>,
+    adjusted_at: Option<Instant>,
+    remaining: Option<WindowRemainder>,
 }
 
-/// What a call has too little of.
+/// Limit that a call has too little of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lack {
+pub enum ExhaustedLimit {
     Tokens,
     Requests,
 }
 
-/// What was left of a window when it was last looked at.
+/// Rest of a window when it was last looked at.
 #[derive(Clone, Copy)]
-struct Left {
-    /// The total up to which we may book.
+struct WindowRemainder {
+    /// Total up to which we may book.
     tokens: f64,
-    /// The room of a whole window.
+    /// Room of a whole window.
     whole: u64,
     until: Instant,
 }
 
-impl Quota {
-    pub fn new(name: &str, limits: &Limits, now: Instant) -> Self {
+impl DeploymentQuota {
+    pub fn new(name: &str, limits: &DeploymentLimits, now: Instant) -> Self {
         let mut quota = Self {
             name: name.into(),
-            learner: Learner::new(name, limits.tpm, limits.reserve, now),
-            meter: Meter::new(now),
-            is_metered: limits.service != Service::Provisioned,
+            estimator: QuotaEstimator::new(name, limits.tpm, limits.reserve, now),
+            meter: DemandMeter::new(now),
+            is_metered: limits.service != ServiceKind::Provisioned,
             rpm: limits.rpm,
             reserve: limits.reserve,
             share: 1.0,
             tokens: None,
             requests: None,
-            looked_at: None,
-            left: None,
+            adjusted_at: None,
+            remaining: None,
         };
         quota.set_requests(now);
         quota.adjust_pace(now);
         quota
     }
 
-    /// The largest call that the window has room for, and until when larger ones have to wait.
+    /// Returns the largest call that the window has room for, and until when larger ones must wait.
     pub fn room(&mut self, now: Instant) -> (u64, Option<Instant>) {
-        let is_over = self.left.is_some_and(|left| now >= left.until);
-        if is_over || self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK) {
+        let is_over = self.remaining.is_some_and(|left| now >= left.until);
+        if is_over
+            || self
+                .adjusted_at
+                .is_none_or(|at| now.saturating_duration_since(at) >= ADJUST_INTERVAL)
+        {
             self.adjust_pace(now);
         }
-        let Some(seen) = self.left.filter(|left| now < left.until) else {
-            return (self.learner.largest(), None);
+        let Some(seen) = self.remaining.filter(|left| now < left.until) else {
+            return (self.estimator.largest(), None);
         };
-        // Since the look only our own bookings count: the next look is soon.
-        let left = (seen.tokens - self.learner.total()).max(0.0) as u64;
+        // Since then only our own bookings count: the next look is soon.
+        let left = (seen.tokens - self.estimator.total()).max(0.0) as u64;
         if left >= seen.whole {
-            // What is larger than any window is the service's to judge.
-            return (self.learner.largest(), None);
+            // A call larger than any window is for the service to judge.
+            return (self.estimator.largest(), None);
         }
         (left, Some(seen.until))
     }
 
-    /// Gathers what a call of this charge needs.
+    /// Accrues what a call of this charge needs.
     ///
     /// # Errors
-    /// When to ask again, and when to expect it.
-    pub fn gather(&mut self, charge: u64, now: Instant) -> Result<(), Later> {
-        let tokens = self.tokens.as_mut().map_or(Ok(()), |tokens| tokens.gather(charge, now));
-        let requests = self.requests.as_mut().map_or(Ok(()), |requests| requests.gather(1, now));
-        let gathered = match (tokens, requests) {
-            (Err(a), Err(b)) => {
-                Err(Later { ask_at: a.ask_at.min(b.ask_at), expected: a.expected.max(b.expected) })
-            }
+    /// Returns when to ask again, and when to expect it.
+    pub fn accrue(&mut self, charge: u64, now: Instant) -> Result<(), AccrualWait> {
+        let tokens = self.tokens.as_mut().map_or(Ok(()), |tokens| tokens.accrue(charge, now));
+        let requests = self.requests.as_mut().map_or(Ok(()), |requests| requests.accrue(1, now));
+        let accrued = match (tokens, requests) {
+            (Err(a), Err(b)) => Err(AccrualWait {
+                retry_at: a.retry_at.min(b.retry_at),
+                expected: a.expected.max(b.expected),
+            }),
             (tokens, requests) => tokens.and(requests),
         };
-        if let Err(later) = &gathered {
-            self.wait(now, later.ask_at);
+        if let Err(later) = &accrued {
+            self.start_waiting(now, later.retry_at);
         }
-        gathered
+        accrued
     }
 
-    /// What a call of this charge has too little of, and for about how long. Gathers nothing.
-    pub fn lack(&self, charge: u64, now: Instant) -> Option<(Lack, Duration)> {
-        if let Some(left) = self.left.filter(|left| now < left.until) {
-            let room = (left.tokens - self.learner.total()).max(0.0) as u64;
+    /// Returns the limit that is short for a call of this charge, and for how long. Accrues
+    /// nothing.
+    pub fn shortage(&self, charge: u64, now: Instant) -> Option<(ExhaustedLimit, Duration)> {
+        if let Some(left) = self.remaining.filter(|left| now < left.until) {
+            let room = (left.tokens - self.estimator.total()).max(0.0) as u64;
             if room < left.whole && charge > room {
-                return Some((Lack::Tokens, left.until - now));
+                return Some((ExhaustedLimit::Tokens, left.until - now));
             }
         }
-        let missing = |pace: &Option<Pace>, cells| pace.as_ref().map(|pace| pace.missing(cells));
-        let tokens = missing(&self.tokens, charge).map(|over| (over, Lack::Tokens));
-        let requests = missing(&self.requests, 1).map(|over| (over, Lack::Requests));
+        let missing =
+            |pace: &Option<RatePacer>, cells| pace.as_ref().map(|pace| pace.time_until(cells));
+        let tokens = missing(&self.tokens, charge).map(|over| (over, ExhaustedLimit::Tokens));
+        let requests = missing(&self.requests, 1).map(|over| (over, ExhaustedLimit::Requests));
         let (over, lack) = tokens.into_iter().chain(requests).max_by_key(|(over, _)| *over)?;
         (!over.is_zero()).then_some((lack, over))
     }
 
-    /// How fast tokens are spent while there are calls to make.
+    /// Returns the rate at which tokens are spent while there are calls to make.
     pub fn tokens_a_minute(&self) -> Option<f64> {
-        self.tokens.as_ref().map(Pace::per_minute)
+        self.tokens.as_ref().map(RatePacer::per_minute)
     }
 
-    /// As [`Self::tokens_a_minute`], of requests.
+    /// Returns the same as [`Self::tokens_a_minute`], of requests.
     pub fn requests_a_minute(&self) -> Option<f64> {
-        self.requests.as_ref().map(Pace::per_minute)
+        self.requests.as_ref().map(RatePacer::per_minute)
     }
 
-    /// Notes that a job waits for it, until then at the longest.
-    pub fn wait(&mut self, now: Instant, until: Instant) {
-        self.meter.waits(now, until);
+    /// Records that a job waits for it, until then at the longest.
+    pub fn start_waiting(&mut self, now: Instant, until: Instant) {
+        self.meter.start_waiting(now, until);
     }
 
-    pub fn wait_no_more(&mut self, now: Instant) {
-        self.meter.waits_no_more(now);
+    pub fn stop_waiting(&mut self, now: Instant) {
+        self.meter.stop_waiting(now);
     }
 
-    /// What could have been used since this was last asked, as a part of the whole.
+    /// Returns what could have been used since the last call, as a part of the whole.
     pub fn demand(&mut self, now: Instant) -> f64 {
         self.meter.demand(now)
     }
 
-    /// Books a call whose charge is gathered; returns the total with it.
+    /// Books a call whose charge has accrued; returns the total with it.
     pub fn book(&mut self, charge: u64, now: Instant) -> f64 {
         if let Some(tokens) = &mut self.tokens {
             tokens.spend(charge);
@@ -165,78 +172,85 @@ impl Quota {
         if let Some(requests) = &mut self.requests {
             requests.spend(1);
         }
-        let limit = self.learner.limit();
+        let limit = self.estimator.limit();
         let by_tokens = limit.map_or(0.0, |limit| charge as f64 / limit.max(1.0));
         let by_requests = self.rpm.map_or(0.0, |rpm| 1.0 / rpm as f64);
-        self.meter.used(by_tokens.max(by_requests));
-        self.learner.book(charge, now)
+        self.meter.add_usage(by_tokens.max(by_requests));
+        self.estimator.book(charge, now)
     }
 
-    /// Hears what a response that is no refusal told.
-    pub fn hear(&mut self, booking: &Booking, told: &RateHeaders, now: Instant) {
-        self.learner.hear(booking, told, now);
+    /// Learns from the rate limits of a response that is no 429.
+    pub fn observe_headers(&mut self, booking: &Booking, rate_limits: &RateHeaders, now: Instant) {
+        self.estimator.observe_headers(booking, rate_limits, now);
         self.pace_if_new(now);
     }
 
-    /// Hears that a call was refused until then, perhaps for want of tokens.
-    pub fn refused(&mut self, booking: &Booking, until: Instant, told: &RateHeaders, now: Instant) {
-        if self.learner.may_be_full(booking, told) {
-            self.learner.refused(booking, until, told, now);
+    /// Learns from a 429 that lasts until then, perhaps for want of tokens.
+    pub fn observe_throttled(
+        &mut self,
+        booking: &Booking,
+        until: Instant,
+        rate_limits: &RateHeaders,
+        now: Instant,
+    ) {
+        if self.estimator.may_be_full(booking, rate_limits) {
+            self.estimator.observe_throttled(booking, until, rate_limits, now);
         }
         self.pace_if_new(now);
     }
 
-    /// Takes back what a call was booked with that was refused for another reason.
-    pub fn take_back(&mut self, booking: &Booking) {
-        self.learner.take_back(booking);
+    /// Refunds the booking of a call that was throttled for another reason.
+    pub fn refund(&mut self, booking: &Booking) {
+        self.estimator.refund(booking);
     }
 
-    /// Requests a minute, as the service tells them.
-    pub fn hear_requests(&mut self, told: &RateHeaders, now: Instant) {
-        let Some(limit) = told.limit_requests.filter(|limit| Some(*limit) != self.rpm) else {
+    /// Learns the requests a minute from the rate limits of a response.
+    pub fn observe_request_limit(&mut self, rate_limits: &RateHeaders, now: Instant) {
+        let Some(limit) = rate_limits.limit_requests.filter(|limit| Some(*limit) != self.rpm)
+        else {
             return;
         };
-        info!(deployment.name = %self.name, "the service says {limit} requests a minute");
+        info!(deployment.name = %self.name, "the service reports {limit} requests a minute");
         self.rpm = Some(limit);
         self.set_requests(now);
     }
 
-    /// Lets this instance use a part of it.
+    /// Lets this instance use only a part of it.
     pub fn set_share(&mut self, share: f64, now: Instant) {
         self.share = share;
-        self.learner.set_share(share);
+        self.estimator.set_share(share);
         self.set_requests(now);
         self.adjust_pace(now);
     }
 
-    /// Whether it limits what goes, so that the number of calls in flight need not.
+    /// Returns whether it limits the calls, so that their number in flight need not.
     pub fn is_paced(&self) -> bool {
         self.tokens.is_some() || self.requests.is_some()
     }
 
-    /// Whether tokens a minute are known and paced.
+    /// Returns whether tokens a minute are known and paced.
     pub fn has_tokens(&self) -> bool {
         self.tokens.is_some()
     }
 
-    /// Tokens a minute by the service's measure; `None` while no limit is known.
+    /// Returns the tokens a minute by the service's measure; `None` while no limit is known.
     pub fn limit(&self) -> Option<f64> {
-        self.learner.limit()
+        self.estimator.limit()
     }
 
-    /// The limit where it is not the configured one.
+    /// Returns the limit where it is not the configured one.
     pub fn learnt(&self) -> Option<f64> {
-        self.learner.learnt()
+        self.estimator.learnt()
     }
 
-    /// The service's charge for one token of ours.
+    /// Returns the service's charge for one token of ours.
     pub fn factor(&self) -> f64 {
-        self.learner.factor()
+        self.estimator.factor()
     }
 
-    /// The most that one request may be charged.
+    /// Returns the largest charge of one request.
     pub fn largest(&self) -> u64 {
-        self.learner.largest()
+        self.estimator.largest()
     }
 
     pub fn rpm(&self) -> Option<u64> {
@@ -248,41 +262,41 @@ impl Quota {
     }
 
     fn pace_if_new(&mut self, now: Instant) {
-        if self.tokens.is_none() && self.learner.limit().is_some() {
+        if self.tokens.is_none() && self.estimator.limit().is_some() {
             self.adjust_pace(now);
         }
     }
 
     fn set_requests(&mut self, now: Instant) {
         let Some(rpm) = self.rpm else { return };
-        let rate = rpm as f64 * REQUESTS_USED * (1.0 - self.reserve) * self.share;
+        let rate = rpm as f64 * PACED_REQUESTS * (1.0 - self.reserve) * self.share;
         match &mut self.requests {
             Some(requests) => requests.set_rate(rate, now),
-            none => *none = Some(Pace::new(rate, REQUEST_SLACK, now)),
+            none => *none = Some(RatePacer::new(rate, REQUEST_SLACK, now)),
         }
     }
 
     fn adjust_pace(&mut self, now: Instant) {
-        self.looked_at = Some(now);
-        self.look_at_window(now);
+        self.adjusted_at = Some(now);
+        self.refresh_window(now);
         if !self.is_metered {
             return;
         }
-        let saved = self.tokens.as_ref().map_or(0, Pace::saved);
-        let Some(rate) = self.learner.rate(saved, now) else { return };
+        let accrued = self.tokens.as_ref().map_or(0, RatePacer::accrued);
+        let Some(rate) = self.estimator.rate(accrued, now) else { return };
         match &mut self.tokens {
             Some(tokens) if (tokens.per_minute() / rate - 1.0).abs() > RATE_STEP => {
                 tokens.set_rate(rate, now);
             }
             Some(_) => {}
-            none => *none = Some(Pace::new(rate, TOKEN_SLACK, now)),
+            none => *none = Some(RatePacer::new(rate, TOKEN_SLACK, now)),
         }
     }
 
-    fn look_at_window(&mut self, now: Instant) {
-        let whole = self.learner.whole_window().min(self.learner.largest());
-        let total = self.learner.total();
-        self.left = self.learner.room(now).map(|room| Left {
+    fn refresh_window(&mut self, now: Instant) {
+        let whole = self.estimator.whole_window().min(self.estimator.largest());
+        let total = self.estimator.total();
+        self.remaining = self.estimator.room(now).map(|room| WindowRemainder {
             tokens: room.tokens as f64 + total,
             whole,
             until: room.until,

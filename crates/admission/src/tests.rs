@@ -2,7 +2,7 @@
 
 use super::snapshot::BreakerState;
 use super::*;
-use crate::deployment::Service;
+use crate::deployment::ServiceKind;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SPILL: Duration = Duration::from_secs(5);
@@ -14,15 +14,15 @@ const NOTHING: RateHeaders = RateHeaders {
     utilisation: None,
 };
 
-fn member(models: &[&str], tpm: Option<u64>) -> Member {
-    let limits = Limits { tpm, concurrency: 2, ..Limits::default() };
+fn member(models: &[&str], tpm: Option<u64>) -> PoolMember {
+    let limits = DeploymentLimits { tpm, concurrency: 2, ..DeploymentLimits::default() };
     let models = models.iter().map(|model| (*model).to_owned()).collect();
-    Member { models, limits, ..Member::default() }
+    PoolMember { models, limits, ..PoolMember::default() }
 }
 
-fn on_tier(tier: u8, service: Service) -> Member {
-    let limits = Limits { concurrency: 2, service, ..Limits::default() };
-    Member { tier, limits, ..Member::default() }
+fn on_tier(tier: u8, service: ServiceKind) -> PoolMember {
+    let limits = DeploymentLimits { concurrency: 2, service, ..DeploymentLimits::default() };
+    PoolMember { tier, limits, ..PoolMember::default() }
 }
 
 struct Pool {
@@ -31,14 +31,21 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(members: Vec<Member>) -> Self {
+    fn new(members: Vec<PoolMember>) -> Self {
         let start = Instant::now();
         Self { admission: Admission::new(members, SPILL, start), start }
     }
 
-    fn ticket(&self, charge: u64) -> Ticket {
-        let lane = self.admission.lane_for("m");
-        Ticket { lane, charge, priority: 0, deadline: None, since: self.start, avoid: None }
+    fn ticket(&self, charge: u64) -> AdmissionTicket {
+        let lane = self.admission.group_for("m");
+        AdmissionTicket {
+            group: lane,
+            charge,
+            priority: 0,
+            deadline: None,
+            since: self.start,
+            avoid: None,
+        }
     }
 
     fn offer(&mut self, charge: u64, item: &'static str) {
@@ -47,14 +54,15 @@ impl Pool {
     }
 
     fn offer_to(&mut self, model: &str, charge: u64, item: &'static str) {
-        let ticket = Ticket { lane: self.admission.lane_for(model), ..self.ticket(charge) };
+        let ticket =
+            AdmissionTicket { group: self.admission.group_for(model), ..self.ticket(charge) };
         self.admission.offer(&ticket, item, self.start);
     }
 
     /// The job that goes at a time, and where to.
     fn go(&mut self, at: Instant) -> Option<(&'static str, Booking)> {
         match self.admission.next(at) {
-            Next::Go(item, booking) => Some((item, booking)),
+            AdmissionDecision::Go(item, booking) => Some((item, booking)),
             _ => None,
         }
     }
@@ -63,7 +71,7 @@ impl Pool {
         self.go(at).map(|(item, booking)| (item, booking.deployment.0))
     }
 
-    fn end(&mut self, booking: &Booking, feedback: Feedback, at: Instant) {
+    fn end(&mut self, booking: &Booking, feedback: CallFeedback, at: Instant) {
         self.admission.observe(booking, feedback, &NOTHING, at);
     }
 }
@@ -75,13 +83,13 @@ fn priority_then_deadline_then_age() {
     let ticket = pool.ticket(1);
     pool.offer(1, "old");
     pool.offer(1, "young");
-    let due = Ticket { deadline: Some(now + SPILL), ..ticket };
+    let due = AdmissionTicket { deadline: Some(now + SPILL), ..ticket };
     pool.admission.offer(&due, "due", now);
-    pool.admission.offer(&Ticket { priority: 1, ..ticket }, "urgent", now);
+    pool.admission.offer(&AdmissionTicket { priority: 1, ..ticket }, "urgent", now);
     let mut order = Vec::new();
     while let Some((item, booking)) = pool.go(now) {
         order.push(item);
-        pool.end(&booking, Feedback::Responded, now);
+        pool.end(&booking, CallFeedback::Responded, now);
     }
     assert_eq!(order, ["urgent", "due", "old", "young"]);
 }
@@ -90,10 +98,12 @@ fn priority_then_deadline_then_age() {
 fn a_passed_deadline_ends_without_a_call_even_while_all_is_full() {
     let mut pool = Pool::new(vec![member(&[], Some(60))]);
     let deadline = pool.start + SPILL;
-    let ticket = Ticket { deadline: Some(deadline), ..pool.ticket(60) };
+    let ticket = AdmissionTicket { deadline: Some(deadline), ..pool.ticket(60) };
     pool.admission.offer(&ticket, "late", pool.start);
-    assert!(matches!(pool.admission.next(pool.start), Next::Wait(Some(at)) if at <= deadline));
-    assert_eq!(pool.admission.next(deadline), Next::Expired("late"));
+    assert!(
+        matches!(pool.admission.next(pool.start), AdmissionDecision::Wait(Some(at)) if at <= deadline)
+    );
+    assert_eq!(pool.admission.next(deadline), AdmissionDecision::Expired("late"));
 }
 
 #[test]
@@ -101,21 +111,21 @@ fn models_find_their_deployments_by_any_of_their_names() {
     let mut pool = Pool::new(vec![member(&["x", "fast"], None), member(&["y"], None)]);
     let now = pool.start;
     for model in ["fast", "y", "z"] {
-        let ticket = Ticket { lane: pool.admission.lane_for(model), ..pool.ticket(1) };
+        let ticket = AdmissionTicket { group: pool.admission.group_for(model), ..pool.ticket(1) };
         pool.admission.offer(&ticket, model, now);
     }
-    assert_eq!(pool.admission.next(now), Next::NotServed("z"));
+    assert_eq!(pool.admission.next(now), AdmissionDecision::NotServed("z"));
     assert_eq!(pool.went(now), Some(("fast", 0)));
     assert_eq!(pool.went(now), Some(("y", 1)));
-    assert_eq!(pool.admission.next(now), Next::Wait(None));
-    assert_eq!(pool.admission.lane_for("x"), pool.admission.lane_for("fast"), "one line");
+    assert_eq!(pool.admission.next(now), AdmissionDecision::Wait(None));
+    assert_eq!(pool.admission.group_for("x"), pool.admission.group_for("fast"), "one line");
 }
 
 #[test]
 fn a_job_larger_than_every_quota_is_turned_away() {
     let mut pool = Pool::new(vec![member(&[], Some(10)), member(&[], Some(20))]);
     pool.offer(21, "huge");
-    assert_eq!(pool.admission.next(pool.start), Next::NeverFits("huge"));
+    assert_eq!(pool.admission.next(pool.start), AdmissionDecision::NeverFits("huge"));
 }
 
 #[test]
@@ -139,10 +149,14 @@ fn a_head_that_fits_one_deployment_alone_keeps_no_other_idle() {
 
 #[test]
 fn while_all_have_room_the_work_is_split_by_weight() {
-    let weighing = |weight| Member {
+    let weighing = |weight| PoolMember {
         weight: Some(weight),
-        limits: Limits { tpm: Some(60_000_000), concurrency: 1_000, ..Limits::default() },
-        ..Member::default()
+        limits: DeploymentLimits {
+            tpm: Some(60_000_000),
+            concurrency: 1_000,
+            ..DeploymentLimits::default()
+        },
+        ..PoolMember::default()
     };
     let mut pool = Pool::new(vec![weighing(3.0), weighing(1.0)]);
     let mut split = [0, 0];
@@ -157,26 +171,28 @@ fn while_all_have_room_the_work_is_split_by_weight() {
 
 #[test]
 fn the_tier_below_takes_what_has_waited_long_enough() {
-    let tiers = vec![on_tier(0, Service::Provisioned), on_tier(1, Service::Standard)];
+    let tiers = vec![on_tier(0, ServiceKind::Provisioned), on_tier(1, ServiceKind::Standard)];
     let mut pool = Pool::new(tiers);
     let now = pool.start;
     ["a", "b", "c"].into_iter().for_each(|job| pool.offer(1, job));
     let first = [pool.went(now), pool.went(now)];
     assert_eq!(first, [Some(("a", 0)), Some(("b", 0))]);
-    let Next::Wait(Some(at)) = pool.admission.next(now + SECOND) else { panic!("it waits") };
+    let AdmissionDecision::Wait(Some(at)) = pool.admission.next(now + SECOND) else {
+        panic!("it waits")
+    };
     assert_eq!(at, now + SPILL);
     assert_eq!(pool.went(now + SPILL + SECOND / 10), Some(("c", 1)));
 }
 
 #[test]
 fn a_retired_tier_is_not_waited_for() {
-    let tiers = vec![on_tier(0, Service::Provisioned), on_tier(1, Service::Standard)];
+    let tiers = vec![on_tier(0, ServiceKind::Provisioned), on_tier(1, ServiceKind::Standard)];
     let mut pool = Pool::new(tiers);
     pool.offer(1, "a");
     pool.offer(1, "b");
     let (_, booking) = pool.go(pool.start).unwrap();
     let why = || "401".to_owned();
-    pool.end(&booking, Feedback::Misconfigured { why: why() }, pool.start);
+    pool.end(&booking, CallFeedback::Misconfigured { why: why() }, pool.start);
     assert_eq!(pool.went(pool.start), Some(("b", 1)));
     assert_eq!(pool.admission.all_retired(), None);
     assert_eq!(pool.admission.snapshot(pool.start)[0].retired, Some(why()));
@@ -184,18 +200,18 @@ fn a_retired_tier_is_not_waited_for() {
 
 #[test]
 fn flex_is_tried_first_by_those_who_have_time_and_nobody_waits_for_its_room() {
-    let lanes = vec![on_tier(0, Service::Flex), on_tier(1, Service::Standard)];
+    let lanes = vec![on_tier(0, ServiceKind::Flex), on_tier(1, ServiceKind::Standard)];
     let mut pool = Pool::new(lanes);
     let now = pool.start;
-    let near = Ticket { deadline: Some(now + 60 * SECOND), ..pool.ticket(1) };
-    let far = Ticket { deadline: Some(now + 7_200 * SECOND), ..pool.ticket(1) };
+    let near = AdmissionTicket { deadline: Some(now + 60 * SECOND), ..pool.ticket(1) };
+    let far = AdmissionTicket { deadline: Some(now + 7_200 * SECOND), ..pool.ticket(1) };
     pool.admission.offer(&near, "near", now);
     pool.admission.offer(&far, "far", now);
     pool.offer(1, "free");
     let (item, booking) = pool.go(now).unwrap();
     assert_ne!((item, booking.deployment.0), ("near", 0));
     assert_eq!(booking.deployment.0, 0);
-    pool.end(&booking, Feedback::Throttled { until: now }, now);
+    pool.end(&booking, CallFeedback::Throttled { until: now }, now);
     assert_eq!(pool.went(now), Some(("near", 1)), "flex has no room: at once to the next tier");
     assert!(pool.went(now).is_some_and(|(_, n)| n == 1));
     let later = now + 6 * SECOND;
@@ -207,7 +223,7 @@ fn flex_is_tried_first_by_those_who_have_time_and_nobody_waits_for_its_room() {
 fn a_job_that_was_failed_prefers_another_deployment() {
     let mut pool = Pool::new(vec![member(&[], None), member(&[], None)]);
     let now = pool.start;
-    let again = Ticket { avoid: Some(DeploymentIndex(0)), ..pool.ticket(1) };
+    let again = AdmissionTicket { avoid: Some(DeploymentIndex(0)), ..pool.ticket(1) };
     pool.admission.offer(&again, "again", now);
     pool.offer(1, "fresh");
     assert_eq!(pool.went(now), Some(("again", 1)));
@@ -227,7 +243,7 @@ fn a_run_of_faults_keeps_calls_off_and_one_call_finds_out() {
     for _ in 0..6 {
         pool.offer(1, "job");
         let (_, booking) = pool.go(now).unwrap();
-        pool.end(&booking, Feedback::Faulted { why: "503".into() }, now);
+        pool.end(&booking, CallFeedback::Transient { why: "503".into() }, now);
     }
     pool.offer(1, "probe");
     pool.offer(1, "next");
@@ -236,7 +252,7 @@ fn a_run_of_faults_keeps_calls_off_and_one_call_finds_out() {
     let later = now + SECOND;
     let (item, booking) = pool.go(later).unwrap();
     assert_eq!((item, pool.went(later)), ("probe", None));
-    pool.end(&booking, Feedback::Responded, later);
+    pool.end(&booking, CallFeedback::Responded, later);
     assert_eq!(pool.went(later), Some(("next", 0)));
 }
 
@@ -247,10 +263,10 @@ fn an_unreachable_deployment_is_tried_by_one_call_after_growing_pauses() {
     for pause_ms in [250, 500, 1_000] {
         pool.offer(1, "job");
         let (_, booking) = pool.go(now).unwrap();
-        pool.end(&booking, Feedback::Unreachable { why: "refused".into() }, now);
+        pool.end(&booking, CallFeedback::Unreachable { why: "refused".into() }, now);
         let until = now + Duration::from_millis(pause_ms);
         pool.offer(1, "job");
-        assert_eq!(pool.admission.next(now), Next::Wait(Some(until)));
+        assert_eq!(pool.admission.next(now), AdmissionDecision::Wait(Some(until)));
         now = until;
     }
     let (outage, why) = pool.admission.all_unreachable(now).unwrap();
@@ -259,7 +275,7 @@ fn an_unreachable_deployment_is_tried_by_one_call_after_growing_pauses() {
 
 #[test]
 fn a_deployment_that_was_just_created_is_waited_for_where_others_work_on() {
-    let missing = |n: usize| Feedback::Missing { why: format!("404 by {n}") };
+    let missing = |n: usize| CallFeedback::Missing { why: format!("404 by {n}") };
     let mut pool = Pool::new(vec![member(&[], None), member(&[], None)]);
     let mut now = pool.start;
     for _ in 0..19 {
@@ -267,7 +283,7 @@ fn a_deployment_that_was_just_created_is_waited_for_where_others_work_on() {
         pool.offer(1, "job");
         while let Some((_, booking)) = pool.go(now) {
             let n = booking.deployment.0;
-            let feedback = if n == 0 { missing(n) } else { Feedback::Responded };
+            let feedback = if n == 0 { missing(n) } else { CallFeedback::Responded };
             pool.end(&booking, feedback, now);
         }
         assert_eq!(pool.admission.snapshot(now)[0].retired, None);
@@ -286,8 +302,8 @@ fn jobs_whose_deployments_are_all_gone_are_not_failed() {
     pool.offer(1, "a");
     pool.offer(1, "b");
     let (_, booking) = pool.go(pool.start).unwrap();
-    pool.end(&booking, Feedback::Misconfigured { why: "401".into() }, pool.start);
-    assert_eq!(pool.admission.next(pool.start), Next::Wait(None));
+    pool.end(&booking, CallFeedback::Misconfigured { why: "401".into() }, pool.start);
+    assert_eq!(pool.admission.next(pool.start), AdmissionDecision::Wait(None));
     assert_eq!(pool.admission.stranded(), Some("401"));
     assert_eq!(pool.admission.drain(), ["b"]);
     assert_eq!(pool.admission.stranded(), None);
@@ -300,8 +316,8 @@ fn a_429_pauses_the_deployment_until_the_time_it_named() {
     pool.offer(1, "b");
     let (_, booking) = pool.go(pool.start).unwrap();
     let until = pool.start + 7 * SECOND;
-    pool.end(&booking, Feedback::Throttled { until }, pool.start);
-    assert_eq!(pool.admission.next(pool.start), Next::Wait(Some(until)));
+    pool.end(&booking, CallFeedback::Throttled { until }, pool.start);
+    assert_eq!(pool.admission.next(pool.start), AdmissionDecision::Wait(Some(until)));
     assert_eq!(pool.went(until), Some(("b", 0)));
 }
 
@@ -319,11 +335,11 @@ fn each_deployment_has_its_part_of_what_waits_by_its_size() {
 fn what_waits_for_quota_wants_all_of_it_and_what_is_idle_nothing() {
     let mut pool = Pool::new(vec![member(&["a"], Some(6_000)), member(&["b"], Some(6_000))]);
     pool.offer_to("a", 6_000, "large");
-    assert!(matches!(pool.admission.next(pool.start), Next::Wait(Some(_))));
+    assert!(matches!(pool.admission.next(pool.start), AdmissionDecision::Wait(Some(_))));
     for beat in 1..20 {
         let now = pool.start + SECOND / 10 * beat;
-        assert!(matches!(pool.admission.next(now), Next::Wait(Some(_))));
+        assert!(matches!(pool.admission.next(now), AdmissionDecision::Wait(Some(_))));
     }
-    let demands = pool.admission.standings(pool.start + 2 * SECOND).into_iter();
+    let demands = pool.admission.demand_snapshots(pool.start + 2 * SECOND).into_iter();
     assert_eq!(demands.map(|standing| standing.demand).collect::<Vec<_>>(), [1.0, 0.0]);
 }

@@ -1,13 +1,13 @@
-//! A report's seconds as CSV, for spreadsheets.
+//! Exports a report's seconds as CSV, for spreadsheets.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::report::Report;
+use super::report::BenchReport;
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct SecondCsvRow<'a> {
     phase: usize,
     load: &'a str,
     second: usize,
@@ -21,8 +21,8 @@ struct Row<'a> {
     utilization: Option<f64>,
 }
 
-impl Report {
-    /// One row for each measured second of each phase, with a header.
+impl BenchReport {
+    /// Writes a header and one row for each measured second of each phase.
     ///
     /// # Errors
     /// If the writer fails.
@@ -30,7 +30,7 @@ impl Report {
         let mut rows = csv::Writer::from_writer(to);
         for (phase, found) in self.phases.iter().enumerate() {
             for (second, of) in found.series.iter().enumerate() {
-                rows.serialize(Row {
+                rows.serialize(SecondCsvRow {
                     phase,
                     load: &found.load,
                     second,

@@ -1,4 +1,4 @@
-//! Sends requests at their times, or so many at a time, and gathers what became of them.
+//! Sends requests on schedule or at a fixed concurrency, and collects their samples.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,127 +9,127 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::call::{self, Retry, Sample, Times};
+use super::call::{self, RequestSample, RequestTimes, RetryPolicy};
+use super::load_shapes::LoadShape;
 use super::pacer::Pacer;
-use super::prompts::Prompts;
-use super::report::Ended;
-use super::shapes::Load;
-use super::tally::{Live, Slo, Span, Tally};
+use super::prompts::PromptGenerator;
+use super::report::BenchStopReason;
+use super::tally::{LiveStats, MeasuredSpan, PhaseTally, Slo};
 use domain::job::Job;
-use model::Client;
+use model::ModelClient;
 
-/// Ended requests that may wait to be counted.
+/// Finished requests that may wait to be counted.
 const SAMPLES_AHEAD: usize = 4096;
 
-/// What is benchmarked, and how.
+/// Configuration of a benchmark.
 pub struct Bench {
-    pub client: Client,
-    pub prompts: Mutex<Prompts>,
-    pub retry: Retry,
+    pub client: ModelClient,
+    pub prompts: Mutex<PromptGenerator>,
+    pub retry: RetryPolicy,
     /// Requests of an open loop that may be in flight; more wait, and the wait is in their figures.
     pub max_in_flight: usize,
-    /// What counts as good.
+    /// Service level of a good answer.
     pub slo: Slo,
-    /// The share of failed requests (429s are none) in ten seconds at which it stops.
+    /// Share of failed requests (429s are none) in ten seconds above which the run stops.
     pub stop_at_error_rate: f64,
     pub seed: u64,
 }
 
-/// One load for one time.
+/// One load, applied for one period.
 #[derive(Debug, Clone)]
-pub struct Phase {
-    pub load: Load,
-    /// Requests that are meant to start in it are sent and not measured.
+pub struct LoadPhase {
+    pub load: LoadShape,
+    /// Requests whose intended start lies in it are sent and not measured.
     pub warm_up: Duration,
-    /// Of the measured part. Without it, `count` or the end of a replay ends the phase.
+    /// Length of the measured part. Without it, `count` or the end of a replay ends the phase.
     pub duration: Option<Duration>,
     /// Measured requests.
     pub count: Option<u64>,
 }
 
-/// What a phase came to.
+/// Result of a phase.
 #[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) tally: Tally,
-    pub(super) ended: Ended,
+pub(super) struct PhaseMeasurement {
+    pub(super) tally: PhaseTally,
+    pub(super) ended: BenchStopReason,
 }
 
-/// What the tasks of a phase share.
-struct Run {
+/// State that the tasks of a phase share.
+struct PhaseRun {
     bench: Arc<Bench>,
-    zero: Instant,
+    phase_start: Instant,
     warm_up: Duration,
     until: Option<Duration>,
     count: Option<u64>,
-    /// Measured requests that were started.
-    counted: AtomicU64,
+    /// Measured requests that have started.
+    measured_started: AtomicU64,
     in_flight: AtomicUsize,
     /// Microseconds that the pacer spent polling the clock in the measured part.
-    polling: AtomicU64,
+    polling_micros: AtomicU64,
     /// Requests of the measured part that were never started.
     unsent: AtomicU64,
     halt: CancellationToken,
 }
 
-/// Runs one phase to its end. `live` hears of every second.
-pub(super) async fn phase(
+/// Runs one phase to its end and calls `live` every second.
+pub(super) async fn run_phase(
     bench: &Arc<Bench>,
-    phase: &Phase,
+    phase: &LoadPhase,
     stop: &CancellationToken,
-    live: &mut (dyn FnMut(&Live) + Send),
-) -> Measured {
-    let run = Arc::new(Run {
+    live: &mut (dyn FnMut(&LiveStats) + Send),
+) -> PhaseMeasurement {
+    let run = Arc::new(PhaseRun {
         bench: bench.clone(),
-        zero: Instant::now(),
+        phase_start: Instant::now(),
         warm_up: phase.warm_up,
         until: phase.duration.map(|duration| phase.warm_up + duration),
         count: phase.count,
-        counted: AtomicU64::new(0),
+        measured_started: AtomicU64::new(0),
         in_flight: AtomicUsize::new(0),
-        polling: AtomicU64::new(0),
+        polling_micros: AtomicU64::new(0),
         unsent: AtomicU64::new(0),
         halt: stop.child_token(),
     });
     let (send, samples) = mpsc::channel(SAMPLES_AHEAD);
     let sending = match phase.load.clone() {
-        Load::Concurrency(calls) => {
+        LoadShape::Concurrency(calls) => {
             for _ in 0..calls {
-                tokio::spawn(run.clone().closed(send.clone()));
+                tokio::spawn(run.clone().closed_loop(send.clone()));
             }
             drop(send);
             None
         }
-        load => Some(tokio::spawn(run.clone().open(load, send))),
+        load => Some(tokio::spawn(run.clone().open_loop(load, send))),
     };
-    let tally = Tally::new(Span { start: run.warm_up, end: run.until }, bench.slo);
-    let measured = run.gather(tally, samples, live).await;
+    let tally = PhaseTally::new(MeasuredSpan { start: run.warm_up, end: run.until }, bench.slo);
+    let measured = run.collect_samples(tally, samples, live).await;
     if let Some(sending) = sending
         && sending.await.is_err()
     {
         tracing::error!("the task that sends requests panicked; its message is above");
     }
     let ended = match measured.ended {
-        Ended::Complete if stop.is_cancelled() => Ended::Interrupted,
+        BenchStopReason::Complete if stop.is_cancelled() => BenchStopReason::Interrupted,
         ended => ended,
     };
-    Measured { ended, ..measured }
+    PhaseMeasurement { ended, ..measured }
 }
 
-impl Run {
-    /// Starts each request at its time, whatever became of those before it.
-    async fn open(self: Arc<Self>, load: Load, send: mpsc::Sender<Sample>) {
+impl PhaseRun {
+    /// Open loop: starts each request at its time, regardless of those before it.
+    async fn open_loop(self: Arc<Self>, load: LoadShape, send: mpsc::Sender<RequestSample>) {
         let room = Arc::new(Semaphore::new(self.bench.max_in_flight));
         let sizes = match &load {
-            Load::Replay(arrivals) => arrivals.clone(),
+            LoadShape::Replay(arrivals) => arrivals.clone(),
             _ => Arc::default(),
         };
         let mut pacer = Pacer::default();
         let mut starts = load.starts(self.bench.seed).enumerate();
-        while let Some((n, intended)) = starts.next().filter(|(_, at)| self.may_start(*at)) {
+        while let Some((n, intended)) = starts.next().filter(|(_, at)| self.try_start(*at)) {
             let sizes = sizes.get(n).map(|arrival| (arrival.prompt_tokens, arrival.output_tokens));
             let job = self.next_job(sizes);
             tokio::select! {
-                () = pacer.wait_until(self.zero + intended) => {}
+                () = pacer.wait_until(self.phase_start + intended) => {}
                 () = self.halt.cancelled() => break,
             }
             if intended < self.warm_up {
@@ -139,27 +139,27 @@ impl Run {
                 biased;
                 place = room.clone().acquire_owned() => place,
                 () = self.halt.cancelled() => break,
-                () = self.end() => {
-                    let rest = starts.take_while(|(_, at)| self.may_start(*at)).count();
+                () = self.wait_for_end() => {
+                    let rest = starts.take_while(|(_, at)| self.try_start(*at)).count();
                     self.unsent.store(1 + rest as u64, Ordering::Relaxed);
                     break;
                 }
             };
             let (run, send) = (self.clone(), send.clone());
             tokio::spawn(async move {
-                // Nobody closes the semaphore, so this is a place, given back at the call's end.
+                // Nobody closes the semaphore, so this is a permit, released at the call's end.
                 let _place = place;
                 run.call(&job, intended, &send).await;
             });
         }
-        self.polling.store(micros(pacer.polling), Ordering::Relaxed);
+        self.polling_micros.store(micros(pacer.polling), Ordering::Relaxed);
     }
 
-    /// Starts the next request when the one before it ends.
-    async fn closed(self: Arc<Self>, send: mpsc::Sender<Sample>) {
+    /// Closed loop: starts the next request when the one before it ends.
+    async fn closed_loop(self: Arc<Self>, send: mpsc::Sender<RequestSample>) {
         while !self.halt.is_cancelled() {
-            let intended = self.zero.elapsed();
-            if !self.may_start(intended) {
+            let intended = self.phase_start.elapsed();
+            if !self.try_start(intended) {
                 break;
             }
             let job = self.next_job(None);
@@ -167,22 +167,24 @@ impl Run {
         }
     }
 
-    /// Whether a request that is meant for this time belongs to the phase.
-    fn may_start(&self, intended: Duration) -> bool {
+    /// Returns whether a request meant for this time belongs to the phase; counts it if measured.
+    fn try_start(&self, intended: Duration) -> bool {
         if self.until.is_some_and(|until| intended >= until) {
             return false;
         }
         let measured = intended >= self.warm_up;
         match self.count {
-            Some(count) if measured => self.counted.fetch_add(1, Ordering::Relaxed) < count,
+            Some(count) if measured => {
+                self.measured_started.fetch_add(1, Ordering::Relaxed) < count
+            }
             _ => true,
         }
     }
 
-    /// Comes with the end of the measured part.
-    async fn end(&self) {
+    /// Completes at the end of the measured part.
+    async fn wait_for_end(&self) {
         match self.until {
-            Some(until) => tokio::time::sleep_until(self.zero + until).await,
+            Some(until) => tokio::time::sleep_until(self.phase_start + until).await,
             None => std::future::pending().await,
         }
     }
@@ -191,29 +193,29 @@ impl Run {
         self.bench.prompts.lock().unwrap_or_else(PoisonError::into_inner).next(sizes)
     }
 
-    async fn call(&self, job: &Job, intended: Duration, send: &mpsc::Sender<Sample>) {
-        let times = Times { zero: self.zero, intended, until: self.until };
+    async fn call(&self, job: &Job, intended: Duration, send: &mpsc::Sender<RequestSample>) {
+        let times = RequestTimes { phase_start: self.phase_start, intended, until: self.until };
         let Bench { client, retry, .. } = self.bench.as_ref();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let sample = call::make(client, job, *retry, times, &self.halt).await;
+        let sample = call::send_with_retries(client, job, *retry, times, &self.halt).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        // The gatherer stays until all senders are gone.
+        // The collector stays until all senders are gone.
         let _ = send.send(sample).await;
     }
 
-    /// Takes in samples until no task can send any more.
-    async fn gather(
+    /// Collects samples until no task can send any more.
+    async fn collect_samples(
         &self,
-        mut tally: Tally,
-        mut samples: mpsc::Receiver<Sample>,
-        live: &mut (dyn FnMut(&Live) + Send),
-    ) -> Measured {
-        let mut ended = Ended::Complete;
+        mut tally: PhaseTally,
+        mut samples: mpsc::Receiver<RequestSample>,
+        live: &mut (dyn FnMut(&LiveStats) + Send),
+    ) -> PhaseMeasurement {
+        let mut ended = BenchStopReason::Complete;
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         seconds.tick().await;
-        let measured_from = tokio::time::sleep_until(self.zero + self.warm_up);
-        let measured_to = self.end();
+        let measured_from = tokio::time::sleep_until(self.phase_start + self.warm_up);
+        let measured_to = self.wait_for_end();
         tokio::pin!(measured_from, measured_to);
         let (mut before, mut after) = (None, None);
         loop {
@@ -221,7 +223,7 @@ impl Run {
                 sample = samples.recv() => {
                     let Some(sample) = sample else { break };
                     if let Some(why) = tally.add(&sample, self.bench.stop_at_error_rate)
-                        && ended == Ended::Complete
+                        && ended == BenchStopReason::Complete
                     {
                         ended = why;
                         self.halt.cancel();
@@ -229,21 +231,21 @@ impl Run {
                 }
                 _ = seconds.tick() => {
                     let in_flight = self.in_flight.load(Ordering::Relaxed);
-                    live(&tally.second(self.zero.elapsed(), in_flight));
+                    live(&tally.close_second(self.phase_start.elapsed(), in_flight));
                 }
                 () = &mut measured_from, if before.is_none() => before = Some(processor_time()),
                 () = &mut measured_to, if after.is_none() => after = Some(processor_time()),
             }
         }
         let spent = after.unwrap_or_else(processor_time).saturating_sub(before.unwrap_or_default());
-        let polling = Duration::from_micros(self.polling.load(Ordering::Relaxed));
+        let polling = Duration::from_micros(self.polling_micros.load(Ordering::Relaxed));
         tally.counts.unsent = self.unsent.load(Ordering::Relaxed);
-        tally.close(self.zero.elapsed(), spent.saturating_sub(polling));
-        Measured { tally, ended }
+        tally.close(self.phase_start.elapsed(), spent.saturating_sub(polling));
+        PhaseMeasurement { tally, ended }
     }
 }
 
-/// The processor time of this process so far.
+/// Returns the processor time of this process so far.
 pub(super) fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::try_from(time).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! A report as one page that needs nothing else: tables and plots, to be read, sent and printed.
+//! Renders a report as one self-contained page of tables and plots, to be read, sent and printed.
 
-use super::report::{Dist, PhaseReport, Report, Second, ms};
-use report::plot::{self, Axes, Line, Told, escaped};
+use super::report::{BenchReport, LatencyDistribution, PhaseReport, SecondCounts, ms};
+use report::plot::{self, PlotAxes, PlotCaption, PlotLine, escape_xml};
 
 const STYLE: &str = ":root{--ink:#222;--paper:#fff}body{font:15px/1.5 system-ui,sans-serif;max-width:820px;margin:2em auto;\
 padding:0 1em;color:#222}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}\
@@ -9,16 +9,16 @@ pre{font-size:11px;line-height:1.45;overflow-x:auto;background:#f6f6f6;padding:1
 figure{margin:1em 0;break-inside:avoid}figcaption{font-weight:600}\
 @media print{body{margin:0;max-width:none}pre{background:none;padding:0;white-space:pre-wrap}}";
 
-/// The points of a latency curve.
-const CURVE: u64 = 400;
+/// Number of points of a latency curve.
+const CURVE_POINTS: u64 = 400;
 
-/// A curve ends here: the last thousandth would squeeze all the rest.
+/// Share at which a curve ends: the last thousandth would squeeze all the rest.
 const CURVE_END: f64 = 0.999;
 
-impl Report {
-    /// The whole page.
+impl BenchReport {
+    /// Renders the whole page.
     pub fn to_html(&self) -> String {
-        let title = format!("Benchmark of {}", escaped(&self.setup.deployment));
+        let title = format!("Benchmark of {}", escape_xml(&self.setup.deployment));
         let when = self.started_at.strftime("%Y-%m-%d %H:%M UTC");
         let figures: String = self.plots().into_iter().map(figure).collect();
         format!(
@@ -32,58 +32,61 @@ impl Report {
              time between tokens. E2E: end to end. Lag: from the intended to the actual start.</p>\
              </body></html>\n",
             plot::STYLE,
-            escaped(&self.promptmill),
+            escape_xml(&self.promptmill),
             if self.setup.streaming { "streaming" } else { "not streaming" },
             if self.setup.cacheable { "cacheable prompts" } else { "unique prompts" },
-            escaped(&self.setup.retry),
-            escaped(&self.to_string()),
+            escape_xml(&self.setup.retry),
+            escape_xml(&self.to_string()),
         )
     }
 
     fn plots(&self) -> Vec<(&'static str, Option<String>)> {
-        let seconds = Axes { x: "seconds", y: "", x_is_log2: false, mark: None, has_legend: true };
-        let per_second = Axes { y: "requests a second", ..seconds };
-        let per_minute = Axes { y: "tokens a minute", ..seconds };
-        let of_all = Axes { x: "milliseconds", y: "share of requests", ..seconds };
+        let seconds =
+            PlotAxes { x: "seconds", y: "", x_is_log2: false, mark: None, has_legend: true };
+        let per_second = PlotAxes { y: "requests a second", ..seconds };
+        let per_minute = PlotAxes { y: "tokens a minute", ..seconds };
+        let of_all = PlotAxes { x: "milliseconds", y: "share of requests", ..seconds };
         let mut plots = vec![
-            drawn("Throughput over time", &self.requests_over_time(), per_second),
-            drawn("Tokens over time", &self.tokens_over_time(), per_minute),
-            drawn("Latency, cumulative", &self.curves(), of_all),
+            draw_plot("Throughput over time", &self.requests_over_time(), per_second),
+            draw_plot("Tokens over time", &self.tokens_over_time(), per_minute),
+            draw_plot("Latency, cumulative", &self.curves(), of_all),
         ];
         if let Some(knee) = self.knee.filter(|_| self.phases.len() > 1) {
             let mark = Some((knee.concurrency as f64).log2());
-            let levels = Axes { x: "concurrency", x_is_log2: true, mark, ..seconds };
-            let latencies = Axes { y: "milliseconds", ..levels };
-            let throughput = Axes { y: "RPM", ..levels };
-            plots.push(drawn("TTFT against concurrency", &self.ttft_by_level(), latencies));
-            plots.push(drawn("E2E against concurrency", &self.e2e_by_level(), latencies));
-            plots.push(drawn("The saturation knee", &[self.rpm_by_level()], throughput));
+            let levels = PlotAxes { x: "concurrency", x_is_log2: true, mark, ..seconds };
+            let latencies = PlotAxes { y: "milliseconds", ..levels };
+            let throughput = PlotAxes { y: "RPM", ..levels };
+            plots.push(draw_plot("TTFT against concurrency", &self.ttft_by_level(), latencies));
+            plots.push(draw_plot("E2E against concurrency", &self.e2e_by_level(), latencies));
+            plots.push(draw_plot("The saturation knee", &[self.rpm_by_level()], throughput));
         }
         plots
     }
 
-    fn requests_over_time(&self) -> Vec<Line> {
-        let line = |name: &str, of: fn(&Second) -> u64| over_time(&self.phases, name, of, 1.0);
+    fn requests_over_time(&self) -> Vec<PlotLine> {
+        let line =
+            |name: &str, of: fn(&SecondCounts) -> u64| over_time(&self.phases, name, of, 1.0);
         let lines = vec![
             line("succeeded", |second| second.succeeded),
             line("throttled", |second| second.throttled),
             line("failed", |second| second.failed),
         ];
         let happened =
-            |line: &Line| line.name == "succeeded" || line.points.iter().any(|p| p.1 > 0.0);
+            |line: &PlotLine| line.name == "succeeded" || line.points.iter().any(|p| p.1 > 0.0);
         lines.into_iter().filter(happened).collect()
     }
 
-    fn tokens_over_time(&self) -> Vec<Line> {
-        let line = |name: &str, of: fn(&Second) -> u64| over_time(&self.phases, name, of, 60.0);
+    fn tokens_over_time(&self) -> Vec<PlotLine> {
+        let line =
+            |name: &str, of: fn(&SecondCounts) -> u64| over_time(&self.phases, name, of, 60.0);
         vec![
             line("input", |second| second.prompt_tokens),
             line("output", |second| second.output_tokens),
         ]
     }
 
-    /// Of the only phase, or of the one at the knee.
-    fn curves(&self) -> Vec<Line> {
+    /// Returns the latency curves of the only phase, or of the one at the knee.
+    fn curves(&self) -> Vec<PlotLine> {
         let at_knee = |phase: &&PhaseReport| {
             self.knee.is_none_or(|knee| phase.concurrency == Some(knee.concurrency))
         };
@@ -94,43 +97,50 @@ impl Report {
         kinds
             .into_iter()
             .filter_map(|(name, dist)| {
-                Some(Line { name: name.into(), points: curve(dist.as_ref()?) })
+                Some(PlotLine { name: name.into(), points: curve(dist.as_ref()?) })
             })
             .collect()
     }
 
-    fn ttft_by_level(&self) -> Vec<Line> {
+    fn ttft_by_level(&self) -> Vec<PlotLine> {
         self.latency_by_level(|phase| phase.latency.ttft.as_ref())
     }
 
-    fn e2e_by_level(&self) -> Vec<Line> {
+    fn e2e_by_level(&self) -> Vec<PlotLine> {
         self.latency_by_level(|phase| phase.latency.e2e.as_ref())
     }
 
-    fn latency_by_level(&self, of: fn(&PhaseReport) -> Option<&Dist>) -> Vec<Line> {
+    fn latency_by_level(
+        &self,
+        of: fn(&PhaseReport) -> Option<&LatencyDistribution>,
+    ) -> Vec<PlotLine> {
         let line = |share: f64| {
             let point =
                 |phase: &PhaseReport| Some((level(phase)?, of(phase)?.percentile(share)?.ms));
             let points = self.phases.iter().filter_map(point).collect();
-            Line { name: format!("p{}", share * 100.0), points }
+            PlotLine { name: format!("p{}", share * 100.0), points }
         };
         [0.5, 0.95].map(line).into()
     }
 
-    fn rpm_by_level(&self) -> Line {
+    fn rpm_by_level(&self) -> PlotLine {
         let point = |phase: &PhaseReport| Some((level(phase)?, phase.rates.rpm.sustained));
-        Line {
+        PlotLine {
             name: "sustained RPM".into(),
             points: self.phases.iter().filter_map(point).collect(),
         }
     }
 }
 
-/// The name of a plot, and the plot if there is something to be drawn.
-fn drawn(title: &'static str, lines: &[Line], axes: Axes<'_>) -> (&'static str, Option<String>) {
+/// Returns a plot's title, and the plot if there is something to draw.
+fn draw_plot(
+    title: &'static str,
+    lines: &[PlotLine],
+    axes: PlotAxes<'_>,
+) -> (&'static str, Option<String>) {
     let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
     let description = format!("{} {}: {}", axes.y, axes.x, names.join(", "));
-    (title, plot::lines(lines, axes, Told { title, description: description.trim() }))
+    (title, plot::lines(lines, axes, PlotCaption { title, description: description.trim() }))
 }
 
 fn figure((caption, svg): (&str, Option<String>)) -> String {
@@ -143,23 +153,28 @@ fn level(phase: &PhaseReport) -> Option<f64> {
     phase.concurrency.map(|concurrency| (concurrency as f64).log2())
 }
 
-/// The measured seconds of all phases in a row.
-fn over_time(phases: &[PhaseReport], name: &str, of: fn(&Second) -> u64, times: f64) -> Line {
+/// Returns the measured seconds of all phases in a row.
+fn over_time(
+    phases: &[PhaseReport],
+    name: &str,
+    of: fn(&SecondCounts) -> u64,
+    times: f64,
+) -> PlotLine {
     let whole = phases.iter().flat_map(|p| p.series.iter().take((p.seconds as usize).max(1)));
     let points = whole.enumerate().map(|(s, second)| (s as f64, of(second) as f64 * times));
-    Line { name: name.into(), points: points.collect() }
+    PlotLine { name: name.into(), points: points.collect() }
 }
 
-/// The share of values up to each value.
-fn curve(dist: &Dist) -> Vec<(f64, f64)> {
-    let every = dist.count.div_ceil(CURVE).max(1);
-    let (mut points, mut seen, mut told) = (Vec::new(), 0, 0);
+/// Returns the cumulative distribution: the share of values up to each value.
+fn curve(dist: &LatencyDistribution) -> Vec<(f64, f64)> {
+    let every = dist.count.div_ceil(CURVE_POINTS).max(1);
+    let (mut points, mut seen, mut last_point) = (Vec::new(), 0, 0);
     for (value, count) in &dist.buckets {
         seen += count;
         let share = seen as f64 / dist.count as f64;
-        if told == 0 || seen >= told + every {
+        if last_point == 0 || seen >= last_point + every {
             points.push((ms(*value), share));
-            told = seen;
+            last_point = seen;
         }
         if share >= CURVE_END {
             break;

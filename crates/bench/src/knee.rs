@@ -1,59 +1,59 @@
-//! Where more concurrency stops giving more: the saturation knee of a sweep.
+//! Saturation knee of a sweep: the concurrency beyond which throughput no longer grows.
 
 use serde::{Deserialize, Serialize};
 
-/// A level whose throughput is this near to the best has all there is to have.
-const NEAR: f64 = 0.95;
+/// Share of the best throughput at which a level counts as having reached it.
+const NEAR_BEST: f64 = 0.95;
 
-/// What a level must add to count as a gain.
-const GAIN: f64 = 0.02;
+/// Relative increase that a level must add to count as a gain.
+const MIN_GAIN: f64 = 0.02;
 
-/// Levels without a gain after which a sweep has seen enough.
+/// Levels without a gain after which a sweep ends.
 const PATIENCE: usize = 2;
 
 /// One level of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Level {
+pub struct SweepLevel {
     pub concurrency: usize,
     /// Successful requests a minute.
     pub rpm: f64,
 }
 
-/// The least concurrency that gives nearly all of the best throughput.
+/// Least concurrency that gives nearly all of the best throughput.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Knee {
     pub concurrency: usize,
     pub rpm: f64,
     pub best_rpm: f64,
-    /// Whether the sweep went on until more concurrency gave no more; if not, the deployment may
+    /// True if the sweep went on until more concurrency gave no more; if not, the deployment may
     /// give more than was seen.
     pub saturated: bool,
 }
 
-/// The knee of levels in growing order.
-pub fn knee(levels: &[Level]) -> Option<Knee> {
+/// Returns the knee of levels in growing order.
+pub fn knee(levels: &[SweepLevel]) -> Option<Knee> {
     let best_rpm = levels.iter().map(|level| level.rpm).max_by(f64::total_cmp)?;
-    let level = levels.iter().find(|level| level.rpm >= NEAR * best_rpm)?;
+    let level = levels.iter().find(|level| level.rpm >= NEAR_BEST * best_rpm)?;
     let saturated = is_saturated(levels);
     Some(Knee { concurrency: level.concurrency, rpm: level.rpm, best_rpm, saturated })
 }
 
-/// Whether the last levels gave no more than those before them.
-pub fn is_saturated(levels: &[Level]) -> bool {
+/// Returns whether the last levels gave no more than those before them.
+pub fn is_saturated(levels: &[SweepLevel]) -> bool {
     if levels.len() <= PATIENCE {
         return false;
     }
     let (before, last) = levels.split_at(levels.len() - PATIENCE);
     let best = before.iter().map(|level| level.rpm).fold(0.0, f64::max);
-    best > 0.0 && last.iter().all(|level| level.rpm <= best * (1.0 + GAIN))
+    best > 0.0 && last.iter().all(|level| level.rpm <= best * (1.0 + MIN_GAIN))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn levels(rpms: &[f64]) -> Vec<Level> {
-        let level = |(i, rpm): (usize, &f64)| Level { concurrency: 1 << i, rpm: *rpm };
+    fn levels(rpms: &[f64]) -> Vec<SweepLevel> {
+        let level = |(i, rpm): (usize, &f64)| SweepLevel { concurrency: 1 << i, rpm: *rpm };
         rpms.iter().enumerate().map(level).collect()
     }
 

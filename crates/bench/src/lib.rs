@@ -1,16 +1,16 @@
-//! How much a deployment gives under honest load: the benchmark.
+//! Benchmark: the throughput and latency of a deployment under honest load.
 //!
 //! ```text
-//! shapes (when) ─┐
-//! sizes (how big)─┼─▶ drive ─▶ call ─▶ model ─▶ Sample ─▶ tally ─▶ report ─▶ text, HTML
-//! prompts (what) ─┘            watch sees the answer come in       stats: intervals, knee
+//! load_shapes (when) ─┐
+//! sizes (how big) ────┼─▶ drive ─▶ call ─▶ model ─▶ sample ─▶ tally ─▶ report ─▶ text, HTML
+//! prompts (what) ─────┘       stream_timer times the answer        stats: intervals, knee
 //! ```
 //!
-//! `pipeline` measures the whole of it instead: queue, worker and store.
+//! `pipeline` measures the whole pipeline instead: queue, worker and store.
 //!
-//! Latencies count from the *intended* start: a request that had to wait because the client or the
-//! service was slow has that wait in its figures (no coordinated omission). `shapes`, `sizes`,
-//! `tally`, `stats` and `knee` are pure. `docs/bench.md` has the method and the definitions.
+//! Latencies count from the *intended* start: if the client or the service made a request wait,
+//! that wait is in its figures (no coordinated omission). `load_shapes`, `sizes`, `tally`, `stats`
+//! and `knee` are pure. `docs/bench.md` has the method and the definitions.
 
 mod call;
 pub mod compare;
@@ -18,20 +18,20 @@ mod csv;
 mod drive;
 mod html;
 mod knee;
+pub mod load_shapes;
 mod pacer;
 pub mod pipeline;
 mod prompts;
 pub mod report;
-pub mod shapes;
 pub mod sizes;
 mod stats;
+mod stream_timer;
 pub mod sweep;
 mod tally;
 mod text;
 pub mod trace;
-mod watch;
 
-pub use call::{Ending, Retry, Sample};
-pub use drive::{Bench, Phase};
-pub use prompts::{Prompts, Style};
-pub use tally::{Live, Slo};
+pub use call::{RequestSample, RetryPolicy, SampleStatus};
+pub use drive::{Bench, LoadPhase};
+pub use prompts::{PromptGenerator, PromptStyle};
+pub use tally::{LiveStats, Slo};

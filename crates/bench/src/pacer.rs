@@ -1,22 +1,22 @@
-//! Waiting for a moment more exactly than a timer can.
+//! Waits for a moment more exactly than a timer can.
 //!
-//! Tokio's timers go by the millisecond, which is two requests at 2,000 a second. So the last bit is
-//! spent polling: the task gives way to all others, which send and read meanwhile, and looks again.
+//! Tokio's timers go by the millisecond, which is two requests at 2,000 a second. So the last bit
+//! is spent polling: the task yields to all others, which send and read meanwhile, and looks again.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long before its time a wait turns to polling: the timer's grain, and its rounding up.
+/// Time before the due moment at which a wait turns to polling: the timer's grain and rounding up.
 const GRAIN: Duration = Duration::from_millis(2);
 
-/// A turn that takes no longer did nothing else, so its time was the pacer's own.
+/// Longest yield in which no other task did anything, so that its time was the pacer's own.
 const IDLE_TURN: Duration = Duration::from_micros(5);
 
-/// Waits, and remembers what the waiting itself cost.
+/// Waits for due moments, and adds up the cost of the waiting itself.
 #[derive(Debug, Default)]
 pub(super) struct Pacer {
-    /// Processor time that went into polling the clock.
+    /// Processor time spent polling the clock.
     pub(super) polling: Duration,
 }
 

@@ -1,6 +1,6 @@
-//! What is asked: prompts of a wanted length, or real ones from a batch file.
+//! Prompts of a wanted length, or recorded ones from a batch file.
 //!
-//! A cache at the service matches prompts from their beginning, so a prompt that must not be cached
+//! The service's cache matches prompts from their beginning, so a prompt that must not be cached
 //! begins with words that no other has. They come from the system's randomness and not from the
 //! run's seed: running the same benchmark again must not find its own prompts cached.
 
@@ -11,44 +11,44 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use super::sizes::Shape;
-use domain::job::{Api, BatchId, Estimate, History, Job, JobId};
+use super::sizes::RequestShape;
+use domain::job::{Api, BatchId, Job, JobHistory, JobId, TokenEstimate};
 
-/// Each is one token with the space before it, and also without where it stands first.
+/// Words of one token each, with the space before it, and also without where it stands first.
 const WORDS: [&str; 32] = [
     "apple", "bread", "chair", "door", "earth", "fire", "glass", "horse", "iron", "king", "lake",
     "moon", "name", "water", "page", "queen", "rain", "sand", "tree", "unit", "voice", "wind",
     "year", "zero", "blue", "cold", "dark", "east", "fish", "gold", "hand", "book",
 ];
 
-/// Words at the beginning that make a prompt unlike all others: 2^60 of them are there.
-const MARK: usize = 12;
+/// Words at the beginning that make a prompt unlike all others: 2^60 combinations.
+const MARK_WORDS: usize = 12;
 
-/// Tokens around one message of the user: see `admission::charge`.
-const AROUND: u32 = 7;
+/// Tokens around one user message: see `admission::charge`.
+const MESSAGE_TOKENS: u32 = 7;
 
-/// Stands in a recorded prompt where the mark goes.
-const PLACE: &str = "\u{1}promptmill-mark\u{1}";
+/// Placeholder for the mark in a recorded prompt.
+const MARK_PLACEHOLDER: &str = "\u{1}promptmill-mark\u{1}";
 
-/// How requests are put.
+/// Request options.
 #[derive(Debug, Clone)]
-pub struct Style {
+pub struct PromptStyle {
     pub model: String,
     pub stream: bool,
     /// All prompts of one length are the same, so that a cache helps.
     pub cacheable: bool,
-    /// The field that bounds the answer: `max_completion_tokens`, or `max_tokens` for servers that
-    /// do not know it.
+    /// Field that bounds the answer: `max_completion_tokens`, or `max_tokens` for servers that do
+    /// not know it.
     pub limit_field: String,
 }
 
-/// An endless source of requests.
+/// Endless generator of requests.
 #[derive(Debug)]
-pub struct Prompts {
-    style: Style,
-    source: Source,
+pub struct PromptGenerator {
+    style: PromptStyle,
+    source: PromptSource,
     batch: BatchId,
-    /// Draws sizes: decided by the seed.
+    /// Draws sizes: reproducible from the seed.
     sizes: SmallRng,
     /// Draws marks and ids: different in every run.
     marks: SmallRng,
@@ -56,24 +56,24 @@ pub struct Prompts {
 }
 
 #[derive(Debug)]
-enum Source {
-    Made { shape: Shape, filler: Filler },
-    Recorded(Arc<[Template]>),
+enum PromptSource {
+    Generated { shape: RequestShape, filler: FillerText },
+    Recorded(Arc<[RecordedPrompt]>),
 }
 
-impl Prompts {
-    /// Prompts made of words, of the lengths that the shape draws.
-    pub fn made(shape: Shape, style: Style, seed: u64) -> Self {
-        Self::new(Source::Made { shape, filler: Filler::new() }, style, seed)
+impl PromptGenerator {
+    /// Generates prompts from words, in the lengths that the shape draws.
+    pub fn generated(shape: RequestShape, style: PromptStyle, seed: u64) -> Self {
+        Self::new(PromptSource::Generated { shape, filler: FillerText::new() }, style, seed)
     }
 
-    /// The prompts of these jobs, again and again.
-    pub fn recorded(jobs: &[Job], style: Style, seed: u64) -> Self {
-        let templates = jobs.iter().map(|job| Template::of(job, &style)).collect();
-        Self::new(Source::Recorded(templates), style, seed)
+    /// Repeats the prompts of these jobs endlessly.
+    pub fn recorded(jobs: &[Job], style: PromptStyle, seed: u64) -> Self {
+        let templates = jobs.iter().map(|job| RecordedPrompt::of(job, &style)).collect();
+        Self::new(PromptSource::Recorded(templates), style, seed)
     }
 
-    fn new(source: Source, style: Style, seed: u64) -> Self {
+    fn new(source: PromptSource, style: PromptStyle, seed: u64) -> Self {
         Self {
             style,
             source,
@@ -84,22 +84,22 @@ impl Prompts {
         }
     }
 
-    /// The next request; `given` overrides the shape's (prompt, output) tokens.
+    /// Returns the next request; `given` overrides the shape's (prompt, output) tokens.
     pub fn next(&mut self, given: Option<(u32, u32)>) -> Job {
         let number = self.next;
         self.next += 1;
         let mark = if self.style.cacheable { 0 } else { self.marks.random::<u64>() };
         let (api, model, body, estimate) = match &self.source {
-            Source::Made { shape, filler } => {
+            PromptSource::Generated { shape, filler } => {
                 let (prompt, output) = given.unwrap_or_else(|| {
                     (shape.prompt.draw(&mut self.sizes), shape.output.draw(&mut self.sizes))
                 });
-                let prompt = prompt.max(AROUND + 1);
-                let body = self.style.body(&filler.text(mark, prompt - AROUND), output);
-                let estimate = Estimate { prompt, max_output: output };
+                let prompt = prompt.max(MESSAGE_TOKENS + 1);
+                let body = self.style.body(&filler.text(mark, prompt - MESSAGE_TOKENS), output);
+                let estimate = TokenEstimate { prompt, max_output: output };
                 (Api::ChatCompletions, self.style.model.clone(), body, estimate)
             }
-            Source::Recorded(templates) => {
+            PromptSource::Recorded(templates) => {
                 let template = &templates[number % templates.len()];
                 let mark = (!self.style.cacheable).then_some(mark);
                 let body = template.body(mark);
@@ -119,14 +119,14 @@ impl Prompts {
             not_before: None,
             priority: 0,
             metadata: None,
-            look_up: false,
-            aside: None,
-            history: History::default(),
+            may_have_outcome: false,
+            claim_check: None,
+            history: JobHistory::default(),
         }
     }
 }
 
-impl Style {
+impl PromptStyle {
     fn body(&self, text: &str, output: u32) -> Bytes {
         let model = Value::from(self.model.as_str());
         let field = Value::from(self.limit_field.as_str());
@@ -139,17 +139,17 @@ impl Style {
 }
 
 fn mark_words(mark: u64) -> impl Iterator<Item = &'static str> {
-    (0..MARK).map(move |i| WORDS[(mark >> (5 * i)) as usize % WORDS.len()])
+    (0..MARK_WORDS).map(move |i| WORDS[(mark >> (5 * i)) as usize % WORDS.len()])
 }
 
-/// Words without end, and where each of them ends.
+/// Filler text of any length, with the end of each word.
 #[derive(Debug)]
-struct Filler {
+struct FillerText {
     text: String,
     ends: Vec<usize>,
 }
 
-impl Filler {
+impl FillerText {
     const LENGTH: usize = 4_096;
 
     fn new() -> Self {
@@ -163,7 +163,7 @@ impl Filler {
         Self { text, ends }
     }
 
-    /// So many words, the first of them saying the mark.
+    /// Returns text of this many words, the first of which encode the mark.
     fn text(&self, mark: u64, words: u32) -> String {
         let words = words as usize;
         let mut text = String::with_capacity(words * 6);
@@ -173,7 +173,7 @@ impl Filler {
             }
             text.push_str(word);
         }
-        let mut left = words.saturating_sub(MARK);
+        let mut left = words.saturating_sub(MARK_WORDS);
         while left > 0 {
             let part = left.min(Self::LENGTH);
             text.push_str(&self.text[..self.ends[part - 1]]);
@@ -183,19 +183,19 @@ impl Filler {
     }
 }
 
-/// A recorded body, cut where the mark goes.
+/// Recorded body, split where the mark goes.
 #[derive(Debug)]
-struct Template {
+struct RecordedPrompt {
     api: Api,
     model: String,
     before: Bytes,
     /// `None`: the body has no text to mark.
     after: Option<Bytes>,
-    estimate: Estimate,
+    estimate: TokenEstimate,
 }
 
-impl Template {
-    fn of(job: &Job, style: &Style) -> Self {
+impl RecordedPrompt {
+    fn of(job: &Job, style: &PromptStyle) -> Self {
         let mut body: Value = serde_json::from_slice(&job.body).unwrap_or_default();
         if job.api != Api::Embeddings {
             body["stream"] = json!(style.stream);
@@ -206,9 +206,9 @@ impl Template {
             }
         }
         if let Some(text) = first_text(job.api, &mut body) {
-            text.insert_str(0, PLACE);
+            text.insert_str(0, MARK_PLACEHOLDER);
         }
-        let place = Value::from(PLACE).to_string();
+        let place = Value::from(MARK_PLACEHOLDER).to_string();
         let place = place.trim_matches('"');
         let whole = body.to_string();
         let (before, after) = match whole.split_once(place) {
@@ -236,7 +236,7 @@ impl Template {
     }
 }
 
-/// The first text that the model reads.
+/// Returns the first text that the model reads.
 fn first_text(api: Api, body: &mut Value) -> Option<&mut String> {
     let field = if api == Api::ChatCompletions { "messages" } else { "input" };
     text_in(body.get_mut(field)?)
@@ -257,10 +257,10 @@ fn text_in(value: &mut Value) -> Option<&mut String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sizes::Sizes;
+    use crate::sizes::SizeDistribution;
 
-    fn style(cacheable: bool) -> Style {
-        Style {
+    fn style(cacheable: bool) -> PromptStyle {
+        PromptStyle {
             model: "gpt-4.1-mini".into(),
             stream: true,
             cacheable,
@@ -268,9 +268,12 @@ mod tests {
         }
     }
 
-    fn made(prompt: u32, cacheable: bool) -> Prompts {
-        let shape = Shape { prompt: Sizes::Fixed(prompt), output: Sizes::Fixed(9) };
-        Prompts::made(shape, style(cacheable), 1)
+    fn made(prompt: u32, cacheable: bool) -> PromptGenerator {
+        let shape = RequestShape {
+            prompt: SizeDistribution::Fixed(prompt),
+            output: SizeDistribution::Fixed(9),
+        };
+        PromptGenerator::generated(shape, style(cacheable), 1)
     }
 
     #[test]
@@ -278,7 +281,7 @@ mod tests {
         for model in ["gpt-4.1-mini", "gpt-3.5-turbo"] {
             let tokens = |text: &str| {
                 let body = style(false).body(text, 1);
-                tokens::estimate(Api::ChatCompletions, model, &body).prompt - AROUND
+                tokens::estimate(Api::ChatCompletions, model, &body).prompt - MESSAGE_TOKENS
             };
             let bad: Vec<_> =
                 WORDS.iter().filter(|w| (tokens(w), tokens(&format!("a {w}"))) != (1, 2)).collect();
@@ -294,7 +297,7 @@ mod tests {
                 prompts.style.model = model.into();
                 let job = prompts.next(None);
                 let counted = tokens::estimate(job.api, model, &job.body);
-                assert_eq!(counted, Estimate { prompt, max_output: 9 }, "{model}");
+                assert_eq!(counted, TokenEstimate { prompt, max_output: 9 }, "{model}");
                 assert_eq!(job.estimate, Some(counted));
             }
         }
@@ -324,12 +327,15 @@ mod tests {
         };
         let mut job = made(50, false).next(None);
         job.body = body("be \"kind\"").to_string().into();
-        let mut prompts = Prompts::recorded(std::slice::from_ref(&job), style(false), 1);
+        let mut prompts = PromptGenerator::recorded(std::slice::from_ref(&job), style(false), 1);
         let first: Value = serde_json::from_slice(&prompts.next(None).body).unwrap();
         let text = first["messages"][0]["content"][0]["text"].as_str().unwrap();
-        assert!(text.ends_with(" be \"kind\"") && text.split(' ').count() == MARK + 2, "{text}");
+        assert!(
+            text.ends_with(" be \"kind\"") && text.split(' ').count() == MARK_WORDS + 2,
+            "{text}"
+        );
         assert_eq!(first["stream"], true);
-        let mut prompts = Prompts::recorded(&[job], style(true), 1);
+        let mut prompts = PromptGenerator::recorded(&[job], style(true), 1);
         let mut plain = body("be \"kind\"");
         plain["stream"] = json!(true);
         assert_eq!(serde_json::from_slice::<Value>(&prompts.next(None).body).unwrap(), plain);

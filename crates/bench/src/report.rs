@@ -1,4 +1,4 @@
-//! What a benchmark found, as a value: the JSON that other tools and `compare` read.
+//! Result of a benchmark as a value: the JSON that other tools and `compare` read.
 
 use std::time::Duration;
 
@@ -6,36 +6,36 @@ use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::drive::{Measured, Phase};
+use super::drive::{LoadPhase, PhaseMeasurement};
 use super::knee::Knee;
-use super::shapes::Load;
+use super::load_shapes::LoadShape;
 use super::stats;
-use super::tally::Tally;
-pub use super::tally::{Codes, Second, Slo};
+use super::tally::PhaseTally;
+pub use super::tally::{ErrorCodeCounts, SecondCounts, Slo};
 
-/// Percentiles that are told, as shares.
-pub const SHARES: [f64; 6] = [0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
+/// Reported percentiles, as shares.
+pub const PERCENTILES: [f64; 6] = [0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
 
-/// A rate's window: quotas are by the minute.
-const WINDOW: usize = 60;
+/// Window of a rate: quotas are by the minute.
+const RATE_WINDOW_SECONDS: usize = 60;
 
-/// A whole benchmark.
+/// Report of a whole benchmark.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct BenchReport {
     /// The version that measured.
     pub promptmill: String,
     pub started_at: Timestamp,
-    pub setup: Setup,
+    pub setup: BenchSetup,
     pub slo: Slo,
-    pub ended: Ended,
+    pub ended: BenchStopReason,
     pub phases: Vec<PhaseReport>,
-    /// Of a sweep.
+    /// Only of a sweep.
     pub knee: Option<Knee>,
 }
 
-/// What was asked of whom.
+/// Configuration that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Setup {
+pub struct BenchSetup {
     pub deployment: String,
     pub endpoint: String,
     pub requests: String,
@@ -45,16 +45,16 @@ pub struct Setup {
     pub seed: u64,
 }
 
-/// Why a benchmark was over.
+/// Reason why a benchmark ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ended {
+pub enum BenchStopReason {
     Complete,
     Interrupted,
     /// Too many failed requests.
     ErrorRate {
         rate: f64,
-        /// What the last of them failed with.
+        /// Error of the last of them.
         last: String,
     },
     Misconfigured {
@@ -62,34 +62,34 @@ pub enum Ended {
     },
 }
 
-/// One load for one time.
+/// Report of one load, applied for one period.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhaseReport {
     pub load: String,
     pub concurrency: Option<usize>,
     pub warm_up_seconds: f64,
-    /// Of the measured part.
+    /// Length of the measured part.
     pub seconds: f64,
-    pub counts: Counts,
-    pub rates: Rates,
-    pub latency: Latencies,
-    /// As the service reports it, in percent.
-    pub utilization: Option<Utilization>,
+    pub counts: PhaseCounts,
+    pub rates: PhaseRates,
+    pub latency: PhaseLatencies,
+    /// Deployment utilization in percent, as the service reports it.
+    pub utilization: Option<UtilizationSummary>,
     pub client: ClientCost,
-    pub series: Vec<Second>,
+    pub series: Vec<SecondCounts>,
 }
 
-/// Requests that were meant to start in the measured part.
+/// Counts of the requests whose intended start lies in the measured part.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct PhaseCounts {
     pub succeeded: u64,
-    /// Ended as refused for quota.
+    /// Ended as throttled (429).
     pub throttled: u64,
     pub failed: u64,
-    pub codes: Codes,
-    /// Of an open loop: never started, since the most that may be in flight were until the end.
+    pub codes: ErrorCodeCounts,
+    /// Open loop only: never started, since the most that may be in flight were until the end.
     pub unsent: u64,
-    /// Calls, tries again included; and those of them that were refused for quota.
+    /// Calls, retries included; and those of them that were throttled (429).
     pub calls: u64,
     pub refused_calls: u64,
     pub prompt_tokens: u64,
@@ -97,7 +97,7 @@ pub struct Counts {
     pub output_tokens: u64,
 }
 
-impl Counts {
+impl PhaseCounts {
     pub fn requests(&self) -> u64 {
         self.succeeded + self.throttled + self.failed
     }
@@ -105,126 +105,132 @@ impl Counts {
 
 /// Answers and tokens a minute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Rates {
+pub struct PhaseRates {
     /// Successful requests.
-    pub rpm: Rate,
-    pub input_tpm: Rate,
-    pub output_tpm: Rate,
-    /// Prompt plus the most it may answer, over successful requests: what a quota is booked with.
-    pub charged_tpm: Rate,
+    pub rpm: RateSummary,
+    pub input_tpm: RateSummary,
+    pub output_tpm: RateSummary,
+    /// Prompt plus the most it may answer, over successful requests: the tokens that a quota books.
+    pub charged_tpm: RateSummary,
     /// Successful requests within the service level; absent where none was given.
-    pub goodput_rpm: Option<Rate>,
+    pub goodput_rpm: Option<RateSummary>,
 }
 
-/// One rate, by the minute.
+/// One rate, per minute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Rate {
+pub struct RateSummary {
     pub mean: f64,
-    /// The mean's 95 % interval.
+    /// 95 % interval of the mean.
     pub low: f64,
     pub high: f64,
-    /// Over all windows of `window_seconds` that slide by a second: the median and the largest.
+    /// Median and maximum over all windows of `window_seconds` that slide by a second.
     pub sustained: f64,
     pub peak: f64,
     pub window_seconds: usize,
 }
 
-/// Of requests that were meant to start in the measured part, each kind apart.
+/// Latencies of requests whose intended start lies in the measured part, each kind apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Latencies {
-    /// Of streams.
-    pub ttft: Option<Dist>,
-    pub tbt: Option<Dist>,
-    pub e2e: Option<Dist>,
-    pub throttled: Option<Dist>,
-    pub failed: Option<Dist>,
+pub struct PhaseLatencies {
+    /// Streams only.
+    pub ttft: Option<LatencyDistribution>,
+    pub tbt: Option<LatencyDistribution>,
+    pub e2e: Option<LatencyDistribution>,
+    pub throttled: Option<LatencyDistribution>,
+    pub failed: Option<LatencyDistribution>,
 }
 
-/// How a time is distributed.
+/// Distribution of a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Dist {
+pub struct LatencyDistribution {
     pub count: u64,
     pub mean_ms: f64,
     pub min_ms: f64,
     pub max_ms: f64,
-    pub percentiles: Vec<Percentile>,
-    /// The histogram: microseconds (to 0.1 %) and how often.
+    pub percentiles: Vec<LatencyPercentile>,
+    /// Histogram: microseconds (to 0.1 %) and their count.
     pub buckets: Vec<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Percentile {
+pub struct LatencyPercentile {
     pub share: f64,
     pub ms: f64,
-    /// Its 95 % interval; absent where there are too few values to say.
+    /// 95 % interval; absent where there are too few values to say.
     pub low_ms: Option<f64>,
     pub high_ms: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Utilization {
+pub struct UtilizationSummary {
     pub mean: f64,
     pub max: f64,
 }
 
-/// What the client itself did to the measurement.
+/// Influence of the client itself on the measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClientCost {
     /// From the intended to the actual start.
-    pub lag: Option<Dist>,
-    /// Of an open loop: how far the requests that started in the measured part are from those that
+    pub lag: Option<LatencyDistribution>,
+    /// Open loop only: deviation of the requests that started in the measured part from those that
     /// were meant to, as a share.
     pub rate_error: Option<f64>,
-    /// Of an open loop: the mean lag as a share of the mean gap between starts.
+    /// Open loop only: mean lag as a share of the mean gap between starts.
     pub timing_error: Option<f64>,
-    /// Of this process, without what waiting for the next start's moment cost.
+    /// Processor time of this process, without the cost of waiting for the next start's moment.
     pub cpu_us_per_request: f64,
     /// The same as a share of one core's time.
     pub cpu_share: f64,
 }
 
 impl PhaseReport {
-    pub(super) fn of(phase: &Phase, measured: &Measured, slo: Slo, seed: u64) -> Self {
+    pub(super) fn of(phase: &LoadPhase, measured: &PhaseMeasurement, slo: Slo, seed: u64) -> Self {
         let tally = &measured.tally;
-        let rate = |of: fn(&Second) -> u64| Rate::of(&tally.seconds, tally.length, of, seed);
+        let rate =
+            |of: fn(&SecondCounts) -> u64| RateSummary::of(&tally.seconds, tally.length, of, seed);
         Self {
             load: phase.load.to_string(),
             concurrency: match phase.load {
-                Load::Concurrency(calls) => Some(calls),
+                LoadShape::Concurrency(calls) => Some(calls),
                 _ => None,
             },
             warm_up_seconds: phase.warm_up.as_secs_f64(),
             seconds: tally.length.as_secs_f64(),
             counts: tally.counts.clone(),
-            rates: Rates {
+            rates: PhaseRates {
                 rpm: rate(|second| second.succeeded),
                 input_tpm: rate(|second| second.prompt_tokens),
                 output_tpm: rate(|second| second.output_tokens),
                 charged_tpm: rate(|second| second.charged_tokens),
                 goodput_rpm: (!slo.is_empty()).then(|| rate(|second| second.good)),
             },
-            latency: Latencies {
-                ttft: Dist::of(&tally.ttft),
-                tbt: Dist::of(&tally.tbt),
-                e2e: Dist::of(&tally.e2e),
-                throttled: Dist::of(&tally.throttled),
-                failed: Dist::of(&tally.failed),
+            latency: PhaseLatencies {
+                ttft: LatencyDistribution::of(&tally.ttft),
+                tbt: LatencyDistribution::of(&tally.tbt),
+                e2e: LatencyDistribution::of(&tally.e2e),
+                throttled: LatencyDistribution::of(&tally.throttled),
+                failed: LatencyDistribution::of(&tally.failed),
             },
-            utilization: Utilization::of(&tally.seconds),
+            utilization: UtilizationSummary::of(&tally.seconds),
             client: ClientCost::of(phase, tally),
             series: tally.seconds.clone(),
         }
     }
 }
 
-impl Rate {
-    fn of(seconds: &[Second], length: Duration, of: fn(&Second) -> u64, seed: u64) -> Self {
+impl RateSummary {
+    fn of(
+        seconds: &[SecondCounts],
+        length: Duration,
+        of: fn(&SecondCounts) -> u64,
+        seed: u64,
+    ) -> Self {
         let span = length.as_secs_f64();
         let all: Vec<f64> = seconds.iter().map(|second| of(second) as f64).collect();
         let mean = if span > 0.0 { all.iter().sum::<f64>() / span * 60.0 } else { 0.0 };
-        // A last second that is not whole would look like a fall.
+        // A partial last second would look like a drop.
         let whole = &all[..all.len().min(span as usize)];
-        let window = whole.len().min(WINDOW);
+        let window = whole.len().min(RATE_WINDOW_SECONDS);
         if window == 0 {
             return Self {
                 mean,
@@ -250,16 +256,16 @@ impl Rate {
     }
 }
 
-impl Dist {
+impl LatencyDistribution {
     pub(super) fn of(histogram: &Histogram<u64>) -> Option<Self> {
         let buckets: Vec<(u64, u64)> = histogram
             .iter_recorded()
             .map(|v| (histogram.median_equivalent(v.value_iterated_to()), v.count_at_value()))
             .collect();
         let (min, max) = (buckets.first()?.0, buckets.last()?.0);
-        let percentiles = SHARES.into_iter().filter_map(|share| {
+        let percentiles = PERCENTILES.into_iter().filter_map(|share| {
             let (low, high) = stats::quantile_interval(&buckets, share);
-            Some(Percentile {
+            Some(LatencyPercentile {
                 share,
                 ms: ms(stats::quantile(&buckets, share)?),
                 low_ms: low.map(ms),
@@ -276,25 +282,25 @@ impl Dist {
         })
     }
 
-    /// The percentile of one of [`SHARES`].
-    pub fn percentile(&self, share: f64) -> Option<&Percentile> {
+    /// Returns the percentile of one of [`PERCENTILES`].
+    pub fn percentile(&self, share: f64) -> Option<&LatencyPercentile> {
         self.percentiles.iter().find(|percentile| percentile.share == share)
     }
 }
 
-impl Utilization {
-    fn of(seconds: &[Second]) -> Option<Self> {
-        let said: Vec<f64> = seconds.iter().filter_map(|second| second.utilization).collect();
-        let max = said.iter().copied().max_by(f64::total_cmp)?;
-        Some(Self { mean: said.iter().sum::<f64>() / said.len() as f64, max })
+impl UtilizationSummary {
+    fn of(seconds: &[SecondCounts]) -> Option<Self> {
+        let values: Vec<f64> = seconds.iter().filter_map(|second| second.utilization).collect();
+        let max = values.iter().copied().max_by(f64::total_cmp)?;
+        Some(Self { mean: values.iter().sum::<f64>() / values.len() as f64, max })
     }
 }
 
 impl ClientCost {
-    fn of(phase: &Phase, tally: &Tally) -> Self {
-        let open = !matches!(phase.load, Load::Concurrency(_)) && tally.intended > 0;
+    fn of(phase: &LoadPhase, tally: &PhaseTally) -> Self {
+        let open = !matches!(phase.load, LoadShape::Concurrency(_)) && tally.intended > 0;
         let (intended, started) = (tally.intended as f64, tally.started as f64);
-        let lag = Dist::of(&tally.lag);
+        let lag = LatencyDistribution::of(&tally.lag);
         let span = tally.length.as_secs_f64();
         let ended: u64 = tally.seconds.iter().map(|s| s.succeeded + s.throttled + s.failed).sum();
         let processor = tally.processor.as_secs_f64();
@@ -320,8 +326,8 @@ pub(super) fn ms(micros: u64) -> f64 {
 mod tests {
     use super::*;
 
-    fn seconds(succeeded: impl IntoIterator<Item = u64>) -> Vec<Second> {
-        let second = |succeeded| Second { succeeded, ..Second::default() };
+    fn seconds(succeeded: impl IntoIterator<Item = u64>) -> Vec<SecondCounts> {
+        let second = |succeeded| SecondCounts { succeeded, ..SecondCounts::default() };
         succeeded.into_iter().map(second).collect()
     }
 
@@ -329,7 +335,7 @@ mod tests {
     fn a_quota_that_is_spent_in_bursts_is_found_by_the_sliding_minute() {
         // 100 a 10 s, all in the first second of each ten; 125 s begin and end anywhere.
         let bursts = seconds((0..125).map(|s| if s % 10 == 3 { 100 } else { 0 }));
-        let rate = Rate::of(&bursts, Duration::from_secs(125), |second| second.succeeded, 1);
+        let rate = RateSummary::of(&bursts, Duration::from_secs(125), |second| second.succeeded, 1);
         assert_eq!((rate.sustained, rate.window_seconds), (600.0, 60));
         assert!(
             (rate.mean - 600.0).abs() > 1.0,
@@ -341,8 +347,12 @@ mod tests {
 
     #[test]
     fn a_last_second_that_is_not_whole_counts_for_the_mean_only() {
-        let rate =
-            Rate::of(&seconds([10, 10, 5]), Duration::from_millis(2_500), |s| s.succeeded, 1);
+        let rate = RateSummary::of(
+            &seconds([10, 10, 5]),
+            Duration::from_millis(2_500),
+            |s| s.succeeded,
+            1,
+        );
         assert_eq!((rate.mean, rate.sustained, rate.window_seconds), (600.0, 600.0, 2));
     }
 
@@ -350,11 +360,11 @@ mod tests {
     fn a_distribution_is_told_to_the_tenth_of_a_percent() {
         let mut histogram = Histogram::new(3).unwrap();
         (1..=10_000).for_each(|n| histogram.record(n * 100).unwrap());
-        let dist = Dist::of(&histogram).unwrap();
+        let dist = LatencyDistribution::of(&histogram).unwrap();
         let p99 = dist.percentile(0.99).unwrap();
         assert!((p99.ms - 990.0).abs() < 1.0, "{p99:?}");
         let (low, high) = (p99.low_ms.unwrap(), p99.high_ms.unwrap());
         assert!((987.0..990.0).contains(&low) && (990.0..993.0).contains(&high), "{p99:?}");
-        assert_eq!(Dist::of(&Histogram::new(3).unwrap()), None);
+        assert_eq!(LatencyDistribution::of(&Histogram::new(3).unwrap()), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Request shapes: how many tokens a prompt has, and how many its answer may have.
+//! Request shapes: tokens of a prompt, and tokens that its answer may have.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,12 +7,12 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
 use rand_distr::{Distribution, LogNormal, Normal};
 
-/// The longest prompt that is made; models with more context than this do not exist.
-const MOST: u32 = 2_000_000;
+/// Longest prompt that is made; models with more context than this do not exist.
+const MAX_TOKENS: u32 = 2_000_000;
 
-/// How a number of tokens is drawn.
+/// Distribution from which a number of tokens is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Sizes {
+pub enum SizeDistribution {
     Fixed(u32),
     /// Both ends included.
     Uniform {
@@ -30,67 +30,67 @@ pub enum Sizes {
     },
 }
 
-/// A text that names no sizes.
+/// Text that describes no token count or distribution.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "'{0}' is no number of tokens: write 500, uniform:100..900, normal:500,100 (mean, standard \
      deviation) or lognormal:500,0.8 (median, sigma)"
 )]
-pub struct BadSizes(String);
+pub struct BadSizeDistribution(String);
 
-impl Sizes {
+impl SizeDistribution {
     /// Draws one number, at least 1.
     pub fn draw(self, rng: &mut SmallRng) -> u32 {
         let real = match self {
             Self::Fixed(tokens) => return tokens,
             Self::Uniform { low, high } => return rng.random_range(low..=high),
-            Self::Normal { mean, sd } => drawn(Normal::new(mean, sd).ok(), rng, mean),
+            Self::Normal { mean, sd } => sample_or(Normal::new(mean, sd).ok(), rng, mean),
             Self::LogNormal { median, sigma } => {
-                drawn(LogNormal::new(median.ln(), sigma).ok(), rng, median)
+                sample_or(LogNormal::new(median.ln(), sigma).ok(), rng, median)
             }
         };
-        real.round().clamp(1.0, f64::from(MOST)) as u32
+        real.round().clamp(1.0, f64::from(MAX_TOKENS)) as u32
     }
 }
 
-fn drawn(of: Option<impl Distribution<f64>>, rng: &mut impl Rng, otherwise: f64) -> f64 {
+fn sample_or(of: Option<impl Distribution<f64>>, rng: &mut impl Rng, otherwise: f64) -> f64 {
     of.map_or(otherwise, |distribution| distribution.sample(rng))
 }
 
-impl FromStr for Sizes {
-    type Err = BadSizes;
+impl FromStr for SizeDistribution {
+    type Err = BadSizeDistribution;
 
-    fn from_str(text: &str) -> Result<Self, BadSizes> {
-        read(text).ok_or_else(|| BadSizes(text.to_owned()))
+    fn from_str(text: &str) -> Result<Self, BadSizeDistribution> {
+        parse_sizes(text).ok_or_else(|| BadSizeDistribution(text.to_owned()))
     }
 }
 
-fn read(text: &str) -> Option<Sizes> {
-    let tokens = |text: &str| text.trim().parse().ok().filter(|n| (1..=MOST).contains(n));
+fn parse_sizes(text: &str) -> Option<SizeDistribution> {
+    let tokens = |text: &str| text.trim().parse().ok().filter(|n| (1..=MAX_TOKENS).contains(n));
     let real = |text: &str| text.trim().parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
     let Some((kind, numbers)) = text.split_once(':') else {
-        return tokens(text).map(Sizes::Fixed);
+        return tokens(text).map(SizeDistribution::Fixed);
     };
     match kind.trim() {
         "uniform" => {
             let (low, high) = numbers.split_once("..")?;
             let (low, high) = (tokens(low)?, tokens(high)?);
-            (low <= high).then_some(Sizes::Uniform { low, high })
+            (low <= high).then_some(SizeDistribution::Uniform { low, high })
         }
         "normal" => {
             let (mean, sd) = numbers.split_once(',')?;
-            Some(Sizes::Normal { mean: real(mean)?, sd: real(sd)? })
+            Some(SizeDistribution::Normal { mean: real(mean)?, sd: real(sd)? })
         }
         "lognormal" => {
             let (median, sigma) = numbers.split_once(',')?;
             let median = real(median).filter(|m| *m >= 1.0)?;
-            Some(Sizes::LogNormal { median, sigma: real(sigma)? })
+            Some(SizeDistribution::LogNormal { median, sigma: real(sigma)? })
         }
         _ => None,
     }
 }
 
-impl fmt::Display for Sizes {
+impl fmt::Display for SizeDistribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(tokens) => write!(f, "{tokens}"),
@@ -101,24 +101,27 @@ impl fmt::Display for Sizes {
     }
 }
 
-/// Tokens of a request.
+/// Token counts of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Shape {
-    pub prompt: Sizes,
-    /// The most that the answer may have.
-    pub output: Sizes,
+pub struct RequestShape {
+    pub prompt: SizeDistribution,
+    /// Maximum of the answer.
+    pub output: SizeDistribution,
 }
 
-impl Shape {
-    /// A question and an answer of like length.
-    pub const BALANCED: Self = Self { prompt: Sizes::Fixed(500), output: Sizes::Fixed(500) };
+impl RequestShape {
+    /// Prompt and answer of similar length.
+    pub const BALANCED: Self =
+        Self { prompt: SizeDistribution::Fixed(500), output: SizeDistribution::Fixed(500) };
     /// Long documents, short answers.
-    pub const CONTEXT: Self = Self { prompt: Sizes::Fixed(2_000), output: Sizes::Fixed(200) };
+    pub const CONTEXT: Self =
+        Self { prompt: SizeDistribution::Fixed(2_000), output: SizeDistribution::Fixed(200) };
     /// Short prompts, long answers.
-    pub const GENERATION: Self = Self { prompt: Sizes::Fixed(500), output: Sizes::Fixed(1_000) };
+    pub const GENERATION: Self =
+        Self { prompt: SizeDistribution::Fixed(500), output: SizeDistribution::Fixed(1_000) };
 }
 
-impl fmt::Display for Shape {
+impl fmt::Display for RequestShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "prompts of {} tokens, answers of up to {}", self.prompt, self.output)
     }
@@ -130,7 +133,7 @@ mod tests {
     use rand::SeedableRng;
 
     fn draws(text: &str) -> Vec<f64> {
-        let sizes: Sizes = text.parse().unwrap();
+        let sizes: SizeDistribution = text.parse().unwrap();
         assert_eq!(sizes.to_string(), text, "what is shown can be typed");
         let mut rng = SmallRng::seed_from_u64(1);
         let mut all: Vec<f64> = (0..20_000).map(|_| f64::from(sizes.draw(&mut rng))).collect();
@@ -159,7 +162,7 @@ mod tests {
     #[test]
     fn what_is_no_size_is_told_with_examples() {
         for bad in ["", "0", "-1", "uniform:9..1", "normal:1", "lognormal:0,1", "zipf:1,2"] {
-            let error = bad.parse::<Sizes>().unwrap_err();
+            let error = bad.parse::<SizeDistribution>().unwrap_err();
             assert!(error.to_string().contains("uniform:100..900"), "{bad}");
         }
     }

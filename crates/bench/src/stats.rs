@@ -1,9 +1,9 @@
-//! Intervals and tests, each said by its name.
+//! Confidence intervals and significance tests, each by its name.
 //!
 //! | figure | interval or test |
 //! | --- | --- |
 //! | a percentile | order statistics: the ranks between which the true one lies with 95 % (binomial, normal approximation) |
-//! | a mean rate | moving-block bootstrap of the seconds: they hang together, so they are drawn in blocks |
+//! | a mean rate | moving-block bootstrap of the seconds, which are correlated |
 //! | the difference of two percentiles | bootstrap: a percentile of a resample is an order statistic, drawn as a Beta variate |
 //! | two distributions | Mann-Whitney U with the correction for ties, two-sided |
 //! | two shares | z-test of two proportions, pooled, two-sided |
@@ -14,20 +14,20 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Beta, Distribution};
 
-/// The normal quantile of a two-sided 95 %.
+/// Normal quantile of a two-sided 95 %.
 const Z95: f64 = 1.959_963_984_540_054;
 
 const RESAMPLES: usize = 2_000;
 
-/// Values and how often each was seen, ascending.
-pub type Buckets = [(u64, u64)];
+/// Values and their counts, ascending by value.
+pub type HistogramBuckets = [(u64, u64)];
 
-pub fn total(buckets: &Buckets) -> u64 {
+pub fn total(buckets: &HistogramBuckets) -> u64 {
     buckets.iter().map(|(_, count)| count).sum()
 }
 
-/// The value at a rank, from 1.
-pub fn at_rank(buckets: &Buckets, rank: u64) -> Option<u64> {
+/// Returns the value at a rank, from 1.
+pub fn at_rank(buckets: &HistogramBuckets, rank: u64) -> Option<u64> {
     let mut seen = 0;
     let holds = |(_, count): &&(u64, u64)| {
         seen += count;
@@ -36,15 +36,15 @@ pub fn at_rank(buckets: &Buckets, rank: u64) -> Option<u64> {
     buckets.iter().find(holds).filter(|_| rank > 0).map(|(value, _)| *value)
 }
 
-/// The value below or at which this share of all lies.
-pub fn quantile(buckets: &Buckets, share: f64) -> Option<u64> {
+/// Returns the value below or at which this share of all lies.
+pub fn quantile(buckets: &HistogramBuckets, share: f64) -> Option<u64> {
     let n = total(buckets);
     at_rank(buckets, ((n as f64 * share).ceil() as u64).clamp(1, n.max(1)))
 }
 
-/// The values between which the true quantile lies with 95 %. A side that would need more values
-/// than there are is `None`.
-pub fn quantile_interval(buckets: &Buckets, share: f64) -> (Option<u64>, Option<u64>) {
+/// Returns the values between which the true quantile lies with 95 %. A side that would need more
+/// values than there are is `None`.
+pub fn quantile_interval(buckets: &HistogramBuckets, share: f64) -> (Option<u64>, Option<u64>) {
     let n = total(buckets) as f64;
     let spread = Z95 * (n * share * (1.0 - share)).sqrt();
     let low = (n * share - spread).floor();
@@ -53,13 +53,13 @@ pub fn quantile_interval(buckets: &Buckets, share: f64) -> (Option<u64>, Option<
     ((low >= 1.0).then(|| value(low)).flatten(), (high <= n).then(|| value(high)).flatten())
 }
 
-/// The 95 % interval of a mean over seconds.
+/// Returns the 95 % interval of a mean over seconds.
 pub fn mean_interval(seconds: &[f64], seed: u64) -> (f64, f64) {
     let mut means = resampled_means(seconds, seed);
     percentile_interval(&mut means)
 }
 
-/// The 95 % interval of mean(b) - mean(a).
+/// Returns the 95 % interval of mean(b) - mean(a).
 pub fn mean_difference_interval(a: &[f64], b: &[f64], seed: u64) -> (f64, f64) {
     let a = resampled_means(a, seed);
     let mut differences = resampled_means(b, seed ^ 1);
@@ -67,7 +67,7 @@ pub fn mean_difference_interval(a: &[f64], b: &[f64], seed: u64) -> (f64, f64) {
     percentile_interval(&mut differences)
 }
 
-/// Means of resamples in blocks of n^(1/3) neighbours, the growth that suits a mean (Künsch 1989).
+/// Resamples means in blocks of n^(1/3) neighbours, the growth that suits a mean (Künsch 1989).
 fn resampled_means(seconds: &[f64], seed: u64) -> Vec<f64> {
     let n = seconds.len();
     if n == 0 {
@@ -94,15 +94,15 @@ fn percentile_interval(values: &mut [f64]) -> (f64, f64) {
     (at(0.025), at(0.975))
 }
 
-/// The 95 % interval of quantile(b) - quantile(a); `None` if one of them has no values.
+/// Returns the 95 % interval of quantile(b) - quantile(a); `None` if one of them has no values.
 pub fn quantile_difference_interval(
-    a: &Buckets,
-    b: &Buckets,
+    a: &HistogramBuckets,
+    b: &HistogramBuckets,
     share: f64,
     seed: u64,
 ) -> Option<(f64, f64)> {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut draws = |buckets: &Buckets| {
+    let mut draws = |buckets: &HistogramBuckets| {
         let n = total(buckets);
         let rank = (n as f64 * share).ceil().clamp(1.0, n.max(1) as f64);
         let of_rank = Beta::new(rank, n as f64 - rank + 1.0).ok()?;
@@ -117,16 +117,16 @@ pub fn quantile_difference_interval(
     Some(percentile_interval(&mut differences))
 }
 
-/// What Mann and Whitney's test says of two distributions.
+/// Result of the Mann-Whitney test of two distributions.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Ranked {
-    /// The chance that a value of the second is larger than one of the first; ties count half.
-    pub larger: f64,
+pub struct RankTest {
+    /// Probability that a value of the second is larger than one of the first; ties count half.
+    pub superiority: f64,
     pub p: f64,
 }
 
 /// Compares two distributions by ranks; `None` if one of them is empty.
-pub fn mann_whitney(a: &Buckets, b: &Buckets) -> Option<Ranked> {
+pub fn mann_whitney(a: &HistogramBuckets, b: &HistogramBuckets) -> Option<RankTest> {
     let (n, m) = (total(a) as f64, total(b) as f64);
     if n == 0.0 || m == 0.0 {
         return None;
@@ -152,11 +152,11 @@ pub fn mann_whitney(a: &Buckets, b: &Buckets) -> Option<Ranked> {
     let all = n + m;
     let variance = n * m / 12.0 * ((all + 1.0) - ties / (all * (all - 1.0)));
     let z = if variance > 0.0 { (u - n * m / 2.0) / variance.sqrt() } else { 0.0 };
-    Some(Ranked { larger: u / (n * m), p: two_sided(z) })
+    Some(RankTest { superiority: u / (n * m), p: two_sided(z) })
 }
 
-/// The p-value of two shares being the same, each given as (how many, of how many).
-pub fn proportions(a: (u64, u64), b: (u64, u64)) -> Option<f64> {
+/// Returns the p-value of two shares being the same, each given as (how many, of how many).
+pub fn two_proportion_test(a: (u64, u64), b: (u64, u64)) -> Option<f64> {
     let ((x, n), (y, m)) = ((a.0 as f64, a.1 as f64), (b.0 as f64, b.1 as f64));
     if n == 0.0 || m == 0.0 {
         return None;
@@ -233,9 +233,9 @@ mod tests {
         let (a, same, slower) =
             (lognormal(1e5, 5_000, 1), lognormal(1e5, 5_000, 2), lognormal(1.1e5, 5_000, 3));
         let ranked = mann_whitney(&a, &same).unwrap();
-        assert!(ranked.p > 0.01 && (ranked.larger - 0.5).abs() < 0.03, "{ranked:?}");
+        assert!(ranked.p > 0.01 && (ranked.superiority - 0.5).abs() < 0.03, "{ranked:?}");
         let ranked = mann_whitney(&a, &slower).unwrap();
-        assert!(ranked.p < 1e-6 && ranked.larger > 0.55, "{ranked:?}");
+        assert!(ranked.p < 1e-6 && ranked.superiority > 0.55, "{ranked:?}");
         let (low, high) = quantile_difference_interval(&a, &slower, 0.5, 1).unwrap();
         // The standard error is 790: an interval of 3,100 about 10,000.
         let (middle, width) = ((low + high) / 2.0, high - low);
@@ -249,16 +249,16 @@ mod tests {
     fn mann_whitney_agrees_with_the_textbook_on_ties() {
         // Worked by hand: of 9 pairs, 6 are won and 2 are ties.
         let ranked = mann_whitney(&buckets(vec![1, 2, 3]), &buckets(vec![3, 4, 2])).unwrap();
-        assert!((ranked.larger - 7.0 / 9.0).abs() < 1e-9, "{ranked:?}");
+        assert!((ranked.superiority - 7.0 / 9.0).abs() < 1e-9, "{ranked:?}");
         let all_same = mann_whitney(&buckets(vec![5; 9]), &buckets(vec![5; 4])).unwrap();
-        assert_eq!(all_same, Ranked { larger: 0.5, p: 1.0 });
+        assert_eq!(all_same, RankTest { superiority: 0.5, p: 1.0 });
     }
 
     #[test]
     fn shares_are_compared_by_their_pooled_error() {
-        let p = proportions((10, 100), (20, 100)).unwrap();
+        let p = two_proportion_test((10, 100), (20, 100)).unwrap();
         assert!((p - 0.0477).abs() < 0.001, "{p}");
-        assert_eq!(proportions((0, 50), (0, 50)), Some(1.0));
-        assert_eq!(proportions((0, 0), (0, 50)), None);
+        assert_eq!(two_proportion_test((0, 50), (0, 50)), Some(1.0));
+        assert_eq!(two_proportion_test((0, 0), (0, 50)), None);
     }
 }

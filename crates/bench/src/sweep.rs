@@ -1,17 +1,17 @@
-//! A benchmark from its first phase to its report.
+//! Runs a benchmark from its first phase to its report.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::drive::{self, Bench, Phase};
-use super::knee::{self, Level};
-use super::report::{Ended, PhaseReport, Report, Setup};
-use super::shapes::Load;
-use super::tally::Live;
+use super::drive::{self, Bench, LoadPhase};
+use super::knee::{self, SweepLevel};
+use super::load_shapes::LoadShape;
+use super::report::{BenchReport, BenchSetup, BenchStopReason, PhaseReport};
+use super::tally::LiveStats;
 
-/// Concurrencies from `from` to `to`, each twice the one before; `to` is always among them.
+/// Returns concurrencies from `from` to `to`, each twice the one before; `to` is always among them.
 pub fn levels(from: usize, to: usize) -> Vec<usize> {
     let doubled = std::iter::successors(Some(from.max(1)), |level| level.checked_mul(2));
     let mut levels: Vec<usize> = doubled.take_while(|level| *level < to).collect();
@@ -19,35 +19,36 @@ pub fn levels(from: usize, to: usize) -> Vec<usize> {
     levels
 }
 
-/// Runs the phases one after the other. Several are a sweep, which ends early where more gives no
-/// more. `live` hears of every second, with the phase it belongs to.
+/// Runs the phases one after the other and calls `live` every second with the current phase.
+/// Several phases are a sweep, which ends early once throughput no longer grows.
 pub async fn run(
     bench: Bench,
-    setup: Setup,
-    phases: &[Phase],
+    setup: BenchSetup,
+    phases: &[LoadPhase],
     stop: &CancellationToken,
-    live: &mut (dyn FnMut(&Phase, &Live) + Send),
-) -> Report {
+    live: &mut (dyn FnMut(&LoadPhase, &LiveStats) + Send),
+) -> BenchReport {
     let bench = Arc::new(bench);
-    let mut report = Report {
+    let mut report = BenchReport {
         promptmill: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: Timestamp::now(),
         setup,
         slo: bench.slo,
-        ended: Ended::Complete,
+        ended: BenchStopReason::Complete,
         phases: Vec::new(),
         knee: None,
     };
     let mut seen = Vec::new();
     for phase in phases {
-        let measured = drive::phase(&bench, phase, stop, &mut |second| live(phase, second)).await;
+        let measured =
+            drive::run_phase(&bench, phase, stop, &mut |second| live(phase, second)).await;
         let found = PhaseReport::of(phase, &measured, bench.slo, bench.seed);
-        if let Load::Concurrency(concurrency) = phase.load {
-            seen.push(Level { concurrency, rpm: found.rates.rpm.sustained });
+        if let LoadShape::Concurrency(concurrency) = phase.load {
+            seen.push(SweepLevel { concurrency, rpm: found.rates.rpm.sustained });
         }
         report.phases.push(found);
         report.ended = measured.ended;
-        if report.ended != Ended::Complete || knee::is_saturated(&seen) {
+        if report.ended != BenchStopReason::Complete || knee::is_saturated(&seen) {
             break;
         }
     }

@@ -1,8 +1,8 @@
-//! What the requests of one phase came to, in memory that does not grow with their number.
+//! Sums up the samples of one phase, in memory that does not grow with their number.
 //!
-//! Latencies belong to requests that were *meant to start* in the measured span; rates to those that
-//! *ended* in it. So a slow end of the phase is seen in the latencies, and a rate is that of a steady
-//! state, with as many answers from the warm-up coming in as are still out at the end.
+//! Latencies belong to requests that were *meant to start* in the measured span; rates to those
+//! that *ended* in it. So a slow end of the phase shows in the latencies, and a rate is that of a
+//! steady state: late answers from the warm-up make up for those still outstanding at the end.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,36 +10,36 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::call::{Ending, Sample};
-use super::report::{Counts, Ended};
+use super::call::{RequestSample, SampleStatus};
+use super::report::{BenchStopReason, PhaseCounts};
 
-/// Three digits: a value is known to 0.1 %.
-const DIGITS: u8 = 3;
+/// Three significant digits: a value is known to 0.1 %.
+const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Longer times than any request is waited for, in microseconds.
-const LONGEST: u64 = 4 * 3_600 * 1_000_000;
+/// Longest recorded time in microseconds; no request is waited for as long.
+const MAX_LATENCY_MICROS: u64 = 4 * 3_600 * 1_000_000;
 
-/// The error rate is that of this time.
-const ERROR_WINDOW: usize = 10;
+/// Seconds over which the error rate is taken.
+const ERROR_WINDOW_SECONDS: usize = 10;
 
-/// Fewer requests than this say nothing about an error rate.
-const ERROR_LEAST: u64 = 20;
+/// Least number of requests for an error rate.
+const ERROR_MIN_REQUESTS: u64 = 20;
 
-/// The measured part of a phase, from the phase's start.
+/// Measured part of a phase, from the phase's start.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
+pub(super) struct MeasuredSpan {
     pub(super) start: Duration,
-    /// Open where a count ends the phase.
+    /// `None` where a count ends the phase.
     pub(super) end: Option<Duration>,
 }
 
-impl Span {
-    fn has(&self, at: Duration) -> bool {
+impl MeasuredSpan {
+    fn contains(&self, at: Duration) -> bool {
         at >= self.start && self.end.is_none_or(|end| at < end)
     }
 }
 
-/// The service level that a good answer keeps, in milliseconds.
+/// Service level that a good answer meets, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Slo {
     pub ttft_ms: Option<f64>,
@@ -52,7 +52,7 @@ impl Slo {
         *self == Self::default()
     }
 
-    fn is_kept(&self, sample: &Sample) -> bool {
+    fn is_met(&self, sample: &RequestSample) -> bool {
         let within = |bound: Option<f64>, span: Option<Duration>| match (bound, span) {
             (Some(bound), Some(span)) => span.as_secs_f64() * 1_000.0 <= bound,
             _ => true,
@@ -63,9 +63,9 @@ impl Slo {
     }
 }
 
-/// What ended in one second of the measured part.
+/// Counts of the requests that ended in one second of the measured part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Second {
+pub struct SecondCounts {
     pub succeeded: u64,
     pub throttled: u64,
     pub failed: u64,
@@ -74,34 +74,34 @@ pub struct Second {
     pub prompt_tokens: u64,
     pub output_tokens: u64,
     pub charged_tokens: u64,
-    /// The largest that the service said, in percent.
+    /// Largest value that the service reported, in percent.
     pub utilization: Option<f64>,
 }
 
-/// What is told every second.
+/// Figures of one second, shown while a phase runs.
 #[derive(Debug, Clone, Default)]
-pub struct Live {
+pub struct LiveStats {
     /// Since the phase's start.
     pub elapsed: Duration,
     pub warming_up: bool,
     pub in_flight: usize,
-    /// In this second.
+    /// Counts of this second.
     pub succeeded: u64,
     pub throttled: u64,
     pub failed: u64,
-    /// Of this second's successes.
+    /// Percentiles of this second's successes.
     pub ttft_p50: Option<Duration>,
     pub e2e_p50: Option<Duration>,
     pub e2e_p95: Option<Duration>,
-    /// Tokens in the last minute, or in what there was of it, brought to a minute.
+    /// Tokens of the last minute, or of its seconds so far, scaled to a minute.
     pub input_tpm: f64,
     pub output_tpm: f64,
     pub utilization: Option<f64>,
 }
 
 #[derive(Debug)]
-pub(super) struct Tally {
-    span: Span,
+pub(super) struct PhaseTally {
+    span: MeasuredSpan,
     slo: Slo,
     pub(super) ttft: Histogram<u64>,
     pub(super) tbt: Histogram<u64>,
@@ -109,32 +109,34 @@ pub(super) struct Tally {
     pub(super) throttled: Histogram<u64>,
     pub(super) failed: Histogram<u64>,
     pub(super) lag: Histogram<u64>,
-    pub(super) counts: Counts,
-    /// By whole seconds of the measured span.
-    pub(super) seconds: Vec<Second>,
+    pub(super) counts: PhaseCounts,
+    /// Whole seconds of the measured span.
+    pub(super) seconds: Vec<SecondCounts>,
     /// Requests that were meant to start, and did start, in the measured span.
     pub(super) intended: u64,
     pub(super) started: u64,
-    /// Set at the close: the length of the measured span, and the processor time in it.
+    /// Length of the measured span and the processor time in it; set by `close`.
     pub(super) length: Duration,
     pub(super) processor: Duration,
     last_end: Duration,
-    now: Now,
+    now: RunningMinute,
 }
 
-/// The running second and the last minute, warm-up included.
+/// Current second and last minute, warm-up included.
 #[derive(Debug, Default)]
-struct Now {
+struct RunningMinute {
     ttft: Vec<Duration>,
     e2e: Vec<Duration>,
-    second: Second,
-    minute: VecDeque<Second>,
+    second: SecondCounts,
+    minute: VecDeque<SecondCounts>,
 }
 
-impl Tally {
-    pub(super) fn new(span: Span, slo: Slo) -> Self {
-        let histogram =
-            || Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds are in order");
+impl PhaseTally {
+    pub(super) fn new(span: MeasuredSpan, slo: Slo) -> Self {
+        let histogram = || {
+            Histogram::new_with_bounds(1, MAX_LATENCY_MICROS, SIGNIFICANT_DIGITS)
+                .expect("the bounds are in order")
+        };
         Self {
             span,
             slo,
@@ -144,65 +146,72 @@ impl Tally {
             throttled: histogram(),
             failed: histogram(),
             lag: histogram(),
-            counts: Counts::default(),
+            counts: PhaseCounts::default(),
             seconds: Vec::new(),
             intended: 0,
             started: 0,
             length: Duration::ZERO,
             processor: Duration::ZERO,
             last_end: Duration::ZERO,
-            now: Now::default(),
+            now: RunningMinute::default(),
         }
     }
 
-    /// Takes in one request; says why the run must stop, if it must.
-    pub(super) fn add(&mut self, sample: &Sample, stop_at_error_rate: f64) -> Option<Ended> {
-        let good = sample.ending == Ending::Succeeded && self.slo.is_kept(sample);
+    /// Adds one request; returns the reason to stop the run, if there is one.
+    pub(super) fn add(
+        &mut self,
+        sample: &RequestSample,
+        stop_at_error_rate: f64,
+    ) -> Option<BenchStopReason> {
+        let good = sample.status == SampleStatus::Succeeded && self.slo.is_met(sample);
         self.now.add(sample, good);
-        if self.span.has(sample.started) {
+        if self.span.contains(sample.started) {
             self.started += 1;
         }
-        if self.span.has(sample.intended) {
+        if self.span.contains(sample.intended) {
             self.intended += 1;
             self.measure(sample);
         }
-        if self.span.has(sample.ended) {
+        if self.span.contains(sample.ended) {
             let index = (sample.ended - self.span.start).as_secs() as usize;
             if self.seconds.len() <= index {
-                self.seconds.resize(index + 1, Second::default());
+                self.seconds.resize(index + 1, SecondCounts::default());
             }
             self.seconds[index].add(sample, good);
             self.last_end = self.last_end.max(sample.ended);
         }
-        match &sample.ending {
-            Ending::Succeeded | Ending::Throttled => None,
-            Ending::Misconfigured { why } => Some(Ended::Misconfigured { why: why.clone() }),
-            Ending::Failed { code } => {
+        match &sample.status {
+            SampleStatus::Succeeded | SampleStatus::Throttled => None,
+            SampleStatus::Misconfigured { why } => {
+                Some(BenchStopReason::Misconfigured { why: why.clone() })
+            }
+            SampleStatus::Failed { code } => {
                 let rate = self.now.error_rate()?;
-                (rate > stop_at_error_rate).then(|| Ended::ErrorRate { rate, last: code.clone() })
+                (rate > stop_at_error_rate)
+                    .then(|| BenchStopReason::ErrorRate { rate, last: code.clone() })
             }
         }
     }
 
-    fn measure(&mut self, sample: &Sample) {
+    fn measure(&mut self, sample: &RequestSample) {
         record(&mut self.lag, sample.started.saturating_sub(sample.intended));
         self.counts.add(sample);
-        match &sample.ending {
-            Ending::Succeeded => {
+        match &sample.status {
+            SampleStatus::Succeeded => {
                 record(&mut self.e2e, sample.latency());
                 sample.ttft.into_iter().for_each(|span| record(&mut self.ttft, span));
                 sample.tbt.into_iter().for_each(|span| record(&mut self.tbt, span));
             }
-            Ending::Throttled => record(&mut self.throttled, sample.latency()),
-            Ending::Failed { .. } | Ending::Misconfigured { .. } => {
+            SampleStatus::Throttled => record(&mut self.throttled, sample.latency()),
+            SampleStatus::Failed { .. } | SampleStatus::Misconfigured { .. } => {
                 record(&mut self.failed, sample.latency());
             }
         }
     }
 
-    /// The second that ends now.
-    pub(super) fn second(&mut self, elapsed: Duration, in_flight: usize) -> Live {
-        let Now { ttft, e2e, second, minute } = &mut self.now;
+    /// Closes the current second and returns its figures.
+    pub(super) fn close_second(&mut self, elapsed: Duration, in_flight: usize) -> LiveStats {
+        let RunningMinute { ttft, e2e, second, minute } = &mut self.now;
         minute.push_back(*second);
         if minute.len() > 60 {
             minute.pop_front();
@@ -212,10 +221,10 @@ impl Tally {
         let at = |sorted: &[Duration], p: f64| {
             sorted.get(((sorted.len() as f64 * p) as usize).min(sorted.len().max(1) - 1)).copied()
         };
-        let per_minute = |tokens: fn(&Second) -> u64| {
+        let per_minute = |tokens: fn(&SecondCounts) -> u64| {
             minute.iter().map(tokens).sum::<u64>() as f64 * 60.0 / minute.len() as f64
         };
-        let live = Live {
+        let live = LiveStats {
             elapsed,
             warming_up: elapsed < self.span.start,
             in_flight,
@@ -229,13 +238,13 @@ impl Tally {
             output_tpm: per_minute(|second| second.output_tokens),
             utilization: second.utilization,
         };
-        *second = Second::default();
+        *second = SecondCounts::default();
         ttft.clear();
         e2e.clear();
         live
     }
 
-    /// The phase is over: fixes the measured span's length, and fills the seconds in which nothing
+    /// Ends the phase: fixes the measured span's length, and fills the seconds in which nothing
     /// ended.
     pub(super) fn close(&mut self, elapsed: Duration, processor: Duration) {
         let end = match self.span.end {
@@ -243,20 +252,20 @@ impl Tally {
             None => self.last_end,
         };
         self.length = end.saturating_sub(self.span.start);
-        self.seconds.resize(self.length.as_secs_f64().ceil() as usize, Second::default());
+        self.seconds.resize(self.length.as_secs_f64().ceil() as usize, SecondCounts::default());
         self.processor = processor;
     }
 }
 
-impl Second {
-    fn add(&mut self, sample: &Sample, good: bool) {
-        match sample.ending {
-            Ending::Succeeded => {
+impl SecondCounts {
+    fn add(&mut self, sample: &RequestSample, good: bool) {
+        match sample.status {
+            SampleStatus::Succeeded => {
                 self.succeeded += 1;
                 self.charged_tokens += sample.charge;
             }
-            Ending::Throttled => self.throttled += 1,
-            Ending::Failed { .. } | Ending::Misconfigured { .. } => self.failed += 1,
+            SampleStatus::Throttled => self.throttled += 1,
+            SampleStatus::Failed { .. } | SampleStatus::Misconfigured { .. } => self.failed += 1,
         }
         self.good += u64::from(good);
         self.prompt_tokens += sample.prompt_tokens;
@@ -268,50 +277,50 @@ impl Second {
     }
 }
 
-impl Now {
-    fn add(&mut self, sample: &Sample, good: bool) {
+impl RunningMinute {
+    fn add(&mut self, sample: &RequestSample, good: bool) {
         self.second.add(sample, good);
-        if sample.ending == Ending::Succeeded {
+        if sample.status == SampleStatus::Succeeded {
             self.ttft.extend(sample.ttft);
             self.e2e.push(sample.latency());
         }
     }
 
-    /// `None` while too few requests have ended.
+    /// Returns `None` while too few requests have ended.
     fn error_rate(&self) -> Option<f64> {
-        let seconds = self.minute.iter().rev().take(ERROR_WINDOW - 1).chain([&self.second]);
+        let seconds = self.minute.iter().rev().take(ERROR_WINDOW_SECONDS - 1).chain([&self.second]);
         let (failed, all) = seconds.fold((0, 0), |(failed, all), second| {
-            let Second { succeeded, throttled, failed: f, .. } = second;
+            let SecondCounts { succeeded, throttled, failed: f, .. } = second;
             (failed + f, all + succeeded + throttled + f)
         });
-        (all >= ERROR_LEAST).then(|| failed as f64 / all as f64)
+        (all >= ERROR_MIN_REQUESTS).then(|| failed as f64 / all as f64)
     }
 }
 
-impl Counts {
-    fn add(&mut self, sample: &Sample) {
-        match &sample.ending {
-            Ending::Succeeded => self.succeeded += 1,
-            Ending::Throttled => self.throttled += 1,
-            Ending::Failed { code } => {
+impl PhaseCounts {
+    fn add(&mut self, sample: &RequestSample) {
+        match &sample.status {
+            SampleStatus::Succeeded => self.succeeded += 1,
+            SampleStatus::Throttled => self.throttled += 1,
+            SampleStatus::Failed { code } => {
                 self.failed += 1;
                 *self.codes.entry(code.clone()).or_default() += 1;
             }
-            Ending::Misconfigured { .. } => {
+            SampleStatus::Misconfigured { .. } => {
                 self.failed += 1;
                 *self.codes.entry("misconfigured".into()).or_default() += 1;
             }
         }
         self.calls += u64::from(sample.calls);
-        self.refused_calls += u64::from(sample.refused_calls);
+        self.refused_calls += u64::from(sample.throttled_calls);
         self.prompt_tokens += sample.prompt_tokens;
         self.cached_tokens += sample.cached_tokens;
         self.output_tokens += sample.output_tokens;
     }
 }
 
-/// Failed requests by what the service or the connection said.
-pub type Codes = BTreeMap<String, u64>;
+/// Failed requests by error code of the service or the connection.
+pub type ErrorCodeCounts = BTreeMap<String, u64>;
 
 fn record(histogram: &mut Histogram<u64>, span: Duration) {
     histogram.saturating_record(u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1));
@@ -325,13 +334,13 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    fn sample(intended: u64, started: u64, ended: u64, ending: Ending) -> Sample {
-        let succeeded = ending == Ending::Succeeded;
-        Sample {
+    fn sample(intended: u64, started: u64, ended: u64, ending: SampleStatus) -> RequestSample {
+        let succeeded = ending == SampleStatus::Succeeded;
+        RequestSample {
             intended: ms(intended),
             started: ms(started),
             ended: ms(ended),
-            ending,
+            status: ending,
             ttft: succeeded.then(|| ms(ended - intended) / 2),
             tbt: None,
             prompt_tokens: u64::from(succeeded) * 10,
@@ -340,19 +349,19 @@ mod tests {
             charge: 30,
             utilization: Some(ended as f64 / 100.0),
             calls: 1,
-            refused_calls: 0,
+            throttled_calls: 0,
         }
     }
 
-    fn tally() -> Tally {
+    fn tally() -> PhaseTally {
         let slo = Slo { e2e_ms: Some(500.0), ..Slo::default() };
-        Tally::new(Span { start: ms(1_000), end: Some(ms(4_000)) }, slo)
+        PhaseTally::new(MeasuredSpan { start: ms(1_000), end: Some(ms(4_000)) }, slo)
     }
 
     #[test]
     fn a_late_start_is_in_the_latency_and_told_as_lag() {
         let mut tally = tally();
-        tally.add(&sample(1_000, 1_900, 2_000, Ending::Succeeded), 1.0);
+        tally.add(&sample(1_000, 1_900, 2_000, SampleStatus::Succeeded), 1.0);
         assert_eq!(tally.e2e.max() / 1_000, 1_000);
         assert_eq!(tally.lag.max() / 1_000, 900);
     }
@@ -360,12 +369,12 @@ mod tests {
     #[test]
     fn what_ends_differently_is_kept_apart() {
         let mut tally = tally();
-        let failed = Ending::Failed { code: "http_500".into() };
-        for ending in [Ending::Succeeded, Ending::Throttled, failed] {
+        let failed = SampleStatus::Failed { code: "http_500".into() };
+        for ending in [SampleStatus::Succeeded, SampleStatus::Throttled, failed] {
             tally.add(&sample(1_500, 1_500, 1_700, ending), 1.0);
         }
         tally.close(ms(5_000), Duration::ZERO);
-        let Counts { succeeded, throttled, failed, .. } = tally.counts;
+        let PhaseCounts { succeeded, throttled, failed, .. } = tally.counts;
         assert_eq!((succeeded, throttled, failed), (1, 1, 1));
         assert_eq!(tally.counts.codes["http_500"], 1);
         assert_eq!((tally.e2e.len(), tally.throttled.len(), tally.failed.len()), (1, 1, 1));
@@ -379,9 +388,9 @@ mod tests {
     #[test]
     fn warm_up_is_not_measured_and_the_end_counts_by_intention() {
         let mut tally = tally();
-        tally.add(&sample(500, 500, 1_100, Ending::Succeeded), 1.0);
-        tally.add(&sample(3_900, 3_900, 4_800, Ending::Succeeded), 1.0);
-        tally.add(&sample(4_000, 4_000, 4_100, Ending::Succeeded), 1.0);
+        tally.add(&sample(500, 500, 1_100, SampleStatus::Succeeded), 1.0);
+        tally.add(&sample(3_900, 3_900, 4_800, SampleStatus::Succeeded), 1.0);
+        tally.add(&sample(4_000, 4_000, 4_100, SampleStatus::Succeeded), 1.0);
         tally.close(ms(5_000), Duration::ZERO);
         assert_eq!(tally.e2e.len(), 1, "only the second was meant to start in the span");
         let rates: Vec<_> = tally.seconds.iter().map(|second| second.succeeded).collect();
@@ -392,26 +401,26 @@ mod tests {
     #[test]
     fn errors_stop_it_and_throttling_does_not() {
         let mut tally = tally();
-        let failed = || Ending::Failed { code: "c".into() };
+        let failed = || SampleStatus::Failed { code: "c".into() };
         let mut add = |ending| tally.add(&sample(1_000, 1_000, 1_001, ending), 0.5);
-        assert!((0..30).all(|_| add(Ending::Throttled).is_none()));
+        assert!((0..30).all(|_| add(SampleStatus::Throttled).is_none()));
         assert!((0..30).all(|_| add(failed()).is_none()), "half of them is not more than half");
-        assert!(matches!(add(failed()), Some(Ended::ErrorRate { .. })));
+        assert!(matches!(add(failed()), Some(BenchStopReason::ErrorRate { .. })));
         let why = String::from("401");
-        let stop = add(Ending::Misconfigured { why: why.clone() });
-        assert_eq!(stop, Some(Ended::Misconfigured { why }));
+        let stop = add(SampleStatus::Misconfigured { why: why.clone() });
+        assert_eq!(stop, Some(BenchStopReason::Misconfigured { why }));
     }
 
     #[test]
     fn a_second_tells_its_own_and_forgets_it() {
         let mut tally = tally();
         for end in [1_010, 1_020, 1_100] {
-            tally.add(&sample(1_000, 1_000, end, Ending::Succeeded), 1.0);
+            tally.add(&sample(1_000, 1_000, end, SampleStatus::Succeeded), 1.0);
         }
-        let live = tally.second(ms(1_100), 7);
+        let live = tally.close_second(ms(1_100), 7);
         assert_eq!((live.succeeded, live.in_flight, live.warming_up), (3, 7, false));
         assert_eq!((live.e2e_p50, live.e2e_p95), (Some(ms(20)), Some(ms(100))));
         assert_eq!((live.input_tpm, live.output_tpm), (1_800.0, 900.0));
-        assert_eq!(tally.second(ms(2_000), 0).e2e_p50, None);
+        assert_eq!(tally.close_second(ms(2_000), 0).e2e_p50, None);
     }
 }

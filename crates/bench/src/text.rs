@@ -1,12 +1,12 @@
-//! Reports as a terminal shows them.
+//! Terminal output of reports.
 
 use std::fmt::{self, Write};
 
-use super::compare::{Compared, Row, Unit};
-use super::report::{Dist, Ended, PhaseReport, Rate, Report};
-use super::tally::Live;
+use super::compare::{ComparisonRow, FigureUnit, PhaseComparison};
+use super::report::{BenchReport, BenchStopReason, LatencyDistribution, PhaseReport, RateSummary};
+use super::tally::LiveStats;
 
-impl fmt::Display for Report {
+impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { setup, .. } = self;
         writeln!(f, "{} at {}: {}", setup.deployment, setup.endpoint, setup.requests)?;
@@ -22,20 +22,20 @@ impl fmt::Display for Report {
             let more = if knee.saturated { "" } else { "; not saturated yet: there may be more" };
             writeln!(
                 f,
-                "knee: {} at a time give {:.0} RPM of the {:.0} that were seen at most{more}",
+                "knee: concurrency {} gives {:.0} RPM of {:.0} RPM at most{more}",
                 knee.concurrency, knee.rpm, knee.best_rpm
             )?;
         }
         match &self.ended {
-            Ended::Complete => Ok(()),
-            Ended::Interrupted => {
+            BenchStopReason::Complete => Ok(()),
+            BenchStopReason::Interrupted => {
                 writeln!(f, "\ninterrupted: the figures are of what was measured")
             }
-            Ended::ErrorRate { rate, last } => {
+            BenchStopReason::ErrorRate { rate, last } => {
                 let percent = rate * 100.0;
                 writeln!(f, "\nstopped: {percent:.0} % of the requests failed, the last: {last}")
             }
-            Ended::Misconfigured { why } => writeln!(f, "\nstopped: {why}"),
+            BenchStopReason::Misconfigured { why } => writeln!(f, "\nstopped: {why}"),
         }
     }
 }
@@ -55,7 +55,7 @@ fn write_levels(f: &mut fmt::Formatter<'_>, phases: &[PhaseReport]) -> fmt::Resu
         "failed"
     )?;
     for phase in phases {
-        let at = |dist: &Option<Dist>, share| {
+        let at = |dist: &Option<LatencyDistribution>, share| {
             let percentile = dist.as_ref().and_then(|dist| dist.percentile(share));
             percentile.map_or("-".to_owned(), |percentile| format!("{:.1}", percentile.ms))
         };
@@ -94,13 +94,9 @@ impl fmt::Display for PhaseReport {
             write!(f, ", {n} × {code}")?;
         }
         if counts.unsent > 0 {
-            write!(f, ", {} never sent: --max-in-flight were out", counts.unsent)?;
+            write!(f, ", {} never sent: --max-in-flight was reached until the end", counts.unsent)?;
         }
-        writeln!(
-            f,
-            "; {} calls, {} of them refused for quota",
-            counts.calls, counts.refused_calls
-        )?;
+        writeln!(f, "; {} calls, {} of them throttled (429)", counts.calls, counts.refused_calls)?;
         writeln!(
             f,
             "tokens      {} prompt ({} cached), {} output",
@@ -116,7 +112,10 @@ impl fmt::Display for PhaseReport {
         }
         if let Some(utilization) = &self.utilization {
             let (mean, max) = (utilization.mean, utilization.max);
-            writeln!(f, "utilization mean {mean:.1} %, at most {max:.1} %, as the service says")?;
+            writeln!(
+                f,
+                "utilization mean {mean:.1} %, at most {max:.1} %, as the service reports"
+            )?;
         }
         writeln!(
             f,
@@ -147,16 +146,16 @@ impl fmt::Display for PhaseReport {
     }
 }
 
-fn write_rate(f: &mut impl Write, name: &str, rate: &Rate) -> fmt::Result {
+fn write_rate(f: &mut impl Write, name: &str, rate: &RateSummary) -> fmt::Result {
     let interval = format!("({:.0} to {:.0})", rate.low, rate.high);
-    let Rate { mean, sustained, peak, window_seconds, .. } = rate;
+    let RateSummary { mean, sustained, peak, window_seconds, .. } = rate;
     writeln!(
         f,
         "{name:<11} {mean:>10.0}  {interval:<24} {sustained:>11.0} {peak:>10.0}  of {window_seconds} s"
     )
 }
 
-fn write_dist(f: &mut impl Write, name: &str, dist: &Dist) -> fmt::Result {
+fn write_dist(f: &mut impl Write, name: &str, dist: &LatencyDistribution) -> fmt::Result {
     let at = |share| dist.percentile(share).map_or(0.0, |percentile| percentile.ms);
     let bound = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.2}"));
     let p99 = dist.percentile(0.99);
@@ -178,7 +177,7 @@ fn write_dist(f: &mut impl Write, name: &str, dist: &Dist) -> fmt::Result {
     )
 }
 
-impl fmt::Display for Live {
+impl fmt::Display for LiveStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |span: Option<std::time::Duration>| {
             span.map_or("-".to_owned(), |span| format!("{:.0}", span.as_secs_f64() * 1_000.0))
@@ -202,7 +201,7 @@ impl fmt::Display for Live {
     }
 }
 
-impl fmt::Display for Compared {
+impl fmt::Display for PhaseComparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "A: {}   B: {}", self.load_a, self.load_b)?;
         writeln!(
@@ -214,12 +213,12 @@ impl fmt::Display for Compared {
     }
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for ComparisonRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = match self.unit {
-            Unit::PerMinute => 0,
-            Unit::Milliseconds => 2,
-            Unit::Share => 4,
+            FigureUnit::PerMinute => 0,
+            FigureUnit::Milliseconds => 2,
+            FigureUnit::Share => 4,
         };
         let change = match self.a {
             0.0 => "-".to_owned(),

@@ -1,4 +1,4 @@
-//! Recorded arrivals: JSONL or CSV of offsets and token sizes.
+//! Recorded arrivals: JSONL or CSV of offsets and token counts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::shapes::Arrival;
+use super::load_shapes::TraceArrival;
 
-/// Why a trace can't be replayed.
+/// Reason why a trace can't be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     #[error("can't read {}", path.display())]
@@ -19,10 +19,10 @@ pub enum TraceError {
     Empty { path: PathBuf },
 }
 
-/// One row, in the names that this file and public traces of LLM services use.
+/// One arrival, with the field names of this project and of public traces of LLM services.
 #[derive(Deserialize)]
-struct Row {
-    /// Seconds, from wherever the recording counts.
+struct ArrivalRow {
+    /// Seconds, from any origin.
     #[serde(alias = "offset", alias = "timestamp", alias = "TIMESTAMP")]
     offset_seconds: f64,
     #[serde(alias = "input_tokens", alias = "ContextTokens")]
@@ -36,7 +36,7 @@ struct Row {
 ///
 /// # Errors
 /// Names the file, the arrival and what is wrong with it.
-pub fn read(path: &Path) -> Result<Vec<Arrival>, TraceError> {
+pub fn read(path: &Path) -> Result<Vec<TraceArrival>, TraceError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| TraceError::Read { path: path.to_owned(), source })?;
     let rows = match path.extension().and_then(|ending| ending.to_str()) {
@@ -49,32 +49,32 @@ pub fn read(path: &Path) -> Result<Vec<Arrival>, TraceError> {
     })
 }
 
-type Rows<'a> = Box<dyn Iterator<Item = Result<Row, String>> + 'a>;
+type ArrivalRows<'a> = Box<dyn Iterator<Item = Result<ArrivalRow, String>> + 'a>;
 
-fn from_csv(text: &str) -> Rows<'_> {
+fn from_csv(text: &str) -> ArrivalRows<'_> {
     let reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     Box::new(reader.into_deserialize().map(|row| row.map_err(|error| error.to_string())))
 }
 
-fn from_jsonl(text: &str) -> Rows<'_> {
+fn from_jsonl(text: &str) -> ArrivalRows<'_> {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     Box::new(lines.map(|line| serde_json::from_str(line).map_err(|error| error.to_string())))
 }
 
-fn arrivals(rows: Rows<'_>) -> Result<Vec<Arrival>, Option<(usize, String)>> {
+fn arrivals(rows: ArrivalRows<'_>) -> Result<Vec<TraceArrival>, Option<(usize, String)>> {
     let mut rows = rows
         .enumerate()
         .map(|(index, row)| match row {
             Ok(row) if !row.offset_seconds.is_finite() => {
-                Err(Some((index + 1, "the offset is no number of seconds".to_owned())))
+                Err(Some((index + 1, "the offset is not a finite number of seconds".to_owned())))
             }
             Ok(row) => Ok(row),
             Err(problem) => Err(Some((index + 1, problem))),
         })
-        .collect::<Result<Vec<Row>, _>>()?;
+        .collect::<Result<Vec<ArrivalRow>, _>>()?;
     rows.sort_by(|a, b| a.offset_seconds.total_cmp(&b.offset_seconds));
     let first = rows.first().ok_or(None)?.offset_seconds;
-    let arrival = |row: &Row| Arrival {
+    let arrival = |row: &ArrivalRow| TraceArrival {
         at: Duration::try_from_secs_f64(row.offset_seconds - first).unwrap_or(Duration::MAX),
         prompt_tokens: row.prompt_tokens.max(1),
         output_tokens: row.output_tokens.max(1),
@@ -86,15 +86,15 @@ fn arrivals(rows: Rows<'_>) -> Result<Vec<Arrival>, Option<(usize, String)>> {
 mod tests {
     use super::*;
 
-    fn trace(name: &str, text: &str) -> Result<Vec<Arrival>, TraceError> {
+    fn trace(name: &str, text: &str) -> Result<Vec<TraceArrival>, TraceError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
         read(&path)
     }
 
-    fn expected() -> Vec<Arrival> {
-        let arrival = |ms, prompt_tokens, output_tokens| Arrival {
+    fn expected() -> Vec<TraceArrival> {
+        let arrival = |ms, prompt_tokens, output_tokens| TraceArrival {
             at: Duration::from_millis(ms),
             prompt_tokens,
             output_tokens,

@@ -1,31 +1,31 @@
-//! How batches stand, by their outcomes.
+//! Status of batches, counted from their outcomes.
 
 use serde::Serialize;
 
 use domain::budget::Budget;
 use domain::job::BatchId;
-use store::{Batch, BatchState, Store, StoreError, Totals};
+use store::{Batch, BatchState, BatchTotals, Store, StoreError};
 
-/// A batch in one of these states is done as soon as all its jobs have ended.
+/// States in which a batch is done as soon as all its jobs have ended.
 const ENDABLE: [BatchState; 2] = [BatchState::Running, BatchState::Paused];
 
-/// One batch, counted now.
+/// Status of one batch, counted now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Standing {
+pub struct BatchStatus {
     pub batch: BatchId,
     pub state: BatchState,
-    /// Why it is in this state, where somebody said so.
+    /// Reason for this state, if one was given.
     pub reason: Option<String>,
-    /// What it may cost, where that is limited.
+    /// Budget, if the batch has one.
     pub budget: Option<Budget>,
     pub jobs: u64,
     pub pending: u64,
     #[serde(flatten)]
-    pub totals: Totals,
+    pub totals: BatchTotals,
 }
 
-impl Standing {
-    pub fn new(batch: &Batch, budget: Option<Budget>, totals: Totals) -> Self {
+impl BatchStatus {
+    pub fn new(batch: &Batch, budget: Option<Budget>, totals: BatchTotals) -> Self {
         let is_done = is_finished(batch, &totals);
         Self {
             batch: batch.id.clone(),
@@ -39,32 +39,32 @@ impl Standing {
     }
 }
 
-/// All batches, or the one that is named; none if it does not exist.
+/// Returns the status of all batches, or of `only`; empty if that does not exist.
 ///
 /// # Errors
-/// What the store said.
-pub async fn standings(
+/// If the store fails.
+pub async fn batch_statuses(
     store: &dyn Store,
     only: Option<&BatchId>,
-) -> Result<Vec<Standing>, StoreError> {
+) -> Result<Vec<BatchStatus>, StoreError> {
     let batches = match only {
         Some(id) => store.batch(id).await?.into_iter().collect(),
         None => store.batches().await?,
     };
-    let mut standings = Vec::with_capacity(batches.len());
+    let mut statuses = Vec::with_capacity(batches.len());
     for batch in batches {
         let totals = store.totals(&batch.id).await?;
         let budget = store.budget(&batch.id).await?;
-        standings.push(Standing::new(&batch, budget, totals));
+        statuses.push(BatchStatus::new(&batch, budget, totals));
     }
-    Ok(standings)
+    Ok(statuses)
 }
 
-/// Marks the batches as done whose jobs all have outcomes. Asked for by a worker that found the
-/// queue empty; who asks for a batch's standing before that is told by the counts.
+/// Marks every batch whose jobs all have outcomes as done. A worker that found the queue empty
+/// calls it; before that, [`batch_statuses`] reports a finished batch as done by its counts.
 ///
 /// # Errors
-/// What the store said.
+/// If the store fails.
 pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
     for batch in store.batches().await? {
         if !ENDABLE.contains(&batch.state) {
@@ -78,15 +78,16 @@ pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Marks a batch as done. One that was cancelled meanwhile stays so.
+/// Marks a batch as done. A batch cancelled meanwhile stays cancelled.
 ///
 /// # Errors
-/// What the store said.
+/// If the store fails.
 pub async fn close(store: &dyn Store, batch: &BatchId) -> Result<(), StoreError> {
     store.change_state(batch, &ENDABLE, BatchState::Done, None).await.map(drop)
 }
 
-/// A batch that is still being enqueued does not know its number of jobs yet.
-pub fn is_finished(batch: &Batch, totals: &Totals) -> bool {
+/// Returns whether a running or paused batch has ended all jobs. While a batch is being enqueued,
+/// its number of jobs is not known yet.
+pub fn is_finished(batch: &Batch, totals: &BatchTotals) -> bool {
     ENDABLE.contains(&batch.state) && totals.ended() >= batch.jobs
 }

@@ -1,16 +1,16 @@
-//! A batch is paused, resumed and cancelled here, for all its workers at once.
+//! Pauses, resumes and cancels a batch, for all its workers at once.
 //!
-//! Only the batch's state changes, in the store; every worker looks at the states of the batches whose
-//! jobs it holds, so that it obeys within seconds. Calls in flight end and are recorded in any case.
+//! Only the batch's state in the store changes; every worker polls the states of the batches whose
+//! jobs it holds, so it follows within seconds. Calls in flight end and are recorded in any case.
 
 pub mod batches;
 
-use domain::budget::{Budget, Limit};
+use domain::budget::{Budget, BudgetLimit};
 use domain::job::BatchId;
 use store::BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
 use store::{Batch, BatchState, Store, StoreError};
 
-/// Why a batch's state was not changed.
+/// Reason why a batch's state was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     #[error("there is no batch '{0}': `promptmill status` lists those that there are")]
@@ -38,17 +38,17 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// Whether waiting may help; all else is a matter of what was asked for.
-    pub fn is_passing(&self) -> bool {
+    /// Returns whether waiting may help; all other errors come from the request itself.
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Store(StoreError::Unavailable(_)))
     }
 }
 
-/// Lets no new call of the batch begin, until [`resume`]. Its jobs wait in the queue with the tries
-/// that they have. One that is paused already stays so, with its first reason.
+/// Pauses the batch: no new call starts until [`resume`]. Its jobs stay queued and keep their
+/// attempt count. A batch that is paused already stays so, with its first reason.
 ///
 /// # Errors
-/// If the batch is done, cancelled or not there, or what the store said.
+/// If the batch is done, cancelled or missing, or the store's error.
 pub async fn pause(
     store: &dyn Store,
     batch: &BatchId,
@@ -56,40 +56,40 @@ pub async fn pause(
 ) -> Result<Batch, ControlError> {
     refuse_finished(store, batch).await?;
     let now = store.change_state(batch, &[Enqueuing, Running], Paused, reason).await?;
-    expect(now, batch, &[Paused])
+    require_state(now, batch, &[Paused])
 }
 
-/// Lets the calls of a paused batch go on. One that is not paused stays as it is.
+/// Lets the calls of a paused batch go on. A batch that is not paused stays as it is.
 ///
 /// # Errors
-/// If the batch is done, cancelled or not there, or what the store said.
+/// If the batch is done, cancelled or missing, or the store's error.
 pub async fn resume(store: &dyn Store, batch: &BatchId) -> Result<Batch, ControlError> {
     let now = store.change_state(batch, &[Paused], Running, None).await?;
-    expect(now, batch, &[Running, Enqueuing])
+    require_state(now, batch, &[Running, Enqueuing])
 }
 
-/// Ends the batch: jobs that have not been sent end as cancelled, what has ended stays as it is.
+/// Cancels the batch: jobs that have not been sent end as cancelled, recorded outcomes stay.
 ///
-/// The state changes at once; the workers then record the pending jobs as they come to them.
+/// The state changes at once; the workers record the pending jobs as they reach them.
 ///
 /// # Errors
-/// If the batch is done or not there, or what the store said.
+/// If the batch is done or missing, or the store's error.
 pub async fn cancel(store: &dyn Store, batch: &BatchId) -> Result<Batch, ControlError> {
     refuse_finished(store, batch).await?;
     let from = [Enqueuing, Running, Paused];
     let now = store.change_state(batch, &from, Cancelled, None).await?;
-    expect(now, batch, &[Cancelled])
+    require_state(now, batch, &[Cancelled])
 }
 
-/// Gives a batch its budget before its first job is enqueued. One that has a budget in this unit keeps
-/// it: [`change_budget`] changes it.
+/// Gives a batch its budget before its first job is enqueued. A batch that has a budget in this
+/// unit keeps it: [`change_budget`] changes it.
 ///
 /// # Errors
-/// If the batch has begun without one, or what the store said.
+/// If the batch has begun without one, or the store's error.
 pub async fn give_budget(
     store: &dyn Store,
     batch: &BatchId,
-    limit: &Limit,
+    limit: &BudgetLimit,
 ) -> Result<Budget, ControlError> {
     let budget = match (store.batch(batch).await?, store.budget(batch).await?) {
         // An enqueue may have been interrupted before its first job: nothing was spent.
@@ -101,15 +101,15 @@ pub async fn give_budget(
     Ok(budget)
 }
 
-/// Sets another limit to a batch that has a budget, at any time.
+/// Sets another limit for a batch that has a budget, at any time.
 ///
 /// # Errors
-/// If it has none or one in another unit, if more than the limit is committed already, or what the
-/// store said.
+/// If it has none or one in another unit, if more than the limit is committed already, or the
+/// store's error.
 pub async fn change_budget(
     store: &dyn Store,
     batch: &BatchId,
-    limit: &Limit,
+    limit: &BudgetLimit,
 ) -> Result<Budget, ControlError> {
     if store.batch(batch).await?.is_none() {
         return Err(ControlError::NoSuchBatch(batch.clone()));
@@ -126,7 +126,7 @@ pub async fn change_budget(
     Ok(budget)
 }
 
-fn same_unit(batch: &BatchId, budget: &Budget, limit: &Limit) -> Result<(), ControlError> {
+fn same_unit(batch: &BatchId, budget: &Budget, limit: &BudgetLimit) -> Result<(), ControlError> {
     if budget.unit == limit.unit {
         return Ok(());
     }
@@ -134,7 +134,7 @@ fn same_unit(batch: &BatchId, budget: &Budget, limit: &Limit) -> Result<(), Cont
     Err(ControlError::OtherUnit { batch: batch.clone(), budget })
 }
 
-/// A batch is done as soon as all its jobs have ended, also before somebody has written that down.
+/// Fails if the batch is done: all its jobs have ended, whether or not the store says so yet.
 async fn refuse_finished(store: &dyn Store, id: &BatchId) -> Result<(), ControlError> {
     let Some(batch) = store.batch(id).await? else {
         return Err(ControlError::NoSuchBatch(id.clone()));
@@ -146,12 +146,16 @@ async fn refuse_finished(store: &dyn Store, id: &BatchId) -> Result<(), ControlE
     Ok(())
 }
 
-fn expect(now: Option<Batch>, id: &BatchId, wanted: &[BatchState]) -> Result<Batch, ControlError> {
+fn require_state(
+    now: Option<Batch>,
+    id: &BatchId,
+    wanted: &[BatchState],
+) -> Result<Batch, ControlError> {
     let Some(batch) = now else { return Err(ControlError::NoSuchBatch(id.clone())) };
     match batch.state {
         state if wanted.contains(&state) => Ok(batch),
         Cancelled => Err(ControlError::Cancelled(batch.id)),
-        // Between our change and the look at it somebody else made another; his was the later one.
+        // Somebody else changed the state after us, before we read it; the later change stands.
         Done => Err(ControlError::Done(batch.id)),
         Enqueuing | Running | Paused => Ok(batch),
     }

@@ -1,4 +1,4 @@
-//! What a night's work is: which documents, how they are cut, what is asked about each part, and what
+//! Recipe of a night: which documents, how they are split, what is asked about each part, and what
 //! becomes of the answers.
 
 use std::collections::BTreeMap;
@@ -8,26 +8,26 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::schema::{Column, Schema, SchemaError};
+use super::schema::{AnswerColumn, AnswerSchema, SchemaError};
 use super::template::{self, TemplateError};
 
-/// Names of recipes: they stand in batch names, with a date behind them.
+/// Longest name of a recipe: batch names contain it, with a date behind it.
 const LONGEST_NAME: usize = 60;
 
-/// Fields of the body that the recipe's own keys make.
+/// Fields of the body that other keys of the recipe set.
 const OWN_FIELDS: [&str; 4] = ["model", "messages", "response_format", "stream"];
 
 /// A recipe file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// By which its nights know each other's answers; absent: the file's name.
+    /// Name that its nights share to reuse answers; absent: the file's name.
     #[serde(default)]
     pub name: String,
     /// Globs under the source, such as `**/*.md`.
     #[serde(default = "everything")]
     pub include: Vec<String>,
-    /// Globs of what is left out.
+    /// Globs of documents to leave out.
     #[serde(default)]
     pub exclude: Vec<String>,
     /// Documents larger than this are not read, in MiB.
@@ -48,33 +48,33 @@ pub struct Recipe {
     #[serde(rename = "schema")]
     schema_file: Option<PathBuf>,
     #[serde(skip)]
-    pub schema: Option<Schema>,
-    /// What was asked before, as it were, and how it was answered.
+    pub schema: Option<AnswerSchema>,
+    /// Examples of questions and their answers, put before each prompt.
     #[serde(default)]
-    pub examples: Vec<Example>,
+    pub examples: Vec<RecipeExample>,
     /// Further fields of the request body, such as `max_completion_tokens`.
     #[serde(default)]
     pub parameters: Map<String, Value>,
-    /// How the answers of many parts become one; absent: each stands alone.
-    pub reduce: Option<Reduce>,
+    /// Combination of many parts' answers into one; absent: each stands alone.
+    pub reduce: Option<ReduceSettings>,
     /// Columns of the table by their names, each a JSON pointer into the answer; none: the schema's
     /// properties.
     #[serde(default)]
     pub columns: BTreeMap<String, String>,
 }
 
-/// A question and the answer that is wanted to it, both as they are: no templates.
+/// A question and its desired answer, both verbatim: no templates.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Example {
+pub struct RecipeExample {
     pub user: String,
     pub assistant: String,
 }
 
-/// How answers are combined: in groups, level by level, until one is left.
+/// Combination of answers: in groups, level by level, until one is left.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reduce {
+pub struct ReduceSettings {
     /// The system prompt, a template; absent: none.
     pub system: Option<String>,
     /// The user's prompt, a template.
@@ -84,7 +84,7 @@ pub struct Reduce {
     pub group_tokens: usize,
 }
 
-/// Why a recipe is none.
+/// Reason why a recipe is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     #[error("can't read the recipe {}", path.display())]
@@ -99,8 +99,8 @@ pub enum RecipeError {
 
 impl Recipe {
     /// # Errors
-    /// If the file can't be read or has an unknown or wrong field, a template that names what there
-    /// is not, or a schema that is none.
+    /// If the file can't be read or has an unknown or wrong field, a template with an unknown name,
+    /// or an invalid schema.
     pub fn load(path: &Path) -> Result<Self, RecipeError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
@@ -114,7 +114,7 @@ impl Recipe {
             .map_err(|source| RecipeError::Template { path: path.to_owned(), source })?;
         if let Some(file) = &recipe.schema_file {
             let file = path.parent().unwrap_or(Path::new("")).join(file);
-            let schema = Schema::load(&file)
+            let schema = AnswerSchema::load(&file)
                 .map_err(|source| RecipeError::Schema { path: path.to_owned(), source })?;
             recipe.schema = Some(schema);
         }
@@ -125,19 +125,19 @@ impl Recipe {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if self.name.is_empty() || self.name.len() > LONGEST_NAME || !self.name.chars().all(legal) {
             return Err(format!(
-                "'{}' is no name: use 1 to {LONGEST_NAME} of a-z, A-Z, 0-9, '-', '_' and '.'",
+                "'{}' is not a valid name: use 1 to {LONGEST_NAME} of a-z, A-Z, 0-9, '-', '_' and '.'",
                 self.name
             ));
         }
         if self.part_tokens == Some(0) {
             return Err("part_tokens must be at least 1".into());
         }
-        // Parts of which more than half is repeated would multiply the cost.
+        // Repeating more than half of each part would multiply the cost.
         if self.overlap_tokens > self.part_tokens.unwrap_or(0) / 2 {
             return Err("overlap_tokens must be at most half of part_tokens".into());
         }
         if let Some(name) = OWN_FIELDS.iter().find(|name| self.parameters.contains_key(**name)) {
-            return Err(format!("'{name}' is no parameter: other keys of the recipe make it"));
+            return Err(format!("'{name}' can't be a parameter: other keys of the recipe set it"));
         }
         if self.reduce.is_some() && self.part_tokens.is_none() {
             return Err(
@@ -153,8 +153,8 @@ impl Recipe {
         Ok(())
     }
 
-    /// The table's columns beside those that every table has.
-    pub fn table_columns(&self) -> Vec<Column> {
+    /// Returns the table's columns beside those that every table has.
+    pub fn table_columns(&self) -> Vec<AnswerColumn> {
         let Some(schema) = &self.schema else { return Vec::new() };
         if self.columns.is_empty() {
             return schema.properties();
@@ -162,7 +162,7 @@ impl Recipe {
         self.columns.iter().map(|(name, at)| schema.column(name, at)).collect()
     }
 
-    /// Of all that decides what is asked about a document's bytes.
+    /// Returns the hash of all that decides the requests about a document's bytes.
     pub fn fingerprint(&self) -> String {
         let reduce = self.reduce.as_ref().map(|r| (&r.system, &r.prompt, r.group_tokens));
         let examples: Vec<_> = self.examples.iter().map(|e| (&e.user, &e.assistant)).collect();
@@ -171,7 +171,8 @@ impl Recipe {
             (&self.system, &self.prompt, examples, &self.parameters),
             (self.schema.as_ref().map(|schema| &schema.value), reduce),
         );
-        super::asks::Key::of(serde_json::to_string(&all).unwrap_or_default().as_bytes()).to_string()
+        super::requests::RequestKey::of(serde_json::to_string(&all).unwrap_or_default().as_bytes())
+            .to_string()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The form that answers must have: asked for in the request, held against what comes back.
+//! JSON schema of answers: sent with the request, checked against what comes back.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,21 +6,21 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-/// Faults of an answer that are told: the model is to mend them all, not to read a book.
-const TOLD: usize = 5;
+/// Most violations reported for an answer: few enough for the model to fix them all.
+const MAX_REPORTED_FAULTS: usize = 5;
 
 /// Names of response formats: at most 64 of `a-zA-Z0-9_-` (OpenAI docs: "Structured Outputs").
 const LONGEST_NAME: usize = 64;
 
-/// A JSON schema, ready to be held against answers.
+/// A JSON schema, compiled to check answers.
 #[derive(Clone)]
-pub struct Schema {
+pub struct AnswerSchema {
     name: String,
     pub value: Value,
     validator: Arc<jsonschema::Validator>,
 }
 
-/// Why a schema is none.
+/// Reason why a schema is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     #[error("can't read the schema {}", path.display())]
@@ -31,17 +31,17 @@ pub enum SchemaError {
     Wrong { path: PathBuf, what: String },
 }
 
-/// A column of the table that answers are laid out in.
+/// A column of the answer table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub struct AnswerColumn {
     pub name: String,
     /// A JSON pointer into the answer.
-    pub at: String,
-    /// The schema's `type` of what stands there, if it is one.
-    pub of: Option<String>,
+    pub pointer: String,
+    /// The schema's `type` of that value, if it is a single one.
+    pub json_type: Option<String>,
 }
 
-impl Schema {
+impl AnswerSchema {
     /// # Errors
     /// If the file is no JSON schema of an object.
     pub fn load(path: &Path) -> Result<Self, SchemaError> {
@@ -50,7 +50,7 @@ impl Schema {
         let value: Value = serde_json::from_str(&text)
             .map_err(|source| SchemaError::Json { path: path.to_owned(), source })?;
         let wrong = |what| SchemaError::Wrong { path: path.to_owned(), what };
-        // What the service takes at the top (OpenAI docs: "Structured Outputs").
+        // Required by the service at the top (OpenAI docs: "Structured Outputs").
         if value["type"] != "object" {
             return Err(wrong("its type must be \"object\"".into()));
         }
@@ -63,7 +63,7 @@ impl Schema {
         Ok(Self { name, value, validator: Arc::new(validator) })
     }
 
-    /// What the request says of it.
+    /// Returns the request's `response_format`.
     pub fn response_format(&self) -> Value {
         json!({
             "type": "json_schema",
@@ -71,17 +71,17 @@ impl Schema {
         })
     }
 
-    /// Reads an answer that fits.
+    /// Parses an answer that fits the schema.
     ///
     /// # Errors
-    /// Says what does not fit, for the model and for people.
-    pub fn read(&self, answer: &str) -> Result<Value, String> {
+    /// Describes the violations, for the model and for people.
+    pub fn parse_answer(&self, answer: &str) -> Result<Value, String> {
         let value: Value =
             serde_json::from_str(answer).map_err(|error| format!("it is not JSON: {error}"))?;
         let faults: Vec<_> = self
             .validator
             .iter_errors(&value)
-            .take(TOLD)
+            .take(MAX_REPORTED_FAULTS)
             .map(|error| {
                 let place = error.instance_path().to_string();
                 let place = if place.is_empty() { "the whole".to_owned() } else { place };
@@ -91,39 +91,39 @@ impl Schema {
         if faults.is_empty() { Ok(value) } else { Err(faults.join("; ")) }
     }
 
-    /// The top's properties, in the schema's order of names.
-    pub fn properties(&self) -> Vec<Column> {
+    /// Returns the top-level properties, in the schema's order of names.
+    pub fn properties(&self) -> Vec<AnswerColumn> {
         let properties = self.value["properties"].as_object();
         let names = properties.into_iter().flatten().map(|(name, _)| name);
         names.map(|name| self.column(name, &format!("/{}", escaped(name)))).collect()
     }
 
-    /// The column that a pointer into the answer makes.
-    pub fn column(&self, name: &str, at: &str) -> Column {
-        let of = at.split('/').skip(1).try_fold(&self.value, |schema, step| {
+    /// Returns the column for a pointer into the answer.
+    pub fn column(&self, name: &str, pointer: &str) -> AnswerColumn {
+        let json_type = pointer.split('/').skip(1).try_fold(&self.value, |schema, step| {
             let step = step.replace("~1", "/").replace("~0", "~");
             schema.get("properties")?.get(&step)
         });
-        let of = of.and_then(|schema| match &schema["type"] {
+        let json_type = json_type.and_then(|schema| match &schema["type"] {
             Value::String(one) => Some(one.clone()),
-            // What may be null as well.
+            // A nullable type.
             Value::Array(several) => {
                 let mut types = several.iter().filter_map(Value::as_str).filter(|t| *t != "null");
                 types.next().filter(|_| types.next().is_none()).map(Into::into)
             }
             _ => None,
         });
-        Column { name: name.into(), at: at.into(), of }
+        AnswerColumn { name: name.into(), pointer: pointer.into(), json_type }
     }
 }
 
-impl std::fmt::Debug for Schema {
+impl std::fmt::Debug for AnswerSchema {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Schema").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-/// A name as a step of a JSON pointer (RFC 6901).
+/// Escapes a name as a step of a JSON pointer (RFC 6901).
 fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
@@ -132,11 +132,11 @@ fn escaped(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn schema(text: &str) -> Result<Schema, SchemaError> {
+    fn schema(text: &str) -> Result<AnswerSchema, SchemaError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bill of sale.schema.json");
         std::fs::write(&path, text).unwrap();
-        Schema::load(&path)
+        AnswerSchema::load(&path)
     }
 
     const BILL: &str = r#"{"type": "object", "additionalProperties": false,
@@ -149,12 +149,13 @@ mod tests {
     #[test]
     fn an_answer_that_does_not_fit_is_told_why() {
         let schema = schema(BILL).unwrap();
-        assert!(schema.read(r#"{"total": 1.5, "kind": "bill", "from": {}}"#).is_ok());
-        let said = schema.read(r#"{"total": "x", "kind": "bill", "from": {}}"#).unwrap_err();
+        assert!(schema.parse_answer(r#"{"total": 1.5, "kind": "bill", "from": {}}"#).is_ok());
+        let said =
+            schema.parse_answer(r#"{"total": "x", "kind": "bill", "from": {}}"#).unwrap_err();
         assert!(said.contains("/total"), "{said}");
-        let said = schema.read("Here you are: {}").unwrap_err();
+        let said = schema.parse_answer("Here you are: {}").unwrap_err();
         assert!(said.contains("not JSON"), "{said}");
-        let said = schema.read(r#"{"total": 1, "kind": "letter"}"#).unwrap_err();
+        let said = schema.parse_answer(r#"{"total": 1, "kind": "letter"}"#).unwrap_err();
         assert!(said.contains("from") && said.contains("/kind"), "{said}");
         assert_eq!(schema.response_format()["json_schema"]["name"], "bill_of_sale");
     }
@@ -163,10 +164,10 @@ mod tests {
     fn columns_are_the_properties_with_their_types() {
         let schema = schema(BILL).unwrap();
         let columns = schema.properties();
-        let of = |name: &str| columns.iter().find(|c| c.name == name).unwrap().of.clone();
+        let of = |name: &str| columns.iter().find(|c| c.name == name).unwrap().json_type.clone();
         assert_eq!(of("total").as_deref(), Some("number"));
         assert_eq!((of("kind"), of("from").as_deref()), (None, Some("object")));
-        assert_eq!(schema.column("x", "/from/a~1b").of.as_deref(), Some("string"));
+        assert_eq!(schema.column("x", "/from/a~1b").json_type.as_deref(), Some("string"));
     }
 
     #[test]

@@ -1,94 +1,96 @@
-//! A text becomes parts of at most so many tokens, cut before headings, else at paragraphs, else at
-//! sentences, else between characters; neighbours may share some text.
+//! Splits a text into parts of at most so many tokens: before headings, else at paragraphs, else at
+//! sentences, else between characters; neighbours may overlap.
 
 use std::ops::Range;
 
-/// Ends of sentences in Japanese: the next one follows at once.
+/// Sentence ends in Japanese: the next sentence follows at once.
 const FULL_WIDTH_ENDS: [char; 3] = ['。', '！', '？'];
-/// Belongs to the sentence that it closes.
-const CLOSERS: [char; 5] = ['」', '』', '）', '】', '”'];
-/// Ends of sentences where white space follows.
-const ENDS: [char; 3] = ['.', '!', '?'];
+/// Marks that belong to the sentence that they close.
+const CLOSING_MARKS: [char; 5] = ['」', '』', '）', '】', '”'];
+/// Sentence ends that need white space after them.
+const SENTENCE_ENDS: [char; 3] = ['.', '!', '?'];
 
-/// How a text is cut.
+/// Options of a split.
 #[derive(Debug, Clone, Copy)]
-pub struct Cut {
+pub struct SplitOptions {
     /// The most tokens of a part.
-    pub tokens: usize,
-    /// The most tokens of a part that are repeated at the start of the next.
-    pub overlap: usize,
-    /// Whether lines that begin with `#` are Markdown's headings.
+    pub max_tokens: usize,
+    /// The most tokens of a part that the next one repeats.
+    pub overlap_tokens: usize,
+    /// True if lines that begin with `#` are Markdown headings.
     pub headings: bool,
 }
 
-/// A piece of a document.
+/// A part of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct TextPart {
     pub text: String,
-    /// The headings that its own text stands under, outermost first, joined by ` > `.
+    /// Headings above its own text, outermost first, joined by ` > `.
     pub heading: String,
 }
 
-/// What is never cut any further.
-struct Piece {
-    at: Range<usize>,
+/// Smallest unit, never split any further.
+struct TextPiece {
+    range: Range<usize>,
     tokens: usize,
-    /// Of a heading, from 1.
-    level: Option<usize>,
+    /// Level from 1, if it is a heading.
+    heading_level: Option<usize>,
 }
 
-/// Cuts `text`; without overlap, joining the parts gives it back whole. `count` counts tokens.
-pub fn split(text: &str, cut: Cut, count: &dyn Fn(&str) -> usize) -> Vec<Part> {
-    let pieces = pieces(text, cut, count);
-    let mut parts: Vec<Part> = Vec::new();
+/// Splits `text`; without overlap, joining the parts gives it back whole. `count` counts tokens.
+pub fn split(text: &str, options: SplitOptions, count: &dyn Fn(&str) -> usize) -> Vec<TextPart> {
+    let pieces = pieces(text, options, count);
+    let mut parts: Vec<TextPart> = Vec::new();
     let (mut start, mut fresh) = (0, 0);
     let mut trail = Vec::new();
     while fresh < pieces.len() {
-        let rest = &text[pieces[fresh].at.start..];
+        let rest = &text[pieces[fresh].range.start..];
         if let (true, Some(last)) = (rest.trim().is_empty(), parts.last_mut()) {
             last.text.push_str(rest);
             break;
         }
-        let end = end_of_part(&pieces, start, fresh, cut.tokens);
-        enter(&mut trail, &pieces[fresh], text);
-        parts.push(Part {
-            text: text[pieces[start].at.start..pieces[end - 1].at.end].to_owned(),
+        let end = end_of_part(&pieces, start, fresh, options.max_tokens);
+        update_trail(&mut trail, &pieces[fresh], text);
+        parts.push(TextPart {
+            text: text[pieces[start].range.start..pieces[end - 1].range.end].to_owned(),
             heading: trail.iter().map(|(_, title)| *title).collect::<Vec<_>>().join(" > "),
         });
-        pieces[fresh + 1..end].iter().for_each(|piece| enter(&mut trail, piece, text));
-        start = start_of_next(&pieces, fresh, end, cut);
+        pieces[fresh + 1..end].iter().for_each(|piece| update_trail(&mut trail, piece, text));
+        start = start_of_next(&pieces, fresh, end, options);
         fresh = end;
     }
     parts
 }
 
-/// The first piece that is not in the part which begins with `start` and has `fresh` as its first
+/// Returns the first piece after the part that begins with `start` and has `fresh` as its first
 /// piece of its own.
-fn end_of_part(pieces: &[Piece], start: usize, fresh: usize, most: usize) -> usize {
+fn end_of_part(pieces: &[TextPiece], start: usize, fresh: usize, max_tokens: usize) -> usize {
     let mut tokens = pieces[start..=fresh].iter().map(|piece| piece.tokens).sum::<usize>();
     let mut end = fresh + 1;
-    let mut border = None;
-    while end < pieces.len() && tokens + pieces[end].tokens <= most {
+    let mut section_start = None;
+    while end < pieces.len() && tokens + pieces[end].tokens <= max_tokens {
         // A part that is half full may as well end where a section does.
-        if pieces[end].level.is_some() && tokens >= most / 2 {
-            border = Some(end);
+        if pieces[end].heading_level.is_some() && tokens >= max_tokens / 2 {
+            section_start = Some(end);
         }
         tokens += pieces[end].tokens;
         end += 1;
     }
-    if end == pieces.len() || pieces[end].level.is_some() {
+    if end == pieces.len() || pieces[end].heading_level.is_some() {
         return end;
     }
-    // A heading goes with what it heads.
-    let headed = (fresh + 1..=end).rev().find(|&at| pieces[at - 1].level.is_none());
-    border.or(headed).unwrap_or(end)
+    // A heading stays with its text.
+    let headed = (fresh + 1..=end).rev().find(|&at| pieces[at - 1].heading_level.is_none());
+    section_start.or(headed).unwrap_or(end)
 }
 
-/// Where the part after `end` begins: as far back as the overlap allows and the next piece leaves room.
-/// A new section has nothing to repeat.
-fn start_of_next(pieces: &[Piece], fresh: usize, end: usize, cut: Cut) -> usize {
-    let Some(next) = pieces.get(end).filter(|next| next.level.is_none()) else { return end };
-    let room = cut.overlap.min(cut.tokens.saturating_sub(next.tokens));
+/// Returns the start of the part after `end`: as far back as the overlap allows and the next piece
+/// leaves room. A new section repeats nothing.
+fn start_of_next(pieces: &[TextPiece], fresh: usize, end: usize, options: SplitOptions) -> usize {
+    let Some(next) = pieces.get(end).filter(|next| next.heading_level.is_none()) else {
+        return end;
+    };
+    let room = options.overlap_tokens.min(options.max_tokens.saturating_sub(next.tokens));
     let mut start = end;
     let mut repeated = 0;
     while start > fresh && repeated + pieces[start - 1].tokens <= room {
@@ -98,37 +100,39 @@ fn start_of_next(pieces: &[Piece], fresh: usize, end: usize, cut: Cut) -> usize 
     start
 }
 
-/// Keeps the trail of headings true when a piece is passed.
-fn enter<'a>(trail: &mut Vec<(usize, &'a str)>, piece: &Piece, text: &'a str) {
-    if let Some(level) = piece.level {
+/// Updates the trail of headings when a piece is passed.
+fn update_trail<'a>(trail: &mut Vec<(usize, &'a str)>, piece: &TextPiece, text: &'a str) {
+    if let Some(level) = piece.heading_level {
         trail.retain(|(outer, _)| *outer < level);
-        let title = text[piece.at.clone()].lines().next().unwrap_or_default();
+        let title = text[piece.range.clone()].lines().next().unwrap_or_default();
         trail.push((level, title.trim_start_matches('#').trim()));
     }
 }
 
-/// The largest pieces that have no border which might be wanted within.
-fn pieces(text: &str, cut: Cut, count: &dyn Fn(&str) -> usize) -> Vec<Piece> {
+/// Returns the largest pieces that need no border within.
+fn pieces(text: &str, options: SplitOptions, count: &dyn Fn(&str) -> usize) -> Vec<TextPiece> {
     let mut pieces = Vec::new();
     let mut at = 0;
     let mut push = |piece: &str, tokens, level| {
-        pieces.push(Piece { at: at..at + piece.len(), tokens, level });
+        pieces.push(TextPiece { range: at..at + piece.len(), tokens, heading_level: level });
         at += piece.len();
     };
-    for (block, level) in blocks(text, cut.headings) {
+    for (block, level) in blocks(text, options.headings) {
         let tokens = count(block);
-        if tokens <= cut.tokens {
+        if tokens <= options.max_tokens {
             push(block, tokens, level);
             continue;
         }
         for sentence in sentences(block) {
-            halve(sentence, cut.tokens, count, &mut |piece, tokens| push(piece, tokens, None));
+            halve(sentence, options.max_tokens, count, &mut |piece, tokens| {
+                push(piece, tokens, None)
+            });
         }
     }
     pieces
 }
 
-/// Paragraphs, and headings with their levels, each with the empty lines after it.
+/// Returns paragraphs, and headings with their levels, each with the empty lines after it.
 fn blocks(text: &str, headings: bool) -> Vec<(&str, Option<usize>)> {
     let mut blocks = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -166,12 +170,15 @@ fn sentences(text: &str) -> Vec<&str> {
     let mut before = ' ';
     for (at, c) in text.char_indices() {
         let full_width = FULL_WIDTH_ENDS.contains(&c);
-        let closes = ended && CLOSERS.contains(&c);
+        let closes = ended && CLOSING_MARKS.contains(&c);
         if ended && !full_width && !closes {
             sentences.push(&text[start..at]);
             start = at;
         }
-        ended = full_width || closes || c == '\n' || c.is_whitespace() && ENDS.contains(&before);
+        ended = full_width
+            || closes
+            || c == '\n'
+            || c.is_whitespace() && SENTENCE_ENDS.contains(&before);
         before = c;
     }
     sentences.push(&text[start..]);
@@ -181,18 +188,18 @@ fn sentences(text: &str) -> Vec<&str> {
 /// Halves a piece between characters until all fit.
 fn halve(
     piece: &str,
-    most: usize,
+    max_tokens: usize,
     count: &dyn Fn(&str) -> usize,
     push: &mut dyn FnMut(&str, usize),
 ) {
     let tokens = count(piece);
     let middle = piece.floor_char_boundary(piece.len() / 2);
-    if middle == 0 || tokens <= most {
+    if middle == 0 || tokens <= max_tokens {
         return push(piece, tokens);
     }
     let (left, right) = piece.split_at(middle);
-    halve(left, most, count, push);
-    halve(right, most, count, push);
+    halve(left, max_tokens, count, push);
+    halve(right, max_tokens, count, push);
 }
 
 #[cfg(test)]
@@ -203,11 +210,15 @@ mod tests {
         text.chars().count()
     }
 
-    fn cut(text: &str, tokens: usize, overlap: usize) -> Vec<Part> {
-        split(text, Cut { tokens, overlap, headings: true }, &letters)
+    fn cut(text: &str, tokens: usize, overlap: usize) -> Vec<TextPart> {
+        split(
+            text,
+            SplitOptions { max_tokens: tokens, overlap_tokens: overlap, headings: true },
+            &letters,
+        )
     }
 
-    fn texts(parts: &[Part]) -> Vec<&str> {
+    fn texts(parts: &[TextPart]) -> Vec<&str> {
         parts.iter().map(|part| part.text.as_str()).collect()
     }
 
@@ -258,8 +269,12 @@ mod tests {
     #[test]
     fn a_text_without_headings_keeps_its_hashes() {
         let text = "# a comment\n# another\n";
-        let parts = split(text, Cut { tokens: 90, overlap: 0, headings: false }, &letters);
-        assert_eq!(parts, [Part { text: text.into(), heading: String::new() }]);
+        let parts = split(
+            text,
+            SplitOptions { max_tokens: 90, overlap_tokens: 0, headings: false },
+            &letters,
+        );
+        assert_eq!(parts, [TextPart { text: text.into(), heading: String::new() }]);
         assert_eq!(cut(" \n", 9, 0).len(), 1, "what is not empty stays");
     }
 }

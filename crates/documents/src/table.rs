@@ -1,4 +1,4 @@
-//! A night's answers as one table: a row for each document, or for each of its parts where they stand
+//! Answer table of a night: a row for each document, or for each of its parts where they stand
 //! alone.
 
 use std::io::{self, Write};
@@ -8,52 +8,52 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::answer;
-use super::asks::{Key, State};
-use super::conduct::{ConductError, Conductor};
 use super::recipe::Recipe;
-use super::schema::Column;
+use super::requests::{RequestKey, RequestState};
+use super::run::{NightRunError, NightRunner};
+use super::schema::AnswerColumn;
 use domain::outcome::Outcome;
-use report::results::table::{Format, Table};
-use report::results::{Kind, ResultsError, Target, Value};
+use report::results::table::{TableFormat, TableWriter};
+use report::results::{AtomicFile, CellValue, ColumnKind, ResultsError};
 
-/// Answers that are read together and held at a time.
+/// Answers read together and held at a time.
 const CHUNK: usize = 64;
 
-/// What kind of file, by the ending of its name.
+/// Format of the file, by the extension of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum AnswerTableFormat {
     Csv,
     Parquet,
     Jsonl,
 }
 
-/// Why there is no table.
+/// Reason why there is no table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     #[error("{}: its name must end in .csv, .parquet or .jsonl", .0.display())]
-    Form(PathBuf),
+    Format(PathBuf),
     #[error(transparent)]
     Results(#[from] ResultsError),
     #[error(transparent)]
-    Conduct(#[from] ConductError),
+    Conduct(#[from] NightRunError),
     #[error("can't write the table")]
     Write(#[from] io::Error),
 }
 
-/// What became of a row.
+/// State of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Ended {
+pub enum RowState {
     Answered,
     /// Asking again would be paid for nothing.
     Failed,
     /// The next night asks again.
     Unfinished,
-    /// Nothing could be asked.
+    /// No request could be made.
     Unread,
 }
 
-impl Ended {
+impl RowState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
@@ -64,25 +64,25 @@ impl Ended {
     }
 }
 
-/// A row.
+/// A row of the table.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct AnswerRow {
     pub document: String,
     /// From 1; absent where the answer is about the whole document.
     pub part: Option<u64>,
     pub parts: u64,
-    /// Beside the night before: new, changed, same.
+    /// Change since the night before: new, changed, same.
     pub standing: &'static str,
-    pub state: Ended,
+    pub state: RowState,
     pub error: Option<String>,
-    /// As text, or with a schema as JSON.
+    /// Text, or with a schema JSON.
     pub answer: Option<Json>,
-    /// What the answer cost, whichever night asked for it.
+    /// Usage of the answer, whichever night requested it.
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
 }
 
-impl Form {
+impl AnswerTableFormat {
     /// # Errors
     /// If the name ends otherwise.
     pub fn of(path: &Path) -> Result<Self, TableError> {
@@ -91,43 +91,43 @@ impl Form {
             Some("csv") => Ok(Self::Csv),
             Some("parquet") => Ok(Self::Parquet),
             Some("jsonl") => Ok(Self::Jsonl),
-            _ => Err(TableError::Form(path.to_owned())),
+            _ => Err(TableError::Format(path.to_owned())),
         }
     }
 }
 
-impl Conductor<'_> {
-    /// Writes the table, which appears whole, under its name, at the end; `seen` gets every row. What
-    /// an answer cost is taken down for the ledger on the way.
+impl NightRunner<'_> {
+    /// Writes the table, which appears under its name only when complete; calls `on_row` for every
+    /// row. Records the usage of each answer for the ledger.
     ///
     /// # Errors
     /// If the store or the file fails.
     pub async fn write_table(
         &mut self,
         path: Option<&Path>,
-        mut seen: impl FnMut(&Row),
+        mut on_row: impl FnMut(&AnswerRow),
     ) -> Result<(), TableError> {
         let Some(path) = path else {
-            return self.write_rows(&mut Sheet::<Vec<u8>>::None, &mut seen).await;
+            return self.write_rows(&mut AnswerSink::<Vec<u8>>::None, &mut on_row).await;
         };
-        let form = Form::of(path)?;
-        let mut target = Target::create(path)?;
-        let mut sheet = Sheet::begin(&mut target.file, form, self.recipe)
-            .map_err(|source| written_to(path, source))?;
-        self.write_rows(&mut sheet, &mut seen).await?;
-        sheet.finish().map_err(|source| written_to(path, source))?;
+        let form = AnswerTableFormat::of(path)?;
+        let mut target = AtomicFile::create(path)?;
+        let mut sheet = AnswerSink::begin(&mut target.file, form, self.recipe)
+            .map_err(|source| write_error(path, source))?;
+        self.write_rows(&mut sheet, &mut on_row).await?;
+        sheet.finish().map_err(|source| write_error(path, source))?;
         Ok(target.finish()?)
     }
 
     async fn write_rows<W: Write + Send>(
         &mut self,
-        sheet: &mut Sheet<W>,
-        seen: &mut impl FnMut(&Row),
+        sheet: &mut AnswerSink<W>,
+        on_row: &mut impl FnMut(&AnswerRow),
     ) -> Result<(), TableError> {
         for n in 0..self.documents.len() {
             for rows in self.rows(n).chunks(CHUNK) {
-                for row in self.fill(rows).await? {
-                    seen(&row);
+                for row in self.fill_answers(rows).await? {
+                    on_row(&row);
                     sheet.add(&row)?;
                 }
             }
@@ -135,14 +135,14 @@ impl Conductor<'_> {
         Ok(())
     }
 
-    /// A document's rows, each with the request that its answer comes from.
-    fn rows(&self, n: usize) -> Vec<(Row, Option<Key>)> {
+    /// Returns a document's rows, each with the request that its answer comes from.
+    fn rows(&self, n: usize) -> Vec<(AnswerRow, Option<RequestKey>)> {
         let document = &self.documents[n];
-        let row = |part: Option<u64>, state, error| Row {
+        let row = |part: Option<u64>, state, error| AnswerRow {
             document: document.name.clone(),
             part,
             parts: document.parts.len() as u64,
-            standing: document.standing.as_str(),
+            standing: document.change.as_str(),
             state,
             error,
             answer: None,
@@ -150,27 +150,27 @@ impl Conductor<'_> {
             completion_tokens: 0,
         };
         if let Some(why) = &document.unread {
-            return vec![(row(None, Ended::Unread, Some(why.clone())), None)];
+            return vec![(row(None, RowState::Unread, Some(why.clone())), None)];
         }
         let stands_alone = self.recipe.reduce.is_none() && document.parts.len() > 1;
         if stands_alone || document.level.len() == 1 {
             let keys = document.level.iter().enumerate();
             let keys = keys.map(|(n, key)| {
                 let part = stands_alone.then_some(n as u64 + 1);
-                let (by, state) = self.asks.state(key);
-                let (ended, error) = ending(state);
-                (row(part, ended, error), (ended == Ended::Answered).then_some(by))
+                let (by, state) = self.requests.state(key);
+                let (ended, error) = row_state(state);
+                (row(part, ended, error), (ended == RowState::Answered).then_some(by))
             });
             return keys.collect();
         }
-        // What is to be combined is not all there: the first that lacks says why.
+        // Some answers to combine are missing: the first of them gives the reason.
         let (at, ended, error) = document
             .level
             .iter()
             .enumerate()
-            .map(|(n, key)| (n, ending(self.asks.state(key).1)))
-            .find(|(_, (ended, _))| *ended != Ended::Answered)
-            .map_or((0, Ended::Unfinished, None), |(n, (ended, error))| (n, ended, error));
+            .map(|(n, key)| (n, row_state(self.requests.state(key).1)))
+            .find(|(_, (ended, _))| *ended != RowState::Answered)
+            .map_or((0, RowState::Unfinished, None), |(n, (ended, error))| (n, ended, error));
         let which = if document.depth == 0 { "part" } else { "group of parts" };
         let error =
             error.map(|error| format!("{which} {} of {}: {error}", at + 1, document.level.len()));
@@ -178,12 +178,15 @@ impl Conductor<'_> {
     }
 
     /// Reads the answers of rows.
-    async fn fill(&mut self, rows: &[(Row, Option<Key>)]) -> Result<Vec<Row>, TableError> {
+    async fn fill_answers(
+        &mut self,
+        rows: &[(AnswerRow, Option<RequestKey>)],
+    ) -> Result<Vec<AnswerRow>, TableError> {
         let keys: Vec<_> = rows.iter().filter_map(|(_, key)| *key).collect();
         let mut outcomes = self.outcomes(&keys).await?.into_iter();
         let mut filled = Vec::with_capacity(rows.len());
         for (row, key) in rows {
-            let mut row = Row {
+            let mut row = AnswerRow {
                 document: row.document.clone(),
                 error: row.error.clone(),
                 answer: None,
@@ -198,64 +201,65 @@ impl Conductor<'_> {
         Ok(filled)
     }
 
-    fn read_answer(&mut self, key: Key, outcome: Option<&Outcome>, row: &mut Row) {
+    fn read_answer(&mut self, key: RequestKey, outcome: Option<&Outcome>, row: &mut AnswerRow) {
         let Some(outcome) = outcome else {
-            row.state = Ended::Unfinished;
+            row.state = RowState::Unfinished;
             row.error = Some("its answer is gone from the store; the next night asks again".into());
-            self.asks.set(&key, State::Unfinished { why: "gone from the store".into() });
+            self.requests.set(&key, RequestState::Unfinished { why: "gone from the store".into() });
             return;
         };
         (row.prompt_tokens, row.completion_tokens) =
             (outcome.usage.prompt, outcome.usage.completion);
         let usage = Some(outcome.usage);
-        let batch = super::ledger::batch_of(self.asks.state(&key).1).unwrap_or(self.tonight);
+        let batch =
+            super::ledger::batch_of(self.requests.state(&key).1).unwrap_or(self.batch_index);
         match answer::text(outcome) {
             Some(text) => {
-                self.asks.set(&key, State::Answered { batch, usage });
+                self.requests.set(&key, RequestState::Answered { batch, usage });
                 let read = self.recipe.schema.as_ref().map(|_| serde_json::from_str(&text));
                 row.answer = Some(read.and_then(Result::ok).unwrap_or(Json::String(text)));
             }
             None => {
                 let why =
                     "the answer holds no text: it was refused, or its tokens were used up before";
-                self.asks.set(&key, State::Failed { batch, usage, why: why.into() });
-                (row.state, row.error) = (Ended::Failed, Some(why.into()));
+                self.requests.set(&key, RequestState::Failed { batch, usage, why: why.into() });
+                (row.state, row.error) = (RowState::Failed, Some(why.into()));
             }
         }
     }
 }
 
-fn ending(state: &State) -> (Ended, Option<String>) {
+fn row_state(state: &RequestState) -> (RowState, Option<String>) {
     match state {
-        State::Answered { .. } | State::Repaired { .. } => (Ended::Answered, None),
-        State::Failed { why, .. } => (Ended::Failed, Some(why.to_string())),
-        State::Unfinished { why } => (Ended::Unfinished, Some(why.to_string())),
-        State::Open => (Ended::Unfinished, Some("it was not answered yet".into())),
+        RequestState::Answered { .. } | RequestState::Repaired { .. } => (RowState::Answered, None),
+        RequestState::Failed { why, .. } => (RowState::Failed, Some(why.to_string())),
+        RequestState::Unfinished { why } => (RowState::Unfinished, Some(why.to_string())),
+        RequestState::Open => (RowState::Unfinished, Some("it was not answered yet".into())),
     }
 }
 
-/// Where rows go.
-enum Sheet<W: Write + Send> {
+/// Destination of rows.
+enum AnswerSink<W: Write + Send> {
     None,
     Jsonl(W),
-    Table { table: Table<W>, columns: Vec<Column> },
+    Table { table: TableWriter<W>, columns: Vec<AnswerColumn> },
 }
 
-impl<W: Write + Send> Sheet<W> {
-    fn begin(to: W, form: Form, recipe: &Recipe) -> io::Result<Self> {
+impl<W: Write + Send> AnswerSink<W> {
+    fn begin(to: W, form: AnswerTableFormat, recipe: &Recipe) -> io::Result<Self> {
         let format = match form {
-            Form::Jsonl => return Ok(Self::Jsonl(to)),
-            Form::Csv => Format::Csv,
-            Form::Parquet => Format::Parquet,
+            AnswerTableFormat::Jsonl => return Ok(Self::Jsonl(to)),
+            AnswerTableFormat::Csv => TableFormat::Csv,
+            AnswerTableFormat::Parquet => TableFormat::Parquet,
         };
         let columns = recipe.table_columns();
         let own = OWN_COLUMNS.map(|(name, kind)| (name.to_owned(), kind)).into_iter();
-        let of_answers = columns.iter().map(|column| (column.name.clone(), kind(column)));
-        let table = Table::begin(to, format, own.chain(of_answers).collect())?;
+        let of_answers = columns.iter().map(|column| (column.name.clone(), column_kind(column)));
+        let table = TableWriter::begin(to, format, own.chain(of_answers).collect())?;
         Ok(Self::Table { table, columns })
     }
 
-    fn add(&mut self, row: &Row) -> io::Result<()> {
+    fn add(&mut self, row: &AnswerRow) -> io::Result<()> {
         match self {
             Self::None => Ok(()),
             Self::Jsonl(to) => {
@@ -275,60 +279,60 @@ impl<W: Write + Send> Sheet<W> {
     }
 }
 
-/// What stands in every table, before the columns of the answers.
-const OWN_COLUMNS: [(&str, Kind); 9] = [
-    ("document", Kind::Text),
-    ("part", Kind::Number),
-    ("parts", Kind::Number),
-    ("standing", Kind::Text),
-    ("state", Kind::Text),
-    ("error", Kind::Text),
-    ("prompt_tokens", Kind::Number),
-    ("completion_tokens", Kind::Number),
-    ("answer", Kind::Text),
+/// Columns of every table, before those of the answers.
+const OWN_COLUMNS: [(&str, ColumnKind); 9] = [
+    ("document", ColumnKind::Text),
+    ("part", ColumnKind::Number),
+    ("parts", ColumnKind::Number),
+    ("standing", ColumnKind::Text),
+    ("state", ColumnKind::Text),
+    ("error", ColumnKind::Text),
+    ("prompt_tokens", ColumnKind::Number),
+    ("completion_tokens", ColumnKind::Number),
+    ("answer", ColumnKind::Text),
 ];
 
-fn cells(row: &Row, columns: &[Column]) -> Vec<Value> {
-    let number = |n: u64| Value::Number(i64::try_from(n).ok());
+fn cells(row: &AnswerRow, columns: &[AnswerColumn]) -> Vec<CellValue> {
+    let number = |n: u64| CellValue::Number(i64::try_from(n).ok());
     let mut cells = vec![
-        Value::Text(Some(row.document.clone())),
-        Value::Number(row.part.and_then(|n| i64::try_from(n).ok())),
+        CellValue::Text(Some(row.document.clone())),
+        CellValue::Number(row.part.and_then(|n| i64::try_from(n).ok())),
         number(row.parts),
-        Value::Text(Some(row.standing.into())),
-        Value::Text(Some(row.state.as_str().into())),
-        Value::Text(row.error.clone()),
+        CellValue::Text(Some(row.standing.into())),
+        CellValue::Text(Some(row.state.as_str().into())),
+        CellValue::Text(row.error.clone()),
         number(row.prompt_tokens),
         number(row.completion_tokens),
-        Value::Text(row.answer.as_ref().map(text)),
+        CellValue::Text(row.answer.as_ref().map(text)),
     ];
     let answer = row.answer.as_ref();
     cells.extend(columns.iter().map(|column| {
-        let found = answer.and_then(|answer| answer.pointer(&column.at));
-        cell(kind(column), found.filter(|value| !value.is_null()))
+        let found = answer.and_then(|answer| answer.pointer(&column.pointer));
+        cell(column_kind(column), found.filter(|value| !value.is_null()))
     }));
     cells
 }
 
-/// What a column holds, by the schema's type of it.
-fn kind(column: &Column) -> Kind {
-    match column.of.as_deref() {
-        Some("integer") => Kind::Number,
-        Some("number") => Kind::Float,
-        Some("boolean") => Kind::Truth,
-        _ => Kind::Text,
+/// Returns the kind of a column's values, by their type in the schema.
+fn column_kind(column: &AnswerColumn) -> ColumnKind {
+    match column.json_type.as_deref() {
+        Some("integer") => ColumnKind::Number,
+        Some("number") => ColumnKind::Float,
+        Some("boolean") => ColumnKind::Bool,
+        _ => ColumnKind::Text,
     }
 }
 
-fn cell(kind: Kind, value: Option<&Json>) -> Value {
+fn cell(kind: ColumnKind, value: Option<&Json>) -> CellValue {
     match kind {
-        Kind::Text => Value::Text(value.map(text)),
-        Kind::Number => Value::Number(value.and_then(Json::as_i64)),
-        Kind::Float => Value::Float(value.and_then(Json::as_f64)),
-        Kind::Truth => Value::Truth(value.and_then(Json::as_bool)),
+        ColumnKind::Text => CellValue::Text(value.map(text)),
+        ColumnKind::Number => CellValue::Number(value.and_then(Json::as_i64)),
+        ColumnKind::Float => CellValue::Float(value.and_then(Json::as_f64)),
+        ColumnKind::Bool => CellValue::Bool(value.and_then(Json::as_bool)),
     }
 }
 
-/// A text as it is, all else as its JSON.
+/// Returns a string as it is, any other value as its JSON.
 fn text(value: &Json) -> String {
     match value {
         Json::String(text) => text.clone(),
@@ -336,7 +340,7 @@ fn text(value: &Json) -> String {
     }
 }
 
-fn written_to(path: &Path, source: io::Error) -> TableError {
+fn write_error(path: &Path, source: io::Error) -> TableError {
     ResultsError::Write { path: path.to_owned(), source }.into()
 }
 
@@ -347,17 +351,22 @@ mod tests {
 
     #[test]
     fn the_name_says_what_kind_of_file() {
-        assert_eq!(Form::of(Path::new("a/b.CSV")).unwrap(), Form::Csv);
-        assert_eq!(Form::of(Path::new("b.jsonl")).unwrap(), Form::Jsonl);
-        assert!(Form::of(Path::new("b.xlsx")).unwrap_err().to_string().contains(".parquet"));
+        assert_eq!(AnswerTableFormat::of(Path::new("a/b.CSV")).unwrap(), AnswerTableFormat::Csv);
+        assert_eq!(AnswerTableFormat::of(Path::new("b.jsonl")).unwrap(), AnswerTableFormat::Jsonl);
+        assert!(
+            AnswerTableFormat::of(Path::new("b.xlsx"))
+                .unwrap_err()
+                .to_string()
+                .contains(".parquet")
+        );
     }
 
     #[test]
     fn columns_are_taken_out_of_the_answer_by_their_types() {
-        let column = |name: &str, at: &str, of: &str| Column {
+        let column = |name: &str, at: &str, of: &str| AnswerColumn {
             name: name.into(),
-            at: at.into(),
-            of: Some(of.into()),
+            pointer: at.into(),
+            json_type: Some(of.into()),
         };
         let columns = [
             column("total", "/total/amount", "number"),
@@ -365,12 +374,12 @@ mod tests {
             column("paid", "/paid", "boolean"),
             column("count", "/count", "integer"),
         ];
-        let row = Row {
+        let row = AnswerRow {
             document: "d".into(),
             part: None,
             parts: 1,
             standing: "new",
-            state: Ended::Answered,
+            state: RowState::Answered,
             error: None,
             answer: Some(json!({"total": {"amount": 7}, "items": ["a"], "paid": null, "count": 3})),
             prompt_tokens: 5,
@@ -378,10 +387,10 @@ mod tests {
         };
         let cells = cells(&row, &columns);
         let expected = [
-            Value::Float(Some(7.0)),
-            Value::Text(Some("[\"a\"]".into())),
-            Value::Truth(None),
-            Value::Number(Some(3)),
+            CellValue::Float(Some(7.0)),
+            CellValue::Text(Some("[\"a\"]".into())),
+            CellValue::Bool(None),
+            CellValue::Number(Some(3)),
         ];
         assert_eq!(cells[OWN_COLUMNS.len()..], expected);
     }

@@ -1,4 +1,4 @@
-//! Templates become the messages of requests. Only names that there are may stand in them.
+//! Fills in templates to make the messages of requests. Unknown names are refused.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -6,49 +6,52 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Map, Value, json};
 
-use super::parts::Part;
-use super::recipe::{Example, Recipe};
+use super::parts::DocumentPart;
+use super::recipe::{Recipe, RecipeExample};
 
-/// What is known of a document beside its text.
-pub struct About<'a> {
+/// Facts about a document beside its text.
+pub struct DocumentContext<'a> {
     /// Its path under the source.
     pub document: &'a str,
-    /// What its format knows: title, author and the like.
+    /// Metadata of its format: title, author and the like.
     pub metadata: &'a Map<String, Value>,
 }
 
-/// Names in the templates of parts.
-const OF_PARTS: [&str; 8] =
+/// Names allowed in the templates of parts.
+const PART_VARIABLES: [&str; 8] =
     ["text", "heading", "document", "name", "part", "parts", "metadata", "row"];
 
-/// Names in the templates of `[reduce]`.
-const OF_ANSWERS: [&str; 6] = ["answers", "document", "name", "metadata", "level", "last"];
+/// Names allowed in the templates of `[reduce]`.
+const REDUCE_VARIABLES: [&str; 6] = ["answers", "document", "name", "metadata", "level", "last"];
 
-/// Why a template can't be filled in.
+/// Reason why a template can't be filled in.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
-    #[error("'{name}' is no template: {what}")]
+    #[error("'{name}' is not a valid template: {what}")]
     Wrong { name: &'static str, what: String },
-    #[error("'{name}' names '{unknown}', which there is not: it can name {known}")]
+    #[error("'{name}' names '{unknown}', which is unknown; it can name {known}")]
     Unknown { name: &'static str, unknown: String, known: String },
-    #[error("'{name}' can't be filled in: {what}; what some documents lack needs a default(…)")]
+    #[error(
+        "'{name}' can't be filled in: {what}; values that some documents lack need a default(…)"
+    )]
     Fill { name: &'static str, what: String },
 }
 
-/// A recipe's templates, read once.
-pub struct Templates<'r> {
+/// A recipe's templates, parsed once.
+pub struct RecipeTemplates<'r> {
     environment: Environment<'r>,
     recipe: &'r Recipe,
 }
 
-/// Whether all templates of a recipe can be read and name only what there is.
+/// Checks that all templates of a recipe can be parsed and use only known names.
 ///
 /// # Errors
 /// Names the first that is wrong.
 pub fn check(recipe: &Recipe) -> Result<(), TemplateError> {
-    let templates = Templates::new(recipe)?;
-    let of_parts = [("prompt", &OF_PARTS[..]), ("system", &OF_PARTS)];
-    let of_answers = [("reduce.prompt", &OF_ANSWERS[..]), ("reduce.system", &OF_ANSWERS)];
+    let templates = RecipeTemplates::new(recipe)?;
+    let of_parts = [("prompt", &PART_VARIABLES[..]), ("system", &PART_VARIABLES)];
+    let of_answers =
+        [("reduce.prompt", &REDUCE_VARIABLES[..]), ("reduce.system", &REDUCE_VARIABLES)];
     for (name, known) in of_parts.into_iter().chain(of_answers) {
         let Ok(template) = templates.environment.get_template(name) else { continue };
         let named = template.undeclared_variables(false);
@@ -61,7 +64,7 @@ pub fn check(recipe: &Recipe) -> Result<(), TemplateError> {
     Ok(())
 }
 
-impl<'r> Templates<'r> {
+impl<'r> RecipeTemplates<'r> {
     /// # Errors
     /// If one of them can't be read.
     pub fn new(recipe: &'r Recipe) -> Result<Self, TemplateError> {
@@ -75,20 +78,21 @@ impl<'r> Templates<'r> {
             ("reduce.prompt", reduce.map(|reduce| reduce.prompt.as_str())),
         ];
         for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text?))) {
-            let wrong = |error: minijinja::Error| TemplateError::Wrong { name, what: said(&error) };
+            let wrong =
+                |error: minijinja::Error| TemplateError::Wrong { name, what: error_text(&error) };
             environment.add_template(name, text).map_err(wrong)?;
         }
         Ok(Self { environment, recipe })
     }
 
-    /// The request body about a part.
+    /// Returns the request body about a part.
     ///
     /// # Errors
-    /// If a template asks for what this document lacks.
-    pub fn about_part(
+    /// If a template needs something that this document lacks.
+    pub fn part_request(
         &self,
-        about: &About<'_>,
-        part: &Part,
+        about: &DocumentContext<'_>,
+        part: &DocumentPart,
         (number, of): (usize, usize),
     ) -> Result<Value, TemplateError> {
         let names = minijinja::context! {
@@ -97,18 +101,18 @@ impl<'r> Templates<'r> {
             row => Serde(&part.row),
             part => number,
             parts => of,
-            ..of_document(about)
+            ..document_variables(about)
         };
         let mut messages = Vec::new();
         if self.recipe.system.is_some() {
             messages.push(message("system", self.fill("system", &names)?));
         }
-        for Example { user, assistant } in &self.recipe.examples {
+        for RecipeExample { user, assistant } in &self.recipe.examples {
             messages.push(message("user", user.clone()));
             messages.push(message("assistant", assistant.clone()));
         }
         let prompt = self.fill("prompt", &names)?;
-        messages.push(match &part.picture {
+        messages.push(match &part.image {
             None => message("user", prompt),
             Some(picture) => {
                 let data = BASE64.encode(&picture.bytes);
@@ -122,13 +126,13 @@ impl<'r> Templates<'r> {
         Ok(self.body(messages))
     }
 
-    /// The request body that combines answers; the recipe has a `[reduce]`.
+    /// Returns the request body that combines answers; the recipe has a `[reduce]`.
     ///
     /// # Errors
-    /// As [`Self::about_part`].
-    pub fn about_answers(
+    /// The same as those of [`Self::part_request`].
+    pub fn reduce_request(
         &self,
-        about: &About<'_>,
+        about: &DocumentContext<'_>,
         answers: &[String],
         (level, last): (u32, bool),
     ) -> Result<Value, TemplateError> {
@@ -136,7 +140,7 @@ impl<'r> Templates<'r> {
             answers => Serde(answers),
             level,
             last,
-            ..of_document(about)
+            ..document_variables(about)
         };
         let mut messages = Vec::new();
         let own_system = self.recipe.reduce.as_ref().is_some_and(|reduce| reduce.system.is_some());
@@ -148,7 +152,8 @@ impl<'r> Templates<'r> {
     }
 
     fn fill(&self, name: &'static str, names: &minijinja::Value) -> Result<String, TemplateError> {
-        let failed = |error: minijinja::Error| TemplateError::Fill { name, what: said(&error) };
+        let failed =
+            |error: minijinja::Error| TemplateError::Fill { name, what: error_text(&error) };
         self.environment.get_template(name).and_then(|t| t.render(names)).map_err(failed)
     }
 
@@ -163,8 +168,8 @@ impl<'r> Templates<'r> {
     }
 }
 
-/// The request that asks once more, after an answer that did not fit its schema.
-pub fn repair(body: &Value, answer: &str, fault: &str) -> Value {
+/// Returns the request that asks once more, after an answer that did not fit its schema.
+pub fn repair_request(body: &Value, answer: &str, fault: &str) -> Value {
     let mut body = body.clone();
     if let Some(messages) = body["messages"].as_array_mut() {
         messages.push(message("assistant", answer.to_owned()));
@@ -177,7 +182,7 @@ pub fn repair(body: &Value, answer: &str, fault: &str) -> Value {
     body
 }
 
-fn of_document(about: &About<'_>) -> minijinja::Value {
+fn document_variables(about: &DocumentContext<'_>) -> minijinja::Value {
     let name = about.document.rsplit('/').next().unwrap_or_default();
     let metadata = Serde(about.metadata);
     minijinja::context! { document => about.document, name, metadata }
@@ -187,8 +192,8 @@ fn message(role: &str, content: String) -> Value {
     json!({"role": role, "content": content})
 }
 
-/// The error and its line, without the excerpt of the template.
-fn said(error: &minijinja::Error) -> String {
+/// Returns the error and its line, without the excerpt of the template.
+fn error_text(error: &minijinja::Error) -> String {
     error.to_string()
 }
 
@@ -200,12 +205,12 @@ mod tests {
         toml::from_str(&format!("name = \"r\"\nmodel = \"m\"\n{text}")).unwrap()
     }
 
-    fn part(text: &str) -> Part {
-        Part { text: text.into(), heading: "Top".into(), row: None, picture: None }
+    fn part(text: &str) -> DocumentPart {
+        DocumentPart { text: text.into(), heading: "Top".into(), row: None, image: None }
     }
 
-    fn about(metadata: &Map<String, Value>) -> About<'_> {
-        About { document: "a/b.md", metadata }
+    fn about(metadata: &Map<String, Value>) -> DocumentContext<'_> {
+        DocumentContext { document: "a/b.md", metadata }
     }
 
     #[test]
@@ -214,8 +219,8 @@ mod tests {
             "system = \"Be brief\"\nprompt = \"{{ name }} {{ heading }} {{ part }}/{{ parts }}: {{ text }}\"\n\
              [[examples]]\nuser = \"{{ 1 }}\"\nassistant = \"uno\"\n[parameters]\ntemperature = 0",
         );
-        let templates = Templates::new(&recipe).unwrap();
-        let body = templates.about_part(&about(&Map::new()), &part("one"), (1, 2)).unwrap();
+        let templates = RecipeTemplates::new(&recipe).unwrap();
+        let body = templates.part_request(&about(&Map::new()), &part("one"), (1, 2)).unwrap();
         let expected = json!({"model": "m", "temperature": 0, "messages": [
             {"role": "system", "content": "Be brief"},
             {"role": "user", "content": "{{ 1 }}"},
@@ -240,10 +245,10 @@ mod tests {
     #[test]
     fn what_a_document_lacks_is_its_fault_alone() {
         let recipe = recipe("prompt = \"{{ metadata.title }}: {{ text }}\"");
-        let templates = Templates::new(&recipe).unwrap();
+        let templates = RecipeTemplates::new(&recipe).unwrap();
         let fill = |metadata: Value| {
             let metadata = metadata.as_object().unwrap().clone();
-            templates.about_part(&about(&metadata), &part("x"), (1, 1))
+            templates.part_request(&about(&metadata), &part("x"), (1, 1))
         };
         assert_eq!(fill(json!({"title": "T"})).unwrap()["messages"][0]["content"], "T: x");
         let said = fill(json!({})).unwrap_err().to_string();
@@ -256,12 +261,12 @@ mod tests {
             "prompt = \"{{ text }}\"\npart_tokens = 9\n[reduce]\n\
              prompt = \"{% for a in answers %}<{{ a }}>{% endfor %}{% if last %}!{% endif %}\"",
         );
-        let templates = Templates::new(&recipe).unwrap();
+        let templates = RecipeTemplates::new(&recipe).unwrap();
         let answers = ["a".to_owned(), "b".to_owned()];
         let none = Map::new();
-        let body = templates.about_answers(&about(&none), &answers, (1, true)).unwrap();
+        let body = templates.reduce_request(&about(&none), &answers, (1, true)).unwrap();
         assert_eq!(body["messages"], json!([{"role": "user", "content": "<a><b>!"}]));
-        let again = repair(&body, "no", "it is not JSON");
+        let again = repair_request(&body, "no", "it is not JSON");
         let last = again["messages"][2]["content"].as_str().unwrap();
         assert!(last.contains("it is not JSON"), "{last}");
         assert_eq!(again["messages"][1], json!({"role": "assistant", "content": "no"}));

@@ -1,4 +1,4 @@
-//! What a response tells of its deployment's limits, as numbers.
+//! Rate limits in a response's headers, as numbers.
 //!
 //! Azure sends `x-ratelimit-*` with every response of a pay-as-you-go deployment and
 //! `azure-openai-deployment-utilization` with those of a provisioned one (Azure docs: "quota",
@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 
-/// The limits as one response tells them; what it does not tell is `None`.
+/// Rate limits that one response reports; `None` where it reports nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RateHeaders {
     /// Tokens a minute.
     pub limit_tokens: Option<u64>,
     /// Requests a minute.
     pub limit_requests: Option<u64>,
-    /// Tokens that can still be booked before the counter starts again.
+    /// Tokens that can still be booked before the counter restarts.
     pub remaining_tokens: Option<u64>,
-    /// How long until it starts again, rounded up to whole seconds.
+    /// Time until it restarts, rounded up to whole seconds.
     pub reset_tokens: Option<Duration>,
-    /// A provisioned deployment's utilisation, 1.0 being all of it.
+    /// Utilisation of a provisioned deployment; 1.0 is all of it.
     pub utilisation: Option<f64>,
 }
 
 impl RateHeaders {
-    /// Reads what is there.
+    /// Reads the headers that are there.
     pub fn read(headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let count = |name: &str| text(name)?.parse::<u64>().ok().filter(|count| *count > 0);
@@ -44,7 +44,7 @@ impl RateHeaders {
     }
 }
 
-/// `87.5%` or `87.5`.
+/// Reads `87.5%` or `87.5`.
 fn percent(text: &str) -> Option<f64> {
     let number = text.trim().trim_end_matches('%').parse::<f64>().ok()?;
     number.is_finite().then_some(number / 100.0)

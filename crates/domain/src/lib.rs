@@ -2,8 +2,8 @@
 
 pub mod budget;
 pub mod headers;
+pub mod heartbeat;
 pub mod job;
 pub mod outcome;
 pub mod prices;
 pub mod secret;
-pub mod share;

@@ -1,6 +1,6 @@
-//! What a job ends as: exactly one [`Outcome`], and the tokens it took.
+//! Outcome of a job: exactly one [`Outcome`] each, with the tokens it took.
 //!
-//! Knows only [`crate::job`].
+//! Depends only on [`crate::job`].
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{BatchId, JobId};
 
-/// The ways a job can end. Every one of them is final.
+/// Final status of a job. Only a dead one is reopened, by resubmitting its dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Ending {
+pub enum OutcomeStatus {
     Succeeded,
     /// The service refused it for good: content filter, context too long, invalid request.
     Failed,
-    /// All tries are used up; the message is among the dead letters.
+    /// All attempts are used up; the message is among the dead letters.
     Dead,
     Cancelled,
     /// Its deadline passed before it could be sent.
     Expired,
 }
 
-impl Ending {
+impl OutcomeStatus {
     pub const ALL: [Self; 5] =
         [Self::Succeeded, Self::Failed, Self::Dead, Self::Cancelled, Self::Expired];
 
@@ -43,28 +43,28 @@ impl Ending {
     }
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for OutcomeStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-/// The tokens that a response reports. Cached is part of prompt, reasoning is part of completion.
+/// Tokens that a response reports. Cached is part of prompt, reasoning is part of completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Usage {
+pub struct TokenUsage {
     pub prompt: u64,
     pub cached: u64,
     pub completion: u64,
     pub reasoning: u64,
 }
 
-impl Usage {
+impl TokenUsage {
     pub fn total(self) -> u64 {
         self.prompt + self.completion
     }
 }
 
-impl std::ops::AddAssign for Usage {
+impl std::ops::AddAssign for TokenUsage {
     fn add_assign(&mut self, other: Self) {
         self.prompt += other.prompt;
         self.cached += other.cached;
@@ -73,15 +73,15 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
-/// Why a job has no answer.
+/// Error of a job without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct JobFailure {
     /// The service's error code where it gave one (`content_filter`), else ours (`timeout`).
     pub code: String,
     pub message: String,
 }
 
-/// What a job ended as.
+/// Final result of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     pub job_id: JobId,
@@ -91,28 +91,28 @@ pub struct Outcome {
     pub position: u64,
     /// The job's [`crate::job::Job::digest`].
     pub digest: u64,
-    pub ending: Ending,
+    pub ending: OutcomeStatus,
     /// The HTTP status of the last response, if there was one.
     pub status_code: Option<u16>,
     /// The service's own request id, to quote to its support.
     pub request_id: Option<String>,
-    /// The service's JSON body as it came, of an answer and of an error alike.
+    /// The service's JSON body unchanged, of an answer and of an error alike.
     pub body: Option<Bytes>,
-    pub failure: Option<Failure>,
-    pub usage: Usage,
-    /// What the service billed it as (`default`, `flex`), if it said so.
+    pub failure: Option<JobFailure>,
+    pub usage: TokenUsage,
+    /// Service tier that was billed (`default`, `flex`), if the service said so.
     pub service_tier: Option<Box<str>>,
-    /// HTTP calls that counted as tries; refusals for want of quota do not.
+    /// HTTP calls that counted as attempts; throttled ones do not.
     pub attempts: u32,
-    /// Calls that were refused for want of quota (429), since the job was last enqueued anew.
+    /// Calls that were throttled (429), since the job was last enqueued anew.
     pub throttled: u32,
     /// The deployment that answered last; empty if no call was made.
     pub deployment: String,
     pub model: String,
-    /// From sending the last attempt to its last byte.
+    /// Time from sending the last attempt to its last byte.
     pub latency_ms: u64,
     pub finished_at: Timestamp,
-    /// By when it was wanted.
+    /// Time by which it was wanted.
     pub deadline: Option<Timestamp>,
     /// The job's `metadata`, a JSON object.
     pub metadata: Option<Box<str>>,

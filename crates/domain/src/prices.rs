@@ -1,7 +1,7 @@
-//! What tokens cost: a table that is the user's to edit, and exact sums.
+//! Prices of tokens: a table that the user may edit, and exact sums.
 //!
-//! Money is counted in whole millionths of millionths of the table's currency, so that a million
-//! small costs add up to what one large one would.
+//! Money is counted in whole trillionths of the table's currency, so that a million small costs add
+//! up to exactly what one large one would.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,38 +11,38 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::outcome::Usage;
+use crate::outcome::TokenUsage;
 
-/// The table of `config/prices.toml`, for who names none.
+/// Default table, `config/prices.toml`.
 const DEFAULT_TABLE: &str = include_str!("../../../config/prices.toml");
 
-/// Prices of models, and of when they are.
+/// Price table of models, with its date.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prices {
-    /// When the prices held.
+    /// Date on which the prices were valid.
     pub date: String,
     pub currency: String,
-    /// The flex tier's part of the price.
+    /// Price on the flex tier, as a part of the standard price.
     #[serde(default = "half")]
     flex: f64,
-    models: BTreeMap<String, Price>,
-    /// The file that this is.
+    models: BTreeMap<String, ModelPrice>,
+    /// File that it was read from.
     #[serde(skip)]
     pub path: PathBuf,
 }
 
-/// Of one million tokens.
+/// Price of one million tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Price {
+pub struct ModelPrice {
     pub input: f64,
-    /// Of prompt tokens that the service had in its cache; as all others if absent.
+    /// Price of cached prompt tokens; that of all others if absent.
     pub cached_input: Option<f64>,
     pub output: f64,
 }
 
-/// Why a price table can't be used.
+/// Error in a price table.
 #[derive(Debug, thiserror::Error)]
 pub enum PricesError {
     #[error("can't read the price table {}", path.display())]
@@ -53,14 +53,14 @@ pub enum PricesError {
     Negative { path: PathBuf, what: String },
 }
 
-/// An amount of the table's currency.
+/// Amount in the table's currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Money {
     pico: u128,
 }
 
 impl Prices {
-    /// The table of a file, or the one that comes with the program.
+    /// Loads the table of a file, or the one that comes with the program.
     ///
     /// # Errors
     /// Says what is wrong with the file.
@@ -90,9 +90,9 @@ impl Prices {
         }
     }
 
-    /// The price of a model, also under the dated name that the service answers with
+    /// Returns the price of a model, also under the dated name that the service answers with
     /// (`gpt-4.1-mini-2025-04-14`).
-    pub fn of(&self, model: &str) -> Option<Price> {
+    pub fn of(&self, model: &str) -> Option<ModelPrice> {
         let undated = || {
             let (name, _) = model.match_indices('-').find_map(|(at, _)| {
                 let (name, date) = (&model[..at], &model[at + 1..]);
@@ -103,8 +103,8 @@ impl Prices {
         self.models.get(model).or_else(undated).copied()
     }
 
-    /// What to say of a model without a price where one is needed.
-    pub fn lacks(&self, model: &str, deployment: Option<&str>) -> String {
+    /// Returns the error message for a model without a price where one is needed.
+    pub fn missing_price(&self, model: &str, deployment: Option<&str>) -> String {
         let deployment = deployment.map_or(String::new(), |name| format!("deployment {name}: "));
         format!(
             "{deployment}the model '{model}' has no price in {}; add it there ([prices] \
@@ -113,8 +113,8 @@ impl Prices {
         )
     }
 
-    /// What tokens of a model cost; `None` if its price is unknown.
-    pub fn cost(&self, model: &str, usage: Usage, is_flex: bool) -> Option<Money> {
+    /// Returns the cost of a model's tokens; `None` if its price is unknown.
+    pub fn cost(&self, model: &str, usage: TokenUsage, is_flex: bool) -> Option<Money> {
         let price = self.of(model)?;
         let factor = if is_flex { self.flex } else { 1.0 };
         let part =
@@ -128,7 +128,7 @@ impl Prices {
     }
 }
 
-/// A price of a million tokens is, in millionths, that of one; six more digits make it whole.
+/// Converts the price of a million tokens to trillionths a token: a factor of a million.
 fn pico_each(per_million: f64) -> u128 {
     (per_million * 1e6).round() as u128
 }
@@ -144,13 +144,13 @@ fn half() -> f64 {
 }
 
 impl Money {
-    /// Of an amount that a person wrote; what is below a millionth of a millionth is cut off.
+    /// Converts an amount that a person wrote; less than a trillionth is cut off.
     pub fn new(amount: f64) -> Self {
-        // The cast saturates: less than nothing is nothing.
+        // The cast saturates: a negative amount is nothing.
         Self { pico: (amount * 1e12) as u128 }
     }
 
-    /// In billionths, rounded up.
+    /// Returns billionths, rounded up.
     pub fn nanos(self) -> u64 {
         u64::try_from(self.pico.div_ceil(1_000)).unwrap_or(u64::MAX)
     }
@@ -159,7 +159,7 @@ impl Money {
         self.pico as f64 / 1e12
     }
 
-    /// What is below a millionth of a millionth is rounded up.
+    /// Returns the half; less than a trillionth is rounded up.
     #[must_use]
     pub fn half(self) -> Self {
         Self { pico: self.pico.div_ceil(2) }
@@ -171,7 +171,7 @@ impl Money {
     }
 }
 
-/// Four decimals: a small batch costs less than a cent.
+/// Formats with four decimals: a small batch costs less than a cent.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ten_thousandths = (self.pico + 50_000_000) / 100_000_000;
@@ -179,7 +179,7 @@ impl fmt::Display for Money {
     }
 }
 
-/// A JSON number: programs want to add it up.
+/// Serializes as a JSON number: programs want to add it up.
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_f64(self.amount())
@@ -209,14 +209,14 @@ impl Sum for Money {
 mod tests {
     use super::*;
 
-    fn usage(prompt: u64, cached: u64, completion: u64) -> Usage {
-        Usage { prompt, cached, completion, reasoning: 0 }
+    fn usage(prompt: u64, cached: u64, completion: u64) -> TokenUsage {
+        TokenUsage { prompt, cached, completion, reasoning: 0 }
     }
 
     #[test]
     fn cached_tokens_have_their_own_price_and_reasoning_is_part_of_the_output() {
         let prices = Prices::load(None).unwrap();
-        let used = Usage { reasoning: 500_000, ..usage(1_000_000, 400_000, 1_000_000) };
+        let used = TokenUsage { reasoning: 500_000, ..usage(1_000_000, 400_000, 1_000_000) };
         let cost = prices.cost("gpt-4.1-mini", used, false).unwrap();
         assert_eq!(cost.to_string(), "1.8800", "0.6 x 0.40 + 0.4 x 0.10 + 1.60");
         let flex = prices.cost("gpt-4.1-mini", used, true).unwrap();

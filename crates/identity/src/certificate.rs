@@ -1,4 +1,4 @@
-//! A service principal's certificate: what it signs to show that it holds the key.
+//! Client certificate of a service principal: signs assertions that prove possession of the key.
 //!
 //! `azure_identity` has this too, on OpenSSL; here the library that already does TLS signs.
 
@@ -25,7 +25,7 @@ const AUTHORITY: &str = "https://login.microsoftonline.com";
 /// Entra ID takes assertions for a few minutes only (its docs: "certificate credentials").
 const LIFETIME_S: i64 = 300;
 
-/// Why a certificate can't be used. What the file holds is never told.
+/// A certificate that can't be used. The file's content is never quoted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CertificateError {
     #[error(
@@ -38,7 +38,7 @@ pub(super) enum CertificateError {
 }
 
 /// A certificate with its key, for one service principal.
-pub(super) struct Certificate {
+pub(super) struct ClientCertificate {
     key: KeyPair,
     /// SHA-256 of the certificate, by which Entra ID finds it.
     thumbprint: String,
@@ -46,7 +46,7 @@ pub(super) struct Certificate {
     client: String,
 }
 
-impl Certificate {
+impl ClientCertificate {
     pub(super) fn read(
         path: &Path,
         authority: Option<&str>,
@@ -86,13 +86,13 @@ impl Certificate {
         let mut signature = vec![0; self.key.public_modulus_len()];
         self.key
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
-            .map_err(|_| super::lacking("the certificate's key does not sign".to_owned()))?;
+            .map_err(|_| super::credential_error("the certificate's key does not sign".to_owned()))?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }
 
 #[async_trait::async_trait]
-impl ClientAssertion for Certificate {
+impl ClientAssertion for ClientCertificate {
     async fn secret(
         &self,
         _options: Option<ClientMethodOptions<'_>>,
@@ -101,7 +101,7 @@ impl ClientAssertion for Certificate {
     }
 }
 
-impl fmt::Debug for Certificate {
+impl fmt::Debug for ClientCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("client", &self.client).finish_non_exhaustive()
     }
@@ -127,7 +127,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = pem("CERTIFICATE", b"a certificate") + &pem("PRIVATE KEY", der.as_ref());
         std::fs::write(file.path(), text).unwrap();
-        let certificate = Certificate::read(file.path(), None, "tenant", "client").unwrap();
+        let certificate = ClientCertificate::read(file.path(), None, "tenant", "client").unwrap();
         let jwt = certificate.sign(1_000, Uuid::nil()).unwrap();
         let (signed, signature) = jwt.rsplit_once('.').unwrap();
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
@@ -150,7 +150,7 @@ mod tests {
     fn a_file_that_is_no_certificate_is_told_with_the_mend() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), pem("PRIVATE KEY", b"x")).unwrap();
-        let said = Certificate::read(file.path(), None, "t", "c").unwrap_err().to_string();
+        let said = ClientCertificate::read(file.path(), None, "t", "c").unwrap_err().to_string();
         assert!(said.contains("no certificate") && said.contains("pkcs12"), "{said}");
     }
 }

@@ -1,4 +1,4 @@
-//! Who we are to Azure where no key is given: the Entra ID identities that can be configured.
+//! Entra ID identities that can be configured, to authenticate to Azure where no key is given.
 
 mod certificate;
 
@@ -13,17 +13,17 @@ use azure_identity::{
 };
 use serde::{Deserialize, Serialize};
 
-use certificate::Certificate;
+use certificate::ClientCertificate;
 
 /// An Entra ID identity. Tokens are fetched when they are first needed, and renewed in time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
-    /// That of the machine or container; with a client id, that one of several.
+    /// Identity of the machine or container; a client id selects one of several.
     ManagedIdentity { client_id: Option<String> },
-    /// That of a Kubernetes service account.
+    /// Identity of a Kubernetes service account.
     WorkloadIdentity,
-    /// Whoever is logged in to the Azure CLI.
+    /// Account that is logged in to the Azure CLI or the Azure Developer CLI.
     DeveloperTools,
     /// A service principal: `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, and either `AZURE_CLIENT_SECRET` or
     /// `AZURE_CLIENT_CERTIFICATE_PATH` (PEM with the key), named as in Microsoft's own SDKs.
@@ -32,7 +32,7 @@ pub enum Identity {
 
 impl Identity {
     /// # Errors
-    /// If this machine lacks what the identity is made of, such as a service account's variables.
+    /// Fails if this machine lacks what the identity needs, such as a service account's variables.
     pub fn credential(&self) -> azure_core::Result<Arc<dyn TokenCredential>> {
         Ok(match self {
             Self::ManagedIdentity { client_id } => {
@@ -52,21 +52,25 @@ fn service_principal(
     variable: impl Fn(&str) -> Option<String>,
 ) -> azure_core::Result<Arc<dyn TokenCredential>> {
     let given = |name: &str| variable(name).filter(|value| !value.is_empty());
-    let needed = |name: &str| given(name).ok_or_else(|| lacking(format!("{name} is not set")));
+    let needed =
+        |name: &str| given(name).ok_or_else(|| credential_error(format!("{name} is not set")));
     let (tenant, client) = (needed("AZURE_TENANT_ID")?, needed("AZURE_CLIENT_ID")?);
     if let Some(secret) = given("AZURE_CLIENT_SECRET") {
         return Ok(ClientSecretCredential::new(&tenant, client, Secret::new(secret), None)?);
     }
     let Some(path) = given("AZURE_CLIENT_CERTIFICATE_PATH") else {
-        return Err(lacking("set AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH".to_owned()));
+        return Err(credential_error(
+            "set AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH".to_owned(),
+        ));
     };
     let authority = given("AZURE_AUTHORITY_HOST");
-    let certificate = Certificate::read(path.as_ref(), authority.as_deref(), &tenant, &client);
-    let certificate = certificate.map_err(|error| lacking(error.to_string()))?;
+    let certificate =
+        ClientCertificate::read(path.as_ref(), authority.as_deref(), &tenant, &client);
+    let certificate = certificate.map_err(|error| credential_error(error.to_string()))?;
     Ok(ClientAssertionCredential::new(tenant, client, certificate, None)?)
 }
 
-fn lacking(what: String) -> azure_core::Error {
+fn credential_error(what: String) -> azure_core::Error {
     azure_core::Error::with_message(ErrorKind::Credential, what)
 }
 

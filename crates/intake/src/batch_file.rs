@@ -1,4 +1,4 @@
-//! One line of an OpenAI/Azure Batch file: what makes it a job, and what is wrong if it is none.
+//! One line of an OpenAI/Azure Batch file: parsing into a job, and the faults of an invalid line.
 
 use std::borrow::Cow;
 
@@ -8,48 +8,48 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::LineFault;
-use domain::job::{Api, BatchId, Estimate, History, Job, JobId};
+use domain::job::{Api, BatchId, Job, JobHistory, JobId, TokenEstimate};
 
-/// How lines are read.
+/// Options for reading lines.
 #[derive(Debug, Clone)]
-pub struct Reading {
-    /// For lines whose body names no model.
+pub struct LineOptions {
+    /// Model of lines whose body names none.
     pub default_model: Option<String>,
-    /// The models that can be asked for; `None`: any.
+    /// Models that can be requested; `None`: any.
     pub models: Option<Vec<String>>,
-    /// Every prompt must say how long its answer may be: there is a budget to keep.
-    pub is_bounded: bool,
-    /// Longer lines are refused, so that one line can't use up the memory.
+    /// Every prompt must limit its output: there is a budget to keep.
+    pub must_limit_output: bool,
+    /// Longer lines are rejected, so that one line can't use up the memory.
     pub max_line_bytes: usize,
-    pub terms: Terms,
+    pub terms: BatchTerms,
 }
 
-/// What a batch asks of all its lines.
+/// Terms of a batch that apply to all its lines.
 #[derive(Debug, Clone, Default)]
-pub struct Terms {
-    /// The only API that may be asked.
+pub struct BatchTerms {
+    /// The only API that may be requested.
     pub api: Option<Api>,
-    /// The latest deadline that a job gets.
+    /// Latest deadline that a job gets.
     pub deadline: Option<Timestamp>,
-    /// A JSON object, for lines that have no metadata of their own.
+    /// JSON object for lines that have no metadata of their own.
     pub metadata: Option<Box<str>>,
 }
 
-impl Reading {
-    /// What in here changes the jobs that are read.
+impl LineOptions {
+    /// Returns the options that change the jobs that are read.
     pub(super) fn fingerprint(&self) -> String {
         format!("model={}\n", self.default_model.as_deref().unwrap_or_default())
     }
 }
 
-/// A line that is a job, before it has a batch.
+/// Line that is a job, before it has a batch.
 #[derive(Debug)]
 pub struct JobLine<'a> {
     pub(super) custom_id: Cow<'a, str>,
     api: Api,
     pub(super) model: Cow<'a, str>,
     body: &'a RawValue,
-    /// Whether the body lacks its model.
+    /// The body lacks its model.
     add_model: bool,
     pub(super) deadline: Option<Timestamp>,
     pub(super) not_before: Option<Timestamp>,
@@ -57,9 +57,9 @@ pub struct JobLine<'a> {
     metadata: Option<&'a str>,
 }
 
-/// Every field as it stands, so that each fault can be told apart.
+/// All fields unparsed, so that each fault can be reported separately.
 #[derive(Deserialize)]
-struct Fields<'a> {
+struct LineFields<'a> {
     #[serde(borrow)]
     custom_id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -79,7 +79,7 @@ struct Fields<'a> {
 }
 
 #[derive(Deserialize)]
-struct Body<'a> {
+struct BodyFields<'a> {
     #[serde(borrow)]
     model: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -90,12 +90,12 @@ struct Body<'a> {
     prompt: Option<&'a RawValue>,
 }
 
-/// Reads one line.
+/// Parses one line.
 ///
 /// # Errors
-/// Says what is wrong with it, and the mend.
-pub fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLine<'a>, LineFault> {
-    let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| json_fault(&e))?;
+/// Describes the fault and its fix.
+pub fn read_line<'a>(text: &'a str, reading: &'a LineOptions) -> Result<JobLine<'a>, LineFault> {
+    let fields: LineFields<'a> = serde_json::from_str(text).map_err(|e| json_fault(&e))?;
     let custom_id = custom_id(fields.custom_id)?;
     if let Some(method) = fields.method
         && method.get() != r#""POST""#
@@ -104,7 +104,7 @@ pub fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLine<'a>,
     }
     let url = fields.url.ok_or(LineFault::Missing {
         field: "url",
-        mend: "say which API is asked, such as \"/v1/chat/completions\"",
+        hint: "say which API is asked, such as \"/v1/chat/completions\"",
     })?;
     let url: Cow<'_, str> = text_of("url", url)?;
     let api = Api::from_url(&url).ok_or_else(|| LineFault::Url(url.into_owned()))?;
@@ -113,7 +113,7 @@ pub fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLine<'a>,
     }
     let body = fields.body.ok_or(LineFault::Missing {
         field: "body",
-        mend: "put the request in it, such as {\"model\":…,\"messages\":[…]}",
+        hint: "put the request in it, such as {\"model\":…,\"messages\":[…]}",
     })?;
     let (model, add_model) = read_body(api, body, reading)?;
     if let Some(known) = &reading.models
@@ -121,7 +121,7 @@ pub fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLine<'a>,
     {
         return Err(LineFault::UnknownModel { model: model.into_owned(), known: known.clone() });
     }
-    if reading.is_bounded && !tokens::is_bounded(api, body.get()) {
+    if reading.must_limit_output && !tokens::has_output_limit(api, body.get()) {
         return Err(LineFault::Unbounded);
     }
     if fields.metadata.is_some_and(|metadata| !metadata.get().starts_with('{')) {
@@ -144,9 +144,9 @@ pub fn read_line<'a>(text: &'a str, reading: &'a Reading) -> Result<JobLine<'a>,
 }
 
 impl JobLine<'_> {
-    /// Counts the tokens that it asks for. The model's name costs none, so that it does not matter
+    /// Counts the tokens that it asks for. The model's name costs none, so it does not matter
     /// whether the body has it.
-    pub(super) fn estimate(&self) -> Estimate {
+    pub(super) fn estimate(&self) -> TokenEstimate {
         tokens::estimate(self.api, &self.model, self.body.get().as_bytes())
     }
 
@@ -175,16 +175,16 @@ impl JobLine<'_> {
             not_before: self.not_before,
             priority: self.priority,
             metadata: self.metadata.map(Into::into),
-            look_up: false,
-            aside: None,
-            history: History::default(),
+            may_have_outcome: false,
+            claim_check: None,
+            history: JobHistory::default(),
         }
     }
 }
 
 fn custom_id(raw: Option<&RawValue>) -> Result<Cow<'_, str>, LineFault> {
-    const MEND: &str = "give each line a custom_id of its own, to find its answer by";
-    let raw = raw.ok_or(LineFault::Missing { field: "custom_id", mend: MEND })?;
+    const HINT: &str = "give each line a custom_id of its own, to find its answer by";
+    let raw = raw.ok_or(LineFault::Missing { field: "custom_id", hint: HINT })?;
     let id = text_of("custom_id", raw)?;
     if id.is_empty() {
         return Err(LineFault::Wrong { field: "custom_id", expected: "a text that is not empty" });
@@ -195,17 +195,17 @@ fn custom_id(raw: Option<&RawValue>) -> Result<Cow<'_, str>, LineFault> {
 fn read_body<'a>(
     api: Api,
     raw: &'a RawValue,
-    reading: &'a Reading,
+    reading: &'a LineOptions,
 ) -> Result<(Cow<'a, str>, bool), LineFault> {
     if !raw.get().starts_with('{') {
         return Err(LineFault::Wrong { field: "body", expected: "a JSON object" });
     }
-    let body: Body<'a> = serde_json::from_str(raw.get()).map_err(|e| json_fault(&e))?;
+    let body: BodyFields<'a> = serde_json::from_str(raw.get()).map_err(|e| json_fault(&e))?;
     match api {
         Api::ChatCompletions => {
             let messages = body.messages.ok_or(LineFault::Missing {
                 field: "body.messages",
-                mend: "a chat request needs its messages",
+                hint: "a chat request needs its messages",
             })?;
             if !messages.get().starts_with('[') {
                 return Err(LineFault::Wrong { field: "body.messages", expected: "a list" });
@@ -216,7 +216,7 @@ fn read_body<'a>(
         Api::Responses | Api::Embeddings => {
             body.input.ok_or(LineFault::Missing {
                 field: "body.input",
-                mend: "the request needs its input",
+                hint: "the request needs its input",
             })?;
         }
     }
@@ -229,8 +229,8 @@ fn read_body<'a>(
 
 fn text_of<'a>(field: &'static str, raw: &'a RawValue) -> Result<Cow<'a, str>, LineFault> {
     #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    let text: Text<'a> = serde_json::from_str(raw.get())
+    struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
+    let text: JsonText<'a> = serde_json::from_str(raw.get())
         .map_err(|_| LineFault::Wrong { field, expected: "a text" })?;
     Ok(text.0)
 }
@@ -251,7 +251,7 @@ fn priority_of(raw: &RawValue) -> Result<i32, LineFault> {
         .map_err(|_| LineFault::Wrong { field: "priority", expected: "a whole number" })
 }
 
-/// The parser's own words, without its line number, which is always 1.
+/// Returns the parser's message, without its line number, which is always 1.
 fn json_fault(error: &serde_json::Error) -> LineFault {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
@@ -264,13 +264,13 @@ mod tests {
 
     const GOOD: &str = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}"#;
 
-    fn reading() -> Reading {
-        Reading {
+    fn reading() -> LineOptions {
+        LineOptions {
             default_model: None,
             models: None,
-            is_bounded: false,
+            must_limit_output: false,
             max_line_bytes: 1 << 20,
-            terms: Terms::default(),
+            terms: BatchTerms::default(),
         }
     }
 
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_default_model_is_written_into_bodies_without_one() {
-        let reading = Reading { default_model: Some("gpt \"x\"".into()), ..reading() };
+        let reading = LineOptions { default_model: Some("gpt \"x\"".into()), ..reading() };
         let line = r#"{"custom_id":"a","url":"/v1/responses","body":{ "input":"x"}}"#;
         let job = read_line(line, &reading).unwrap().into_job(&"b".parse().unwrap(), 0);
         assert_eq!(job.body, r#"{"model":"gpt \"x\"","input":"x"}"#);
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn with_a_budget_every_prompt_says_how_long_its_answer_may_be() {
-        let reading = Reading { is_bounded: true, ..reading() };
+        let reading = LineOptions { must_limit_output: true, ..reading() };
         let said = read_line(GOOD, &reading).unwrap_err().to_string();
         assert!(said.contains("max_completion_tokens"), "{said}");
         for name in ["max_tokens", "max_completion_tokens", "max_output_tokens"] {
@@ -355,12 +355,12 @@ mod tests {
     #[test]
     fn a_batch_has_terms_for_all_its_lines() {
         let at = |time: &str| Some(time.parse::<Timestamp>().unwrap());
-        let terms = Terms {
+        let terms = BatchTerms {
             api: Some(Api::ChatCompletions),
             deadline: at("2026-11-24T00:00:00Z"),
             metadata: Some(r#"{"team":"a"}"#.into()),
         };
-        let reading = Reading { terms, ..reading() };
+        let reading = LineOptions { terms, ..reading() };
         let job =
             |line: &str| read_line(line, &reading).unwrap().into_job(&"b".parse().unwrap(), 0);
         let plain = job(GOOD);
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_model_that_nothing_serves_is_named_with_those_that_are() {
-        let reading = Reading { models: Some(vec!["x".into(), "y".into()]), ..reading() };
+        let reading = LineOptions { models: Some(vec!["x".into(), "y".into()]), ..reading() };
         let said = read_line(GOOD, &reading).unwrap_err().to_string();
         assert_eq!(said, "no deployment serves the model 'm'; use one of: x, y");
     }

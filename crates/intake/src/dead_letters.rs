@@ -1,13 +1,13 @@
-//! Dead letters come in again as new jobs, or are let go.
+//! Dead letters enter again as new jobs, or are discarded.
 //!
-//! A dead letter has an outcome, and outcomes are never written over. So to work its job again:
-//! 1. the store **withdraws** the outcome, only if it ended as dead; what it cost stays counted;
+//! A dead letter has an outcome, and outcomes are never overwritten. So to work its job again:
+//! 1. the store **withdraws** the outcome, only if it ended as dead; its cost stays counted;
 //! 2. the queue **sends** the job anew, to be looked up before any call;
 //! 3. the queue **deletes** the dead letter.
 //!
 //! A crash after 1 leaves a dead letter without an outcome, one after 2 a dead letter beside its
-//! new job: both are finished by doing it again. Whatever the new job ended as by then is seen in
-//! step 1, and its old dead letter just goes.
+//! new job: both are finished by running it again. If the new job has ended by then, step 1 sees
+//! its outcome, and the old dead letter is only deleted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use domain::job::{Amendment, BatchId, Job};
-use domain::outcome::{Ending, Failure, Outcome, Usage};
+use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
 use queue::{DeadLetter, DeadLetterReason, Queue, QueueError};
 use store::{BatchState, Store, StoreError};
 
-/// Dead letters that are looked at, or worked on, together.
+/// Dead letters that are read, or worked on, together.
 const PAGE: usize = 250;
 
-/// Why dead letters could not be worked on. Doing it again goes on where this ended.
+/// Reason why dead letters could not be worked on. Running it again goes on where this ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLetterError {
     #[error(transparent)]
@@ -31,41 +31,40 @@ pub enum DeadLetterError {
     Store(#[from] StoreError),
 }
 
-/// What became of the chosen dead letters.
+/// Result for the chosen dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Resubmitted {
+pub struct ResubmitCounts {
     /// Jobs that are in the queue again.
     pub jobs: u64,
     /// Dead letters that were deleted, since their jobs have ended otherwise meanwhile.
     pub known: u64,
-    /// Dead letters that stay: no jobs, too large, or held by somebody else at the moment.
+    /// Dead letters that stay: no jobs, too large, or locked by somebody else at the moment.
     pub left: u64,
 }
 
-/// Works the chosen dead letters again, amended: delivery count and tries begin anew, the history
-/// goes on.
-/// Dead letters that are added meanwhile are not looked at.
+/// Puts the chosen dead letters back as jobs, amended: delivery count and attempts begin anew, the
+/// history goes on. Dead letters that are added meanwhile are not considered.
 ///
 /// # Errors
-/// What the queue or the store said.
+/// The queue's or the store's error.
 pub async fn resubmit(
     chosen: impl Fn(&DeadLetter) -> bool,
     amendment: &Amendment,
     queue: &dyn Queue,
     store: &dyn Store,
-) -> Result<Resubmitted, DeadLetterError> {
-    let mut done = Resubmitted::default();
+) -> Result<ResubmitCounts, DeadLetterError> {
+    let mut done = ResubmitCounts::default();
     let named = list(chosen, queue).await?;
     for page in named.chunks(PAGE) {
         let (mut again, mut known) = (Vec::new(), Vec::new());
         for (batch, letters) in by_batch(page) {
             reopen(batch, store).await?;
             let names: Vec<_> = letters.iter().map(|(_, name)| name.custom_id.as_str()).collect();
-            let stand = store.withdraw_dead(batch, &names).await?;
+            let stand = store.reopen_dead(batch, &names).await?;
             for ((number, name), stands) in letters.into_iter().zip(stand) {
                 if stands.is_some() {
                     known.push(number);
-                    forget_payload(name, store).await?;
+                    delete_payload(name, store).await?;
                 } else {
                     again.push(number);
                 }
@@ -80,11 +79,11 @@ pub async fn resubmit(
     Ok(done)
 }
 
-/// Deletes the chosen dead letters; returns how many. Their jobs stay ended as dead; one that the
-/// queue itself had set aside, and that has no outcome therefore, is recorded so first.
+/// Deletes the chosen dead letters; returns their number. Their jobs stay ended as dead; one that
+/// the queue itself dead-lettered, and that has no outcome therefore, is recorded first.
 ///
 /// # Errors
-/// What the queue or the store said.
+/// The queue's or the store's error.
 pub async fn discard(
     chosen: impl Fn(&DeadLetter) -> bool,
     queue: &dyn Queue,
@@ -103,17 +102,17 @@ pub async fn discard(
         let gone = queue.discard(&numbers).await?;
         discarded += gone.len() as u64;
         let letters = letters.into_iter().filter(|letter| gone.contains(&letter.number));
-        for payload in letters.filter_map(|letter| letter.job()?.payload()) {
+        for payload in letters.filter_map(|letter| letter.job()?.payload_name()) {
             store.delete_payload(&payload).await?;
         }
     }
 }
 
-/// Looks at all dead letters, oldest first, a page at a time.
+/// Visits all dead letters, oldest first, a page at a time.
 ///
 /// # Errors
-/// What the queue said.
-pub async fn visit(
+/// The queue's error.
+pub async fn for_each_dead_letter(
     queue: &dyn Queue,
     mut see: impl FnMut(&DeadLetter),
 ) -> Result<(), DeadLetterError> {
@@ -126,19 +125,19 @@ pub async fn visit(
     }
 }
 
-/// The job behind a dead letter.
-struct Named {
+/// The job in a dead letter.
+struct DeadLetterJob {
     batch: BatchId,
     custom_id: String,
     payload: Option<String>,
 }
 
-type Numbered = (i64, Option<Named>);
+type NumberedDeadLetter = (i64, Option<DeadLetterJob>);
 
 async fn list(
     chosen: impl Fn(&DeadLetter) -> bool,
     queue: &dyn Queue,
-) -> Result<Vec<Numbered>, QueueError> {
+) -> Result<Vec<NumberedDeadLetter>, QueueError> {
     let mut named = Vec::new();
     let mut from = 0;
     loop {
@@ -146,8 +145,8 @@ async fn list(
         let Some(last) = page.last() else { return Ok(named) };
         from = last.number + 1;
         named.extend(page.iter().filter(|letter| chosen(letter)).map(|letter| {
-            let name = |job: Job| Named {
-                payload: job.payload(),
+            let name = |job: Job| DeadLetterJob {
+                payload: job.payload_name(),
                 batch: job.batch_id,
                 custom_id: job.custom_id,
             };
@@ -156,7 +155,7 @@ async fn list(
     }
 }
 
-fn by_batch(page: &[Numbered]) -> BTreeMap<&BatchId, Vec<(i64, &Named)>> {
+fn by_batch(page: &[NumberedDeadLetter]) -> BTreeMap<&BatchId, Vec<(i64, &DeadLetterJob)>> {
     let mut batches: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (number, name) in page {
         if let Some(name) = name {
@@ -166,12 +165,12 @@ fn by_batch(page: &[Numbered]) -> BTreeMap<&BatchId, Vec<(i64, &Named)>> {
     batches
 }
 
-/// A batch with a job to be worked is not done.
+/// Reopens a batch that is done: it has a job to be worked.
 async fn reopen(batch: &BatchId, store: &dyn Store) -> Result<(), StoreError> {
     store.change_state(batch, &[BatchState::Done], BatchState::Running, None).await.map(drop)
 }
 
-async fn forget_payload(name: &Named, store: &dyn Store) -> Result<(), StoreError> {
+async fn delete_payload(name: &DeadLetterJob, store: &dyn Store) -> Result<(), StoreError> {
     match &name.payload {
         Some(payload) => store.delete_payload(payload).await,
         None => Ok(()),
@@ -187,14 +186,14 @@ fn outcome_of(letter: &DeadLetter) -> Option<Outcome> {
         batch_id: job.batch_id,
         custom_id: job.custom_id,
         position: job.position,
-        ending: Ending::Dead,
+        ending: OutcomeStatus::Dead,
         status_code: None,
         request_id: None,
         body: None,
-        failure: Some(Failure { code: reason, message: description }),
-        usage: Usage::default(),
+        failure: Some(JobFailure { code: reason, message: description }),
+        usage: TokenUsage::default(),
         service_tier: None,
-        attempts: job.history.tries,
+        attempts: job.history.attempts,
         throttled: job.history.throttled,
         deployment: String::new(),
         model: job.model,

@@ -1,7 +1,7 @@
 //! Finds repeated custom_ids among any number of lines in fixed memory.
 //!
-//! Ids are kept as 128-bit fingerprints. Full chunks are sorted and written to a temporary file;
-//! at the end all sorted runs are merged, and equal fingerprints stand side by side.
+//! Ids are kept as 128-bit fingerprints. Full chunks are sorted and written to a temporary file; at
+//! the end all sorted runs are merged, and equal fingerprints are adjacent.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,11 +14,11 @@ use xxhash_rust::xxh3::xxh3_128;
 /// Entries in memory at a time: 128 Ki of 48 bytes.
 const CHUNK: usize = 128 * 1024;
 
-const ENTRY: usize = 16 + 8 + 4 + 8;
+const ENTRY_BYTES: usize = 16 + 8 + 4 + 8;
 
-/// Where an id stands.
+/// Position of an id in the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct LinePosition {
     /// The line's number over all sources, from 0.
     pub(super) ordinal: u64,
     pub(super) source: u32,
@@ -26,29 +26,29 @@ pub(super) struct Place {
     pub(super) line: u64,
 }
 
-/// An id that stands in two places.
+/// Id that occurs at two positions.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pair {
-    pub(super) first: Place,
-    pub(super) again: Place,
+pub(super) struct DuplicatePair {
+    pub(super) first: LinePosition,
+    pub(super) again: LinePosition,
 }
 
-type Entry = (u128, Place);
+type HashedId = (u128, LinePosition);
 
-/// Collects ids.
+/// External sort of the ids.
 #[derive(Default)]
-pub(super) struct Duplicates {
+pub(super) struct DuplicateFinder {
     scratch: PathBuf,
-    chunk: Vec<Entry>,
+    chunk: Vec<HashedId>,
     runs: Vec<File>,
 }
 
-impl Duplicates {
+impl DuplicateFinder {
     pub(super) fn new(scratch: PathBuf) -> Self {
         Self { scratch, ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, id: &[u8], place: Place) -> io::Result<()> {
+    pub(super) fn add(&mut self, id: &[u8], place: LinePosition) -> io::Result<()> {
         self.chunk.push((xxh3_128(id), place));
         if self.chunk.len() == CHUNK {
             self.spill()?;
@@ -56,26 +56,28 @@ impl Duplicates {
         Ok(())
     }
 
-    /// All places whose id stood in an earlier place already, in no set order.
-    pub(super) fn find(mut self) -> io::Result<Vec<Pair>> {
+    /// Returns all positions whose id occurred at an earlier one, in no set order.
+    pub(super) fn find(mut self) -> io::Result<Vec<DuplicatePair>> {
         self.chunk.sort_unstable();
         let chunk = std::mem::take(&mut self.chunk);
-        let in_memory: Box<dyn Iterator<Item = io::Result<Entry>>> =
+        let in_memory: Box<dyn Iterator<Item = io::Result<HashedId>>> =
             Box::new(chunk.into_iter().map(Ok));
         let mut runs = vec![in_memory];
         for mut run in self.runs {
             run.seek(SeekFrom::Start(0))?;
-            runs.push(Box::new(Run(BufReader::new(run))));
+            runs.push(Box::new(SortedRun(BufReader::new(run))));
         }
         let mut heads = BinaryHeap::new();
         for (index, run) in runs.iter_mut().enumerate() {
             heads.extend(run.next().transpose()?.map(|entry| Reverse((entry, index))));
         }
         let mut pairs = Vec::new();
-        let mut first: Option<Entry> = None;
+        let mut first: Option<HashedId> = None;
         while let Some(Reverse(((id, place), index))) = heads.pop() {
             match first {
-                Some((known, first)) if known == id => pairs.push(Pair { first, again: place }),
+                Some((known, first)) if known == id => {
+                    pairs.push(DuplicatePair { first, again: place })
+                }
                 _ => first = Some((id, place)),
             }
             heads.extend(runs[index].next().transpose()?.map(|entry| Reverse((entry, index))));
@@ -98,13 +100,13 @@ impl Duplicates {
 }
 
 /// One sorted run, read back.
-struct Run(BufReader<File>);
+struct SortedRun(BufReader<File>);
 
-impl Iterator for Run {
-    type Item = io::Result<Entry>;
+impl Iterator for SortedRun {
+    type Item = io::Result<HashedId>;
 
-    fn next(&mut self) -> Option<io::Result<Entry>> {
-        let mut bytes = [0; ENTRY];
+    fn next(&mut self) -> Option<io::Result<HashedId>> {
+        let mut bytes = [0; ENTRY_BYTES];
         match self.0.read_exact(&mut bytes) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return None,
@@ -113,7 +115,7 @@ impl Iterator for Run {
         let number = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[from + i]));
         let id = u128::from(number(0)) | u128::from(number(8)) << 64;
         let source = u32::from_le_bytes(std::array::from_fn(|i| bytes[24 + i]));
-        Some(Ok((id, Place { ordinal: number(16), source, line: number(28) })))
+        Some(Ok((id, LinePosition { ordinal: number(16), source, line: number(28) })))
     }
 }
 
@@ -122,10 +124,10 @@ mod tests {
     use super::*;
 
     fn find(ids: impl Iterator<Item = String>) -> Vec<(u64, u64)> {
-        let mut duplicates = Duplicates::new(std::env::temp_dir());
+        let mut duplicates = DuplicateFinder::new(std::env::temp_dir());
         for (ordinal, id) in ids.enumerate() {
             let ordinal = ordinal as u64;
-            let place = Place { ordinal, source: 0, line: ordinal + 1 };
+            let place = LinePosition { ordinal, source: 0, line: ordinal + 1 };
             duplicates.add(id.as_bytes(), place).unwrap();
         }
         let mut pairs: Vec<_> = duplicates

@@ -1,4 +1,4 @@
-//! The second pass: jobs stream to the queue, and those that are known already stay out.
+//! The second pass: streams jobs to the queue, without those that have an outcome already.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::batch_file::{Reading, read_line};
-use super::source::{Lines, Source, SourceError};
-use super::tally::{self, fingerprint};
-use super::{Checked, LineHash};
+use super::batch_counts::{self, fingerprint};
+use super::batch_file::{LineOptions, read_line};
+use super::source::{InputSource, InputSourceError, LineReader};
+use super::{CheckReport, LineHash};
 use domain::job::{BatchId, Job};
 use queue::{Queue, QueueError};
 use store::{Batch, BatchState, Store, StoreError};
 
-/// Jobs that go to the queue in one call.
+/// Jobs sent to the queue in one call.
 const CHUNK: usize = 2_000;
 
-/// Bytes of bodies that go in one call; the memory that reading ahead may take is a few times this.
+/// Bytes of bodies sent in one call; reading ahead may take a few times this in memory.
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// Chunks that are read ahead while one is being sent.
@@ -27,11 +27,11 @@ const READ_AHEAD: usize = 1;
 /// Bodies that are stored at the same time.
 const PAYLOADS_AT_A_TIME: usize = 4;
 
-/// Why jobs could not be enqueued. Those that were stay; running it again adds the rest.
+/// Reason why jobs could not be enqueued. Those that were stay; running it again adds the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum EnqueueError {
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(#[from] InputSourceError),
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error(transparent)]
@@ -64,9 +64,9 @@ pub enum EnqueueError {
     Panicked,
 }
 
-/// What an enqueue came to.
+/// Result of an enqueue.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Enqueued {
+pub struct EnqueueCounts {
     /// Jobs of the input.
     pub jobs: u64,
     /// Jobs that were in the queue already.
@@ -76,19 +76,19 @@ pub struct Enqueued {
     pub prompt_tokens: u64,
 }
 
-/// Sends the input's jobs to the queue under the batch's name. `sent` hears of the progress.
+/// Sends the input's jobs to the queue under the batch's name. `sent` is called with the progress.
 ///
 /// # Errors
 /// If the input, the queue or the store fails; see [`EnqueueError`].
 pub async fn enqueue(
-    sources: &[Source],
-    reading: &Reading,
-    checked: &Checked,
+    sources: &[InputSource],
+    reading: &LineOptions,
+    checked: &CheckReport,
     batch: &BatchId,
     (queue, store): (&dyn Queue, &dyn Store),
     sent: impl Fn(u64),
-) -> Result<Enqueued, EnqueueError> {
-    if !reading.is_bounded
+) -> Result<EnqueueCounts, EnqueueError> {
+    if !reading.must_limit_output
         && let Some(budget) = store.budget(batch).await?
     {
         let budget = budget.show(budget.allowed).to_string();
@@ -97,18 +97,18 @@ pub async fn enqueue(
     let Some(mut open) = OpenBatch::open(batch, store).await? else {
         return Err(EnqueueError::Cancelled(batch.clone()));
     };
-    let given = tally::begin(&mut open.document, checked);
+    let given = batch_counts::begin(&mut open.document, checked);
     store.put_batch(&open.document).await?;
     let (send, mut chunks) = mpsc::channel(READ_AHEAD);
-    let input = Input {
+    let input = InputReader {
         sources: sources.to_vec(),
         reading: reading.clone(),
         repeated: checked.repeated.clone().into(),
         batch: batch.clone(),
-        shorter: given.shorter(&open.document),
+        shorter: given.possible_prefixes(&open.document),
     };
     let reader = tokio::task::spawn_blocking(move || input.read(&send));
-    let mut total = Enqueued::default();
+    let mut total = EnqueueCounts::default();
     while let Some(jobs) = chunks.recv().await {
         total.jobs += jobs.len() as u64;
         let tokens = jobs.iter().filter_map(|job| job.estimate).map(|e| u64::from(e.prompt));
@@ -122,9 +122,9 @@ pub async fn enqueue(
     if total.jobs != checked.jobs {
         return Err(EnqueueError::InputChanged { checked: checked.jobs, now: total.jobs });
     }
-    given.end(&mut open.document, &total, &starts_with);
+    given.settle(&mut open.document, &total, &starts_with);
     store.put_batch(&open.document).await?;
-    // Whoever paused or cancelled it meanwhile is not overruled.
+    // A pause or cancellation made meanwhile is kept.
     let end = [BatchState::Enqueuing];
     let after = store.change_state(batch, &end, BatchState::Running, None).await?;
     match after.map(|batch| batch.state) {
@@ -133,20 +133,20 @@ pub async fn enqueue(
     }
 }
 
-/// A batch that jobs are being added to.
+/// Batch that jobs are being added to.
 pub struct OpenBatch {
     pub document: Batch,
-    /// It was there before: it may be worked on at this moment.
+    /// It existed before: it may be worked on at this moment.
     is_old: bool,
-    /// Where nothing has ended there is no need to ask for each job.
+    /// If no job has ended there is no need to ask for each.
     any_ended: bool,
 }
 
 impl OpenBatch {
-    /// Marks the batch so in the store, where it is known; `None` if it is cancelled.
+    /// Marks the batch as enqueuing in the store, if it is known there; `None` if it is cancelled.
     ///
     /// # Errors
-    /// What the store said.
+    /// The store's error.
     pub async fn open(batch: &BatchId, store: &dyn Store) -> Result<Option<Self>, StoreError> {
         let begin = [BatchState::Running, BatchState::Done];
         let before = store.change_state(batch, &begin, BatchState::Enqueuing, None).await?;
@@ -167,8 +167,8 @@ impl OpenBatch {
         Ok(Some(Self { document, is_old, any_ended }))
     }
 
-    /// Sends those jobs that have no outcome yet. Where one may get it meanwhile, whoever receives its
-    /// job asks again before a call.
+    /// Sends the jobs that have no outcome yet. If one may get it meanwhile, the worker that
+    /// receives its job asks again before a call.
     ///
     /// # Errors
     /// If the queue or the store fails, or a job has its outcome for another body.
@@ -176,20 +176,20 @@ impl OpenBatch {
         &self,
         mut jobs: Vec<Job>,
         (queue, store): (&dyn Queue, &dyn Store),
-    ) -> Result<Enqueued, EnqueueError> {
+    ) -> Result<EnqueueCounts, EnqueueError> {
         let all = jobs.len();
         if self.any_ended {
             jobs = without_known(jobs, &self.document.id, store).await?;
         }
-        jobs.iter_mut().for_each(|job| job.look_up = self.is_old);
+        jobs.iter_mut().for_each(|job| job.may_have_outcome = self.is_old);
         let known = (all - jobs.len()) as u64;
         let waiting = send_all(queue, store, jobs).await?;
-        Ok(Enqueued { jobs: all as u64, waiting, known, prompt_tokens: 0 })
+        Ok(EnqueueCounts { jobs: all as u64, waiting, known, prompt_tokens: 0 })
     }
 }
 
-/// Sends a chunk; returns how many of it the queue had already. Bodies that are too large for it are
-/// stored first, so that no message ever names what is not there.
+/// Sends a chunk; returns how many of it the queue had already. Bodies too large for the queue are
+/// stored first, so that no message ever names a missing body.
 async fn send_all(
     queue: &dyn Queue,
     store: &dyn Store,
@@ -199,8 +199,8 @@ async fn send_all(
         Err(QueueError::TooLarge { positions, limit }) => (positions, limit),
         sent => return Ok(sent?.duplicates),
     };
-    let bodies: Vec<_> = positions.iter().map(|n| jobs[*n].put_aside()).collect();
-    let names = positions.iter().filter_map(|n| jobs[*n].payload());
+    let bodies: Vec<_> = positions.iter().map(|n| jobs[*n].offload_body()).collect();
+    let names = positions.iter().filter_map(|n| jobs[*n].payload_name());
     let put = |(name, body): (String, Bytes)| async move { store.put_payload(&name, body).await };
     let puts = stream::iter(names.zip(bodies)).map(put).buffer_unordered(PAYLOADS_AT_A_TIME);
     puts.try_collect::<()>().await?;
@@ -237,26 +237,26 @@ async fn without_known(
     Ok(unknown)
 }
 
-/// What the reading thread needs.
-struct Input {
-    sources: Vec<Source>,
-    reading: Reading,
+/// Input of the reading thread.
+struct InputReader {
+    sources: Vec<InputSource>,
+    reading: LineOptions,
     repeated: Arc<[u64]>,
     batch: BatchId,
     /// Known inputs that this one may start with: lines and fingerprint.
     shorter: Vec<(u64, String)>,
 }
 
-impl Input {
+impl InputReader {
     /// Sends all jobs; returns the fingerprints of the known inputs that this one starts with.
-    fn read(self, send: &mpsc::Sender<Vec<Job>>) -> Result<Vec<String>, SourceError> {
+    fn read(self, send: &mpsc::Sender<Vec<Job>>) -> Result<Vec<String>, InputSourceError> {
         let mut starts_with = Vec::new();
         let mut hash = LineHash::new(&self.reading);
         let mut chunk = Vec::new();
         let mut bytes = 0;
         let mut ordinal = 0;
         for source in &self.sources {
-            let mut lines = Lines::open(source)?;
+            let mut lines = LineReader::open(source)?;
             while let Some(line) = lines.next()? {
                 let position = ordinal;
                 ordinal += 1;
@@ -280,7 +280,7 @@ impl Input {
                 }
                 bytes = 0;
                 if send.blocking_send(std::mem::take(&mut chunk)).is_err() {
-                    // Sending failed; the sender tells why.
+                    // Sending failed; the sender returns the error.
                     return Ok(starts_with);
                 }
             }

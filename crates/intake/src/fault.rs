@@ -1,20 +1,20 @@
-//! What can be wrong with a line, and the mend for each.
+//! Faults of an input line, and the fix for each.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use serde_json::json;
 
-/// A line that is no job.
+/// Fault of a line that is no job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct InputFault {
     pub file: String,
-    /// From 1; 0 for what is wrong with the file as a whole.
+    /// From 1; 0 for a fault of the file as a whole.
     pub line: u64,
-    pub what: LineFault,
+    pub kind: LineFault,
 }
 
-/// The faults; each text says the mend.
+/// Kinds of faults; each text names the fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LineFault {
     #[error("the file is empty; write one JSON object a line")]
@@ -25,8 +25,8 @@ pub enum LineFault {
     TooLong { bytes: usize, limit: usize },
     #[error("invalid JSON ({0}); each line must be one whole JSON object")]
     Json(String),
-    #[error("'{field}' is missing; {mend}")]
-    Missing { field: &'static str, mend: &'static str },
+    #[error("'{field}' is missing; {hint}")]
+    Missing { field: &'static str, hint: &'static str },
     #[error("'{field}' must be {expected}")]
     Wrong { field: &'static str, expected: &'static str },
     #[error(
@@ -53,7 +53,7 @@ pub enum LineFault {
 }
 
 impl LineFault {
-    /// A word for programs that read the error file.
+    /// Returns the code for programs that read the error file.
     pub fn code(&self) -> &'static str {
         match self {
             Self::EmptyFile => "empty_file",
@@ -71,7 +71,7 @@ impl LineFault {
         }
     }
 
-    /// The field at fault.
+    /// Returns the faulty field.
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::EmptyFile | Self::NotUtf8 { .. } | Self::TooLong { .. } | Self::Json(_) => None,
@@ -84,21 +84,21 @@ impl LineFault {
     }
 }
 
-impl Fault {
+impl InputFault {
     /// Writes the fault as a line of an error file.
     pub(super) fn write_line(&self, out: &mut dyn Write) -> io::Result<()> {
         let error =
-            json!({"code": self.what.code(), "message": self.to_string(), "line": self.line});
+            json!({"code": self.kind.code(), "message": self.to_string(), "line": self.line});
         let line = json!({"id": null, "custom_id": null, "response": null, "error": error});
         writeln!(out, "{line}")
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for InputFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            0 => write!(f, "{}: {}", self.file, self.what),
-            line => write!(f, "{}, line {line}: {}", self.file, self.what),
+            0 => write!(f, "{}: {}", self.file, self.kind),
+            line => write!(f, "{}, line {line}: {}", self.file, self.kind),
         }
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! The first pass ([`check`]) reads everything and enqueues nothing: one bad line in a million is
 //! found before the first token is paid. The second ([`enqueue()`]) streams the jobs to the queue.
-//! Both read the input again from its start, so input that can be read only once (standard input)
-//! is spooled to a file first.
+//! Both read the input from its start, so input that can be read only once (standard input) is
+//! spooled to a file first.
 //!
-//! Jobs that ended as dead letters come in again by [`dead_letters`]. Who only wants to know what the
-//! jobs ask for has the second pass without a queue, on all cores: [`weigh()`].
+//! Jobs that ended as dead letters enter again through [`dead_letters`]. To learn only the sizes of
+//! the jobs there is the second pass without a queue, on all cores: [`count_tokens()`].
 
+mod batch_counts;
 mod batch_file;
 pub mod dead_letters;
 mod duplicates;
@@ -15,8 +16,7 @@ mod enqueue;
 mod fault;
 mod sample;
 mod source;
-mod tally;
-mod weigh;
+mod token_count;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -24,46 +24,46 @@ use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
 
-pub use batch_file::{JobLine, Reading, Terms, read_line};
+pub use batch_file::{BatchTerms, JobLine, LineOptions, read_line};
 pub use enqueue::OpenBatch;
-pub use enqueue::{EnqueueError, Enqueued, enqueue};
-pub use fault::{Fault, LineFault};
+pub use enqueue::{EnqueueCounts, EnqueueError, enqueue};
+pub use fault::{InputFault, LineFault};
 pub use sample::{SampleError, sample};
-pub use source::{Source, SourceError};
-pub use weigh::{Weighed, Weight, weigh};
+pub use source::{InputSource, InputSourceError};
+pub use token_count::{JobSize, JobSizes, count_tokens};
 
 use domain::job::BatchId;
-use duplicates::Duplicates;
-use source::{Line, Lines};
+use duplicates::DuplicateFinder;
+use source::{InputLine, LineReader};
 
 /// Faults that are kept to be shown in full; all of them are counted.
 const SHOWN_FAULTS: usize = 20;
 
-/// Why the input could not be checked at all.
+/// Reason why the input could not be checked at all.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(#[from] InputSourceError),
     #[error("can't keep track of the input's custom_ids in a temporary file")]
     Temporary(#[source] io::Error),
 }
 
-/// What the first pass found.
+/// Result of the first pass.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckReport {
     /// Lines that are jobs.
     pub jobs: u64,
     /// All lines of all sources.
     pub lines: u64,
-    /// Lines that are not.
+    /// Lines that are not jobs.
     pub faults: u64,
-    /// The first of them.
-    pub shown: Vec<Fault>,
-    /// The models that its jobs ask for.
+    /// The first faults.
+    pub first_faults: Vec<InputFault>,
+    /// Models that its jobs request.
     pub models: BTreeSet<String>,
-    /// What is odd and harmless, one sentence each.
+    /// Harmless oddities, one sentence each.
     pub notes: Vec<String>,
-    /// A fingerprint of the whole input and of how it is read.
+    /// Fingerprint of the whole input and of how it is read.
     pub fingerprint: u64,
     /// All faults as lines of the error file.
     fault_lines: tempfile::SpooledTempFile,
@@ -71,10 +71,11 @@ pub struct Checked {
     repeated: Vec<u64>,
 }
 
-impl Checked {
-    /// A batch name that the same input always gets, and no other: so that running it again resumes.
-    pub fn batch_name(&self, sources: &[Source]) -> BatchId {
-        let stem = sources.first().map_or_else(String::new, Source::stem);
+impl CheckReport {
+    /// Returns a batch name that only this input gets, and always: so that running it again
+    /// resumes.
+    pub fn batch_name(&self, sources: &[InputSource]) -> BatchId {
+        let stem = sources.first().map_or_else(String::new, InputSource::stem);
         let legal = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
         let stem: String = stem.chars().take(60).map(legal).collect();
         let name = format!("{stem}-{:016x}", self.fingerprint);
@@ -93,33 +94,33 @@ impl Checked {
     }
 }
 
-/// Reads the whole input and says what is wrong with it.
+/// Reads the whole input and reports its faults.
 ///
 /// # Errors
 /// If a source can't be read; bad lines are no error here but in the result.
 pub fn check(
-    sources: &[Source],
-    reading: &Reading,
+    sources: &[InputSource],
+    reading: &LineOptions,
     scratch: PathBuf,
-) -> Result<Checked, CheckError> {
+) -> Result<CheckReport, CheckError> {
     let mut hash = LineHash::new(reading);
-    let mut pass = Pass {
-        checked: Checked {
+    let mut pass = CheckPass {
+        checked: CheckReport {
             jobs: 0,
             lines: 0,
             faults: 0,
-            shown: Vec::new(),
+            first_faults: Vec::new(),
             notes: Vec::new(),
             models: BTreeSet::new(),
             fingerprint: 0,
             fault_lines: tempfile::spooled_tempfile_in(256 * 1024, &scratch),
             repeated: Vec::new(),
         },
-        duplicates: Duplicates::new(scratch),
+        duplicates: DuplicateFinder::new(scratch),
     };
     let mut ordinal = 0;
     for (source, name) in sources.iter().enumerate() {
-        let mut lines = Lines::open(name)?;
+        let mut lines = LineReader::open(name)?;
         let mut any = false;
         while let Some(line) = lines.next()? {
             any = true;
@@ -128,8 +129,11 @@ pub fn check(
                 line.checked(reading.max_line_bytes).and_then(|text| read_line(text, reading));
             match read {
                 Ok(job) => {
-                    let place =
-                        duplicates::Place { ordinal, source: source as u32, line: line.number };
+                    let place = duplicates::LinePosition {
+                        ordinal,
+                        source: source as u32,
+                        line: line.number,
+                    };
                     pass.duplicates
                         .add(job.custom_id.as_bytes(), place)
                         .map_err(CheckError::Temporary)?;
@@ -153,17 +157,17 @@ pub fn check(
     Ok(pass.checked)
 }
 
-/// Makes the fingerprint of the lines so far: those of a longer input are told by their start.
+/// Running fingerprint of the lines so far: a longer input is recognized by its start.
 struct LineHash(Xxh3);
 
 impl LineHash {
-    fn new(reading: &Reading) -> Self {
+    fn new(reading: &LineOptions) -> Self {
         let mut hash = Xxh3::new();
         hash.update(reading.fingerprint().as_bytes());
         Self(hash)
     }
 
-    fn add(&mut self, line: &Line<'_>) {
+    fn add(&mut self, line: &InputLine<'_>) {
         self.0.update(line.bytes);
         self.0.update(b"\n");
     }
@@ -173,24 +177,29 @@ impl LineHash {
     }
 }
 
-struct Pass {
-    checked: Checked,
-    duplicates: Duplicates,
+struct CheckPass {
+    checked: CheckReport,
+    duplicates: DuplicateFinder,
 }
 
-impl Pass {
-    fn fault(&mut self, source: &Source, line: u64, what: LineFault) -> Result<(), CheckError> {
-        let fault = Fault { file: source.to_string(), line, what };
+impl CheckPass {
+    fn fault(
+        &mut self,
+        source: &InputSource,
+        line: u64,
+        what: LineFault,
+    ) -> Result<(), CheckError> {
+        let fault = InputFault { file: source.to_string(), line, kind: what };
         let out = &mut self.checked.fault_lines;
         fault.write_line(out).map_err(CheckError::Temporary)?;
         self.checked.faults += 1;
-        if self.checked.shown.len() < SHOWN_FAULTS {
-            self.checked.shown.push(fault);
+        if self.checked.first_faults.len() < SHOWN_FAULTS {
+            self.checked.first_faults.push(fault);
         }
         Ok(())
     }
 
-    fn find_duplicates(&mut self, sources: &[Source]) -> Result<(), CheckError> {
+    fn find_duplicates(&mut self, sources: &[InputSource]) -> Result<(), CheckError> {
         let duplicates = std::mem::take(&mut self.duplicates);
         let found = duplicates.find().map_err(CheckError::Temporary)?;
         for pair in found {

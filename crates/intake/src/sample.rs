@@ -1,17 +1,17 @@
-//! The first jobs of an input, in memory: for those who want some real prompts and no batch.
+//! The first jobs of an input, in memory: real prompts without a batch.
 
-use super::batch_file::{Reading, read_line};
-use super::source::{Lines, Source, SourceError};
-use super::{Fault, LineFault};
+use super::batch_file::{LineOptions, read_line};
+use super::source::{InputSource, InputSourceError, LineReader};
+use super::{InputFault, LineFault};
 use domain::job::{BatchId, Job};
 
-/// Why no jobs can be had from an input.
+/// Reason why no jobs can be read from an input.
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(#[from] InputSourceError),
     #[error("{0}")]
-    Line(Fault),
+    Line(InputFault),
 }
 
 /// Reads up to `most` jobs from the start of a source.
@@ -19,13 +19,14 @@ pub enum SampleError {
 /// # Errors
 /// If the source can't be read, has no line, or has a line that is no job.
 pub fn sample(
-    source: &Source,
-    reading: &Reading,
+    source: &InputSource,
+    reading: &LineOptions,
     batch: &BatchId,
     most: usize,
 ) -> Result<Vec<Job>, SampleError> {
-    let fault = |line, what| SampleError::Line(Fault { file: source.to_string(), line, what });
-    let mut lines = Lines::open(source)?;
+    let fault =
+        |line, what| SampleError::Line(InputFault { file: source.to_string(), line, kind: what });
+    let mut lines = LineReader::open(source)?;
     let mut jobs = Vec::new();
     while jobs.len() < most
         && let Some(line) = lines.next()?

@@ -1,4 +1,4 @@
-//! Where lines come from: files, plain or compressed by their name, and spooled standard input.
+//! Sources of lines: files, plain or compressed by their name, and spooled standard input.
 
 use std::fmt;
 use std::fs::File;
@@ -12,32 +12,32 @@ const BUFFER: usize = 256 * 1024;
 
 /// One input, readable more than once.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub enum InputSource {
     File(PathBuf),
-    /// What can be read only once, copied to a file.
+    /// Input that can be read only once, copied to a file.
     Spooled {
         file: Arc<tempfile::NamedTempFile>,
         name: String,
     },
 }
 
-/// Why an input can't be read.
+/// Reason why an input can't be read.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub enum InputSourceError {
     #[error("can't read {name}")]
     Read { name: String, source: io::Error },
     #[error("{name} is UTF-16; save it as UTF-8")]
     Utf16 { name: String },
 }
 
-impl Source {
-    /// `-` is standard input, which is read here to its end.
+impl InputSource {
+    /// Opens a file, or standard input for `-`, which is read here to its end.
     ///
     /// # Errors
-    /// If the file is not there or standard input can't be spooled to `scratch`.
-    pub fn open(argument: &Path, scratch: &Path) -> Result<Self, SourceError> {
+    /// If the file is missing or standard input can't be spooled to `scratch`.
+    pub fn open(argument: &Path, scratch: &Path) -> Result<Self, InputSourceError> {
         if argument.as_os_str() == "-" {
-            let failed = |source| SourceError::Read { name: "standard input".into(), source };
+            let failed = |source| InputSourceError::Read { name: "standard input".into(), source };
             let mut spool = tempfile::NamedTempFile::new_in(scratch).map_err(failed)?;
             io::copy(&mut io::stdin().lock(), &mut spool).map_err(failed)?;
             return Ok(Self::Spooled { file: spool.into(), name: "standard input".into() });
@@ -46,7 +46,7 @@ impl Source {
         source.reader().map(|_| source)
     }
 
-    /// The name without folder and endings, to name a batch by.
+    /// Returns the name without folder and endings, to name a batch by.
     pub fn stem(&self) -> String {
         let Self::File(path) = self else { return "stdin".into() };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -60,9 +60,9 @@ impl Source {
         }
     }
 
-    fn reader(&self) -> Result<Box<dyn BufRead + Send>, SourceError> {
+    fn reader(&self) -> Result<Box<dyn BufRead + Send>, InputSourceError> {
         let path = self.path();
-        let failed = |source| SourceError::Read { name: self.to_string(), source };
+        let failed = |source| InputSourceError::Read { name: self.to_string(), source };
         let file = File::open(path).map_err(failed)?;
         // Opening a folder works on Linux; reading from it is what fails.
         if file.metadata().map_err(failed)?.is_dir() {
@@ -77,7 +77,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for InputSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
@@ -86,8 +86,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// The lines of a source that are not blank, one at a time, with their numbers.
-pub(super) struct Lines {
+/// Reader of a source's lines that are not blank, one at a time, with their numbers.
+pub(super) struct LineReader {
     name: String,
     reader: Box<dyn BufRead + Send>,
     line: Vec<u8>,
@@ -96,12 +96,12 @@ pub(super) struct Lines {
 }
 
 /// One line without its end.
-pub(super) struct Line<'a> {
+pub(super) struct InputLine<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) number: u64,
 }
 
-impl<'a> Line<'a> {
+impl<'a> InputLine<'a> {
     pub(super) fn checked(&self, limit: usize) -> Result<&'a str, LineFault> {
         if self.bytes.len() > limit {
             return Err(LineFault::TooLong { bytes: self.bytes.len(), limit });
@@ -111,14 +111,15 @@ impl<'a> Line<'a> {
     }
 }
 
-impl Lines {
-    pub(super) fn open(source: &Source) -> Result<Self, SourceError> {
+impl LineReader {
+    pub(super) fn open(source: &InputSource) -> Result<Self, InputSourceError> {
         let mut reader = source.reader()?;
         let name = source.to_string();
-        let start =
-            reader.fill_buf().map_err(|e| SourceError::Read { name: name.clone(), source: e })?;
+        let start = reader
+            .fill_buf()
+            .map_err(|e| InputSourceError::Read { name: name.clone(), source: e })?;
         if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
-            return Err(SourceError::Utf16 { name });
+            return Err(InputSourceError::Utf16 { name });
         }
         let had_bom = start.starts_with(&[0xef, 0xbb, 0xbf]);
         if had_bom {
@@ -127,24 +128,24 @@ impl Lines {
         Ok(Self { name, reader, line: Vec::new(), number: 0, had_bom })
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<Line<'_>>, SourceError> {
+    pub(super) fn next(&mut self) -> Result<Option<InputLine<'_>>, InputSourceError> {
         loop {
             self.line.clear();
             let read = self.reader.read_until(b'\n', &mut self.line);
             let read =
-                read.map_err(|source| SourceError::Read { name: self.name.clone(), source })?;
+                read.map_err(|source| InputSourceError::Read { name: self.name.clone(), source })?;
             if read == 0 {
                 return Ok(None);
             }
             self.number += 1;
             if !self.line.trim_ascii().is_empty() {
                 let bytes = self.line.trim_ascii();
-                return Ok(Some(Line { bytes, number: self.number }));
+                return Ok(Some(InputLine { bytes, number: self.number }));
             }
         }
     }
 
-    /// What is odd and harmless about the source.
+    /// Returns harmless oddities of the source.
     pub(super) fn notes(&self) -> Option<String> {
         let name = &self.name;
         self.had_bom.then(|| format!("{name} begins with a byte order mark, which was skipped"))

@@ -1,17 +1,17 @@
-//! The request body as it goes out: the user's own bytes, changed only where they must be.
+//! Request body as it is sent: the user's own bytes, changed only where they must be.
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Tier;
-use domain::job::edit::Edits;
+use super::ServiceTier;
+use domain::job::json_edits::JsonEdits;
 use domain::job::{Api, Job};
 
 const FLEX: &str = r#""flex""#;
 
 #[derive(Deserialize)]
-struct Fields<'a> {
+struct RequestBodyFields<'a> {
     #[serde(borrow)]
     model: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -22,19 +22,19 @@ struct Fields<'a> {
     service_tier: Option<&'a RawValue>,
 }
 
-/// Puts the deployment's name into `model`, asks for the service tier, and asks a chat stream for its
-/// usage, without which nobody could say what it cost.
-pub(super) fn prepare(job: &Job, deployment: &str, tier: Tier) -> Bytes {
+/// Puts the deployment's name into `model`, asks for the service tier, and asks a chat stream for
+/// its usage, without which its cost is unknown.
+pub(super) fn prepare(job: &Job, deployment: &str, tier: ServiceTier) -> Bytes {
     let body = job.amended_body();
     let same_model = job.model == deployment && job.history.amendment.model.is_none();
-    let flex = tier == Tier::Flex && job.api != Api::Embeddings;
+    let flex = tier == ServiceTier::Flex && job.api != Api::Embeddings;
     if same_model && !flex && !contains(&body, b"\"stream\"") {
         return body.into_owned();
     }
-    let Ok(fields) = serde_json::from_slice::<Fields<'_>>(&body) else {
+    let Ok(fields) = serde_json::from_slice::<RequestBodyFields<'_>>(&body) else {
         return body.into_owned();
     };
-    let mut edits = Edits::default();
+    let mut edits = JsonEdits::default();
     if !same_model && let Some(model) = fields.model {
         let name = serde_json::to_string(deployment).unwrap_or_default();
         edits.replace(&body, model, name);
@@ -83,8 +83,8 @@ mod tests {
             not_before: None,
             priority: 0,
             metadata: None,
-            look_up: false,
-            aside: None,
+            may_have_outcome: false,
+            claim_check: None,
             history: Default::default(),
         }
     }
@@ -92,14 +92,14 @@ mod tests {
     #[test]
     fn a_body_that_needs_no_change_is_sent_byte_for_byte() {
         let job = job(Api::ChatCompletions, "m", r#"{ "model" : "m", "messages":[ ] }"#);
-        assert_eq!(prepare(&job, "m", Tier::AsAsked), job.body);
+        assert_eq!(prepare(&job, "m", ServiceTier::AsAsked), job.body);
     }
 
     #[test]
     fn the_deployments_name_replaces_the_models() {
         let job = job(Api::Responses, "m", r#"{"input":"the \"model\"","model":"m","x":1}"#);
         assert_eq!(
-            prepare(&job, "d", Tier::AsAsked),
+            prepare(&job, "d", ServiceTier::AsAsked),
             r#"{"input":"the \"model\"","model":"d","x":1}"#
         );
     }
@@ -108,27 +108,30 @@ mod tests {
     fn a_chat_stream_is_asked_for_its_usage() {
         let plain = job(Api::ChatCompletions, "m", r#"{"stream": true,"model":"m"}"#);
         assert_eq!(
-            prepare(&plain, "m", Tier::AsAsked),
+            prepare(&plain, "m", ServiceTier::AsAsked),
             r#"{"stream": true,"stream_options":{"include_usage":true},"model":"m"}"#
         );
         let body = r#"{"model":"m","stream_options":{"include_usage":false},"stream":true}"#;
         assert_eq!(
-            prepare(&job(Api::ChatCompletions, "m", body), "m", Tier::AsAsked),
+            prepare(&job(Api::ChatCompletions, "m", body), "m", ServiceTier::AsAsked),
             r#"{"model":"m","stream_options":{"include_usage":true},"stream":true}"#
         );
         let off = job(Api::ChatCompletions, "m", r#"{"model":"m","stream":false}"#);
-        assert_eq!(prepare(&off, "m", Tier::AsAsked), off.body);
+        assert_eq!(prepare(&off, "m", ServiceTier::AsAsked), off.body);
     }
 
     #[test]
     fn a_flex_lane_asks_for_its_tier_whatever_the_job_said() {
         let plain = job(Api::ChatCompletions, "m", r#"{ "model":"m","messages":[]}"#);
         assert_eq!(
-            prepare(&plain, "d", Tier::Flex),
+            prepare(&plain, "d", ServiceTier::Flex),
             r#"{"service_tier":"flex", "model":"d","messages":[]}"#
         );
         let asked = job(Api::Responses, "m", r#"{"model":"m","service_tier":"auto"}"#);
-        assert_eq!(prepare(&asked, "m", Tier::Flex), r#"{"model":"m","service_tier":"flex"}"#);
-        assert_eq!(prepare(&asked, "m", Tier::AsAsked), asked.body);
+        assert_eq!(
+            prepare(&asked, "m", ServiceTier::Flex),
+            r#"{"model":"m","service_tier":"flex"}"#
+        );
+        assert_eq!(prepare(&asked, "m", ServiceTier::AsAsked), asked.body);
     }
 }

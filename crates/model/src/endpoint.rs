@@ -1,4 +1,4 @@
-//! Where calls go: the URL shapes of OpenAI-speaking services, and the key that opens them.
+//! Endpoints: the URL shapes of OpenAI-compatible services, and their API keys.
 //!
 //! | shape | URL of a chat call | `model` in the body |
 //! | --- | --- | --- |
@@ -15,38 +15,40 @@ use url::Url;
 
 use domain::job::Api;
 
-/// The latest dated API version that is generally available; the v1 shape needs none.
+/// Latest dated API version that is generally available; the v1 shape needs none.
 pub const DEFAULT_API_VERSION: &str = "2024-10-21";
 
-/// Whom Entra ID's tokens are for (Azure docs, 2026: the v1 API; before that, every Azure OpenAI
-/// resource). Both are still taken; `token_scope` names another.
+/// Scopes of Entra ID's tokens (Azure docs, 2026: the v1 API; before that, every Azure OpenAI
+/// resource). Both are still accepted; `token_scope` sets another.
 pub const TOKEN_SCOPE_V1: &str = "https://ai.azure.com/.default";
 pub const TOKEN_SCOPE_DEPLOYMENTS: &str = "https://cognitiveservices.azure.com/.default";
 
-/// How the service's URLs are built.
+/// Shape of the service's URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shape {
+pub enum UrlShape {
     /// `{base}/openai/deployments/…?api-version=…`.
     AzureDeployments { api_version: String },
-    /// The base ends in `/openai/v1` or `/v1`; the API's path follows it.
+    /// A base that ends in `/openai/v1` or `/v1`, followed by the API's path.
     V1,
 }
 
-/// The name of the key's header.
+/// Header that carries the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyHeader {
     /// `Authorization: Bearer …`, as OpenAI has it.
     Bearer,
-    /// A header of its own: `api-key` for Azure, `Ocp-Apim-Subscription-Key` for API Management.
+    /// A named header: `api-key` for Azure, `Ocp-Apim-Subscription-Key` for API Management.
     Named(String),
 }
 
-/// Why an endpoint can't be used as given.
+/// Error in an endpoint's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    #[error("'{given}' is no endpoint: {why}. Write it like https://my-resource.openai.azure.com")]
+    #[error(
+        "'{given}' is not an endpoint: {why}. Write it like https://my-resource.openai.azure.com"
+    )]
     Url { given: String, why: String },
-    #[error("'{0}' is no header name; for API Management it is Ocp-Apim-Subscription-Key")]
+    #[error("'{0}' is not a header name; for API Management it is Ocp-Apim-Subscription-Key")]
     HeaderName(String),
     #[error(
         "the API key has characters that no HTTP header may have; was it copied with a line break?"
@@ -54,11 +56,11 @@ pub enum EndpointError {
     Key,
 }
 
-/// What was said about an endpoint, before it is made sense of.
+/// Configuration of an endpoint, not yet validated.
 #[derive(Debug, Clone, Default)]
-pub struct Given {
+pub struct EndpointConfig {
     pub url: String,
-    /// Asks for the deployments path of Azure.
+    /// API version, which selects Azure's deployments path.
     pub api_version: Option<String>,
     /// The deployment's name where it differs from the jobs' model.
     pub deployment: Option<String>,
@@ -66,13 +68,13 @@ pub struct Given {
     pub key_header: Option<String>,
 }
 
-/// One service, ready to be called.
+/// Service that is ready to be called.
 #[derive(Debug)]
 pub struct Endpoint {
     base: Url,
-    shape: Shape,
+    shape: UrlShape,
     deployment: Option<String>,
-    /// Holds the key, marked sensitive so that no debug output shows it.
+    /// The key's header, marked sensitive so that no debug output shows it.
     headers: HeaderMap,
 }
 
@@ -83,9 +85,9 @@ impl Endpoint {
     ///
     /// # Errors
     /// Says what is wrong with the URL, the header name or the key.
-    pub fn new(given: Given) -> Result<Self, EndpointError> {
-        let bad = |why: &str| EndpointError::Url { given: given.url.clone(), why: why.into() };
-        let mut base = Url::parse(&given.url).map_err(|e| bad(&e.to_string()))?;
+    pub fn new(config: EndpointConfig) -> Result<Self, EndpointError> {
+        let bad = |why: &str| EndpointError::Url { given: config.url.clone(), why: why.into() };
+        let mut base = Url::parse(&config.url).map_err(|e| bad(&e.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
             return Err(bad("it must begin with https:// (or http://) and name a host"));
         }
@@ -95,12 +97,12 @@ impl Endpoint {
             ));
         }
         let azure = is_azure(&base);
-        let asked_version = query_value(&base, "api-version").or(given.api_version);
+        let asked_version = query_value(&base, "api-version").or(config.api_version);
         base.set_query(None);
         base.set_fragment(None);
 
         let path = base.path().trim_end_matches('/').to_owned();
-        let mut deployment = given.deployment;
+        let mut deployment = config.deployment;
         let (root, shape) = if let Some((root, named)) = path.split_once("/openai/deployments") {
             let named = named.trim_start_matches('/').split('/').next().unwrap_or_default();
             if !named.is_empty() {
@@ -110,32 +112,33 @@ impl Endpoint {
         } else if asked_version.is_some() {
             (path.trim_end_matches("/openai").to_owned(), azure_deployments(asked_version))
         } else if path.ends_with("/v1") {
-            (path, Shape::V1)
+            (path, UrlShape::V1)
         } else if azure {
-            (format!("{}/openai/v1", path.trim_end_matches("/openai")), Shape::V1)
+            (format!("{}/openai/v1", path.trim_end_matches("/openai")), UrlShape::V1)
         } else {
-            (format!("{path}/v1"), Shape::V1)
+            (format!("{path}/v1"), UrlShape::V1)
         };
         base.set_path(&root);
 
-        let key_header = match given.key_header {
+        let key_header = match config.key_header {
             Some(name) => KeyHeader::Named(name),
-            None if azure || matches!(shape, Shape::AzureDeployments { .. }) => {
+            None if azure || matches!(shape, UrlShape::AzureDeployments { .. }) => {
                 KeyHeader::Named("api-key".into())
             }
             None => KeyHeader::Bearer,
         };
-        let headers = key_headers(&key_header, given.key.as_ref())?;
+        let headers = key_headers(&key_header, config.key.as_ref())?;
         Ok(Self { base, shape, deployment, headers })
     }
 
-    /// The deployment that answers for a model here.
+    /// Returns the deployment that answers for a model here.
     pub fn deployment_for<'a>(&'a self, model: &'a str) -> &'a str {
         self.deployment.as_deref().unwrap_or(model)
     }
 
-    /// What makes a quota one, as far as a caller can know: the resource and the deployment, however
-    /// the endpoint is spelt. (Azure docs, "Quotas and limits": quota is given to deployments.)
+    /// Returns the key of a shared quota, as far as a caller can know it: resource and deployment,
+    /// however the endpoint is spelt. (Azure docs, "Quotas and limits": quota is given to
+    /// deployments.)
     pub fn quota_key(&self, model: Option<&str>) -> String {
         let name = self.deployment.as_deref().or(model).unwrap_or("*");
         let host = self.base.host_str().unwrap_or_default();
@@ -149,27 +152,27 @@ impl Endpoint {
         format!("{host}{port}{}/{name}", path.strip_suffix("/openai").unwrap_or(path))
     }
 
-    /// Whether Azure OpenAI is behind it, as far as the URL tells: gateways keep its path.
+    /// Returns whether Azure OpenAI is behind it, as far as the URL tells: gateways keep its path.
     pub fn speaks_azure(&self) -> bool {
         is_azure(&self.base)
-            || matches!(self.shape, Shape::AzureDeployments { .. })
+            || matches!(self.shape, UrlShape::AzureDeployments { .. })
             || self.base.path().contains("/openai")
     }
 
-    /// The URL without any key in it.
+    /// Returns the URL, which holds no key.
     pub fn base(&self) -> &Url {
         &self.base
     }
 
-    pub fn shape(&self) -> &Shape {
+    pub fn shape(&self) -> &UrlShape {
         &self.shape
     }
 
-    /// Whom Entra ID's tokens are for, where nothing else is said.
+    /// Returns the default scope of Entra ID's tokens.
     pub fn token_scope(&self) -> &'static str {
         match self.shape {
-            Shape::V1 => TOKEN_SCOPE_V1,
-            Shape::AzureDeployments { .. } => TOKEN_SCOPE_DEPLOYMENTS,
+            UrlShape::V1 => TOKEN_SCOPE_V1,
+            UrlShape::AzureDeployments { .. } => TOKEN_SCOPE_DEPLOYMENTS,
         }
     }
 
@@ -182,7 +185,7 @@ impl Endpoint {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty();
-            if let Shape::AzureDeployments { .. } = self.shape {
+            if let UrlShape::AzureDeployments { .. } = self.shape {
                 path.push("openai");
                 // The Responses API never had a deployments path: the body names the deployment.
                 if api != Api::Responses {
@@ -191,16 +194,16 @@ impl Endpoint {
             }
             path.extend(call.split('/'));
         }
-        if let Shape::AzureDeployments { api_version } = &self.shape {
+        if let UrlShape::AzureDeployments { api_version } = &self.shape {
             url.query_pairs_mut().append_pair("api-version", api_version);
         }
         url
     }
 }
 
-fn azure_deployments(asked: Option<String>) -> Shape {
+fn azure_deployments(asked: Option<String>) -> UrlShape {
     let api_version = asked.unwrap_or_else(|| DEFAULT_API_VERSION.to_owned());
-    Shape::AzureDeployments { api_version }
+    UrlShape::AzureDeployments { api_version }
 }
 
 fn is_azure(url: &Url) -> bool {
@@ -236,7 +239,8 @@ mod tests {
 
     fn endpoint(url: &str, api_version: Option<&str>) -> Endpoint {
         let api_version = api_version.map(Into::into);
-        Endpoint::new(Given { url: url.into(), api_version, ..Given::default() }).unwrap()
+        Endpoint::new(EndpointConfig { url: url.into(), api_version, ..EndpointConfig::default() })
+            .unwrap()
     }
 
     fn chat(url: &str, api_version: Option<&str>) -> String {
@@ -277,7 +281,7 @@ mod tests {
     fn one_quota_has_one_key_however_its_endpoint_is_spelt() {
         let key = |url: &str, deployment: Option<&str>, model| {
             let deployment = deployment.map(Into::into);
-            let given = Given { url: url.into(), deployment, ..Given::default() };
+            let given = EndpointConfig { url: url.into(), deployment, ..EndpointConfig::default() };
             Endpoint::new(given).unwrap().quota_key(model)
         };
         for url in [
@@ -301,11 +305,11 @@ mod tests {
     #[test]
     fn the_key_goes_where_the_service_looks_and_never_into_debug_output() {
         let header = |url: &str, key_header: Option<&str>| {
-            let given = Given {
+            let given = EndpointConfig {
                 url: url.into(),
                 key: Some("s3cret".into()),
                 key_header: key_header.map(Into::into),
-                ..Given::default()
+                ..EndpointConfig::default()
             };
             let e = Endpoint::new(given).unwrap();
             assert!(!format!("{e:?}").contains("s3cret"));
@@ -321,7 +325,9 @@ mod tests {
     #[test]
     fn what_is_no_endpoint_is_refused_with_the_mend() {
         for bad in ["", "r.openai.azure.com", "ftp://x/", "https://user:pw@x/"] {
-            let error = Endpoint::new(Given { url: bad.into(), ..Given::default() }).unwrap_err();
+            let error =
+                Endpoint::new(EndpointConfig { url: bad.into(), ..EndpointConfig::default() })
+                    .unwrap_err();
             assert!(error.to_string().contains("https://"), "{error}");
         }
     }

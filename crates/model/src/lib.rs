@@ -1,4 +1,4 @@
-//! The call: one HTTP request to one OpenAI-shaped endpoint, and what its end means.
+//! Model call: one HTTP request to one OpenAI-compatible endpoint, and the verdict on its result.
 //!
 //! No retry and no waiting here: the worker decides from the [`verdict`]. Azure's deployments path,
 //! Azure's `/openai/v1`, an API Management gateway and any OpenAI-compatible server differ in data
@@ -6,8 +6,8 @@
 
 mod body;
 pub mod endpoint;
+pub mod entra;
 mod stream;
-pub mod tokens;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -18,72 +18,72 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use domain::headers::RateHeaders;
 use domain::job::{Api, Job};
-use domain::outcome::Usage;
+use domain::outcome::TokenUsage;
 use endpoint::Endpoint;
-use tokens::Tokens;
+use entra::BearerTokenCache;
 use verdict::Verdict;
 
-/// Answers longer than this are taken for a fault of the server, so that one of them can't use up
-/// the memory. The largest models answer with well under 4 MB of text.
+/// Largest answer. A longer one counts as a fault of the server, so that it can't use up the
+/// memory. The largest models answer with well under 4 MB of text.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
-/// The time a connection may take to be made.
+/// Time limit for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why no client can be had.
+/// Error in setting up a client.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub enum ModelClientError {
     #[error("the HTTP client can't be set up")]
     Setup(#[source] reqwest::Error),
 }
 
 /// Calls one endpoint; clones share its connections.
 #[derive(Clone)]
-pub struct Client {
+pub struct ModelClient {
     http: reqwest::Client,
     endpoint: Arc<Endpoint>,
-    /// Instead of a key.
-    tokens: Option<Arc<Tokens>>,
-    tier: Tier,
+    /// Entra ID's tokens, instead of a key.
+    bearer_tokens: Option<Arc<BearerTokenCache>>,
+    tier: ServiceTier,
 }
 
-/// The service tier that calls ask for.
+/// Service tier that calls ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Tier {
-    /// What the job's body says, or the deployment's own.
+pub enum ServiceTier {
+    /// Tier in the job's body, or the deployment's own.
     #[default]
     AsAsked,
     /// `service_tier: "flex"`: half the price, when there is room.
     Flex,
 }
 
-/// The end of a call: what it means, and what the response told of the limits.
+/// Result of a call: its verdict, and the rate limits of the response.
 #[derive(Debug)]
-pub struct Called {
+pub struct CallResult {
     pub verdict: Verdict,
-    pub told: RateHeaders,
+    pub rate_limits: RateHeaders,
 }
 
-/// A 2xx response, read to its end.
+/// Response with a 2xx status, read to its end.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reply {
+pub struct ModelResponse {
     pub status: u16,
     /// The service's own id of the request.
     pub request_id: Option<String>,
-    /// One JSON object; a stream's events are put together to what the call without `stream`
-    /// would have returned.
+    /// One JSON object; a stream's events are assembled to what the call without `stream` would
+    /// have returned.
     pub body: Bytes,
-    pub usage: Usage,
-    /// What it is billed as, if the service said so.
+    pub usage: TokenUsage,
+    /// Service tier that is billed, if the service said so.
     pub service_tier: Option<Box<str>>,
 }
 
-/// Whom a call hands the bytes of its answer's body as they come in.
-pub type Watch<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
+/// Callback for the bytes of an answer's body as they arrive.
+pub type ChunkObserver<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
 
-/// What came back before anybody judged it.
+/// Result of a call before it is judged.
 #[derive(Debug)]
-pub enum Raw {
+pub enum RawResponse {
     Response {
         status: u16,
         headers: HeaderMap,
@@ -93,7 +93,7 @@ pub enum Raw {
     NoConnection(reqwest::Error),
     /// Nothing was sent: Entra ID gave no token.
     NoToken(String),
-    /// Something was sent, and no whole answer came.
+    /// Something was sent, and no complete answer came.
     Broken {
         status: Option<u16>,
         error: reqwest::Error,
@@ -101,52 +101,57 @@ pub enum Raw {
     TooLarge,
 }
 
-impl Called {
-    /// Makes sense of what came back from a call of this API on this tier.
-    pub fn judge(asked: (Api, Tier), raw: Raw) -> Self {
-        let told = match &raw {
-            Raw::Response { headers, .. } => RateHeaders::read(headers),
+impl CallResult {
+    /// Judges the result of a call of this API on this tier.
+    pub fn judge(request: (Api, ServiceTier), raw: RawResponse) -> Self {
+        let rate_limits = match &raw {
+            RawResponse::Response { headers, .. } => RateHeaders::read(headers),
             _ => RateHeaders::default(),
         };
-        Self { verdict: verdict::judge(asked, raw, SystemTime::now()), told }
+        Self { verdict: verdict::judge(request, raw, SystemTime::now()), rate_limits }
     }
 }
 
-impl Client {
-    /// `request_timeout` bounds a whole call, from sending to the last byte.
+impl ModelClient {
+    /// Creates a client; `request_timeout` bounds a whole call, from sending to the last byte.
     ///
     /// # Errors
     /// If TLS can't be set up.
-    pub fn new(endpoint: Endpoint, request_timeout: Duration) -> Result<Self, ClientError> {
+    pub fn new(endpoint: Endpoint, request_timeout: Duration) -> Result<Self, ModelClientError> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(request_timeout)
             .redirect(reqwest::redirect::Policy::none())
-            // Only the worker tries again; and so nothing keeps a copy of the request.
+            // Only the worker retries; and so nothing keeps a copy of the request.
             .retry(reqwest::retry::never().max_retries_per_request(0))
             .tcp_nodelay(true)
             // Gateways drop idle connections after minutes; a connection that we drop first can't
             // be reset under a request.
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
-            .map_err(ClientError::Setup)?;
-        Ok(Self { http, endpoint: Arc::new(endpoint), tokens: None, tier: Tier::AsAsked })
+            .map_err(ModelClientError::Setup)?;
+        Ok(Self {
+            http,
+            endpoint: Arc::new(endpoint),
+            bearer_tokens: None,
+            tier: ServiceTier::AsAsked,
+        })
     }
 
-    /// Comes with Entra ID's tokens instead of a key.
+    /// Uses Entra ID's tokens instead of a key.
     #[must_use]
-    pub fn with_tokens(self, tokens: Tokens) -> Self {
-        Self { tokens: Some(Arc::new(tokens)), ..self }
+    pub fn with_bearer_tokens(self, tokens: BearerTokenCache) -> Self {
+        Self { bearer_tokens: Some(Arc::new(tokens)), ..self }
     }
 
     /// Asks for a service tier.
     #[must_use]
-    pub fn with_tier(self, tier: Tier) -> Self {
+    pub fn with_tier(self, tier: ServiceTier) -> Self {
         Self { tier, ..self }
     }
 
-    /// The endpoint's URL, without a key.
+    /// Returns the endpoint's URL, without a key.
     pub fn base(&self) -> &url::Url {
         self.endpoint.base()
     }
@@ -161,25 +166,25 @@ impl Client {
         self.endpoint.quota_key(model)
     }
 
-    /// The service's own time, as its `Date` header tells it, without a key and without a job.
-    pub async fn clock(&self) -> Option<SystemTime> {
+    /// Fetches the service's own time from its `Date` header, without a key and without a job.
+    pub async fn server_time(&self) -> Option<SystemTime> {
         let response = self.http.get(self.base().clone()).send().await.ok()?;
         let date = response.headers().get(reqwest::header::DATE)?.to_str().ok()?;
         httpdate::parse_http_date(date).ok()
     }
 
     /// Makes one call and judges how it ended.
-    pub async fn call(&self, job: &Job) -> Called {
+    pub async fn call(&self, job: &Job) -> CallResult {
         self.call_watched(job, &mut |_| {}).await
     }
 
-    /// As [`Self::call`], and tells of the answer while it comes in.
-    pub async fn call_watched(&self, job: &Job, watch: Watch<'_>) -> Called {
+    /// Makes a call like [`Self::call`], and passes on the answer's bytes as they arrive.
+    pub async fn call_watched(&self, job: &Job, watch: ChunkObserver<'_>) -> CallResult {
         let raw = self.send(job, watch).await;
-        Called::judge((job.api, self.tier), raw)
+        CallResult::judge((job.api, self.tier), raw)
     }
 
-    /// The request as it goes out, but for Entra ID's token.
+    /// Builds the request as it is sent, except for Entra ID's token.
     pub fn request(&self, job: &Job) -> reqwest::RequestBuilder {
         let deployment = self.endpoint.deployment_for(&job.model);
         self.http
@@ -190,23 +195,23 @@ impl Client {
             .body(body::prepare(job, deployment, self.tier))
     }
 
-    async fn send(&self, job: &Job, watch: Watch<'_>) -> Raw {
+    async fn send(&self, job: &Job, watch: ChunkObserver<'_>) -> RawResponse {
         let mut request = self.request(job);
-        if let Some(tokens) = &self.tokens {
+        if let Some(tokens) = &self.bearer_tokens {
             match tokens.header().await {
                 Ok(header) => request = request.header(AUTHORIZATION, header),
-                Err(why) => return Raw::NoToken(why),
+                Err(why) => return RawResponse::NoToken(why),
             }
         }
         match request.send().await {
             Ok(response) => read(response, watch).await,
-            Err(error) if error.is_connect() => Raw::NoConnection(error),
-            Err(error) => Raw::Broken { status: None, error },
+            Err(error) if error.is_connect() => RawResponse::NoConnection(error),
+            Err(error) => RawResponse::Broken { status: None, error },
         }
     }
 }
 
-async fn read(mut response: reqwest::Response, watch: Watch<'_>) -> Raw {
+async fn read(mut response: reqwest::Response, watch: ChunkObserver<'_>) -> RawResponse {
     let status = response.status().as_u16();
     let headers = std::mem::take(response.headers_mut());
     let mut body: Option<bytes::BytesMut> = None;
@@ -221,14 +226,14 @@ async fn read(mut response: reqwest::Response, watch: Watch<'_>) -> Raw {
             Ok(Some(chunk)) => {
                 let whole = body.get_or_insert_with(|| std::mem::take(&mut first).into());
                 if whole.len() + chunk.len() > LARGEST_ANSWER {
-                    return Raw::TooLarge;
+                    return RawResponse::TooLarge;
                 }
                 whole.extend_from_slice(&chunk);
             }
             Ok(None) => break,
-            Err(error) => return Raw::Broken { status: Some(status), error },
+            Err(error) => return RawResponse::Broken { status: Some(status), error },
         }
     }
     let body = body.map_or(first, bytes::BytesMut::freeze);
-    Raw::Response { status, headers, body }
+    RawResponse::Response { status, headers, body }
 }

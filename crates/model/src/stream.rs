@@ -1,4 +1,4 @@
-//! A stream of server-sent events, put together to what the call without `stream` returns.
+//! Assembly of a server-sent event stream to what the call without `stream` returns.
 //!
 //! Chat chunks carry pieces (Azure docs: "streaming"): the first may hold no choice at all, a choice
 //! may lack its `delta`, the last one holds the usage. The Responses API ends with an event that
@@ -8,19 +8,19 @@ use serde_json::{Map, Value, json};
 
 use domain::job::Api;
 
-/// A stream that does not make a whole answer.
+/// Reason why a stream makes no complete answer.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum StreamError {
     #[error("the stream ended before it was complete")]
     Truncated,
-    #[error("the stream has an event that is no JSON")]
+    #[error("an event of the stream is not JSON")]
     NotJson,
-    /// An error event: the service's own words.
+    /// Error event, in the service's own words.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Puts the events of a stream together.
+/// Assembles the events of a stream.
 pub(super) fn assemble(api: Api, text: &str) -> Result<Value, StreamError> {
     let events = events(text).map(|data| {
         serde_json::from_str::<Value>(data).map_err(|_| StreamError::NotJson).and_then(|event| {
@@ -41,7 +41,7 @@ pub(super) fn assemble(api: Api, text: &str) -> Result<Value, StreamError> {
     }
 }
 
-/// The data of all events but the closing `[DONE]`.
+/// Returns the data of all events except the closing `[DONE]`.
 fn events(text: &str) -> impl Iterator<Item = &str> {
     let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
     data.map(str::trim).filter(|data| *data != "[DONE]" && !data.is_empty())
@@ -76,7 +76,8 @@ fn merge_chunks(
                 ("choices", Value::Array(pieces)) => {
                     pieces.into_iter().for_each(|piece| add_choice(&mut choices, piece));
                 }
-                // Empty ids and nulls come in annotation chunks; they must not undo what is known.
+                // Empty ids and nulls come in annotation chunks; they must not overwrite known
+                // values.
                 (_, Value::Null) => {}
                 (_, Value::String(text)) if text.is_empty() => {}
                 (_, value) => {
@@ -107,14 +108,14 @@ fn add_choice(choices: &mut Vec<Value>, mut piece: Value) {
     }
 }
 
-/// Joins a piece to what is there: texts run on, lists grow by their `index`, objects by their keys.
+/// Appends a piece to a value: texts run on, lists grow by their `index`, objects by their keys.
 fn append(whole: &mut Value, piece: Value) {
     match (whole, piece) {
         (_, Value::Null) => {}
         (Value::String(text), Value::String(more)) => text.push_str(&more),
         (Value::Object(object), Value::Object(more)) => {
             for (key, value) in more {
-                // These are whole in every piece; running them on would double them.
+                // These are complete in every piece; appending would double them.
                 let slot = object.entry(key.as_str()).or_insert(Value::Null);
                 if matches!(key.as_str(), "id" | "type" | "role" | "index") {
                     *slot = value;

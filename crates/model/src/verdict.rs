@@ -1,4 +1,4 @@
-//! What the end of a call means: a job's fault is the job's, a deployment's fault the deployment's.
+//! Verdict on the end of a call: whether the job or the deployment is at fault.
 //!
 //! One pure function, `judge`; nothing else in the program looks at a status code to decide.
 
@@ -9,35 +9,35 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde::Deserialize;
 
-use super::{Raw, Reply, Tier, stream};
+use super::{ModelResponse, RawResponse, ServiceTier, stream};
 use domain::job::Api;
-use domain::outcome::{Failure, Usage};
+use domain::outcome::{JobFailure, TokenUsage};
 
-/// A 429 that asks for this long says that the one request is larger than all of the quota
-/// ("retry after 86400 seconds"): it can never pass.
-const NEVER: Duration = Duration::from_secs(86_400);
+/// Wait in a 429 which says that the request is larger than the whole quota ("retry after 86400
+/// seconds"): it can never pass.
+const NEVER_FITS_WAIT: Duration = Duration::from_secs(86_400);
 
-/// A deployment is not paused longer than this on one word: quotas are judged by the minute, and a
-/// wrong header must not stop a night.
+/// Longest pause of a deployment on one response: quotas are judged by the minute, and a wrong
+/// header must not stop a whole night.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
-/// The pause after a 429 that names no time.
+/// Pause after a 429 that names no time.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
 
-/// The part of an error text that is kept where the body is not JSON.
+/// Characters kept of an error text that is not JSON.
 const KEPT_TEXT: usize = 500;
 
-/// How a call ended.
+/// Result of a call, judged.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    Answered(Reply),
+    Answered(ModelResponse),
     /// The job can never pass.
     Refused(ErrorReply),
     /// The deployment is full: pause it, keep the job.
     Throttled {
         pause: Duration,
     },
-    /// Try again, at the earliest after `retry_after`.
+    /// Transient error: try again, at the earliest after `retry_after`.
     Transient {
         error: ErrorReply,
         retry_after: Option<Duration>,
@@ -46,18 +46,18 @@ pub enum Verdict {
     Unreachable {
         why: String,
     },
-    /// There is no such deployment, or not yet: one that was just created takes some minutes.
+    /// No such deployment, or not yet: one that was just created takes some minutes.
     Missing {
         why: String,
     },
-    /// The deployment will not answer as configured; the message says the mend.
+    /// The deployment will not answer as configured; the message says how to fix it.
     Misconfigured {
         why: String,
     },
 }
 
 impl Verdict {
-    /// One word for logs.
+    /// Returns one word for logs.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Answered(_) => "answered",
@@ -71,35 +71,35 @@ impl Verdict {
     }
 }
 
-/// What is known of a call that brought no answer.
+/// Details of a call that brought no answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorReply {
     pub status: Option<u16>,
     pub request_id: Option<String>,
     /// The service's error, if it was JSON.
     pub body: Option<Bytes>,
-    pub failure: Failure,
+    pub failure: JobFailure,
 }
 
-/// Judges what came back. `now` is for `retry-after` as a date.
-pub(super) fn judge((api, tier): (Api, Tier), raw: Raw, now: SystemTime) -> Verdict {
+/// Judges the response. `now` is for `retry-after` as a date.
+pub(super) fn judge((api, tier): (Api, ServiceTier), raw: RawResponse, now: SystemTime) -> Verdict {
     match raw {
-        Raw::NoConnection(error) => Verdict::Unreachable { why: causes(&error) },
-        Raw::NoToken(why) => Verdict::Unreachable { why },
-        Raw::Broken { status, error } => {
+        RawResponse::NoConnection(error) => Verdict::Unreachable { why: causes(&error) },
+        RawResponse::NoToken(why) => Verdict::Unreachable { why },
+        RawResponse::Broken { status, error } => {
             let code = if error.is_timeout() { "timeout" } else { "connection_broken" };
             transient(status, code, causes(&error), None)
         }
-        Raw::TooLarge => {
-            transient(None, "answer_too_large", "the answer passes 64 MiB".into(), None)
+        RawResponse::TooLarge => {
+            transient(None, "answer_too_large", "the answer exceeds 64 MiB".into(), None)
         }
-        Raw::Response { status: status @ 200..=299, headers, body } => {
+        RawResponse::Response { status: status @ 200..=299, headers, body } => {
             judge_answer(api, status, &headers, body)
         }
-        Raw::Response { status: 400, headers, body } if tier == Tier::Flex => {
+        RawResponse::Response { status: 400, headers, body } if tier == ServiceTier::Flex => {
             judge_flex_refusal(&headers, body, now)
         }
-        Raw::Response { status, headers, body } => judge_error(status, &headers, body, now),
+        RawResponse::Response { status, headers, body } => judge_error(status, &headers, body, now),
     }
 }
 
@@ -118,11 +118,11 @@ fn judge_answer(api: Api, status: u16, headers: &HeaderMap, body: Bytes) -> Verd
     } else {
         body
     };
-    match serde_json::from_slice::<Answer>(&body) {
-        Ok(answer) => Verdict::Answered(Reply {
+    match serde_json::from_slice::<ResponseMetadata>(&body) {
+        Ok(answer) => Verdict::Answered(ModelResponse {
             status,
             request_id: request_id(headers),
-            usage: answer.usage.map_or_else(Usage::default, WireUsage::into_usage),
+            usage: answer.usage.map_or_else(TokenUsage::default, WireUsage::into_usage),
             service_tier: answer.service_tier,
             body,
         }),
@@ -130,10 +130,10 @@ fn judge_answer(api: Api, status: u16, headers: &HeaderMap, body: Bytes) -> Verd
     }
 }
 
-/// A model without a flex tier refuses it with 400 (Azure docs: "flex processing"): then the lane is
-/// at fault and not the job.
+/// Judges a 400 on the flex tier. A model without that tier refuses it so (Azure docs: "flex
+/// processing"): then the deployment is at fault and not the job.
 fn judge_flex_refusal(headers: &HeaderMap, body: Bytes, now: SystemTime) -> Verdict {
-    let said = Said::read(&body);
+    let said = ErrorBody::read(&body);
     let is_about_tier = said.param.as_deref() == Some("service_tier")
         || said.message.contains("service_tier")
         || said.message.to_ascii_lowercase().contains("flex");
@@ -141,17 +141,17 @@ fn judge_flex_refusal(headers: &HeaderMap, body: Bytes, now: SystemTime) -> Verd
         return judge_error(400, headers, body, now);
     }
     let why = format!(
-        "400: {} The model has no flex tier: take 'flex = true' away from this deployment.",
+        "400: {} The model has no flex tier: remove 'flex = true' from this deployment.",
         said.message
     );
     Verdict::Misconfigured { why }
 }
 
 fn judge_error(status: u16, headers: &HeaderMap, body: Bytes, now: SystemTime) -> Verdict {
-    let said = Said::read(&body);
+    let said = ErrorBody::read(&body);
     let retry_after = retry_after(headers, now);
     let code = said.code.unwrap_or_default();
-    let failure = Failure {
+    let failure = JobFailure {
         code: if code.is_empty() { format!("http_{status}") } else { code.clone() },
         message: said.message,
     };
@@ -165,7 +165,7 @@ fn judge_error(status: u16, headers: &HeaderMap, body: Bytes, now: SystemTime) -
         429 if code == "insufficient_quota" => Verdict::Misconfigured {
             why: format!("429: {} Add credit or quota.", error.failure.message),
         },
-        429 if retry_after.is_some_and(|after| after >= NEVER) => Verdict::Refused(error),
+        429 if retry_after.is_some_and(|after| after >= NEVER_FITS_WAIT) => Verdict::Refused(error),
         429 => {
             let pause = retry_after.unwrap_or(DEFAULT_PAUSE).min(LONGEST_PAUSE);
             Verdict::Throttled { pause }
@@ -197,10 +197,12 @@ fn judge_error(status: u16, headers: &HeaderMap, body: Bytes, now: SystemTime) -
             ),
         },
         408 | 409 | 425 | 500..=599 => Verdict::Transient { error, retry_after },
-        // What is left of 4xx is about the request itself; redirects are answers to nobody.
+        // Any other 4xx concerns the request itself; no redirect is followed.
         400..=499 => Verdict::Refused(error),
         _ => Verdict::Misconfigured {
-            why: format!("the endpoint answers with status {status}: is it an OpenAI-shaped API?"),
+            why: format!(
+                "the endpoint answers with status {status}: is it an OpenAI-compatible API?"
+            ),
         },
     }
 }
@@ -211,12 +213,12 @@ fn transient(
     message: String,
     retry_after: Option<Duration>,
 ) -> Verdict {
-    let failure = Failure { code: code.to_owned(), message };
+    let failure = JobFailure { code: code.to_owned(), message };
     let error = ErrorReply { status, request_id: None, body: None, failure };
     Verdict::Transient { error, retry_after }
 }
 
-/// The wait that the service asks for: milliseconds first, then seconds or a date.
+/// Returns the wait that the service asks for: milliseconds first, then seconds or a date.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let seconds = |s: f64| Duration::try_from_secs_f64(s).ok();
     if let Some(ms) = header(headers, "retry-after-ms").and_then(|v| v.parse::<f64>().ok()) {
@@ -243,8 +245,8 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// An error and its causes in one line; reqwest hides the reason in the chain. The URL is left out:
-/// it may hold what is nobody's business.
+/// Returns an error and its causes in one line; reqwest hides the reason in the chain. The URL is
+/// left out, as it may be confidential.
 fn causes(error: &reqwest::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut source = std::error::Error::source(error);
@@ -259,26 +261,26 @@ fn causes(error: &reqwest::Error) -> String {
     texts.join(": ")
 }
 
-/// An error body as it is read, JSON or not.
-struct Said {
+/// Error body as it is read, JSON or not.
+struct ErrorBody {
     is_json: bool,
     code: Option<String>,
     param: Option<String>,
     message: String,
 }
 
-impl Said {
+impl ErrorBody {
     fn read(body: &[u8]) -> Self {
         #[derive(Deserialize)]
-        struct Envelope<'a> {
+        struct ErrorEnvelope<'a> {
             #[serde(borrow)]
-            error: Option<Inner<'a>>,
-            /// API Management's own errors: `{"statusCode":…,"message":…}`.
+            error: Option<ErrorObject<'a>>,
+            /// Message of API Management's own errors: `{"statusCode":…,"message":…}`.
             #[serde(borrow)]
             message: Option<Cow<'a, str>>,
         }
         #[derive(Deserialize)]
-        struct Inner<'a> {
+        struct ErrorObject<'a> {
             code: Option<serde_json::Value>,
             r#type: Option<serde_json::Value>,
             param: Option<serde_json::Value>,
@@ -290,14 +292,14 @@ impl Said {
             serde_json::Value::Null => None,
             other => Some(other.to_string()),
         };
-        match serde_json::from_slice::<Envelope<'_>>(body) {
-            Ok(Envelope { error: Some(inner), .. }) => Self {
+        match serde_json::from_slice::<ErrorEnvelope<'_>>(body) {
+            Ok(ErrorEnvelope { error: Some(inner), .. }) => Self {
                 is_json: true,
                 code: inner.code.and_then(text).or_else(|| inner.r#type.and_then(text)),
                 param: inner.param.and_then(text),
                 message: inner.message.unwrap_or_default().into_owned(),
             },
-            Ok(Envelope { message, error: None }) => {
+            Ok(ErrorEnvelope { message, error: None }) => {
                 let message = message.unwrap_or_default().into_owned();
                 Self { is_json: true, code: None, param: None, message }
             }
@@ -312,13 +314,13 @@ impl Said {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct ResponseMetadata {
     usage: Option<WireUsage>,
     service_tier: Option<Box<str>>,
 }
 
-/// The usage of all three APIs: chat and embeddings say prompt and completion, Responses says
-/// input and output. Details can be absent.
+/// Usage in all three APIs: chat and embeddings say prompt and completion, Responses says input
+/// and output. Details can be absent.
 #[derive(Deserialize)]
 struct WireUsage {
     #[serde(alias = "input_tokens", default)]
@@ -342,10 +344,10 @@ struct CompletionDetails {
 }
 
 impl WireUsage {
-    fn into_usage(self) -> Usage {
+    fn into_usage(self) -> TokenUsage {
         let cached = self.prompt_tokens_details.and_then(|d| d.cached_tokens);
         let reasoning = self.completion_tokens_details.and_then(|d| d.reasoning_tokens);
-        Usage {
+        TokenUsage {
             prompt: self.prompt_tokens,
             cached: cached.unwrap_or(0),
             completion: self.completion_tokens,
@@ -359,11 +361,11 @@ mod tests {
     use super::*;
 
     fn respond(status: u16, headers: &[(&'static str, &str)], body: &str) -> Verdict {
-        respond_to(Tier::AsAsked, status, headers, body)
+        respond_to(ServiceTier::AsAsked, status, headers, body)
     }
 
     fn respond_to(
-        tier: Tier,
+        tier: ServiceTier,
         status: u16,
         headers: &[(&'static str, &str)],
         body: &str,
@@ -372,7 +374,7 @@ mod tests {
             headers.iter().map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap())).collect();
         let body = Bytes::copy_from_slice(body.as_bytes());
         let now = httpdate::parse_http_date("Mon, 23 Nov 2026 16:00:00 GMT").unwrap();
-        judge((Api::ChatCompletions, tier), Raw::Response { status, headers, body }, now)
+        judge((Api::ChatCompletions, tier), RawResponse::Response { status, headers, body }, now)
     }
 
     #[test]
@@ -406,9 +408,9 @@ mod tests {
         let about = r#"{"error":{"message":"Unsupported value: 'flex'","param":"service_tier"}}"#;
         let other = r#"{"error":{"code":"context_length_exceeded","message":"m"}}"#;
         let named = |tier, body| respond_to(tier, 400, &[], body).name();
-        assert_eq!(named(Tier::Flex, about), "misconfigured");
-        assert_eq!(named(Tier::Flex, other), "refused");
-        assert_eq!(named(Tier::AsAsked, about), "refused", "the job asked for it");
+        assert_eq!(named(ServiceTier::Flex, about), "misconfigured");
+        assert_eq!(named(ServiceTier::Flex, other), "refused");
+        assert_eq!(named(ServiceTier::AsAsked, about), "refused", "the job asked for it");
     }
 
     #[test]
@@ -459,7 +461,7 @@ mod tests {
             "completion_tokens_details":{"reasoning_tokens":5}}}"#;
         let responses = r#"{"usage":{"input_tokens":20,"input_tokens_details":{"cached_tokens":4},
             "output_tokens":9,"output_tokens_details":{"reasoning_tokens":5},"total_tokens":29}}"#;
-        let expected = Usage { prompt: 20, cached: 4, completion: 9, reasoning: 5 };
+        let expected = TokenUsage { prompt: 20, cached: 4, completion: 9, reasoning: 5 };
         for body in [chat, responses] {
             let Verdict::Answered(reply) = respond(200, &[], body) else { panic!("answered") };
             assert_eq!(reply.usage, expected);
@@ -467,6 +469,6 @@ mod tests {
         let Verdict::Answered(reply) = respond(200, &[], r#"{"usage":{"prompt_tokens":1}}"#) else {
             panic!("answered");
         };
-        assert_eq!(reply.usage, Usage { prompt: 1, ..Usage::default() });
+        assert_eq!(reply.usage, TokenUsage { prompt: 1, ..TokenUsage::default() });
     }
 }

@@ -1,53 +1,58 @@
-//! What the jobs will cost, where, and what they would cost through the service's own Batch API.
+//! Cost of the jobs by deployment, and through the service's own Batch API.
 
 use serde::Serialize;
 
-use super::count::Counted;
-use super::simulate::{Course, Used};
-use admission::Member;
-use admission::deployment::Service;
-use domain::outcome::Usage;
+use super::count::CountedInput;
+use super::simulate::{SimulatedRun, SimulatedUsage};
+use admission::PoolMember;
+use admission::deployment::ServiceKind;
+use domain::outcome::TokenUsage;
 use domain::prices::{Money, Prices};
 use report::usage::Cost;
 
-/// What it comes to, in the currency of the price table.
+/// Costs, in the currency of the price table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Costs {
+pub struct CostForecast {
     pub currency: String,
-    /// When the prices held.
+    /// Date of the prices.
     pub prices_of: String,
-    /// With answers as long as they are expected to be. `null` in JSON where a price is unknown.
+    /// Cost with answers of the expected length. `null` in JSON where a price is unknown.
     pub expected: Cost,
-    /// With every answer as long as it may be.
+    /// Cost with every answer as long as it may be.
     pub at_most: Cost,
-    /// What is expected, through the Batch API: half the price within 24 hours, and embeddings are not
+    /// Expected cost through the Batch API: half the price within 24 hours, and embeddings are not
     /// taken there (Azure docs: "Azure OpenAI Batch").
     pub batch_api: Cost,
     /// The deployments in the order of the configuration.
-    pub deployments: Vec<Part>,
+    pub deployments: Vec<DeploymentCost>,
 }
 
-/// One deployment's part.
+/// Cost of one deployment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Part {
+pub struct DeploymentCost {
     pub deployment: String,
     pub tier: u8,
     pub jobs: u64,
     pub prompt: u64,
     pub completion: u64,
-    /// Absent where it is provisioned: that is paid by the hour, whatever it does.
+    /// Absent where it is provisioned: that is paid by the hour, regardless of use.
     pub cost: Option<Cost>,
 }
 
-/// Adds up what a course used.
-pub fn costs(members: &[Member], counted: &Counted, course: &Course, prices: &Prices) -> Costs {
+/// Adds up the cost of a simulated run.
+pub fn costs(
+    members: &[PoolMember],
+    counted: &CountedInput,
+    run: &SimulatedRun,
+    prices: &Prices,
+) -> CostForecast {
     let (mut expected, mut at_most) = (Cost::default(), Cost::default());
     let mut batch_api = Cost::default();
     let mut deployments = Vec::with_capacity(members.len());
-    for (member, used) in members.iter().zip(&course.used) {
-        let is_flex = member.limits.service == Service::Flex;
-        let is_provisioned = member.limits.service == Service::Provisioned;
-        let mut part = Part {
+    for (member, used) in members.iter().zip(&run.used) {
+        let is_flex = member.limits.service == ServiceKind::Flex;
+        let is_provisioned = member.limits.service == ServiceKind::Provisioned;
+        let mut part = DeploymentCost {
             deployment: member.name.clone(),
             tier: member.tier,
             jobs: 0,
@@ -62,7 +67,7 @@ pub fn costs(members: &[Member], counted: &Counted, course: &Course, prices: &Pr
             let names = std::iter::once(&asked.model).chain(&member.models);
             let priced = names.into_iter().find(|name| prices.of(name).is_some());
             let cost = |usage, flex| {
-                let is_nothing = |usage: Usage| usage.total() == 0;
+                let is_nothing = |usage: TokenUsage| usage.total() == 0;
                 match priced {
                     None if is_nothing(usage) => Some(Money::default()),
                     priced => prices.cost(priced?, usage, flex),
@@ -82,11 +87,12 @@ pub fn costs(members: &[Member], counted: &Counted, course: &Course, prices: &Pr
         deployments.push(part);
     }
     let (currency, prices_of) = (prices.currency.clone(), prices.date.clone());
-    Costs { currency, prices_of, expected, at_most, batch_api, deployments }
+    CostForecast { currency, prices_of, expected, at_most, batch_api, deployments }
 }
 
-/// What is expected, and the most that it can be. Nothing is taken to come from the service's cache.
-fn usages(used: &Used) -> (Usage, Usage) {
-    let usage = Usage { prompt: used.prompt, completion: used.completion, ..Usage::default() };
-    (usage, Usage { completion: used.max_output, ..usage })
+/// Returns the expected usage and the largest possible. No prompt is assumed to be cached.
+fn usages(used: &SimulatedUsage) -> (TokenUsage, TokenUsage) {
+    let usage =
+        TokenUsage { prompt: used.prompt, completion: used.completion, ..TokenUsage::default() };
+    (usage, TokenUsage { completion: used.max_output, ..usage })
 }

@@ -1,4 +1,4 @@
-//! By when: a moment, or a time of day in somebody's time zone.
+//! Due times: a moment, or a time of day in a time zone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,32 +7,32 @@ use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-/// What people write where a moment is wanted.
+/// Due time as the user writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub enum DueTime {
     At(Timestamp),
-    /// The next time that it is so late, in a time zone that is named beside it.
+    /// Next occurrence of this time of day, in a time zone that is given beside it.
     Daily(Time),
 }
 
-/// Text that is no moment.
+/// Text that is no due time.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "'{0}' is neither a time of day, such as 06:00, nor a moment, such as 2026-11-24T06:00:00+09:00"
 )]
-pub struct BadDue(String);
+pub struct BadDueTime(String);
 
-impl FromStr for Due {
-    type Err = BadDue;
+impl FromStr for DueTime {
+    type Err = BadDueTime;
 
-    fn from_str(text: &str) -> Result<Self, BadDue> {
+    fn from_str(text: &str) -> Result<Self, BadDueTime> {
         let moment = text.parse().map(Self::At).ok();
         let time = || text.parse().map(Self::Daily).ok();
-        moment.or_else(time).ok_or_else(|| BadDue(text.to_owned()))
+        moment.or_else(time).ok_or_else(|| BadDueTime(text.to_owned()))
     }
 }
 
-impl fmt::Display for Due {
+impl fmt::Display for DueTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(at) => at.fmt(f),
@@ -41,9 +41,9 @@ impl fmt::Display for Due {
     }
 }
 
-impl Due {
-    /// The moment itself: for a time of day the first after `from`. Where clocks jump over it, it is
-    /// the hour later; where they show it twice, the first.
+impl DueTime {
+    /// Returns the moment: for a time of day, the first after `from`. If clocks skip it, it is the
+    /// hour later; if they show it twice, the first.
     pub fn after(self, from: Timestamp, zone: &TimeZone) -> Timestamp {
         let time = match self {
             Self::At(at) => return at,
@@ -58,7 +58,7 @@ impl Due {
     }
 }
 
-/// A time zone by its IANA name; without one, the machine's.
+/// Returns a time zone by its IANA name; without one, the machine's.
 ///
 /// # Errors
 /// If there is none of that name.
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn after(due: &str, from: &str, zone_name: &str) -> String {
-        let due: Due = due.parse().unwrap();
+        let due: DueTime = due.parse().unwrap();
         let zone = zone(Some(zone_name)).unwrap();
         due.after(from.parse().unwrap(), &zone).to_string()
     }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_told_with_a_mend() {
-        let said = "tomorrow".parse::<Due>().unwrap_err().to_string();
+        let said = "tomorrow".parse::<DueTime>().unwrap_err().to_string();
         assert!(said.contains("06:00"), "{said}");
     }
 }

@@ -1,130 +1,131 @@
-//! How long a call takes, and how long its answer is: assumed, or learnt.
+//! Call times and answer lengths: assumed or learnt.
 //!
-//! A call takes `first + per_token × tokens of the answer` seconds on average and spreads around that
-//! by a lognormal factor, by deployment. Answers are as long as those of the same model were, or a part
-//! of what they may be. `learn` fills this in from past outcomes, [`Experience::hear_bench`] from a
-//! benchmark.
+//! A call takes `first + per_token × tokens of the answer` seconds on average and spreads around
+//! that by a lognormal factor, by deployment. Answers are as long as those of the same model were,
+//! or a share of what they may be. `learn` fills this in from past outcomes,
+//! [`CallProfile::learn_bench`] from a benchmark.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use bench::pipeline::PipeReport;
-use bench::report::{Dist, PhaseReport, Report};
+use bench::pipeline::PipelineReport;
+use bench::report::{BenchReport, LatencyDistribution, PhaseReport};
 
-/// The part of the longest answer that is taken for its length, where nothing is known.
-pub const USUAL_SHARE: f64 = 0.5;
+/// Assumed answer length as a share of the longest, where nothing is known.
+pub const ASSUMED_OUTPUT_SHARE: f64 = 0.5;
 
-/// What is taken for a call's time where nothing is known: half a second until the first token, 50
-/// tokens a second then, and one call in twenty that takes 1.6 times as long as the middle one.
-pub const USUAL: Line = Line { first: 0.5, per_token: 0.02, spread: 0.3, error: 0.0 };
+/// Assumed call time where nothing is known: half a second until the first token, then 50 tokens a
+/// second, and one call in twenty takes 1.6 times as long as the median.
+pub const ASSUMED_LATENCY: CallLatency =
+    CallLatency { first: 0.5, per_token: 0.02, spread: 0.3, error: 0.0 };
 
-/// The normal distribution's 95 % quantile.
+/// 95 % quantile of the normal distribution.
 const Z95: f64 = 1.645;
 
-/// What calls take.
+/// Linear model of a call's time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Line {
-    /// Seconds whatever the answer's length.
+pub struct CallLatency {
+    /// Seconds regardless of the answer's length.
     pub first: f64,
     /// Seconds for each of its tokens.
     pub per_token: f64,
     /// The standard deviation of the factor's logarithm.
     pub spread: f64,
-    /// How far the mean may be off because few answers were seen: its standard error as a part of it.
+    /// Standard error of the mean as a part of it: few answers were seen.
     pub error: f64,
 }
 
-impl Line {
-    /// Seconds on average.
+impl CallLatency {
+    /// Returns the mean in seconds.
     pub fn mean(self, tokens: u32) -> f64 {
         self.first + self.per_token * f64::from(tokens)
     }
 
-    /// The line that it may as well be, by a number that is normally distributed.
-    pub fn as_well(self, normal: f64) -> Self {
+    /// Returns the model shifted within its error by a standard normal number.
+    pub fn perturbed(self, normal: f64) -> Self {
         let factor = (1.0 + self.error * normal).max(0.0);
         Self { first: self.first * factor, per_token: self.per_token * factor, ..self }
     }
 
-    /// Seconds of a call, by a number that is normally distributed.
+    /// Returns the seconds of a call, drawn by a standard normal number.
     pub fn draw(self, tokens: u32, normal: f64) -> f64 {
         let Self { spread, .. } = self;
         self.mean(tokens) * (spread * normal - spread * spread / 2.0).exp()
     }
 }
 
-/// What calls take at each deployment.
+/// Call times of each deployment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LatencyModel {
-    pub by_deployment: BTreeMap<String, Line>,
-    /// Of all others.
-    pub others: Line,
+    pub by_deployment: BTreeMap<String, CallLatency>,
+    /// Call time of all others.
+    pub others: CallLatency,
 }
 
 impl LatencyModel {
-    pub fn of(&self, deployment: &str) -> Line {
+    pub fn of(&self, deployment: &str) -> CallLatency {
         self.by_deployment.get(deployment).copied().unwrap_or(self.others)
     }
 }
 
-/// How long answers are.
+/// Answer lengths of each model.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answers {
-    /// Lengths that were seen, in no order, by the jobs' model.
+pub struct AnswerLengths {
+    /// Lengths that were seen, in random order, by the jobs' model.
     pub by_model: BTreeMap<String, Vec<u32>>,
-    /// Of models that were not.
-    pub others: Length,
+    /// Length for models without any.
+    pub others: AssumedLength,
 }
 
-/// How long an answer is taken to be.
+/// Assumed length of an answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Length {
-    /// A part of the longest that is allowed.
+pub enum AssumedLength {
+    /// Share of the longest that is allowed.
     Share(f64),
-    /// So many tokens, if they are allowed.
+    /// Number of tokens, if they are allowed.
     Tokens(u32),
 }
 
-/// The answers of one model, one after the other.
+/// Answer lengths of one model, one after the other.
 #[derive(Debug, Clone)]
-pub struct Lengths<'a> {
+pub struct LengthSequence<'a> {
     seen: &'a [u32],
-    others: Length,
-    given: usize,
+    others: AssumedLength,
+    next_index: usize,
     /// Tokens that the jobs so far had no room for.
-    owed: u64,
+    carry_over: u64,
 }
 
-impl Answers {
-    pub fn of(&self, model: &str) -> Lengths<'_> {
+impl AnswerLengths {
+    pub fn of(&self, model: &str) -> LengthSequence<'_> {
         let seen = self.by_model.get(model).map_or(&[][..], Vec::as_slice);
-        Lengths { seen, others: self.others, given: 0, owed: 0 }
+        LengthSequence { seen, others: self.others, next_index: 0, carry_over: 0 }
     }
 }
 
-impl Lengths<'_> {
-    /// The length of the next answer, which may be so long. The lengths that were seen are gone through
-    /// again and again, and what one job has no room for goes to the next: so a batch that is like the
+impl LengthSequence<'_> {
+    /// Returns the length of the next answer, at most `max_output`. The lengths that were seen
+    /// repeat, and tokens that one job has no room for carry over to the next: so a batch like the
     /// one that was seen gets its very sum.
     pub fn next(&mut self, max_output: u32) -> u32 {
-        let Some(seen) = self.seen.get(self.given % self.seen.len().max(1)) else {
+        let Some(seen) = self.seen.get(self.next_index % self.seen.len().max(1)) else {
             return self.others.of(max_output).min(max_output);
         };
-        self.given += 1;
-        let wanted = self.owed + u64::from(*seen);
+        self.next_index += 1;
+        let wanted = self.carry_over + u64::from(*seen);
         let length = u32::try_from(wanted).unwrap_or(u32::MAX).min(max_output);
-        self.owed = wanted - u64::from(length);
+        self.carry_over = wanted - u64::from(length);
         length
     }
 
-    /// What is left without a job that has room for it.
-    pub fn owed(&self) -> u64 {
-        self.owed
+    /// Returns the tokens for which no job had room.
+    pub fn carry_over(&self) -> u64 {
+        self.carry_over
     }
 }
 
-impl Length {
+impl AssumedLength {
     fn of(self, max_output: u32) -> u32 {
         match self {
             Self::Share(share) => (f64::from(max_output) * share).round() as u32,
@@ -133,45 +134,50 @@ impl Length {
     }
 }
 
-impl std::fmt::Display for Length {
+impl std::fmt::Display for AssumedLength {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Share(share) => write!(f, "{:.0} % of the tokens that they may", share * 100.0),
-            Self::Tokens(tokens) => write!(f, "{tokens} tokens, where they may"),
+            Self::Share(share) => {
+                write!(f, "{:.0} % of the tokens that are allowed", share * 100.0)
+            }
+            Self::Tokens(tokens) => write!(f, "{tokens} tokens, where that many are allowed"),
         }
     }
 }
 
-/// All that is known of how the service answers, and from where.
+/// Call times, answer lengths and worker throughput, with their sources.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Experience {
+pub struct CallProfile {
     pub latency: LatencyModel,
-    pub answers: Answers,
+    pub answers: AnswerLengths,
     /// Calls a second that one worker can begin and record; `None`: more than anything else allows.
     pub calls_a_second: Option<f64>,
-    /// What was learnt from where, one sentence each.
+    /// Learnt facts and their sources, one sentence each.
     pub learnt: Vec<String>,
 }
 
-impl Default for Experience {
-    /// Nothing but assumptions.
+impl Default for CallProfile {
+    /// Returns assumptions only.
     fn default() -> Self {
         Self {
-            latency: LatencyModel { by_deployment: BTreeMap::new(), others: USUAL },
-            answers: Answers { by_model: BTreeMap::new(), others: Length::Share(USUAL_SHARE) },
+            latency: LatencyModel { by_deployment: BTreeMap::new(), others: ASSUMED_LATENCY },
+            answers: AnswerLengths {
+                by_model: BTreeMap::new(),
+                others: AssumedLength::Share(ASSUMED_OUTPUT_SHARE),
+            },
             calls_a_second: None,
             learnt: Vec::new(),
         }
     }
 }
 
-impl Experience {
-    /// Learns what calls take from a benchmark. False if it has no answers.
-    pub fn hear_bench(&mut self, report: &Report, from: &str) -> bool {
-        let Some(line) = line_of(report) else { return false };
+impl CallProfile {
+    /// Learns call times from a benchmark. Returns false if it has no answers.
+    pub fn learn_bench(&mut self, report: &BenchReport, from: &str) -> bool {
+        let Some(line) = latency_of(report) else { return false };
         let deployment = &report.setup.deployment;
-        // Where nothing else is known of the others, they are like the one that was measured.
-        if self.latency.others == USUAL {
+        // If nothing else is known of the others, they are like the one that was measured.
+        if self.latency.others == ASSUMED_LATENCY {
             self.latency.others = line;
         }
         self.latency.by_deployment.insert(deployment.clone(), line);
@@ -179,8 +185,8 @@ impl Experience {
         true
     }
 
-    /// Learns what one worker can do from a benchmark of the whole pipe.
-    pub fn hear_pipeline(&mut self, report: &PipeReport, from: &str) {
+    /// Learns the throughput of one worker from a benchmark of the whole pipeline.
+    pub fn learn_pipeline(&mut self, report: &PipelineReport, from: &str) {
         let rate = report.worked.jobs_per_second;
         if rate > 0.0 {
             self.calls_a_second = Some(rate);
@@ -190,7 +196,7 @@ impl Experience {
     }
 }
 
-impl std::fmt::Display for Line {
+impl std::fmt::Display for CallLatency {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { first, per_token, spread, .. } = self;
         let token_ms = per_token * 1e3;
@@ -198,9 +204,9 @@ impl std::fmt::Display for Line {
     }
 }
 
-/// The phase that gave the most without being refused tells what calls take under load; of several
-/// that were all refused, the first.
-fn line_of(report: &Report) -> Option<Line> {
+/// Fits call times to the phase with the most throughput and no throttling; if all were throttled,
+/// to the first.
+fn latency_of(report: &BenchReport) -> Option<CallLatency> {
     let answered = || report.phases.iter().filter(|phase| phase.latency.e2e.is_some());
     let within = answered().filter(|phase| phase.counts.refused_calls == 0);
     let rpm = |phase: &PhaseReport| phase.rates.rpm.mean;
@@ -210,22 +216,22 @@ fn line_of(report: &Report) -> Option<Line> {
     let mean = e2e.mean_ms / 1e3;
     let tokens = phase.counts.output_tokens as f64 / phase.counts.succeeded.max(1) as f64;
     let (first, per_token) = match &phase.latency.ttft {
-        // What comes after the first token is the answer's length.
+        // The time after the first token depends on the answer's length.
         Some(ttft) if tokens > 1.0 => {
             let first = (ttft.mean_ms / 1e3).min(mean);
             let per_token = (mean - first) / (tokens - 1.0);
             ((first - per_token).max(0.0), per_token)
         }
-        // Whole answers tell one sum: it is taken to grow with the length, as it mostly does.
+        // Whole answers give one sum: it is taken to grow with the length, as it mostly does.
         None if tokens > 0.0 => (0.0, mean / tokens),
         _ => (mean, 0.0),
     };
     let spread = spread_of(e2e);
     let error = spread / (phase.counts.succeeded.max(1) as f64).sqrt();
-    Some(Line { first, per_token, spread, error })
+    Some(CallLatency { first, per_token, spread, error })
 }
 
-fn spread_of(dist: &Dist) -> f64 {
+fn spread_of(dist: &LatencyDistribution) -> f64 {
     let at = |share| dist.percentile(share).map(|percentile| percentile.ms);
     match (at(0.5), at(0.95)) {
         (Some(p50), Some(p95)) if p50 > 0.0 => ((p95 / p50).ln() / Z95).clamp(0.0, 2.0),
@@ -239,14 +245,14 @@ mod tests {
 
     #[test]
     fn a_night_like_the_last_one_gets_its_very_sum() {
-        let answers = Answers {
+        let answers = AnswerLengths {
             by_model: BTreeMap::from([("m".to_owned(), vec![80, 10, 60, 30])]),
-            others: Length::Share(0.5),
+            others: AssumedLength::Share(0.5),
         };
         let mut lengths = answers.of("m");
         let given: Vec<u32> = [40, 100, 40, 100].map(|most| lengths.next(most)).into();
         assert_eq!(given, [40, 50, 40, 50], "what one has no room for goes to the next");
-        assert_eq!((given.iter().sum::<u32>(), lengths.owed()), (180, 0));
+        assert_eq!((given.iter().sum::<u32>(), lengths.carry_over()), (180, 0));
         let mut unseen = answers.of("another");
         assert_eq!([41, 0].map(|most| unseen.next(most)), [21, 0]);
     }

@@ -1,5 +1,4 @@
-//! What past outcomes teach: how long calls took at each deployment, and how long each model's answers
-//! were.
+//! Learns from past outcomes: call times of each deployment, and answer lengths of each model.
 
 use std::collections::BTreeMap;
 
@@ -8,48 +7,48 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::latency::{Experience, Line};
+use super::latency::{CallLatency, CallProfile};
 use domain::job::BatchId;
-use domain::outcome::Ending;
-use store::{Brief, Store, StoreError};
+use domain::outcome::OutcomeStatus;
+use store::{OutcomeSummary, Store, StoreError};
 
-/// Outcomes that are kept of each deployment and each model: memory is bounded, whatever the batch.
-const KEPT: usize = 1 << 16;
+/// Outcomes kept of each deployment and each model: memory is bounded for any batch.
+const SAMPLE_SIZE: usize = 1 << 16;
 
-/// Fewer tell of chance.
-const ENOUGH: usize = 10;
+/// Least number of answers to learn from; fewer would reflect chance.
+const MIN_ANSWERS: usize = 10;
 
-/// An answer: its tokens, and the seconds it took.
-type Seen = (u32, f32);
+/// Tokens and seconds of an answer.
+type CallObservation = (u32, f32);
 
-/// Learns from a batch's answers; returns how many there are.
+/// Learns from a batch's answers; returns their number.
 ///
 /// # Errors
-/// What the store said.
+/// If the store fails.
 pub async fn learn(
-    experience: &mut Experience,
+    profile: &mut CallProfile,
     store: &dyn Store,
     batch: &BatchId,
 ) -> Result<u64, StoreError> {
-    let mut kept = Kept::default();
-    let mut briefs = store.briefs(batch).await?;
+    let mut samples = OutcomeSamples::default();
+    let mut briefs = store.outcome_summaries(batch).await?;
     while let Some(brief) = briefs.try_next().await? {
-        kept.hear(&brief);
+        samples.observe(&brief);
     }
-    let answers = kept.by_model.values().map(|sample| sample.seen).sum();
-    kept.teach(experience, batch);
+    let answers = samples.by_model.values().map(|sample| sample.total).sum();
+    samples.apply_to(profile, batch);
     Ok(answers)
 }
 
 #[derive(Default)]
-struct Kept {
-    by_deployment: BTreeMap<String, Sample<Seen>>,
-    by_model: BTreeMap<String, Sample<u32>>,
+struct OutcomeSamples {
+    by_deployment: BTreeMap<String, ReservoirSample<CallObservation>>,
+    by_model: BTreeMap<String, ReservoirSample<u32>>,
 }
 
-impl Kept {
-    fn hear(&mut self, brief: &Brief) {
-        if brief.ending != Some(Ending::Succeeded) {
+impl OutcomeSamples {
+    fn observe(&mut self, brief: &OutcomeSummary) {
+        if brief.ending != Some(OutcomeStatus::Succeeded) {
             return;
         }
         let tokens = u32::try_from(brief.usage.completion).unwrap_or(u32::MAX);
@@ -58,92 +57,95 @@ impl Kept {
         sample(&mut self.by_model, &brief.model).add(tokens);
     }
 
-    fn teach(self, experience: &mut Experience, batch: &BatchId) {
+    fn apply_to(self, profile: &mut CallProfile, batch: &BatchId) {
         let mut all = Vec::new();
         for (deployment, sample) in self.by_deployment {
-            all.extend_from_slice(&sample.kept);
-            if let Some(line) = fit(&sample.kept, sample.seen) {
-                let seen = sample.seen;
-                experience
+            all.extend_from_slice(&sample.values);
+            if let Some(line) = fit(&sample.values, sample.total) {
+                let seen = sample.total;
+                profile
                     .learnt
                     .push(format!("{line} at {deployment}, by {seen} answers of batch {batch}"));
-                experience.latency.by_deployment.insert(deployment, line);
+                profile.latency.by_deployment.insert(deployment, line);
             }
         }
         if let Some(line) = fit(&all, all.len() as u64) {
-            experience.latency.others = line;
+            profile.latency.others = line;
         }
         for (model, mut sample) in self.by_model {
-            let mean = sample.kept.iter().map(|n| f64::from(*n)).sum::<f64>()
-                / sample.kept.len().max(1) as f64;
-            let seen = sample.seen;
-            experience.learnt.push(format!(
+            let mean = sample.values.iter().map(|n| f64::from(*n)).sum::<f64>()
+                / sample.values.len().max(1) as f64;
+            let seen = sample.total;
+            profile.learnt.push(format!(
                 "answers of {model} have {mean:.1} tokens, by {seen} of batch {batch}"
             ));
-            sample.kept.shuffle(&mut sample.dice);
-            experience.answers.by_model.insert(model, sample.kept);
+            sample.values.shuffle(&mut sample.rng);
+            profile.answers.by_model.insert(model, sample.values);
         }
     }
 }
 
-fn sample<'m, T>(of: &'m mut BTreeMap<String, Sample<T>>, name: &str) -> &'m mut Sample<T> {
+fn sample<'m, T>(
+    of: &'m mut BTreeMap<String, ReservoirSample<T>>,
+    name: &str,
+) -> &'m mut ReservoirSample<T> {
     if !of.contains_key(name) {
-        of.insert(name.to_owned(), Sample::default());
+        of.insert(name.to_owned(), ReservoirSample::default());
     }
     of.get_mut(name).expect("it was put there")
 }
 
-/// Some of many, each as likely as any other (Vitter's algorithm R).
-struct Sample<T> {
-    kept: Vec<T>,
-    seen: u64,
-    dice: SmallRng,
+/// Uniform random sample of a stream (Vitter's algorithm R).
+struct ReservoirSample<T> {
+    values: Vec<T>,
+    total: u64,
+    rng: SmallRng,
 }
 
-impl<T> Default for Sample<T> {
+impl<T> Default for ReservoirSample<T> {
     fn default() -> Self {
-        Self { kept: Vec::new(), seen: 0, dice: SmallRng::seed_from_u64(0) }
+        Self { values: Vec::new(), total: 0, rng: SmallRng::seed_from_u64(0) }
     }
 }
 
-impl<T> Sample<T> {
+impl<T> ReservoirSample<T> {
     fn add(&mut self, value: T) {
-        self.seen += 1;
-        if self.kept.len() < KEPT {
-            self.kept.push(value);
+        self.total += 1;
+        if self.values.len() < SAMPLE_SIZE {
+            self.values.push(value);
             return;
         }
-        let place = self.dice.random_range(0..self.seen) as usize;
-        if let Some(kept) = self.kept.get_mut(place) {
+        let place = self.rng.random_range(0..self.total) as usize;
+        if let Some(kept) = self.values.get_mut(place) {
             *kept = value;
         }
     }
 }
 
-/// The straight line with the least squares, and how far calls are off it, by their ratio. They are a
-/// sample of so many answers.
-fn fit(seen: &[Seen], of: u64) -> Option<Line> {
-    if seen.len() < ENOUGH {
+/// Fits a line by least squares, and the spread of calls around it by their ratio. They are a
+/// sample of `of` answers.
+fn fit(seen: &[CallObservation], of: u64) -> Option<CallLatency> {
+    if seen.len() < MIN_ANSWERS {
         return None;
     }
     let n = seen.len() as f64;
-    let mean = |of: &dyn Fn(&Seen) -> f64| seen.iter().map(of).sum::<f64>() / n;
+    let mean = |of: &dyn Fn(&CallObservation) -> f64| seen.iter().map(of).sum::<f64>() / n;
     let (x, y) = (mean(&|s| f64::from(s.0)), mean(&|s| f64::from(s.1)));
     let xx = mean(&|s| (f64::from(s.0) - x).powi(2));
     let xy = mean(&|s| (f64::from(s.0) - x) * (f64::from(s.1) - y));
     let slope = if xx > 0.0 { (xy / xx).max(0.0) } else { 0.0 };
     let (first, per_token) = match y - slope * x {
         first if first >= 0.0 => (first, slope),
-        // No call takes less than nothing: through the origin then.
+        // A call can't take less than nothing: fit through the origin.
         _ => (0.0, y / x),
     };
     let yy = mean(&|s| (f64::from(s.1) - y).powi(2));
     let error = if y > 0.0 { (yy / of as f64).sqrt() / y } else { 0.0 };
-    let line = Line { first, per_token, spread: 0.0, error };
-    let off = |s: &Seen| (f64::from(s.1).max(1e-3) / line.mean(s.0).max(1e-3)).ln();
+    let line = CallLatency { first, per_token, spread: 0.0, error };
+    let off = |s: &CallObservation| (f64::from(s.1).max(1e-3) / line.mean(s.0).max(1e-3)).ln();
     let centre = mean(&off);
     let spread = mean(&|s| (off(s) - centre).powi(2)).sqrt().min(2.0);
-    Some(Line { spread, ..line })
+    Some(CallLatency { spread, ..line })
 }
 
 #[cfg(test)]
@@ -154,9 +156,9 @@ mod tests {
 
     #[test]
     fn what_calls_take_is_found_again() {
-        let known = Line { first: 0.4, per_token: 0.012, spread: 0.25, error: 0.0 };
+        let known = CallLatency { first: 0.4, per_token: 0.012, spread: 0.25, error: 0.0 };
         let mut dice = SmallRng::seed_from_u64(5);
-        let seen: Vec<Seen> = (0..20_000)
+        let seen: Vec<CallObservation> = (0..20_000)
             .map(|_| {
                 let tokens = dice.random_range(1..400);
                 (tokens, known.draw(tokens, StandardNormal.sample(&mut dice)) as f32)
@@ -185,10 +187,10 @@ mod tests {
 
     #[test]
     fn a_sample_of_many_is_like_all_of_them() {
-        let mut sample = Sample::default();
+        let mut sample = ReservoirSample::default();
         (0..500_000_u32).for_each(|n| sample.add(n));
-        let mean = sample.kept.iter().map(|n| f64::from(*n)).sum::<f64>() / KEPT as f64;
-        assert_eq!((sample.kept.len(), sample.seen), (KEPT, 500_000));
+        let mean = sample.values.iter().map(|n| f64::from(*n)).sum::<f64>() / SAMPLE_SIZE as f64;
+        assert_eq!((sample.values.len(), sample.total), (SAMPLE_SIZE, 500_000));
         assert!((mean / 250_000.0 - 1.0).abs() < 0.01, "{mean}");
     }
 }

@@ -1,27 +1,27 @@
-//! Tokens, cost and time of an input, before anything is spent.
+//! Forecast of tokens, cost and time of an input, before anything is spent.
 //!
 //! ```text
-//! input ─▶ count ─▶ spool ─▶ simulate ─▶ judge ─▶ cost ─▶ Forecast ─▶ text, JSON
-//!       (tokens,           (admission,  (trials,
-//!        all cores)         simulated    what binds,
-//!                           time)        what would help)
-//!                     latency, learn ──▲    service ──▲
+//! input ─▶ count ─▶ spool ─▶ simulate ─▶ trials ─▶ cost ─▶ Forecast ─▶ text, JSON
+//!       (tokens,           (admission,  (limiting
+//!        all cores)         simulated    factor,
+//!                           time)        what-ifs)
+//!                     latency, learn ──▲    quota_counter ──▲
 //! ```
 //!
-//! Nobody is called and nothing is written but a temporary file. Jobs are let go by the worker's own
-//! `admission`; `service` is what it hears back, and `latency` what calls take, `learn`t from past
-//! outcomes, from a benchmark, or assumed, and then said so. `docs/plan.md` has the method and its limits.
+//! Calls no model and writes only a temporary file. The worker's own `admission` starts the jobs;
+//! `quota_counter` gives the service's headers, `latency` call times, `learn`t from past outcomes,
+//! from a benchmark, or assumed and marked so. `docs/plan.md` has the method and its limits.
 
 mod cost;
 mod count;
 mod due;
-mod judge;
 mod latency;
 mod learn;
-mod service;
+mod quota_counter;
 mod simulate;
 mod spool;
 mod text;
+mod trials;
 
 use std::io;
 use std::time::Duration;
@@ -29,29 +29,32 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub use cost::{Costs, Part};
-pub use count::{Asked, Counted, Spread, count};
-pub use due::{BadDue, Due, zone};
-pub use judge::{Limit, Seconds, WhatIf};
-pub use latency::{Answers, Experience, LatencyModel, Length, Line, USUAL, USUAL_SHARE};
+pub use cost::{CostForecast, DeploymentCost};
+pub use count::{CountedInput, ModelDemand, TokenSpread, count};
+pub use due::{BadDueTime, DueTime, zone};
+pub use latency::{
+    ASSUMED_LATENCY, ASSUMED_OUTPUT_SHARE, AnswerLengths, AssumedLength, CallLatency, CallProfile,
+    LatencyModel,
+};
 pub use learn::learn;
-pub use simulate::TurnedAway;
+pub use simulate::UncalledJobs;
 pub use text::duration;
+pub use trials::{BindingLimit, TimeForecast, WhatIf};
 
-use admission::Member;
-use admission::deployment::Service;
+use admission::PoolMember;
+use admission::deployment::ServiceKind;
 use domain::prices::Prices;
-use intake::{self, CheckError, Reading, Source, SourceError};
-use simulate::{Course, Scene};
+use intake::{self, CheckError, InputSource, InputSourceError, LineOptions};
+use simulate::{Scenario, SimulatedRun};
 
-/// Why an input can't be planned.
+/// Reason why an input can't be planned.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error(transparent)]
     Check(#[from] CheckError),
     #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error("can't keep what was counted in a temporary file")]
+    Source(#[from] InputSourceError),
+    #[error("can't write the counted jobs to a temporary file")]
     Temporary(#[source] io::Error),
     #[error(
         "the input changed while it was read: it was checked with {checked} jobs and now has {now}"
@@ -63,164 +66,165 @@ pub enum PlanError {
     NoDeployment,
 }
 
-/// What the jobs will meet.
+/// Inputs of a forecast beside the jobs.
 #[derive(Clone, Copy)]
-pub struct Circumstances<'a> {
+pub struct PlanInputs<'a> {
     /// The deployments, with the limits that one worker has.
-    pub members: &'a [Member],
+    pub members: &'a [PoolMember],
     /// How long a job waits for a tier before the one below may take it.
     pub spill_after: Duration,
     /// Deliveries that one worker holds at a time.
     pub max_held: usize,
     pub prices: &'a Prices,
-    pub experience: &'a Experience,
+    pub profile: &'a CallProfile,
     /// Workers on the same queue: each has the configured number of calls in flight.
     pub workers: usize,
-    /// When they begin.
+    /// Start of the workers.
     pub begin: Timestamp,
 }
 
-/// What is to be expected.
+/// Expected tokens, time and cost of an input.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Forecast {
+pub struct PlanForecast {
     pub jobs: u64,
-    pub models: Vec<Asked>,
-    pub tokens: Tokens,
-    pub seconds: Seconds,
-    pub binding: Limit,
+    pub models: Vec<ModelDemand>,
+    pub tokens: TokenForecast,
+    pub seconds: TimeForecast,
+    pub binding: BindingLimit,
     pub what_if: Vec<WhatIf>,
-    /// Calls that are expected to be refused for want of quota.
+    /// Expected number of throttled calls (429).
     pub refused: u64,
     /// Jobs that will end without a call.
-    pub turned_away: TurnedAway,
-    pub costs: Costs,
-    /// What it rests on, one sentence each: what was learnt, and what is assumed.
+    pub turned_away: UncalledJobs,
+    pub costs: CostForecast,
+    /// Learnt facts and assumptions behind the forecast, one sentence each.
     pub rests_on: Vec<String>,
 }
 
 /// Tokens of all jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Tokens {
+pub struct TokenForecast {
     pub prompt: u64,
     /// Expected, of the jobs that will be called for.
     pub completion: u64,
-    /// The most that all may answer.
+    /// Most that all may answer.
     pub max_output: u64,
-    /// Prompt tokens of each job, and what it is booked with against a quota.
-    pub prompt_by_job: Spread,
-    pub charge_by_job: Spread,
+    /// Prompt tokens of each job, and the tokens it is booked with against a quota.
+    pub prompt_by_job: TokenSpread,
+    pub charge_by_job: TokenSpread,
 }
 
-/// Plans an input: checks it, counts it, and lets it run in simulated time. Lines that are no jobs are
+/// Plans an input: checks it, counts it, and runs it in simulated time. Lines that are no jobs are
 /// left out. Blocks for as long as that takes.
 ///
 /// # Errors
 /// If the input can't be read, or there is no deployment.
 pub fn forecast(
-    sources: &[Source],
-    reading: &Reading,
-    circumstances: &Circumstances<'_>,
-) -> Result<Forecast, PlanError> {
+    sources: &[InputSource],
+    reading: &LineOptions,
+    circumstances: &PlanInputs<'_>,
+) -> Result<PlanForecast, PlanError> {
     let checked = intake::check(sources, reading, std::env::temp_dir())?;
     let counted = count(sources, reading, &checked, &mut |_| {})?;
-    foresee(&counted, circumstances)
+    forecast_counted(&counted, circumstances)
 }
 
-/// Plans an input that is counted.
+/// Plans an input that is already counted.
 ///
 /// # Errors
-/// As [`forecast`].
-pub fn foresee(
-    counted: &Counted,
-    circumstances: &Circumstances<'_>,
-) -> Result<Forecast, PlanError> {
-    let Circumstances { prices, experience, begin, .. } = *circumstances;
+/// Same as [`forecast`].
+pub fn forecast_counted(
+    counted: &CountedInput,
+    circumstances: &PlanInputs<'_>,
+) -> Result<PlanForecast, PlanError> {
+    let PlanInputs { prices, profile: experience, begin, .. } = *circumstances;
     let workers = circumstances.workers.max(1);
     let mut members = circumstances.members.to_vec();
     if members.is_empty() {
         return Err(PlanError::NoDeployment);
     }
     members.iter_mut().for_each(|member| member.limits.concurrency *= workers);
-    let scene = Scene {
-        lines: members.iter().map(|member| experience.latency.of(&member.name)).collect(),
+    let scenario = Scenario {
+        latencies: members.iter().map(|member| experience.latency.of(&member.name)).collect(),
         members,
         spill_after: circumstances.spill_after,
-        held: circumstances.max_held * workers,
+        max_held: circumstances.max_held * workers,
         calls_a_second: experience.calls_a_second.map(|rate| rate * workers as f64),
         counted,
         answers: &experience.answers,
         begin: begin.as_millisecond() as f64 / 1e3,
     };
-    let judgement = judge::judge(&scene).map_err(PlanError::Temporary)?;
-    let course = &judgement.course;
-    Ok(Forecast {
+    let summary = trials::run_trials(&scenario).map_err(PlanError::Temporary)?;
+    let run = &summary.median_run;
+    Ok(PlanForecast {
         jobs: counted.jobs,
         models: counted.models.clone(),
-        tokens: tokens(counted, course),
-        seconds: judgement.seconds,
-        binding: judgement.binding,
-        refused: course.refused,
-        turned_away: course.turned_away,
-        costs: cost::costs(&scene.members, counted, course, prices),
-        rests_on: rests_on(&scene.members, counted, experience, workers),
-        what_if: judgement.what_if,
+        tokens: tokens(counted, run),
+        seconds: summary.seconds,
+        binding: summary.binding,
+        refused: run.throttled,
+        turned_away: run.turned_away,
+        costs: cost::costs(&scenario.members, counted, run, prices),
+        rests_on: assumptions(&scenario.members, counted, experience, workers),
+        what_if: summary.what_if,
     })
 }
 
-fn tokens(counted: &Counted, course: &Course) -> Tokens {
-    Tokens {
+fn tokens(counted: &CountedInput, run: &SimulatedRun) -> TokenForecast {
+    TokenForecast {
         prompt: counted.models.iter().map(|asked| asked.prompt).sum(),
-        completion: course.used.iter().flatten().map(|used| used.completion).sum(),
+        completion: run.used.iter().flatten().map(|used| used.completion).sum(),
         max_output: counted.models.iter().map(|asked| asked.max_output).sum(),
         prompt_by_job: counted.prompt,
         charge_by_job: counted.charge,
     }
 }
 
-/// What was learnt and what is assumed.
-fn rests_on(
-    members: &[Member],
-    counted: &Counted,
-    experience: &Experience,
+/// Returns the learnt facts and the assumptions.
+fn assumptions(
+    members: &[PoolMember],
+    counted: &CountedInput,
+    profile: &CallProfile,
     workers: usize,
 ) -> Vec<String> {
-    let mut said = experience.learnt.clone();
-    let LatencyModel { by_deployment, others } = &experience.latency;
+    let mut sentences = profile.learnt.clone();
+    let LatencyModel { by_deployment, others } = &profile.latency;
     let unknown = members.iter().filter(|member| !by_deployment.contains_key(&member.name));
     let unknown: Vec<&str> = unknown.map(|member| member.name.as_str()).collect();
     if !unknown.is_empty() {
-        let what = if *others == USUAL { "assumed" } else { "as elsewhere" };
-        said.push(format!("{others} at {} ({what})", unknown.join(", ")));
+        let what =
+            if *others == ASSUMED_LATENCY { "assumed" } else { "as at the other deployments" };
+        sentences.push(format!("{others} at {} ({what})", unknown.join(", ")));
     }
-    let unseen = |asked: &&Asked| {
-        asked.max_output > 0 && !experience.answers.by_model.contains_key(&asked.model)
+    let unseen = |asked: &&ModelDemand| {
+        asked.max_output > 0 && !profile.answers.by_model.contains_key(&asked.model)
     };
     let unseen: Vec<&str> =
         counted.models.iter().filter(unseen).map(|asked| asked.model.as_str()).collect();
     if !unseen.is_empty() {
-        let (of, length) = (unseen.join(", "), experience.answers.others);
-        said.push(format!("answers of {of} have {length} (assumed)"));
+        let (of, length) = (unseen.join(", "), profile.answers.others);
+        sentences.push(format!("answers of {of} have {length} (assumed)"));
     }
-    for Member { name, limits, .. } in members {
+    for PoolMember { name, limits, .. } in members {
         match limits.service {
-            Service::Provisioned => said.push(format!(
+            ServiceKind::Provisioned => sentences.push(format!(
                 "{name} is provisioned: only its {} calls in flight limit it here (assumed)",
                 limits.concurrency
             )),
-            _ if limits.tpm.is_none() => said.push(format!(
+            _ if limits.tpm.is_none() => sentences.push(format!(
                 "no tpm is set for {name}: only its requests a minute, where set, and its {} calls \
                  in flight limit it here (assumed)",
                 limits.concurrency
             )),
-            Service::Flex => {
-                said.push(format!("{name} has room on the flex tier at any time (assumed)"))
+            ServiceKind::Flex => {
+                sentences.push(format!("{name} has room on the flex tier at any time (assumed)"))
             }
-            Service::Standard => {}
+            ServiceKind::Standard => {}
         }
     }
     if workers > 1 {
-        said.push(format!("{workers} workers share the quotas"));
+        sentences.push(format!("{workers} workers share the quotas"));
     }
-    said.push("nobody else uses the quotas, and no call fails (assumed)".to_owned());
-    said
+    sentences.push("nobody else uses the quotas, and no call fails (assumed)".to_owned());
+    sentences
 }

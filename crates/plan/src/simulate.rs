@@ -1,8 +1,8 @@
-//! The wheel in simulated time: the worker's own admission, with calls that end when the latency model
-//! says so and headers as the service sends them.
+//! Event loop in simulated time: the worker's own admission, with call times from the latency model
+//! and headers as the service sends them.
 //!
-//! It turns as the worker's conductor does: as many jobs in line as a worker holds, one timer, a look at
-//! least once a second. What differs is that nothing fails and nobody else uses the quota.
+//! It works like the worker's dispatcher: as many jobs in line as a worker holds, one timer, a look
+//! at least once a second. The difference: nothing fails and nobody else uses the quota.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -14,80 +14,82 @@ use rand::rngs::SmallRng;
 use rand_distr::{Distribution, StandardNormal};
 use tokio::time::Instant;
 
-use super::count::Counted;
-use super::latency::{Answers, Lengths, Line};
-use super::service::{Counter, MINUTE};
-use super::spool::{Load, Loads};
-use admission::deployment::{Feedback, Service};
-use admission::{Admission, Booking, LaneIndex, Member, Next, Ticket};
+use super::count::CountedInput;
+use super::latency::{AnswerLengths, CallLatency, LengthSequence};
+use super::quota_counter::{MINUTE, QuotaCounter};
+use super::spool::{SpoolReader, SpooledJob};
+use admission::deployment::{CallFeedback, ServiceKind};
+use admission::{
+    Admission, AdmissionDecision, AdmissionTicket, Booking, PoolMember, RoutingGroupIndex,
+};
 use domain::headers::RateHeaders;
 
-/// Timers are no finer than this.
+/// Timer resolution.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The worker looks at its deployments as often, whatever happens.
-const LOOK: Duration = Duration::from_secs(1);
+/// Longest interval between two looks of the worker at its deployments.
+const MAX_IDLE: Duration = Duration::from_secs(1);
 
-/// How long a refusal takes to come back.
-const REFUSAL: Duration = Duration::from_millis(20);
+/// Response time of a throttled call.
+const THROTTLED_LATENCY: Duration = Duration::from_millis(20);
 
-/// Where several quotas are, their minutes begin at different moments: this far from each other, in
-/// minutes. Multiples of the golden ratio lie nowhere near each other.
-const APART: f64 = 0.618_033_988_749_895;
+/// Distance between the beginnings of different quotas' minutes, in minutes. Multiples of the
+/// golden ratio lie nowhere near each other.
+const PHASE_STEP: f64 = 0.618_033_988_749_895;
 
-/// Who works on what.
+/// Deployments, limits and jobs of a simulation.
 #[derive(Clone)]
-pub struct Scene<'a> {
-    pub members: Vec<Member>,
-    /// What calls take at each of them.
-    pub lines: Vec<Line>,
+pub struct Scenario<'a> {
+    pub members: Vec<PoolMember>,
+    /// Call times of each of them.
+    pub latencies: Vec<CallLatency>,
     pub spill_after: Duration,
-    /// Jobs in line and in flight at a time.
-    pub held: usize,
+    /// Limit of jobs in line and in flight.
+    pub max_held: usize,
     /// Calls that all workers together can begin; `None`: any number.
     pub calls_a_second: Option<f64>,
-    pub counted: &'a Counted,
-    pub answers: &'a Answers,
-    /// When it begins, in Unix seconds.
+    pub counted: &'a CountedInput,
+    pub answers: &'a AnswerLengths,
+    /// Start in Unix seconds.
     pub begin: f64,
 }
 
-/// One of the ways in which it can go.
+/// One random variation of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Trial {
-    /// The part of the service's minute that is over at the beginning.
+pub struct SimulationTrial {
+    /// Part of the service's minute that is over at the beginning.
     pub phase: f64,
-    /// Of the latencies.
+    /// Seed of the latencies.
     pub seed: u64,
-    /// How slow what was learnt of few answers may be in truth: the part of all cases that are faster.
-    pub luck: f64,
+    /// Assumed slowness of latencies learnt from few answers: the part of cases that are faster.
+    pub percentile: f64,
 }
 
-/// How it went.
+/// Result of one trial.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Course {
-    /// Until the last job ended.
+pub struct SimulatedRun {
+    /// Time until the last job ended.
     pub seconds: f64,
-    /// By deployment, then by model.
-    pub used: Vec<Vec<Used>>,
-    /// Calls refused for want of quota.
-    pub refused: u64,
-    pub turned_away: TurnedAway,
+    /// Usage by deployment, then by model.
+    pub used: Vec<Vec<SimulatedUsage>>,
+    /// Calls throttled (429).
+    pub throttled: u64,
+    pub turned_away: UncalledJobs,
 }
 
-/// What one deployment did for one model.
+/// Jobs and tokens of one deployment for one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Used {
+pub struct SimulatedUsage {
     pub jobs: u64,
     pub prompt: u64,
     pub completion: u64,
-    /// The most that it could have answered.
+    /// Most that it could have answered.
     pub max_output: u64,
 }
 
 /// Jobs that were never called for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct TurnedAway {
+pub struct UncalledJobs {
     /// Larger than a whole minute's quota.
     pub too_large: u64,
     /// Their deadline passed first.
@@ -96,102 +98,107 @@ pub struct TurnedAway {
     pub not_served: u64,
 }
 
-/// A job, and how long its answer will be.
+/// Job with the length of its answer.
 #[derive(Clone, Copy)]
-struct Held {
-    load: Load,
+struct SimulatedJob {
+    load: SpooledJob,
     tokens: u32,
 }
 
-enum Happening {
-    /// A call ends: answered, or refused until then.
-    End(Held, Booking, RateHeaders, Option<Duration>),
-    /// A job's time has come.
-    Due(Held),
+enum EventKind {
+    /// A call ends: answered, or throttled until then.
+    End(SimulatedJob, Booking, RateHeaders, Option<Duration>),
+    /// A job's `not_before` has come.
+    Due(SimulatedJob),
 }
 
-struct Event {
+struct SimulatedEvent {
     at: Duration,
     number: u64,
-    happening: Happening,
+    kind: EventKind,
 }
 
-struct Wheel<'a> {
-    scene: &'a Scene<'a>,
-    lines: Vec<Line>,
-    loads: Loads,
+struct EventLoop<'a> {
+    scenario: &'a Scenario<'a>,
+    latencies: Vec<CallLatency>,
+    loads: SpoolReader,
     has_more: bool,
-    admission: Admission<Held>,
-    counters: Vec<Counter>,
-    /// The counter of each deployment.
+    admission: Admission<SimulatedJob>,
+    counters: Vec<QuotaCounter>,
+    /// Index into `counters` for each deployment.
     quota_of: Vec<usize>,
-    /// Of each model: its lane, and how long its answers are.
-    lanes: Vec<Option<LaneIndex>>,
-    lengths: Vec<Lengths<'a>>,
-    events: BinaryHeap<Reverse<Event>>,
+    /// Lane and answer lengths of each model.
+    lanes: Vec<Option<RoutingGroupIndex>>,
+    lengths: Vec<LengthSequence<'a>>,
+    events: BinaryHeap<Reverse<SimulatedEvent>>,
     numbers: u64,
-    dice: SmallRng,
+    rng: SmallRng,
     origin: Instant,
     now: Duration,
     held: usize,
     in_flight: usize,
-    /// Until when the workers are busy with the calls that they began.
+    /// Time until which the workers are busy with the calls that they began.
     busy_until: Duration,
-    course: Course,
+    result: SimulatedRun,
 }
 
-/// Lets one trial run to its end.
+/// Runs one trial to its end.
 ///
 /// # Errors
 /// If the temporary file with the jobs fails.
-pub fn run(scene: &Scene<'_>, trial: Trial) -> io::Result<Course> {
-    let mut wheel = Wheel::new(scene, trial)?;
+pub fn run(scenario: &Scenario<'_>, trial: SimulationTrial) -> io::Result<SimulatedRun> {
+    let mut event_loop = EventLoop::new(scenario, trial)?;
     loop {
-        wheel.fill()?;
-        let wake = wheel.admit();
-        if wheel.has_more && wheel.held < scene.held {
+        event_loop.pull_jobs()?;
+        let wake = event_loop.admit();
+        if event_loop.has_more && event_loop.held < scenario.max_held {
             // Some were turned away.
             continue;
         }
-        let is_waited_for = wheel.held > wheel.in_flight;
-        let wake = wake.filter(|_| is_waited_for).map(|at| at.min(wheel.now + LOOK));
-        let event = wheel.events.peek().map(|Reverse(event)| event.at);
+        let is_waited_for = event_loop.held > event_loop.in_flight;
+        let wake = wake.filter(|_| is_waited_for).map(|at| at.min(event_loop.now + MAX_IDLE));
+        let event = event_loop.events.peek().map(|Reverse(event)| event.at);
         let Some(at) = wake.into_iter().chain(event).min() else { break };
-        wheel.now = at;
-        wheel.happen();
+        event_loop.now = at;
+        event_loop.handle_due_events();
     }
-    Ok(wheel.end())
+    Ok(event_loop.finish())
 }
 
-impl<'a> Wheel<'a> {
-    fn new(scene: &'a Scene<'a>, trial: Trial) -> io::Result<Self> {
+impl<'a> EventLoop<'a> {
+    fn new(scene: &'a Scenario<'a>, trial: SimulationTrial) -> io::Result<Self> {
         let origin = Instant::now();
         let admission = Admission::new(scene.members.clone(), scene.spill_after, origin);
         let models = &scene.counted.models;
         let (counters, quota_of) = counters(&scene.members, trial.phase);
-        let luck = |n: usize| normal_at((trial.luck + APART * n as f64).fract());
+        let luck = |n: usize| normal_at((trial.percentile + PHASE_STEP * n as f64).fract());
         Ok(Self {
-            lines: scene.lines.iter().enumerate().map(|(n, line)| line.as_well(luck(n))).collect(),
+            latencies: scene
+                .latencies
+                .iter()
+                .enumerate()
+                .map(|(n, line)| line.perturbed(luck(n)))
+                .collect(),
             loads: scene.counted.spool.read()?,
             has_more: true,
-            lanes: models.iter().map(|asked| admission.lane_for(&asked.model)).collect(),
+            lanes: models.iter().map(|asked| admission.group_for(&asked.model)).collect(),
             lengths: models.iter().map(|asked| scene.answers.of(&asked.model)).collect(),
-            course: Course {
-                used: vec![vec![Used::default(); models.len()]; scene.members.len()],
-                ..Course::default()
+            result: SimulatedRun {
+                used: vec![vec![SimulatedUsage::default(); models.len()]; scene.members.len()],
+                ..SimulatedRun::default()
             },
             admission,
             counters,
             quota_of,
             events: BinaryHeap::new(),
             numbers: 0,
-            dice: SmallRng::seed_from_u64(trial.seed),
+            rng: SmallRng::seed_from_u64(trial.seed),
             origin,
             now: Duration::ZERO,
             held: 0,
             in_flight: 0,
             busy_until: Duration::ZERO,
-            scene,
+            scenario: scene,
         })
     }
 
@@ -199,44 +206,44 @@ impl<'a> Wheel<'a> {
         self.origin + at
     }
 
-    fn push(&mut self, at: Duration, happening: Happening) {
+    fn push(&mut self, at: Duration, happening: EventKind) {
         self.numbers += 1;
-        self.events.push(Reverse(Event { at, number: self.numbers, happening }));
+        self.events.push(Reverse(SimulatedEvent { at, number: self.numbers, kind: happening }));
     }
 
-    /// Takes as many jobs as there is room for. Those whose time has not come wait outside, as they do
-    /// in the queue.
-    fn fill(&mut self) -> io::Result<()> {
-        while self.has_more && self.held < self.scene.held {
+    /// Pulls jobs up to the limit. Jobs whose time has not come wait outside, as they do in the
+    /// queue.
+    fn pull_jobs(&mut self) -> io::Result<()> {
+        while self.has_more && self.held < self.scenario.max_held {
             let Some(load) = self.loads.next()? else {
                 self.has_more = false;
                 break;
             };
             let lengths = &mut self.lengths[usize::from(load.model)];
             let tokens = lengths.next(load.estimate.max_output);
-            let held = Held { load, tokens };
-            let wait = load.not_before.map_or(0.0, |at| at.unix() - self.scene.begin);
+            let held = SimulatedJob { load, tokens };
+            let wait = load.not_before.map_or(0.0, |at| at.unix() - self.scenario.begin);
             match Duration::try_from_secs_f64(wait).unwrap_or_default() {
-                due if due > self.now => self.push(due, Happening::Due(held)),
+                due if due > self.now => self.push(due, EventKind::Due(held)),
                 _ => self.take(held),
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, held: Held) {
+    fn take(&mut self, held: SimulatedJob) {
         self.held += 1;
         self.offer(held);
     }
 
-    fn offer(&mut self, held: Held) {
+    fn offer(&mut self, held: SimulatedJob) {
         let now = self.instant(self.now);
-        let Held { load, .. } = held;
-        let left = |at: super::spool::Second| {
-            Duration::try_from_secs_f64(at.unix() - self.scene.begin).unwrap_or_default()
+        let SimulatedJob { load, .. } = held;
+        let left = |at: super::spool::UnixSecond| {
+            Duration::try_from_secs_f64(at.unix() - self.scenario.begin).unwrap_or_default()
         };
-        let ticket = Ticket {
-            lane: self.lanes[usize::from(load.model)],
+        let ticket = AdmissionTicket {
+            group: self.lanes[usize::from(load.model)],
             charge: load.estimate.charge(),
             priority: load.priority,
             deadline: load.deadline.map(|at| self.instant(left(at))),
@@ -246,77 +253,77 @@ impl<'a> Wheel<'a> {
         self.admission.offer(&ticket, held, now);
     }
 
-    /// Starts all that may go now; returns when to look again.
+    /// Starts every job that may start now; returns when to look again.
     fn admit(&mut self) -> Option<Duration> {
         loop {
             if self.busy_until >= self.now + TICK {
                 return Some(self.busy_until);
             }
             match self.admission.next(self.instant(self.now)) {
-                Next::Go(held, booking) => self.call(held, booking),
-                Next::Wait(at) => {
+                AdmissionDecision::Go(held, booking) => self.call(held, booking),
+                AdmissionDecision::Wait(at) => {
                     let at = at?.saturating_duration_since(self.origin);
                     let ticks = at.as_nanos().div_ceil(TICK.as_nanos());
                     let at = Duration::from_nanos_u128(TICK.as_nanos() * ticks);
                     return Some(at.max(self.now + TICK));
                 }
-                Next::Expired(_) => {
-                    self.course.turned_away.expired += 1;
-                    self.leave();
+                AdmissionDecision::Expired(_) => {
+                    self.result.turned_away.expired += 1;
+                    self.end_job();
                 }
-                Next::NeverFits(_) => {
-                    self.course.turned_away.too_large += 1;
-                    self.leave();
+                AdmissionDecision::NeverFits(_) => {
+                    self.result.turned_away.too_large += 1;
+                    self.end_job();
                 }
-                Next::NotServed(_) => {
-                    self.course.turned_away.not_served += 1;
-                    self.leave();
+                AdmissionDecision::NotServed(_) => {
+                    self.result.turned_away.not_served += 1;
+                    self.end_job();
                 }
             }
         }
     }
 
-    fn call(&mut self, held: Held, booking: Booking) {
+    fn call(&mut self, held: SimulatedJob, booking: Booking) {
         self.in_flight += 1;
-        if let Some(rate) = self.scene.calls_a_second {
+        if let Some(rate) = self.scenario.calls_a_second {
             self.busy_until = self.busy_until.max(self.now) + Duration::from_secs_f64(1.0 / rate);
         }
         let (n, model) = (booking.deployment.0, usize::from(held.load.model));
-        let (verdict, told) = self.counters[self.quota_of[n]].book(self.now, booking.charge);
+        let (verdict, headers) = self.counters[self.quota_of[n]].book(self.now, booking.charge);
         let (takes, until) = match verdict {
             Ok(()) => {
-                let used = &mut self.course.used[n][model];
+                let used = &mut self.result.used[n][model];
                 used.jobs += 1;
                 used.prompt += u64::from(held.load.estimate.prompt);
                 used.completion += u64::from(held.tokens);
                 used.max_output += u64::from(held.load.estimate.max_output);
-                let normal = StandardNormal.sample(&mut self.dice);
-                let seconds = self.lines[n].draw(held.tokens, normal);
+                let normal = StandardNormal.sample(&mut self.rng);
+                let seconds = self.latencies[n].draw(held.tokens, normal);
                 (Duration::try_from_secs_f64(seconds).unwrap_or_default(), None)
             }
             Err(wait) => {
-                self.course.refused += 1;
-                (REFUSAL, Some(self.now + wait))
+                self.result.throttled += 1;
+                (THROTTLED_LATENCY, Some(self.now + wait))
             }
         };
-        self.push(self.now + takes, Happening::End(held, booking, told, until));
+        self.push(self.now + takes, EventKind::End(held, booking, headers, until));
     }
 
-    /// All that is due now.
-    fn happen(&mut self) {
+    /// Handles all events that are due now.
+    fn handle_due_events(&mut self) {
         while self.events.peek().is_some_and(|Reverse(event)| event.at <= self.now) {
             let Some(Reverse(event)) = self.events.pop() else { return };
-            match event.happening {
-                Happening::Due(held) => self.take(held),
-                Happening::End(held, booking, told, until) => {
+            match event.kind {
+                EventKind::Due(held) => self.take(held),
+                EventKind::End(held, booking, headers, until) => {
                     self.in_flight -= 1;
                     let feedback = match until {
-                        None => Feedback::Responded,
-                        Some(until) => Feedback::Throttled { until: self.instant(until) },
+                        None => CallFeedback::Responded,
+                        Some(until) => CallFeedback::Throttled { until: self.instant(until) },
                     };
-                    self.admission.observe(&booking, feedback, &told, self.instant(self.now));
+                    self.admission.observe(&booking, feedback, &headers, self.instant(self.now));
                     match until {
-                        None => self.leave(),
+                        None => self.end_job(),
                         Some(_) => self.offer(held),
                     }
                 }
@@ -324,27 +331,27 @@ impl<'a> Wheel<'a> {
         }
     }
 
-    fn leave(&mut self) {
+    fn end_job(&mut self) {
         self.held -= 1;
-        self.course.seconds = self.now.as_secs_f64();
+        self.result.seconds = self.now.as_secs_f64();
     }
 
-    /// Some tokens may be left that the very last answers had no room for: they count with the others
-    /// of their model, as far as those may be longer.
-    fn end(mut self) -> Course {
+    /// Ends the run. Tokens that the last answers had no room for count with the others of their
+    /// model, as far as those may be longer.
+    fn finish(mut self) -> SimulatedRun {
         for (model, lengths) in self.lengths.iter().enumerate() {
-            let mut owed = lengths.owed();
-            for used in self.course.used.iter_mut().map(|used| &mut used[model]) {
+            let mut owed = lengths.carry_over();
+            for used in self.result.used.iter_mut().map(|used| &mut used[model]) {
                 let more = owed.min(used.max_output - used.completion);
                 used.completion += more;
                 owed -= more;
             }
         }
-        self.course
+        self.result
     }
 }
 
-/// The number that this part of all normally distributed ones lies below.
+/// Returns the standard normal quantile of this probability.
 fn normal_at(part: f64) -> f64 {
     let below = |x: f64| libm::erfc(-x / std::f64::consts::SQRT_2) / 2.0;
     let (mut low, mut high) = (-8.0, 8.0);
@@ -355,13 +362,13 @@ fn normal_at(part: f64) -> f64 {
     low
 }
 
-/// The service's counters and which of them each deployment uses: what is one quota to admission is
-/// one there.
-fn counters(members: &[Member], phase: f64) -> (Vec<Counter>, Vec<usize>) {
+/// Returns the service's counters and the index of each deployment's: deployments that share a
+/// quota in admission share a counter.
+fn counters(members: &[PoolMember], phase: f64) -> (Vec<QuotaCounter>, Vec<usize>) {
     let mut counters = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();
     let quota_of = members.iter().map(|member| {
-        let is_same = !member.quota.is_empty() && member.limits.service != Service::Provisioned;
+        let is_same = !member.quota.is_empty() && member.limits.service != ServiceKind::Provisioned;
         if let Some(same) = known.get(member.quota.as_str()).filter(|_| is_same) {
             return *same;
         }
@@ -374,29 +381,29 @@ fn counters(members: &[Member], phase: f64) -> (Vec<Counter>, Vec<usize>) {
                 limits.rpm = limits.rpm.or(lane.limits.rpm);
             }
         }
-        let phase = (phase + APART * counters.len() as f64).fract();
-        counters.push(Counter::new(&limits, MINUTE.mul_f64(phase)));
+        let phase = (phase + PHASE_STEP * counters.len() as f64).fract();
+        counters.push(QuotaCounter::new(&limits, MINUTE.mul_f64(phase)));
         counters.len() - 1
     });
     let quota_of = quota_of.collect();
     (counters, quota_of)
 }
 
-impl PartialEq for Event {
+impl PartialEq for SimulatedEvent {
     fn eq(&self, other: &Self) -> bool {
         (self.at, self.number) == (other.at, other.number)
     }
 }
 
-impl Eq for Event {}
+impl Eq for SimulatedEvent {}
 
-impl PartialOrd for Event {
+impl PartialOrd for SimulatedEvent {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Event {
+impl Ord for SimulatedEvent {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.number).cmp(&(other.at, other.number))
     }

@@ -1,14 +1,14 @@
-//! A forecast as a terminal shows it.
+//! Terminal output of a forecast.
 
 use std::fmt;
 
-use super::{Costs, Forecast, Limit, Seconds, Spread, TurnedAway};
+use super::{BindingLimit, CostForecast, PlanForecast, TimeForecast, TokenSpread, UncalledJobs};
 use report::usage::Cost;
 
-/// What changes less than this part of the time changes nothing.
-const JUST_AS_LONG: f64 = 0.005;
+/// Part of the time below which a what-if counts as no change.
+const MIN_DIFFERENCE: f64 = 0.005;
 
-impl fmt::Display for Forecast {
+impl fmt::Display for PlanForecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let models: Vec<_> =
             self.models.iter().map(|asked| format!("{} {}", asked.jobs, asked.model)).collect();
@@ -19,19 +19,19 @@ impl fmt::Display for Forecast {
         writeln!(f, "answers   {answers} tokens expected, {most} at most")?;
         writeln!(f, "booked    {} tokens; a job {}", tokens.prompt + most, tokens.charge_by_job)?;
         self.turned_away.write(f)?;
-        let Seconds { p50, p95 } = self.seconds;
+        let TimeForecast { p50, p95 } = self.seconds;
         writeln!(f, "\ntime      {} (p50), {} (p95)", duration(p50), duration(p95))?;
         if self.refused > 0 {
-            writeln!(f, "          {} calls refused for quota (429) and made again", self.refused)?;
+            writeln!(f, "          {} calls throttled (429) and retried", self.refused)?;
         }
         writeln!(f, "limit     {}", self.binding)?;
         for (n, change) in self.what_if.iter().enumerate() {
             let head = if n == 0 { "what if" } else { "" };
             let (with, by) = (duration(change.seconds), duration(change.saved.abs()));
             let by = match change.saved / p50.max(1e-3) {
-                part if part >= JUST_AS_LONG => format!("{by} less"),
-                part if part <= -JUST_AS_LONG => format!("{by} more"),
-                _ => "no other".to_owned(),
+                part if part >= MIN_DIFFERENCE => format!("{by} less"),
+                part if part <= -MIN_DIFFERENCE => format!("{by} more"),
+                _ => "no change".to_owned(),
             };
             writeln!(f, "{head:9} {}: {with} ({by})", change.change)?;
         }
@@ -44,7 +44,7 @@ impl fmt::Display for Forecast {
     }
 }
 
-impl TurnedAway {
+impl UncalledJobs {
     fn write(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds = [
             (self.too_large, "are larger than a whole minute's quota and will fail"),
@@ -58,20 +58,20 @@ impl TurnedAway {
     }
 }
 
-impl fmt::Display for Spread {
+impl fmt::Display for TokenSpread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mean, min, p50, p95, max } = self;
         write!(f, "{mean:.1} (from {min}, p50 {p50}, p95 {p95}, to {max})")
     }
 }
 
-impl fmt::Display for Limit {
+impl fmt::Display for BindingLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::TokensAMinute => "tokens a minute",
             Self::RequestsAMinute => "requests a minute",
             Self::CallsInFlight => "calls in flight, and what each takes",
-            Self::Workers => "what the workers can do",
+            Self::Workers => "throughput of the workers",
             Self::Answers => {
                 "none of the quotas: how long single answers take, or when jobs may begin"
             }
@@ -79,7 +79,7 @@ impl fmt::Display for Limit {
     }
 }
 
-impl fmt::Display for Costs {
+impl fmt::Display for CostForecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { currency, prices_of, expected, at_most, batch_api, .. } = self;
         let (expected, at_most, batch) = (amount(expected), amount(at_most), amount(batch_api));
@@ -104,7 +104,7 @@ fn amount(cost: &Cost) -> String {
     }
 }
 
-/// A time as people say it: the two largest units.
+/// Formats a time by its two largest units.
 pub fn duration(seconds: f64) -> String {
     let tenths = (seconds.max(0.0) * 10.0).round() as u64;
     if tenths < 600 {

@@ -1,20 +1,20 @@
-//! Jobs wait: the seam to every queue, and what all of them promise.
+//! The seam to every queue of jobs, and the guarantees that all of them share.
 //!
-//! A queue hands a job out under a **peek-lock**: nobody else sees it until the lock expires or the
-//! delivery is settled. Settling is one of three things: *complete* (gone), *abandon* (back in its
-//! place, at once) and *dead-letter* (set aside with a reason). A lock that runs out puts the job
-//! back by itself, with its delivery count raised.
+//! A queue hands a job out under a **peek-lock**: no other receiver sees it until the lock expires
+//! or the delivery is settled. Settling is one of three things: *complete* (removed), *abandon*
+//! (back in its place, at once) and *dead-letter* (set aside with a reason). A lock that expires
+//! puts the job back by itself, with its delivery count raised.
 //!
 //! The order "record first, settle after" is in the types: a delivery can leave the queue only with
 //! the [`Recorded`] proof that the store gives out ([`Delivery::complete`]).
 //!
-//! Backends: [`local`] (SQLite) and [`service_bus`] (AMQP, or REST over HTTPS). Nothing outside a
-//! backend's file knows which one it is; all pass the one contract suite in
+//! Backends: [`local`] (SQLite) and [`service_bus`] (AMQP, or REST over HTTPS). No code outside a
+//! backend knows which one it is; all pass the one contract suite in
 //! `tests/support/contract_queue.rs`.
 
 pub mod local;
+pub mod peek;
 pub mod service_bus;
-pub mod sight;
 
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use domain::job::{Amendment, Job, JobId};
-use sight::{Sight, Sought};
+use peek::{PeekFilter, PeekResult};
 use store::Recorded;
 
-/// One hand-out's key to its lock; a redelivery gets a new one.
+/// Lock of one hand-out; a redelivery gets a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LockToken(pub Uuid);
 
@@ -37,12 +37,12 @@ pub struct Delivery {
     pub job: Job,
     pub lock: LockToken,
     pub locked_until: Timestamp,
-    /// How often the job was handed out, this time included. Above 1 it may have an outcome already.
+    /// Number of hand-outs of the job, this one included. Above 1 it may have an outcome already.
     pub count: u32,
 }
 
 impl Delivery {
-    /// Turns the delivery into an order to take the job off the queue.
+    /// Turns the delivery into an order to remove the job from the queue.
     ///
     /// # Panics
     /// If the proof is another job's: that would lose a job.
@@ -51,16 +51,16 @@ impl Delivery {
         Settlement { lock: self.lock, kind: SettlementKind::Complete }
     }
 
-    /// Turns the delivery into an order to let the job wait in the queue until `until`, after so
-    /// many tries and their last error. Nothing has to be recorded: the job stays.
-    pub fn postpone(self, until: Timestamp, tries: u32, last_error: Option<&str>) -> Postponement {
+    /// Turns the delivery into an order to keep the job in the queue until `until`, with its number
+    /// of attempts and their last error. Nothing has to be recorded: the job stays.
+    pub fn defer(self, until: Timestamp, attempts: u32, last_error: Option<&str>) -> DeferOrder {
         let mut job = self.job;
         job.not_before = Some(until);
-        job.history.postpone(tries, last_error);
-        Postponement { lock: self.lock, job, until }
+        job.history.defer(attempts, last_error);
+        DeferOrder { lock: self.lock, job, until }
     }
 
-    /// Turns the delivery into an order to set the job aside among the dead letters.
+    /// Turns the delivery into an order to move the job to the dead letters.
     ///
     /// # Panics
     /// If the proof is another job's.
@@ -70,7 +70,7 @@ impl Delivery {
     }
 }
 
-/// An order to settle one delivery whose outcome is recorded. Made by [`Delivery`] alone.
+/// Order to settle one delivery whose outcome is recorded. Made by [`Delivery`] alone.
 #[derive(Debug)]
 pub struct Settlement {
     lock: LockToken,
@@ -93,81 +93,81 @@ pub enum SettlementKind {
     DeadLetter(DeadLetterReason),
 }
 
-/// An order to let a job wait. Made by [`Delivery`] alone.
+/// Order to defer a job. Made by [`Delivery`] alone.
 #[derive(Debug)]
-pub struct Postponement {
+pub struct DeferOrder {
     lock: LockToken,
     job: Job,
     until: Timestamp,
 }
 
-impl Postponement {
+impl DeferOrder {
     pub fn lock(&self) -> LockToken {
         self.lock
     }
 }
 
-/// Why a job was set aside, in the two fields that Service Bus has for it.
+/// Cause of a dead letter, in the two fields that Service Bus has for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterReason {
-    /// A short cause to group by, such as `RetriesExhausted`.
+    /// Short cause to group by, such as `RetriesExhausted`.
     pub reason: String,
     pub description: String,
 }
 
-/// What became of a [`Queue::send`].
+/// Result of a [`Queue::send`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sent {
+pub struct SendCounts {
     pub accepted: u64,
-    /// Jobs that the queue already held. Backends that drop duplicates in silence count them as
+    /// Jobs that the queue held already. Backends that drop duplicates silently count them as
     /// accepted.
     pub duplicates: u64,
 }
 
-/// How many messages a queue holds.
+/// Number of messages in a queue, by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Depth {
+pub struct QueueDepth {
     /// Ready to be handed out.
     pub active: u64,
-    /// Handed out and under lock. 0 where the backend counts these as active.
+    /// Handed out and locked. 0 where the backend counts these as active.
     pub locked: u64,
-    /// Not to be handed out before a set time.
+    /// Not handed out before a set time.
     pub scheduled: u64,
     pub dead_letters: u64,
 }
 
-impl Depth {
-    /// Messages that still need work.
+impl QueueDepth {
+    /// Returns the messages that still need work.
     pub fn pending(self) -> u64 {
         self.active + self.locked + self.scheduled
     }
 }
 
-/// Why a queue operation failed.
+/// Reason why a queue operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Passing trouble: the caller tries again with backoff.
+    /// Transient error: the caller tries again with backoff.
     #[error("the queue can't be reached: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Trying again can't help: wrong name, no permission, broken file.
+    /// Permanent error: wrong name, no permission, broken file.
     #[error("the queue refused: {0}")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Some jobs are larger than the queue takes; none was sent. The caller puts their bodies aside
-    /// and sends again.
+    /// Some jobs are larger than the queue takes; none was sent. The caller stores their bodies as
+    /// claim checks and sends again.
     #[error("{} of the jobs are larger than the {limit} bytes that the queue takes", positions.len())]
     TooLarge {
-        /// Where these jobs stood in the call.
+        /// Positions of these jobs in the call.
         positions: Vec<usize>,
-        /// What one encoded message may weigh.
+        /// Most bytes that one encoded message may have.
         limit: usize,
     },
 }
 
-/// Where jobs wait. Calls are batch-shaped; an empty batch does nothing.
+/// A queue of jobs. Calls are batch-shaped; an empty batch does nothing.
 #[async_trait]
 pub trait Queue: Send + Sync {
     /// Adds jobs. A job that is in the queue already, by its id, is not added again.
-    async fn send(&self, jobs: Vec<Job>) -> Result<Sent, QueueError>;
+    async fn send(&self, jobs: Vec<Job>) -> Result<SendCounts, QueueError>;
 
     /// Hands out up to `max` jobs, waiting up to `wait` for the first one.
     ///
@@ -175,57 +175,57 @@ pub trait Queue: Send + Sync {
     /// job that is handed out again and again is returned with its count: the worker judges it.
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError>;
 
-    /// Extends locks by the queue's lock duration; in the order asked, the new expiry, or `None`
-    /// where the lock is lost.
+    /// Extends locks by the queue's lock duration. Returns the new expiries in the order of the
+    /// request, `None` where the lock is lost.
     async fn renew(&self, locks: &[LockToken]) -> Result<Vec<Option<Timestamp>>, QueueError>;
 
-    /// Settles deliveries whose outcomes are recorded. A lock that was lost meanwhile is no error:
-    /// the redelivery will find the outcome.
+    /// Settles deliveries whose outcomes are recorded. A lock lost meanwhile is no error: the
+    /// redelivery will find the outcome.
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), QueueError>;
 
-    /// Lets jobs wait in the queue until their time, with their tries. The deliveries end and are not
-    /// counted. A lock that was lost meanwhile is no error.
-    async fn postpone(&self, postponements: Vec<Postponement>) -> Result<(), QueueError>;
+    /// Keeps jobs in the queue until their time, with their attempts. The deliveries end and are
+    /// not counted. A lock lost meanwhile is no error.
+    async fn defer(&self, orders: Vec<DeferOrder>) -> Result<(), QueueError>;
 
-    /// Gives deliveries back, to be handed out again at once. Whether that raises the delivery
-    /// count is the backend's.
+    /// Releases deliveries, to be handed out again at once. The backend decides whether that raises
+    /// the delivery count.
     async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError>;
 
-    /// How much is there: exact where it is 0, and at least what is said where the backend can only
-    /// look at its head.
-    async fn depth(&self) -> Result<Depth, QueueError>;
+    /// Returns the number of messages: exact where it is 0, and a lower bound where the backend can
+    /// only look at the queue's head.
+    async fn depth(&self) -> Result<QueueDepth, QueueError>;
 
-    /// Looks for jobs without taking them, as far as the backend can: over all of the queue, over its
-    /// head alone, or not at all.
-    async fn look(&self, sought: &Sought) -> Result<Sight, QueueError>;
+    /// Peeks for jobs without locking them, as far as the backend can: over the whole queue, over
+    /// its head alone, or not at all.
+    async fn peek(&self, sought: &PeekFilter) -> Result<PeekResult, QueueError>;
 
     /// Lists up to `max` dead letters from a number on, oldest first, without locking them. Only an
-    /// empty list says that there are no more.
+    /// empty list means that there are no more.
     async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Puts dead letters back into the queue as new jobs, amended: delivery count and tries begin
-    /// anew, the history goes on. Returns the numbers of those that were put back; what is no job, not there
-    /// or held by somebody else is left alone.
+    /// Puts dead letters back into the queue as new jobs, amended: delivery count and attempts
+    /// begin anew, the history goes on. Returns the numbers of those that were put back; those that
+    /// are no jobs, missing or locked by somebody else stay untouched.
     ///
-    /// To be called when their outcomes are withdrawn: see [`intake::dead_letters`].
+    /// Call it after their outcomes are withdrawn: see `intake::dead_letters`.
     async fn resubmit(
         &self,
         numbers: &[i64],
         amendment: &Amendment,
     ) -> Result<Vec<i64>, QueueError>;
 
-    /// Deletes dead letters; returns the numbers of those that were there.
+    /// Deletes dead letters; returns the numbers of those that existed.
     async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError>;
 
-    /// Ends the connection, if there is one, after what was settled has gone through. To be called
-    /// before the process ends; nothing is to be asked of the queue any more.
+    /// Ends the connection, if there is one, after pending settlements have gone through. Call it
+    /// before the process ends, and use the queue no more.
     async fn close(&self) {}
 }
 
-/// A message that was set aside.
+/// Message in the dead-letter queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
-    /// Its name among the dead letters, rising with time.
+    /// Number among the dead letters, rising with time.
     pub number: i64,
     /// Absent if the message is no job.
     pub job_id: Option<JobId>,

@@ -1,16 +1,16 @@
 //! Word documents: headings, paragraphs, lists, tables and notes, in Markdown.
 //!
-//! What was deleted, moved away or stands above as a reading aid (ruby) is no text; headers and
-//! footers are not either.
+//! Left out are text that was deleted or moved away, reading aids above the text (ruby), headers
+//! and footers.
 
 use std::collections::HashMap;
 
 use quick_xml::events::BytesStart;
 
-use super::markdown::Markdown;
-use super::package::Package;
-use super::xml::{Node, Nodes, attribute};
-use super::{Document, Limits, ReadError};
+use super::markdown::MarkdownWriter;
+use super::package::OfficePackage;
+use super::xml::{XmlNode, XmlNodes, attribute};
+use super::{Document, ReadError, ReadLimits};
 
 const KIND: &str = "DOCX";
 
@@ -19,9 +19,9 @@ const KIND: &str = "DOCX";
 /// # Errors
 /// If a part is broken, or there is no text or too much.
 pub(super) fn read(
-    mut package: Package,
+    mut package: OfficePackage,
     main: &str,
-    limits: &Limits,
+    limits: &ReadLimits,
 ) -> Result<Document, ReadError> {
     let parts = package.relationships(main)?;
     let named = |kind: &str| parts.values().find(|one| one.kind == kind).map(|one| &*one.part);
@@ -35,34 +35,34 @@ pub(super) fn read(
     if text.is_empty() {
         return Err(ReadError::broken(KIND, "its text is missing"));
     }
-    let mut body = Body::new(&styles, &numbering, limits.text_bytes);
+    let mut body = DocxBody::new(&styles, &numbering, limits.text_bytes);
     body.read(&text)?;
     for notes in ["footnotes", "endnotes"] {
         body.read(&text_of(named(notes))?)?;
     }
     let mut document = Document::text("docx", body.out.finish()?, true);
-    package.about(&mut document)?;
+    package.read_properties(&mut document)?;
     Ok(document)
 }
 
-/// What a paragraph style makes of its paragraphs.
+/// Properties that a style gives its paragraphs.
 #[derive(Debug, Default, Clone)]
-struct Style {
+struct DocxStyle {
     based_on: Option<String>,
     heading: Option<usize>,
     list: Option<String>,
 }
 
-fn styles(text: &str) -> Result<HashMap<String, Style>, ReadError> {
-    let mut nodes = Nodes::new(text, KIND);
+fn styles(text: &str) -> Result<HashMap<String, DocxStyle>, ReadError> {
+    let mut nodes = XmlNodes::new(text, KIND);
     let mut styles = HashMap::new();
     let mut id = String::new();
     while let Some(node) = nodes.next()? {
-        let Node::Start(start) = node else { continue };
+        let XmlNode::Start(start) = node else { continue };
         let value = || attribute(&start, "val");
         if start.local_name().as_ref() == "style" {
             id = attribute(&start, "styleId").unwrap_or_default();
-            styles.insert(id.clone(), Style::default());
+            styles.insert(id.clone(), DocxStyle::default());
         }
         let Some(style) = styles.get_mut(&id) else { continue };
         match start.local_name().as_ref() {
@@ -83,20 +83,20 @@ fn styles(text: &str) -> Result<HashMap<String, Style>, ReadError> {
     Ok(styles)
 }
 
-/// Levels count from 0; 9 is body text.
+/// Converts an outline level: they count from 0; 9 is body text.
 fn outline(level: Option<String>) -> Option<usize> {
     level?.parse().ok().filter(|level| *level < 9).map(|level: usize| level + 1)
 }
 
-/// For each list, whether its levels are numbered.
-type Numbering = HashMap<String, Vec<bool>>;
+/// Lists, with a flag for each level: true if it is numbered.
+type ListNumbering = HashMap<String, Vec<bool>>;
 
-fn numbering(text: &str) -> Result<Numbering, ReadError> {
-    let mut nodes = Nodes::new(text, KIND);
-    let (mut kinds, mut lists) = (Numbering::new(), Numbering::new());
+fn numbering(text: &str) -> Result<ListNumbering, ReadError> {
+    let mut nodes = XmlNodes::new(text, KIND);
+    let (mut kinds, mut lists) = (ListNumbering::new(), ListNumbering::new());
     let (mut kind, mut list) = (String::new(), String::new());
     while let Some(node) = nodes.next()? {
-        let Node::Start(start) = node else { continue };
+        let XmlNode::Start(start) = node else { continue };
         match start.local_name().as_ref() {
             "abstractNum" => kind = attribute(&start, "abstractNumId").unwrap_or_default(),
             "num" => list = attribute(&start, "numId").unwrap_or_default(),
@@ -116,7 +116,7 @@ fn numbering(text: &str) -> Result<Numbering, ReadError> {
 }
 
 #[derive(Debug, Default)]
-struct Paragraph {
+struct DocxParagraph {
     text: String,
     style: String,
     heading: Option<usize>,
@@ -125,15 +125,15 @@ struct Paragraph {
 }
 
 /// Rows of cells.
-type Table = Vec<Vec<String>>;
+type DocxTable = Vec<Vec<String>>;
 
-struct Body<'a> {
-    styles: &'a HashMap<String, Style>,
-    numbering: &'a Numbering,
-    out: Markdown,
-    /// The paragraph at hand, within those whose text boxes it stands in.
-    paragraphs: Vec<Paragraph>,
-    tables: Vec<Table>,
+struct DocxBody<'a> {
+    styles: &'a HashMap<String, DocxStyle>,
+    numbering: &'a ListNumbering,
+    out: MarkdownWriter,
+    /// Current paragraph last, after those whose text boxes contain it.
+    paragraphs: Vec<DocxParagraph>,
+    tables: Vec<DocxTable>,
     /// The next numbers of each list, by level.
     numbers: HashMap<String, Vec<u64>>,
     /// The mark of the note that begins.
@@ -143,12 +143,16 @@ struct Body<'a> {
     hidden: usize,
 }
 
-impl<'a> Body<'a> {
-    fn new(styles: &'a HashMap<String, Style>, numbering: &'a Numbering, limit: u64) -> Self {
+impl<'a> DocxBody<'a> {
+    fn new(
+        styles: &'a HashMap<String, DocxStyle>,
+        numbering: &'a ListNumbering,
+        limit: u64,
+    ) -> Self {
         Self {
             styles,
             numbering,
-            out: Markdown::new(limit),
+            out: MarkdownWriter::new(limit),
             paragraphs: Vec::new(),
             tables: Vec::new(),
             numbers: HashMap::new(),
@@ -160,17 +164,17 @@ impl<'a> Body<'a> {
     }
 
     fn read(&mut self, text: &str) -> Result<(), ReadError> {
-        let mut nodes = Nodes::new(text, KIND);
+        let mut nodes = XmlNodes::new(text, KIND);
         let mut ended = text.is_empty();
         while let Some(node) = nodes.next()? {
             match node {
-                Node::Start(start) => self.open(&start),
-                Node::Text(text) => {
+                XmlNode::Start(start) => self.open(&start),
+                XmlNode::Text(text) => {
                     if self.in_text && self.hidden == 0 {
-                        self.say(&text);
+                        self.push_text(&text);
                     }
                 }
-                Node::End(name) => {
+                XmlNode::End(name) => {
                     ended |= matches!(name.as_str(), "document" | "footnotes" | "endnotes");
                     self.close(&name)?;
                 }
@@ -179,7 +183,7 @@ impl<'a> Body<'a> {
         if ended { Ok(()) } else { Err(ReadError::broken(KIND, "its text ends early")) }
     }
 
-    fn say(&mut self, text: &str) {
+    fn push_text(&mut self, text: &str) {
         if let Some(paragraph) = self.paragraphs.last_mut() {
             paragraph.text.push_str(text);
         }
@@ -195,11 +199,11 @@ impl<'a> Body<'a> {
         }
         let value = || attribute(start, "val");
         match name.as_ref() {
-            "p" => self.paragraphs.push(Paragraph::default()),
+            "p" => self.paragraphs.push(DocxParagraph::default()),
             "pPr" => self.in_properties = true,
             "t" => self.in_text = true,
             "tab" | "br" | "cr" | "noBreakHyphen" if !self.in_properties => {
-                self.say(match name.as_ref() {
+                self.push_text(match name.as_ref() {
                     "tab" => "\t",
                     "noBreakHyphen" => "-",
                     _ => "\n",
@@ -207,10 +211,10 @@ impl<'a> Body<'a> {
             }
             "footnoteReference" | "endnoteReference" => {
                 let id = attribute(start, "id").unwrap_or_default();
-                self.say(&format!("[^{id}]"));
+                self.push_text(&format!("[^{id}]"));
             }
             "footnote" | "endnote" => self.note = attribute(start, "id"),
-            "tbl" => self.tables.push(Table::new()),
+            "tbl" => self.tables.push(DocxTable::new()),
             "tr" => self.tables.last_mut().into_iter().for_each(|table| table.push(Vec::new())),
             "tc" => {
                 let row = self.tables.last_mut().and_then(|table| table.last_mut());
@@ -267,7 +271,7 @@ impl<'a> Body<'a> {
         self.tables.last_mut()?.last_mut()?.last_mut()
     }
 
-    fn end(&mut self, paragraph: Paragraph) -> Result<(), ReadError> {
+    fn end(&mut self, paragraph: DocxParagraph) -> Result<(), ReadError> {
         let mut text = paragraph.text.as_str();
         if text.trim().is_empty() {
             return Ok(());
@@ -292,11 +296,11 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// A style with what it has from those it is based on.
-    fn style(&self, id: &str) -> Style {
-        let mut found = Style::default();
+    /// Returns a style merged with those it is based on.
+    fn style(&self, id: &str) -> DocxStyle {
+        let mut found = DocxStyle::default();
         let mut next = self.styles.get(id);
-        // More generations than anyone styles; a circle ends here too.
+        // More generations than anyone uses; a cycle ends here too.
         for _ in 0..16 {
             let Some(style) = next else { break };
             found.heading = found.heading.or(style.heading);
@@ -325,7 +329,7 @@ fn add(cell: &mut String, text: &str) {
     cell.push_str(text.trim());
 }
 
-/// `Fallback` repeats what stands beside it for older programs.
+/// Matches elements left out. `Fallback` repeats its neighbour for older programs.
 fn is_hidden(name: &str) -> bool {
     matches!(name, "del" | "moveFrom" | "rt" | "Fallback")
 }

@@ -1,4 +1,4 @@
-//! Why a document has no text, each with what can be done about it.
+//! Reasons why a document has no text, each with a hint what to do about it.
 //!
 //! The errors cross from the reading process to ours as JSON, so they carry data and no sources
 //! but the operating system's.
@@ -7,7 +7,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a document could not be read. The text goes after the document's name in a report.
+/// Reason why a document could not be read. In a report, the text follows the document's name.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadError {
@@ -21,10 +21,10 @@ pub enum ReadError {
     TooLarge { limit: u64 },
     #[error("holds no text")]
     Empty,
-    #[error("no kind of document that is read; leave it out by the recipe's include")]
+    #[error("unsupported kind of document; leave it out by the recipe's include")]
     Unknown,
-    #[error("{kind}, which is not read; {mend}")]
-    Unsupported { kind: String, mend: String },
+    #[error("{kind}, which is not supported; {hint}")]
+    Unsupported { kind: String, hint: String },
     #[error("not valid {encoding}, which it seems to be; save it as UTF-8")]
     Malformed { encoding: String },
     #[error(
@@ -47,11 +47,11 @@ pub enum ReadError {
     )]
     Unmapped { unknown: usize, all: usize },
     #[error(
-        "line {line} has {cells} cells and the header {columns}; mend the row, or quote the cell \
+        "line {line} has {cells} cells and the header {columns}; fix the row, or quote the cell \
          that holds a separator"
     )]
     Ragged { line: u64, cells: usize, columns: usize },
-    #[error("line {line} is no JSON object: {what}; mend or remove the line")]
+    #[error("line {line} is no JSON object: {what}; fix or remove the line")]
     NoObject { line: usize, what: String },
     #[error("took longer than {seconds} s to read; save it again in a simpler form, or split it")]
     TooSlow { seconds: f64 },
@@ -73,7 +73,7 @@ impl ReadError {
     }
 }
 
-/// A limit as people set it: whole mebibytes where there are some.
+/// Formats a limit as people set it: whole mebibytes where there are some.
 fn size(bytes: u64) -> String {
     if bytes >= 1 << 20 { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
 }

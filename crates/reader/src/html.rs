@@ -1,28 +1,28 @@
-//! HTML becomes Markdown: headings, paragraphs, lists, tables and code stay, the rest is its text.
+//! Converts HTML to Markdown: headings, paragraphs, lists, tables and code; the rest is its text.
 //!
-//! The tokens are taken as they come and no tree is built, so nesting costs nothing and tag soup is
-//! read as far as it says something.
+//! Tokens are taken as they come and no tree is built, so nesting costs nothing and tag soup is
+//! read as far as possible.
 
 use encoding_rs::Encoding;
 use html5gum::{DefaultEmitter, StartTag, Token, Tokenizer};
 
-use super::markdown::{Markdown, add_words, one_line};
-use super::{Document, Limits, ReadError, plain};
+use super::markdown::{MarkdownWriter, add_words, one_line};
+use super::{Document, ReadError, ReadLimits, plain};
 
 /// Reads a page.
 ///
 /// # Errors
 /// If it is broken in its encoding, or has no text or too much.
-pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<Document, ReadError> {
+pub(super) fn read(bytes: &[u8], limits: &ReadLimits) -> Result<Document, ReadError> {
     convert(&decode(bytes)?, limits)
 }
 
-/// The page's text in Markdown.
+/// Converts a page to Markdown.
 ///
 /// # Errors
 /// If there is none, or too much.
-pub(super) fn convert(html: &str, limits: &Limits) -> Result<Document, ReadError> {
-    let mut page = Page::new(limits.text_bytes);
+pub(super) fn convert(html: &str, limits: &ReadLimits) -> Result<Document, ReadError> {
+    let mut page = HtmlPage::new(limits.text_bytes);
     let mut emitter = DefaultEmitter::default();
     emitter.naively_switch_states(true);
     for token in Tokenizer::new_with_emitter(html, emitter) {
@@ -30,16 +30,16 @@ pub(super) fn convert(html: &str, limits: &Limits) -> Result<Document, ReadError
         match token {
             Token::StartTag(tag) => page.open(&tag)?,
             Token::EndTag(tag) => page.close(&tag.name)?,
-            Token::String(text) => page.say(&String::from_utf8_lossy(&text)),
+            Token::String(text) => page.push_text(&String::from_utf8_lossy(&text)),
             Token::Comment(_) | Token::Doctype(_) | Token::Error(_) => {}
         }
     }
     page.finish()
 }
 
-/// By its mark, by what it declares, else by what its bytes look like.
+/// Decodes by the byte order mark, else as declared, else by what the bytes look like.
 fn decode(bytes: &[u8]) -> Result<String, ReadError> {
-    let declared = declared(&bytes[..bytes.len().min(super::kind::HEAD)]);
+    let declared = declared_encoding(&bytes[..bytes.len().min(super::kind::HEAD_BYTES)]);
     match declared {
         Some(encoding) if Encoding::for_bom(bytes).is_none() => {
             plain::whole(encoding, bytes).or_else(|_| plain::decode(bytes))
@@ -48,9 +48,9 @@ fn decode(bytes: &[u8]) -> Result<String, ReadError> {
     }
 }
 
-/// The encoding in `<meta charset=…>`, in the `content` of the older meta tag, or in an XML
+/// Returns the encoding in `<meta charset=…>`, in the `content` of the older meta tag, or in an XML
 /// declaration.
-fn declared(head: &[u8]) -> Option<&'static Encoding> {
+fn declared_encoding(head: &[u8]) -> Option<&'static Encoding> {
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
     let value = |name: &str| {
         let (_, rest) = head.split_once(name)?;
@@ -60,14 +60,14 @@ fn declared(head: &[u8]) -> Option<&'static Encoding> {
     };
     let label = value("charset").or_else(|| value("encoding"))?;
     let encoding = Encoding::for_label(label.as_bytes())?;
-    // Who can read the declaration in ASCII has no UTF-16 before them (HTML standard, 13.2.3.2).
+    // A declaration that can be read in ASCII is not in UTF-16 (HTML standard, 13.2.3.2).
     let wide = encoding == encoding_rs::UTF_16LE || encoding == encoding_rs::UTF_16BE;
     Some(if wide { encoding_rs::UTF_8 } else { encoding })
 }
 
-/// Where the text at hand belongs.
+/// Block of the current text.
 #[derive(Debug, Clone, Copy)]
-enum Block {
+enum HtmlBlock {
     Paragraph,
     Heading(usize),
     Item,
@@ -76,32 +76,32 @@ enum Block {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct HtmlTable {
     rows: Vec<Vec<String>>,
     in_cell: bool,
 }
 
-/// Lists and tables deeper than this are taken for none: nobody can read them.
-const DEPTH: usize = 32;
+/// Depth beyond which lists and tables are ignored: nobody can read them.
+const MAX_DEPTH: usize = 32;
 
-struct Page {
-    out: Markdown,
-    block: Block,
+struct HtmlPage {
+    out: MarkdownWriter,
+    block: HtmlBlock,
     text: String,
     /// The next number of each list that is open; none for those without numbers.
     lists: Vec<Option<u64>>,
-    tables: Vec<Table>,
-    /// The element whose content is nothing to read, and how often it is open.
+    tables: Vec<HtmlTable>,
+    /// Element whose content is left out, and how often it is open.
     hidden: Option<(Vec<u8>, usize)>,
     title: String,
     metadata: Vec<(&'static str, String)>,
 }
 
-impl Page {
+impl HtmlPage {
     fn new(limit: u64) -> Self {
         Self {
-            out: Markdown::new(limit),
-            block: Block::Paragraph,
+            out: MarkdownWriter::new(limit),
+            block: HtmlBlock::Paragraph,
             text: String::new(),
             lists: Vec::new(),
             tables: Vec::new(),
@@ -124,13 +124,13 @@ impl Page {
             {
                 self.hidden = Some((name.to_vec(), 1));
             }
-            b"title" => self.begin(Block::Title)?,
-            b"html" | b"meta" => self.about(tag),
-            b"img" => self.say(&attribute(tag, "alt").unwrap_or_default()),
-            b"br" if matches!(self.block, Block::Code) => self.text.push('\n'),
-            b"br" => self.say(" "),
-            b"pre" => self.begin(Block::Code)?,
-            b"li" => self.begin(Block::Item)?,
+            b"title" => self.begin_block(HtmlBlock::Title)?,
+            b"html" | b"meta" => self.read_metadata(tag),
+            b"img" => self.push_text(&attribute(tag, "alt").unwrap_or_default()),
+            b"br" if matches!(self.block, HtmlBlock::Code) => self.text.push('\n'),
+            b"br" => self.push_text(" "),
+            b"pre" => self.begin_block(HtmlBlock::Code)?,
+            b"li" => self.begin_block(HtmlBlock::Item)?,
             b"ul" | b"menu" => self.open_list(None)?,
             b"ol" => {
                 let start = attribute(tag, "start").and_then(|start| start.parse().ok());
@@ -140,8 +140,8 @@ impl Page {
             b"tr" => self.open_row()?,
             b"td" | b"th" => self.open_cell()?,
             _ => match heading(name) {
-                Some(level) => self.begin(Block::Heading(level))?,
-                None if is_block(name) => self.begin(Block::Paragraph)?,
+                Some(level) => self.begin_block(HtmlBlock::Heading(level))?,
+                None if is_block(name) => self.begin_block(HtmlBlock::Paragraph)?,
                 None => {}
             },
         }
@@ -158,48 +158,50 @@ impl Page {
         }
         match name {
             b"ul" | b"menu" | b"ol" => {
-                self.begin(Block::Paragraph)?;
+                self.begin_block(HtmlBlock::Paragraph)?;
                 self.lists.pop();
             }
             b"td" | b"th" | b"tr" => self.close_cell(),
             b"table" => self.close_table()?,
-            b"title" | b"pre" | b"li" => self.begin(Block::Paragraph)?,
-            _ if heading(name).is_some() || is_block(name) => self.begin(Block::Paragraph)?,
+            b"title" | b"pre" | b"li" => self.begin_block(HtmlBlock::Paragraph)?,
+            _ if heading(name).is_some() || is_block(name) => {
+                self.begin_block(HtmlBlock::Paragraph)?
+            }
             _ => {}
         }
         Ok(())
     }
 
-    fn say(&mut self, text: &str) {
+    fn push_text(&mut self, text: &str) {
         if self.hidden.is_some() {
-        } else if matches!(self.block, Block::Code) {
+        } else if matches!(self.block, HtmlBlock::Code) {
             self.text.push_str(text);
         } else {
             add_words(&mut self.text, text);
         }
     }
 
-    /// Ends the block at hand and begins the next.
-    fn begin(&mut self, next: Block) -> Result<(), ReadError> {
+    /// Ends the current block and begins the next.
+    fn begin_block(&mut self, next: HtmlBlock) -> Result<(), ReadError> {
         if self.in_cell() {
-            // A page laid out as a table: what has a structure of its own is no cell.
-            if matches!(next, Block::Heading(_) | Block::Code) {
+            // A page laid out as a table: blocks with a structure of their own are no cells.
+            if matches!(next, HtmlBlock::Heading(_) | HtmlBlock::Code) {
                 self.dissolve_table()?;
             } else {
-                self.say(" ");
+                self.push_text(" ");
                 return Ok(());
             }
         }
         let text = std::mem::take(&mut self.text);
         match std::mem::replace(&mut self.block, next) {
-            Block::Paragraph => self.out.paragraph(&text),
-            Block::Heading(level) => self.out.heading(level, &text),
-            Block::Code => self.out.code(&text),
-            Block::Title => {
+            HtmlBlock::Paragraph => self.out.paragraph(&text),
+            HtmlBlock::Heading(level) => self.out.heading(level, &text),
+            HtmlBlock::Code => self.out.code(&text),
+            HtmlBlock::Title => {
                 self.title = one_line(&text);
                 Ok(())
             }
-            Block::Item => {
+            HtmlBlock::Item => {
                 let depth = self.lists.len();
                 let mark = match self.lists.last_mut() {
                     Some(Some(number)) => {
@@ -214,8 +216,8 @@ impl Page {
     }
 
     fn open_list(&mut self, start: Option<u64>) -> Result<(), ReadError> {
-        self.begin(Block::Paragraph)?;
-        if self.lists.len() < DEPTH {
+        self.begin_block(HtmlBlock::Paragraph)?;
+        if self.lists.len() < MAX_DEPTH {
             self.lists.push(start);
         }
         Ok(())
@@ -229,9 +231,9 @@ impl Page {
         if self.in_cell() {
             self.dissolve_table()?;
         }
-        self.begin(Block::Paragraph)?;
-        if self.tables.len() < DEPTH {
-            self.tables.push(Table::default());
+        self.begin_block(HtmlBlock::Paragraph)?;
+        if self.tables.len() < MAX_DEPTH {
+            self.tables.push(HtmlTable::default());
         }
         Ok(())
     }
@@ -240,7 +242,7 @@ impl Page {
         self.close_cell();
         match self.tables.last_mut() {
             Some(table) => table.rows.push(Vec::new()),
-            None => self.begin(Block::Paragraph)?,
+            None => self.begin_block(HtmlBlock::Paragraph)?,
         }
         Ok(())
     }
@@ -248,10 +250,10 @@ impl Page {
     fn open_cell(&mut self) -> Result<(), ReadError> {
         self.close_cell();
         if self.tables.is_empty() {
-            return self.begin(Block::Paragraph);
+            return self.begin_block(HtmlBlock::Paragraph);
         }
-        // What stands between the cells, such as a caption, goes before the table.
-        self.begin(Block::Paragraph)?;
+        // Text between the cells, such as a caption, goes before the table.
+        self.begin_block(HtmlBlock::Paragraph)?;
         if let Some(table) = self.tables.last_mut() {
             if table.rows.is_empty() {
                 table.rows.push(Vec::new());
@@ -271,14 +273,14 @@ impl Page {
 
     fn close_table(&mut self) -> Result<(), ReadError> {
         self.close_cell();
-        self.begin(Block::Paragraph)?;
+        self.begin_block(HtmlBlock::Paragraph)?;
         match self.tables.pop() {
             Some(table) => self.out.table(&table.rows),
             None => Ok(()),
         }
     }
 
-    /// Makes paragraphs of what the table has so far; its further cells are paragraphs too.
+    /// Makes paragraphs of what the table has so far; its further cells become paragraphs too.
     fn dissolve_table(&mut self) -> Result<(), ReadError> {
         let Some(table) = self.tables.last_mut() else { return Ok(()) };
         table.in_cell = false;
@@ -288,7 +290,7 @@ impl Page {
         Ok(())
     }
 
-    fn about(&mut self, tag: &StartTag<()>) {
+    fn read_metadata(&mut self, tag: &StartTag<()>) {
         if let Some(language) = attribute(tag, "lang").filter(|_| tag.name.as_slice() == b"html") {
             self.metadata.push(("language", language));
         }
@@ -306,11 +308,11 @@ impl Page {
         while !self.tables.is_empty() {
             self.close_table()?;
         }
-        self.begin(Block::Paragraph)?;
+        self.begin_block(HtmlBlock::Paragraph)?;
         let mut document = Document::text("html", self.out.finish()?, true);
-        document.tell("title", self.title);
+        document.set_metadata("title", self.title);
         for (name, value) in self.metadata {
-            document.tell(name, value);
+            document.set_metadata(name, value);
         }
         Ok(document)
     }
@@ -361,12 +363,12 @@ fn is_block(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Content;
+    use super::super::DocumentContent;
     use super::*;
 
     fn text(html: &str) -> String {
-        match convert(html, &Limits::default()).unwrap().content {
-            Content::Text { text, .. } => text,
+        match convert(html, &ReadLimits::default()).unwrap().content {
+            DocumentContent::Text { text, .. } => text,
             other => panic!("{other:?}"),
         }
     }
@@ -382,7 +384,7 @@ mod tests {
             "# 夜間処理\n\nOne bold& link.\n\nTwo\n\n- a\n- b\n  3. c\n\n```\nx\n  y\n```\n\n\
              | 品名 | 数量 |\n| --- | --- |\n| a\\|b | 3 |\n"
         );
-        let metadata = convert(page, &Limits::default()).unwrap().metadata;
+        let metadata = convert(page, &ReadLimits::default()).unwrap().metadata;
         assert_eq!(metadata["title"], "手引き");
         assert_eq!(metadata["language"], "ja");
     }

@@ -1,45 +1,45 @@
-//! What kind of document it is: by its first bytes, and where they leave it open by its name.
+//! Kind of a document: by its first bytes, and where they leave it open by its name.
 
 use super::ReadError;
 
-/// Kinds as their bytes tell them. Office files are told apart once they are unpacked.
+/// Kinds as their bytes show them. Office files are distinguished once they are unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     Plain {
         markdown: bool,
     },
     Html,
-    Rows(Rows),
+    Rows(RowFormat),
     Mail,
     Pdf,
     /// A zip archive: DOCX, XLSX, PPTX, ODS, or none of them.
     Package,
-    /// Microsoft's container of the time before: .xls, and office files with a password.
+    /// Microsoft's older container: .xls, and office files with a password.
     Container,
     Image(&'static str),
 }
 
-/// How rows stand in a text.
+/// Format of rows in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rows {
+pub(super) enum RowFormat {
     Comma,
     Tab,
     Json,
 }
 
-/// How many bytes from the start decide.
-pub(super) const HEAD: usize = 4096;
+/// Number of bytes from the start that decide.
+pub(super) const HEAD_BYTES: usize = 4096;
 
-/// Names of kinds that are never text: text under them is a download or a rename gone wrong.
+/// Extensions of kinds that are never text: text under them is a download or a rename gone wrong.
 const NEVER_TEXT: &[&str] = &[
     "pdf", "docx", "docm", "xlsx", "xlsm", "xls", "xlsb", "ods", "pptx", "pptm", "doc", "ppt",
     "png", "jpg", "jpeg", "gif", "webp",
 ];
 
-impl Kind {
-    /// Whether its reader runs in a process of its own: its parser follows the file's structure
-    /// wherever that leads, and so may hang, panic or eat memory.
-    pub(super) fn is_intricate(self) -> bool {
+impl FileKind {
+    /// Returns true if its reader runs in a process of its own: its parser follows the file's
+    /// structure wherever that leads, and so may hang, panic or eat memory.
+    pub(super) fn needs_sandbox(self) -> bool {
         match self {
             Self::Plain { .. } | Self::Rows(_) | Self::Image(_) => false,
             Self::Html | Self::Mail | Self::Pdf | Self::Package | Self::Container => true,
@@ -47,11 +47,11 @@ impl Kind {
     }
 }
 
-/// The kind of a file that begins with `head` (up to [`HEAD`] bytes of it).
+/// Detects the kind of a file that begins with `head` (up to [`HEAD_BYTES`] of it).
 ///
 /// # Errors
-/// If it is of a kind that is not read, or text under a name of something else.
-pub(super) fn of(head: &[u8], name: &str) -> Result<Kind, ReadError> {
+/// If the kind is not supported, or text has an extension of something else.
+pub(super) fn detect(head: &[u8], name: &str) -> Result<FileKind, ReadError> {
     if let Some(kind) = binary(head, name) {
         return kind;
     }
@@ -61,45 +61,45 @@ pub(super) fn of(head: &[u8], name: &str) -> Result<Kind, ReadError> {
         return Err(ReadError::WrongExtension { extension, is: is.into() });
     }
     Ok(match extension.as_str() {
-        "html" | "htm" | "xhtml" => Kind::Html,
-        "csv" => Kind::Rows(Rows::Comma),
-        "tsv" | "tab" => Kind::Rows(Rows::Tab),
-        "jsonl" | "ndjson" => Kind::Rows(Rows::Json),
-        "eml" => Kind::Mail,
-        "md" | "markdown" => Kind::Plain { markdown: true },
-        "" if looks_like_html(head) => Kind::Html,
-        "" if looks_like_mail(head) => Kind::Mail,
-        _ => Kind::Plain { markdown: false },
+        "html" | "htm" | "xhtml" => FileKind::Html,
+        "csv" => FileKind::Rows(RowFormat::Comma),
+        "tsv" | "tab" => FileKind::Rows(RowFormat::Tab),
+        "jsonl" | "ndjson" => FileKind::Rows(RowFormat::Json),
+        "eml" => FileKind::Mail,
+        "md" | "markdown" => FileKind::Plain { markdown: true },
+        "" if looks_like_html(head) => FileKind::Html,
+        "" if looks_like_mail(head) => FileKind::Mail,
+        _ => FileKind::Plain { markdown: false },
     })
 }
 
-/// The extension in lower case, without its dot; empty where there is none.
+/// Returns the extension in lower case, without its dot; empty where there is none.
 pub(super) fn extension(name: &str) -> String {
     let extension = std::path::Path::new(name).extension().unwrap_or_default();
     extension.to_string_lossy().to_lowercase()
 }
 
-fn binary(head: &[u8], name: &str) -> Option<Result<Kind, ReadError>> {
-    let unsupported = |kind: &str, mend: &str| {
-        Some(Err(ReadError::Unsupported { kind: kind.into(), mend: mend.into() }))
+fn binary(head: &[u8], name: &str) -> Option<Result<FileKind, ReadError>> {
+    let unsupported = |kind: &str, hint: &str| {
+        Some(Err(ReadError::Unsupported { kind: kind.into(), hint: hint.into() }))
     };
     // Readers of PDF allow for 1024 bytes before it (Adobe's implementation notes, 3.4.1); a text
     // about PDF may have it there too.
     let start = &head[..head.len().min(1024)];
     let mark = memchr::memmem::find(start, b"%PDF-");
     if mark == Some(0) || (mark.is_some() && extension(name) == "pdf") {
-        return Some(Ok(Kind::Pdf));
+        return Some(Ok(FileKind::Pdf));
     }
     match head {
-        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some(Ok(Kind::Package)),
-        [0xd0, 0xcf, 0x11, 0xe0, 0xa1, 0xb1, 0x1a, 0xe1, ..] => Some(Ok(Kind::Container)),
+        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some(Ok(FileKind::Package)),
+        [0xd0, 0xcf, 0x11, 0xe0, 0xa1, 0xb1, 0x1a, 0xe1, ..] => Some(Ok(FileKind::Container)),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => {
-            Some(Ok(Kind::Image("image/png")))
+            Some(Ok(FileKind::Image("image/png")))
         }
-        [0xff, 0xd8, 0xff, ..] => Some(Ok(Kind::Image("image/jpeg"))),
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Ok(Kind::Image("image/gif"))),
+        [0xff, 0xd8, 0xff, ..] => Some(Ok(FileKind::Image("image/jpeg"))),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Ok(FileKind::Image("image/gif"))),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
-            Some(Ok(Kind::Image("image/webp")))
+            Some(Ok(FileKind::Image("image/webp")))
         }
         [b'{', b'\\', b'r', b't', b'f', ..] => unsupported("rich text (RTF)", "save it as DOCX"),
         [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => {
@@ -119,7 +119,7 @@ fn looks_like_html(head: &[u8]) -> bool {
     begins(b"<!doctype html") || begins(b"<html")
 }
 
-/// A header block with a sender, as mail programs save it under a name without an extension.
+/// Detects a header block with a sender, as mail programs save it without an extension.
 fn looks_like_mail(head: &[u8]) -> bool {
     let mut lines = head.split(|byte| *byte == b'\n');
     let header = |line: &[u8]| {
@@ -144,21 +144,24 @@ mod tests {
 
     #[test]
     fn a_file_is_read_as_what_it_is_and_not_as_it_is_called() {
-        assert_eq!(of(b"%PDF-1.7 ...", "report.docx").unwrap(), Kind::Pdf);
-        assert_eq!(of(b"PK\x03\x04...", "report.pdf").unwrap(), Kind::Package);
-        assert_eq!(of(b"\x89PNG\r\n\x1a\n", "photo.txt").unwrap(), Kind::Image("image/png"));
-        assert_eq!(of(b"\r\n%PDF-1.7 ...", "a.pdf").unwrap(), Kind::Pdf);
-        let about = of(b"A file begins with %PDF-1.7", "pdf.md").unwrap();
-        assert_eq!(about, Kind::Plain { markdown: true });
-        assert_eq!(of(b"<html><p>x", "page").unwrap(), Kind::Html);
-        assert_eq!(of(b"From: a@b\nMIME-Version: 1.0\n\nx", "1234").unwrap(), Kind::Mail);
-        assert_eq!(of(b"# Title", "a.MD").unwrap(), Kind::Plain { markdown: true });
-        assert_eq!(of(b"<html>", "source.php").unwrap(), Kind::Plain { markdown: false });
+        assert_eq!(detect(b"%PDF-1.7 ...", "report.docx").unwrap(), FileKind::Pdf);
+        assert_eq!(detect(b"PK\x03\x04...", "report.pdf").unwrap(), FileKind::Package);
+        assert_eq!(
+            detect(b"\x89PNG\r\n\x1a\n", "photo.txt").unwrap(),
+            FileKind::Image("image/png")
+        );
+        assert_eq!(detect(b"\r\n%PDF-1.7 ...", "a.pdf").unwrap(), FileKind::Pdf);
+        let about = detect(b"A file begins with %PDF-1.7", "pdf.md").unwrap();
+        assert_eq!(about, FileKind::Plain { markdown: true });
+        assert_eq!(detect(b"<html><p>x", "page").unwrap(), FileKind::Html);
+        assert_eq!(detect(b"From: a@b\nMIME-Version: 1.0\n\nx", "1234").unwrap(), FileKind::Mail);
+        assert_eq!(detect(b"# Title", "a.MD").unwrap(), FileKind::Plain { markdown: true });
+        assert_eq!(detect(b"<html>", "source.php").unwrap(), FileKind::Plain { markdown: false });
     }
 
     #[test]
     fn a_login_page_saved_as_pdf_is_told() {
-        let told = of(b"<!DOCTYPE html><title>Sign in", "invoice.pdf").unwrap_err().to_string();
+        let told = detect(b"<!DOCTYPE html><title>Sign in", "invoice.pdf").unwrap_err().to_string();
         assert!(told.contains(".pdf") && told.contains("HTML"), "{told}");
     }
 }

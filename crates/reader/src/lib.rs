@@ -1,13 +1,12 @@
-//! Bytes become text, rows or an image, whatever kind of file they are in.
+//! Extracts text, rows or an image from files of many kinds.
 //!
-//! `kind` tells what a file is, and one room per kind reads it; the structured ones write
-//! `markdown`, so that the splitter finds their headings. A room knows nothing of recipes, queues
-//! or prompts: it gets bytes and [`Limits`], and gives a [`Document`] or a [`ReadError`].
+//! `kind` detects the kind of a file, and one module per kind reads it; the structured ones write
+//! `markdown`, so that the splitter finds headings. A module knows nothing of recipes, queues or
+//! prompts: it takes bytes and [`ReadLimits`], and returns a [`Document`] or a [`ReadError`].
 //!
-//! `apart` runs the intricate kinds in a process of their own. Their parsers follow a file
+//! `sandbox` runs the intricate kinds in a process of their own. Their parsers follow a file
 //! wherever it leads, so one that hangs, panics or eats memory must cost its document and no more.
 
-mod apart;
 mod docx;
 mod error;
 mod html;
@@ -21,6 +20,7 @@ mod pdf;
 mod plain;
 mod pptx;
 mod rows;
+mod sandbox;
 mod sheets;
 mod xml;
 
@@ -32,28 +32,27 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use apart::{Request, answer, read_apart};
 pub use error::ReadError;
-pub use limits::Limits;
+pub use limits::ReadLimits;
+pub use sandbox::{ReadRequest, answer_request, read_sandboxed};
 
-use kind::Kind;
+use kind::FileKind;
 
 /// A document that was read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Document {
-    pub content: Content,
-    /// What the file says about itself, as far as its kind knows: always `kind`; `title`, `author`,
-    /// `date` (RFC 3339), `pages`, `sheets`, `slides`, `language`, `from`, `to`, `subject`,
-    /// `attachments`. `note` says what a reader of the text should know, such as that the file is
-    /// not what its name says.
+    pub content: DocumentContent,
+    /// Metadata of the file, as far as its kind has it: always `kind`; `title`, `author`, `date`
+    /// (RFC 3339), `pages`, `sheets`, `slides`, `language`, `from`, `to`, `subject`, `attachments`.
+    /// `note` is a remark for readers of the text, such as that the file is not what its name says.
     pub metadata: Map<String, Value>,
 }
 
-/// What there is to ask a model about.
+/// Content to ask a model about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Content {
-    /// `markdown` is true where the text has Markdown's headings: also HTML, DOCX, PPTX and sheets
+pub enum DocumentContent {
+    /// `markdown` is true if the text has Markdown headings: also HTML, DOCX, PPTX and sheets
     /// become Markdown.
     Text { text: String, markdown: bool },
     /// CSV, TSV, JSON lines and single sheets: each row by its columns' names.
@@ -67,17 +66,17 @@ pub enum Content {
 }
 
 impl Document {
-    fn new(kind: &str, content: Content) -> Self {
+    fn new(kind: &str, content: DocumentContent) -> Self {
         let metadata = Map::from_iter([("kind".to_owned(), kind.into())]);
         Self { content, metadata }
     }
 
     fn text(kind: &str, text: String, markdown: bool) -> Self {
-        Self::new(kind, Content::Text { text, markdown })
+        Self::new(kind, DocumentContent::Text { text, markdown })
     }
 
-    /// Keeps what says something.
-    fn tell(&mut self, name: &str, value: impl Into<Value>) {
+    /// Sets a metadata value, unless it is empty.
+    fn set_metadata(&mut self, name: &str, value: impl Into<Value>) {
         let value = match value.into() {
             Value::String(text) => text.trim().into(),
             value => value,
@@ -88,46 +87,46 @@ impl Document {
     }
 }
 
-/// Reads the file at `path`, whose name as a document is `name`, in this process. A file is read as
-/// what its bytes say it is; where they are text, the extension of `name` decides.
+/// Reads the file at `path`, called `name` as a document, in this process. Its bytes decide its
+/// kind; if they are text, the extension of `name` does.
 ///
-/// Only what the intricate kinds unpack is bounded here, not their time and memory: see
-/// [`read_apart`].
+/// Only the unpacking of the intricate kinds is bounded here, not their time and memory: see
+/// [`read_sandboxed`].
 ///
 /// # Errors
-/// If it can't be read, with what can be done about it.
-pub fn read(path: &Path, name: &str, limits: &Limits) -> Result<Document, ReadError> {
-    let mut file = Opened::at(path, limits)?;
-    let kind = kind::of(&file.head, name)?;
+/// If it can't be read, with a hint what to do about it.
+pub fn read(path: &Path, name: &str, limits: &ReadLimits) -> Result<Document, ReadError> {
+    let mut file = SniffedFile::at(path, limits)?;
+    let kind = kind::detect(&file.head, name)?;
     let bytes = match kind {
-        Kind::Plain { .. } | Kind::Rows(_) => file.rest_of_text(limits)?,
+        FileKind::Plain { .. } | FileKind::Rows(_) => file.rest_of_text(limits)?,
         _ => file.rest(limits.file_bytes)?,
     };
     let mut document = match kind {
-        Kind::Plain { markdown } => {
+        FileKind::Plain { markdown } => {
             let kind = if markdown { "markdown" } else { "text" };
             Document::text(kind, plain::read(&bytes)?, markdown)
         }
-        Kind::Rows(rows) => {
+        FileKind::Rows(rows) => {
             let rows = rows::read(&plain::read(&bytes)?, rows)?;
-            Document::new("rows", Content::Rows(rows))
+            Document::new("rows", DocumentContent::Rows(rows))
         }
-        Kind::Image(media_type) => {
+        FileKind::Image(media_type) => {
             let bytes = Bytes::from(bytes);
-            Document::new("image", Content::Image { media_type: media_type.into(), bytes })
+            Document::new("image", DocumentContent::Image { media_type: media_type.into(), bytes })
         }
-        Kind::Html => html::read(&bytes, limits)?,
-        Kind::Mail => mail::read(&bytes, limits)?,
-        Kind::Pdf => pdf::read(bytes, limits)?,
-        Kind::Package => package::read(bytes, limits)?,
-        Kind::Container => sheets::read_container(bytes, limits)?,
+        FileKind::Html => html::read(&bytes, limits)?,
+        FileKind::Mail => mail::read(&bytes, limits)?,
+        FileKind::Pdf => pdf::read(bytes, limits)?,
+        FileKind::Package => package::read(bytes, limits)?,
+        FileKind::Container => sheets::read_container(bytes, limits)?,
     };
-    note_name(&mut document, name);
+    note_misnamed(&mut document, name);
     Ok(document)
 }
 
-/// Says so where a file is read as something else than it is called.
-fn note_name(document: &mut Document, name: &str) {
+/// Adds a note if a file is read as something else than it is called.
+fn note_misnamed(document: &mut Document, name: &str) {
     let extension = kind::extension(name);
     let is = document.metadata["kind"].as_str().unwrap_or_default();
     let fits = match is {
@@ -139,18 +138,18 @@ fn note_name(document: &mut Document, name: &str) {
     };
     if !fits && !extension.is_empty() {
         let note = format!("named .{extension}, but read as the {is} that it is");
-        document.tell("note", note);
+        document.set_metadata("note", note);
     }
 }
 
 /// A file and its first bytes.
-struct Opened {
+struct SniffedFile {
     file: File,
     head: Vec<u8>,
 }
 
-impl Opened {
-    fn at(path: &Path, limits: &Limits) -> Result<Self, ReadError> {
+impl SniffedFile {
+    fn at(path: &Path, limits: &ReadLimits) -> Result<Self, ReadError> {
         let mut file = File::open(path)?;
         let metadata = file.metadata()?;
         // Reading a pipe could wait forever.
@@ -161,15 +160,15 @@ impl Opened {
             return Err(ReadError::TooLarge { limit: limits.file_bytes });
         }
         let mut head = Vec::new();
-        file.by_ref().take(kind::HEAD as u64).read_to_end(&mut head)?;
+        file.by_ref().take(kind::HEAD_BYTES as u64).read_to_end(&mut head)?;
         if head.is_empty() {
             return Err(ReadError::Empty);
         }
         Ok(Self { file, head })
     }
 
-    /// All bytes, where they are the text itself.
-    fn rest_of_text(&mut self, limits: &Limits) -> Result<Vec<u8>, ReadError> {
+    /// Reads all bytes, for kinds whose bytes are the text itself.
+    fn rest_of_text(&mut self, limits: &ReadLimits) -> Result<Vec<u8>, ReadError> {
         self.rest(limits.file_bytes.min(limits.text_bytes)).map_err(|error| match error {
             ReadError::TooLarge { limit } if limit < limits.file_bytes => {
                 ReadError::TooMuchText { limit }
@@ -178,7 +177,7 @@ impl Opened {
         })
     }
 
-    /// All bytes. The size was asked before, but a file may grow.
+    /// Reads all bytes. The size was checked before, but a file may grow.
     fn rest(&mut self, limit: u64) -> Result<Vec<u8>, ReadError> {
         let mut bytes = std::mem::take(&mut self.head);
         let more = (limit + 1).saturating_sub(bytes.len() as u64);
@@ -187,7 +186,7 @@ impl Opened {
     }
 }
 
-/// Bytes in JSON.
+/// Bytes as base64 in JSON.
 mod as_base64 {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;

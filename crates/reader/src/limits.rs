@@ -1,12 +1,12 @@
-//! How much a document may cost to read.
+//! Limits on the cost of reading a document.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The bounds within which one document is read. What passes one is reported, never cut.
+/// Bounds for reading one document. Exceeding one is reported; nothing is cut.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Limits {
+pub struct ReadLimits {
     /// The largest file, in bytes. 32 MiB by default, as the recipe's `max_file_mib`: past that are
     /// pictures and archives rather than text.
     pub file_bytes: u64,
@@ -23,7 +23,7 @@ pub struct Limits {
     pub memory_bytes: u64,
 }
 
-impl Default for Limits {
+impl Default for ReadLimits {
     fn default() -> Self {
         Self {
             file_bytes: 32 << 20,

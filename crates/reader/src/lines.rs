@@ -1,17 +1,17 @@
-//! Glyphs on a page become lines: where one ends, where words part, where a paragraph begins.
+//! Turns the glyphs of a page into lines: finds line ends, word gaps and paragraphs.
 //!
-//! A PDF says where each glyph stands and nothing more. They are taken in the order in which they
-//! are painted, which programs that write PDF keep to that of reading; distances decide the rest.
+//! A PDF gives the place of each glyph and nothing more. They are taken in the order of painting,
+//! which programs that write PDF keep to that of reading; distances decide the rest.
 
 use super::markdown::is_wide;
 
-/// A glyph that was painted.
+/// A painted glyph.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Glyph {
+pub(super) struct PlacedGlyph {
     pub text: String,
-    /// How far along the line's direction it begins.
+    /// Start along the line's direction.
     pub along: f64,
-    /// How far across the direction its line is; it grows from line to line.
+    /// Position of its line across the direction; it grows from line to line.
     pub across: f64,
     pub advance: f64,
     /// The font's height.
@@ -22,26 +22,26 @@ pub(super) struct Glyph {
 
 /// A page's text as it grows.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct TextLines {
     text: String,
-    last: Option<Glyph>,
-    /// From the line before to the one at hand.
+    last: Option<PlacedGlyph>,
+    /// Distance from the line before to the current one.
     step: f64,
 }
 
-impl Lines {
-    pub(super) fn add(&mut self, glyph: Glyph) {
+impl TextLines {
+    pub(super) fn add(&mut self, glyph: PlacedGlyph) {
         if glyph.text.is_empty() {
             return;
         }
         if let Some(last) = self.last.take() {
-            self.part(&last, &glyph);
+            self.separate(&last, &glyph);
         }
         self.text.push_str(&glyph.text);
         self.last = Some(glyph);
     }
 
-    /// The text, without spaces at the ends of lines.
+    /// Returns the text, without spaces at the ends of lines.
     pub(super) fn finish(self) -> String {
         let lines: Vec<&str> = self.text.lines().map(str::trim_end).collect();
         lines.join("\n").trim().to_owned()
@@ -51,15 +51,15 @@ impl Lines {
         self.text.len()
     }
 
-    /// Puts between two glyphs what their distance means.
-    fn part(&mut self, last: &Glyph, next: &Glyph) {
+    /// Inserts between two glyphs what their distance means.
+    fn separate(&mut self, last: &PlacedGlyph, next: &PlacedGlyph) {
         let size = last.size.max(next.size).max(f64::MIN_POSITIVE);
         let step = next.across - last.across;
         if next.turn != last.turn {
             self.end_line(2);
         } else if step.abs() > size * 0.6 {
-            // A step back is a new column or box; one half as large again as the lines before
-            // parts paragraphs, as does one of two lines where nothing came before.
+            // A step back is a new column or box; one of 1.3 times the step before parts
+            // paragraphs, as does one of two font heights where nothing came before.
             let usual = if self.step > 0.0 { self.step * 1.3 } else { size * 2.0 };
             let far = step < 0.0 || step > usual.max(size * 1.2);
             self.step = if far { self.step } else { step };
@@ -68,19 +68,19 @@ impl Lines {
             }
             self.end_line(if far { 2 } else { 1 });
         } else {
-            self.part_words(last, next, size);
+            self.separate_words(last, next, size);
         }
     }
 
-    fn part_words(&mut self, last: &Glyph, next: &Glyph, size: f64) {
+    fn separate_words(&mut self, last: &PlacedGlyph, next: &PlacedGlyph, size: f64) {
         let gap = next.along - (last.along + last.advance);
-        // Justified Japanese is set apart by more than Latin words are.
+        // Gaps in justified Japanese are wider than those between Latin words.
         let wide = last.text.ends_with(is_wide) && next.text.starts_with(is_wide);
         let least = if wide { 0.8 } else { 0.18 };
         let spaced =
             last.text.ends_with(char::is_whitespace) || next.text.starts_with(char::is_whitespace);
         if gap < -size * 2.0 {
-            // Back to the left on the same height: another column's line.
+            // Back to the left at the same height: another column's line.
             self.end_line(1);
         } else if gap > size * least && !spaced {
             self.text.push(' ');
@@ -100,11 +100,11 @@ mod tests {
 
     /// Words at places: their glyphs are one unit wide and ten high.
     fn page(words: &[(f64, f64, &str)]) -> String {
-        let mut lines = Lines::default();
+        let mut lines = TextLines::default();
         for (along, across, word) in words {
             for (n, char) in word.chars().enumerate() {
                 let advance = if is_wide(char) { 10.0 } else { 5.0 };
-                lines.add(Glyph {
+                lines.add(PlacedGlyph {
                     text: char.into(),
                     along: along + n as f64 * advance,
                     across: *across,

@@ -1,60 +1,60 @@
-//! E-mail: who wrote to whom about what, and the text; attachments by their names alone, but for
-//! messages, which are read too.
+//! E-mail: sender, recipients, subject and text; attachments by their names alone, except messages,
+//! which are read too.
 
 use mail_parser::{Address, Message, MessageParser, MimeHeaders, PartType};
 use serde_json::Value;
 
-use super::{Content, Document, Limits, ReadError, html};
+use super::{Document, DocumentContent, ReadError, ReadLimits, html};
 
-/// Messages within messages are read this deep: a mail that was forwarded a few times.
-const DEPTH: usize = 4;
+/// Depth to which messages within messages are read: a mail that was forwarded a few times.
+const MAX_DEPTH: usize = 4;
 
-/// Reads a message as it is sent (RFC 5322). The text is preferred to the same in HTML.
+/// Reads a message as it is sent (RFC 5322). Plain text is preferred to the same in HTML.
 ///
 /// # Errors
 /// If it is no message, or has no text or too much.
-pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<Document, ReadError> {
+pub(super) fn read(bytes: &[u8], limits: &ReadLimits) -> Result<Document, ReadError> {
     let message = MessageParser::default().parse(bytes);
     let is_one = |message: &Message<'_>| {
         message.from().is_some() || message.subject().is_some() || message.content_type().is_some()
     };
     let message = message.filter(is_one);
     let message = message.ok_or_else(|| ReadError::broken("e-mail", "it has no headers"))?;
-    let mut letter = Letter::default();
-    letter.write(&message, limits, DEPTH)?;
-    if !letter.says_something {
+    let mut mail = MailText::default();
+    mail.write(&message, limits, MAX_DEPTH)?;
+    if !mail.has_text {
         return Err(ReadError::Empty);
     }
-    let mut document = Document::text("eml", letter.text, letter.markdown);
-    for (name, value) in about(&message) {
-        document.tell(name, value);
+    let mut document = Document::text("eml", mail.text, mail.markdown);
+    for (name, value) in headers(&message) {
+        document.set_metadata(name, value);
     }
     Ok(document)
 }
 
-/// A message and those within it, one after the other.
+/// Text of a message and those within it, one after the other.
 #[derive(Debug, Default)]
-struct Letter {
+struct MailText {
     text: String,
     markdown: bool,
-    says_something: bool,
+    has_text: bool,
 }
 
-impl Letter {
+impl MailText {
     fn write(
         &mut self,
         message: &Message<'_>,
-        limits: &Limits,
+        limits: &ReadLimits,
         depth: usize,
     ) -> Result<(), ReadError> {
         let (body, markdown) = body(message, limits)?;
         let subject = message.subject().unwrap_or_default();
-        self.says_something |= !body.trim().is_empty() || !subject.trim().is_empty();
+        self.has_text |= !body.trim().is_empty() || !subject.trim().is_empty();
         self.markdown |= markdown;
         if !self.text.is_empty() {
             self.text.push('\n');
         }
-        for (name, value) in about(message) {
+        for (name, value) in headers(message) {
             let names = |names: Vec<&str>| names.join(", ");
             let value = match &value {
                 Value::Array(all) => names(all.iter().filter_map(Value::as_str).collect()),
@@ -80,7 +80,7 @@ impl Letter {
     }
 }
 
-fn about(message: &Message<'_>) -> Vec<(&'static str, Value)> {
+fn headers(message: &Message<'_>) -> Vec<(&'static str, Value)> {
     let attachments: Vec<Value> = message
         .attachments()
         .filter(|part| !matches!(part.body, PartType::Message(_)))
@@ -106,15 +106,15 @@ fn people(addresses: Option<&Address<'_>>) -> String {
     all.join(", ")
 }
 
-/// The text of all parts that are shown, and whether it is Markdown.
-fn body(message: &Message<'_>, limits: &Limits) -> Result<(String, bool), ReadError> {
+/// Returns the text of all parts that are shown, and whether it is Markdown.
+fn body(message: &Message<'_>, limits: &ReadLimits) -> Result<(String, bool), ReadError> {
     let mut texts = Vec::new();
     let mut markdown = false;
     for part in message.text_bodies() {
         match &part.body {
             PartType::Text(text) => texts.push(text.trim().to_owned()),
             PartType::Html(page) => match html::convert(page, limits) {
-                Ok(Document { content: Content::Text { text, .. }, .. }) => {
+                Ok(Document { content: DocumentContent::Text { text, .. }, .. }) => {
                     texts.push(text.trim().to_owned());
                     markdown = true;
                 }
@@ -140,8 +140,8 @@ mod tests {
                     --x\r\nContent-Type: text/html\r\n\r\n<h1>Due</h1><p>Pay by Friday.\r\n\
                     --x\r\nContent-Type: application/pdf\r\n\
                     Content-Disposition: attachment; filename=invoice.pdf\r\n\r\n%PDF\r\n--x--\r\n";
-        let document = read(mail.as_bytes(), &Limits::default()).unwrap();
-        let Content::Text { text, markdown } = document.content else { panic!() };
+        let document = read(mail.as_bytes(), &ReadLimits::default()).unwrap();
+        let DocumentContent::Text { text, markdown } = document.content else { panic!() };
         assert!(markdown);
         assert_eq!(
             text,
@@ -158,8 +158,8 @@ mod tests {
                     --x\r\nContent-Type: text/plain\r\n\r\nSee below.\r\n\
                     --x\r\nContent-Type: message/rfc822\r\n\r\n\
                     From: c@d\r\nSubject: Due\r\n\r\nPay by Friday.\r\n--x--\r\n";
-        let document = read(mail.as_bytes(), &Limits::default()).unwrap();
-        let Content::Text { text, .. } = document.content else { panic!() };
+        let document = read(mail.as_bytes(), &ReadLimits::default()).unwrap();
+        let DocumentContent::Text { text, .. } = document.content else { panic!() };
         assert_eq!(
             text,
             "Subject: Fwd\nFrom: a@b\n\nSee below.\n\nSubject: Due\nFrom: c@d\n\nPay by Friday.\n"
@@ -169,6 +169,6 @@ mod tests {
 
     #[test]
     fn no_message_is_no_message() {
-        assert!(read(b"\x00\x01\x02", &Limits::default()).is_err());
+        assert!(read(b"\x00\x01\x02", &ReadLimits::default()).is_err());
     }
 }

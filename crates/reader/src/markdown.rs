@@ -1,21 +1,21 @@
-//! Where the structured kinds write to: Markdown whose headings the splitter knows.
+//! Markdown writer of the structured kinds, whose headings the splitter knows.
 
 use super::ReadError;
 
 /// A Markdown text that grows block by block, up to a limit.
 #[derive(Debug)]
-pub(super) struct Markdown {
+pub(super) struct MarkdownWriter {
     text: String,
     limit: u64,
 }
 
-impl Markdown {
-    /// At most `limit` bytes.
+impl MarkdownWriter {
+    /// Creates a text of at most `limit` bytes.
     pub(super) fn new(limit: u64) -> Self {
         Self { text: String::new(), limit }
     }
 
-    /// A heading; deeper levels than Markdown has become its last.
+    /// Writes a heading; deeper levels than Markdown has become its last.
     pub(super) fn heading(&mut self, level: usize, text: &str) -> Result<(), ReadError> {
         let text = one_line(text);
         if text.is_empty() {
@@ -27,10 +27,10 @@ impl Markdown {
 
     pub(super) fn paragraph(&mut self, text: &str) -> Result<(), ReadError> {
         let text = text.trim();
-        if text.is_empty() { Ok(()) } else { self.block(&shielded(text), "\n\n") }
+        if text.is_empty() { Ok(()) } else { self.block(&escape_headings(text), "\n\n") }
     }
 
-    /// A list's item, `depth` lists deep, after a mark such as `-` or `3.`.
+    /// Writes a list item, `depth` lists deep, after a mark such as `-` or `3.`.
     pub(super) fn item(&mut self, depth: usize, mark: &str, text: &str) -> Result<(), ReadError> {
         let text = one_line(text);
         if text.is_empty() {
@@ -45,13 +45,13 @@ impl Markdown {
         self.block(&format!("{indent}{mark} {text}"), if joins { "\n" } else { "\n\n" })
     }
 
-    /// Text whose lines and spaces stay as they are.
+    /// Writes text whose lines and spaces stay as they are.
     pub(super) fn code(&mut self, text: &str) -> Result<(), ReadError> {
         let text = text.trim_end().trim_start_matches(['\r', '\n']);
         if text.is_empty() { Ok(()) } else { self.block(&format!("```\n{text}\n```"), "\n\n") }
     }
 
-    /// A table whose first row is its header. One column is no table, but paragraphs.
+    /// Writes a table whose first row is its header. One column is no table, but paragraphs.
     pub(super) fn table(&mut self, rows: &[Vec<String>]) -> Result<(), ReadError> {
         let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
         if columns < 2 {
@@ -80,19 +80,19 @@ impl Markdown {
         Ok(self.text)
     }
 
-    fn block(&mut self, text: &str, apart: &str) -> Result<(), ReadError> {
-        if (self.text.len() + apart.len() + text.len()) as u64 > self.limit {
+    fn block(&mut self, text: &str, separator: &str) -> Result<(), ReadError> {
+        if (self.text.len() + separator.len() + text.len()) as u64 > self.limit {
             return Err(ReadError::TooMuchText { limit: self.limit });
         }
         if !self.text.is_empty() {
-            self.text.push_str(apart);
+            self.text.push_str(separator);
         }
         self.text.push_str(text);
         Ok(())
     }
 }
 
-/// Text with its runs of white space as one space each.
+/// Returns text with its runs of white space as one space each.
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     add_words(&mut line, text);
@@ -119,18 +119,18 @@ pub(super) fn add_words(to: &mut String, text: &str) {
     }
 }
 
-/// White space that may be folded; the no-break and the ideographic space are content.
+/// Matches white space that may be folded; no-break and ideographic spaces are content.
 fn is_space(char: char) -> bool {
     char.is_ascii_whitespace()
 }
 
-/// Whether a character takes two columns, as those of Japanese and Chinese do.
+/// Returns true if a character takes two columns, as those of Japanese and Chinese do.
 pub(super) fn is_wide(char: char) -> bool {
     unicode_width::UnicodeWidthChar::width(char) == Some(2)
 }
 
-/// Text in which no line looks like a heading.
-fn shielded(text: &str) -> String {
+/// Escapes lines that look like headings.
+fn escape_headings(text: &str) -> String {
     if !text.starts_with('#') && !text.contains("\n#") {
         return text.to_owned();
     }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn blocks_stand_apart_and_items_together() {
-        let mut page = Markdown::new(1000);
+        let mut page = MarkdownWriter::new(1000);
         page.heading(9, "A\n title").unwrap();
         page.paragraph("#1 is no heading").unwrap();
         page.item(1, "-", "one").unwrap();
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn no_text_grows_past_its_limit() {
-        let mut page = Markdown::new(10);
+        let mut page = MarkdownWriter::new(10);
         page.paragraph("12345").unwrap();
         assert!(matches!(page.paragraph("12345"), Err(ReadError::TooMuchText { limit: 10 })));
     }

@@ -1,4 +1,4 @@
-//! Office files are zip archives of XML parts: opened, bounded, and told apart here.
+//! Opens office files, zip archives of XML parts: bounds the unpacking and detects their kind.
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
@@ -6,19 +6,19 @@ use std::io::{self, Cursor, Read};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::xml::{Node, Nodes, attribute};
-use super::{Document, Limits, ReadError, docx, plain, pptx, sheets};
+use super::xml::{XmlNode, XmlNodes, attribute};
+use super::{Document, ReadError, ReadLimits, docx, plain, pptx, sheets};
 
-/// Reads whatever the archive is.
+/// Reads an archive by its kind.
 ///
 /// # Errors
-/// If it is broken, unpacks too far, or is nothing that is read.
-pub(super) fn read(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadError> {
-    let mut package = Package::open(bytes, limits)?;
+/// If it is broken, unpacks too far, or is of a kind that is not read.
+pub(super) fn read(bytes: Vec<u8>, limits: &ReadLimits) -> Result<Document, ReadError> {
+    let mut package = OfficePackage::open(bytes, limits)?;
     if let Some(mimetype) = package.part("mimetype")? {
         return open_document(package, mimetype.trim(), limits);
     }
-    let main = package.main()?;
+    let main = package.main_part()?;
     match main.as_deref().and_then(|main| main.split_once('/')) {
         Some(("word", _)) => docx::read(package, main.as_deref().unwrap_or_default(), limits),
         Some(("ppt", _)) => pptx::read(package, main.as_deref().unwrap_or_default(), limits),
@@ -30,7 +30,11 @@ pub(super) fn read(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadErro
     }
 }
 
-fn open_document(package: Package, mimetype: &str, limits: &Limits) -> Result<Document, ReadError> {
+fn open_document(
+    package: OfficePackage,
+    mimetype: &str,
+    limits: &ReadLimits,
+) -> Result<Document, ReadError> {
     match mimetype.strip_prefix("application/vnd.oasis.opendocument.").unwrap_or(mimetype) {
         "spreadsheet" => sheets::read_package(package, limits),
         "text" => Err(unsupported("an OpenDocument text", "save it as DOCX")),
@@ -40,33 +44,33 @@ fn open_document(package: Package, mimetype: &str, limits: &Limits) -> Result<Do
     }
 }
 
-fn unsupported(kind: &str, mend: &str) -> ReadError {
-    ReadError::Unsupported { kind: kind.into(), mend: mend.into() }
+fn unsupported(kind: &str, hint: &str) -> ReadError {
+    ReadError::Unsupported { kind: kind.into(), hint: hint.into() }
 }
 
-/// A zip archive, of which no more is unpacked than its limit.
-pub(super) struct Package {
+/// Zip archive that unpacks no more than its limit.
+pub(super) struct OfficePackage {
     archive: ZipArchive<Cursor<Vec<u8>>>,
-    /// How much may still be unpacked.
+    /// Bytes that may still be unpacked.
     left: u64,
     limit: u64,
 }
 
-impl Package {
-    fn open(bytes: Vec<u8>, limits: &Limits) -> Result<Self, ReadError> {
+impl OfficePackage {
+    fn open(bytes: Vec<u8>, limits: &ReadLimits) -> Result<Self, ReadError> {
         let archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
         let limit = limits.unpacked_bytes;
-        // Where the directory owns up to a bomb, nothing of it need be unpacked.
+        // If the directory itself declares a bomb, nothing of it need be unpacked.
         if archive.decompressed_size().is_some_and(|size| size > u128::from(limit)) {
             return Err(ReadError::UnpacksTooFar { limit });
         }
         Ok(Self { archive, left: limit, limit })
     }
 
-    /// The text of a part; none where there is no such part.
+    /// Returns the text of a part; `None` if there is no such part.
     ///
     /// # Errors
-    /// If it is broken, or the limit is passed.
+    /// If it is broken, or the limit is exceeded.
     pub(super) fn part(&mut self, name: &str) -> Result<Option<String>, ReadError> {
         let Self { archive, left, limit } = self;
         let mut part = match archive.by_name(name) {
@@ -85,32 +89,32 @@ impl Package {
         plain::decode(&bytes).map(Some)
     }
 
-    /// The parts that a part points to, by the ids that it uses.
+    /// Returns the parts that a part refers to, by their relationship ids.
     ///
     /// # Errors
     /// If the list is broken.
     pub(super) fn relationships(
         &mut self,
         part: &str,
-    ) -> Result<HashMap<String, Relationship>, ReadError> {
+    ) -> Result<HashMap<String, PartRelationship>, ReadError> {
         let (folder, file) = part.rsplit_once('/').unwrap_or(("", part));
         let name = format!("{folder}/_rels/{file}.rels");
         let text = self.part(name.trim_start_matches('/'))?.unwrap_or_default();
-        let mut nodes = Nodes::new(&text, "office file");
+        let mut nodes = XmlNodes::new(&text, "office file");
         let mut found = HashMap::new();
         while let Some(node) = nodes.next()? {
-            let Node::Start(start) = node else { continue };
+            let XmlNode::Start(start) = node else { continue };
             let get = |name| attribute(&start, name);
             if let (Some(id), Some(kind), Some(target)) = (get("Id"), get("Type"), get("Target")) {
                 let kind = kind.rsplit('/').next().unwrap_or_default().to_owned();
-                found.insert(id, Relationship { kind, part: resolve(folder, &target) });
+                found.insert(id, PartRelationship { kind, part: resolve(folder, &target) });
             }
         }
         Ok(found)
     }
 
-    /// The part that is the document itself.
-    fn main(&mut self) -> Result<Option<String>, ReadError> {
+    /// Returns the part that holds the document itself.
+    fn main_part(&mut self) -> Result<Option<String>, ReadError> {
         let all = self.relationships("")?;
         let main = all.into_values().find(|one| one.kind == "officeDocument");
         Ok(main.map(|main| main.part))
@@ -120,12 +124,12 @@ impl Package {
         self.archive.index_for_name("[Content_Types].xml").is_some()
     }
 
-    /// The archive's bytes, after each member was unpacked once to see that all fit: for a reader
-    /// that bounds nothing itself.
+    /// Returns the archive's bytes, after each member was unpacked once to check that all fit: for
+    /// a reader that bounds nothing itself.
     ///
     /// # Errors
-    /// If they don't, or a member is broken.
-    pub(super) fn proven(mut self) -> Result<Cursor<Vec<u8>>, ReadError> {
+    /// If they don't fit, or a member is broken.
+    pub(super) fn verified(mut self) -> Result<Cursor<Vec<u8>>, ReadError> {
         for n in 0..self.archive.len() {
             let mut part = self.archive.by_index(n).map_err(broken)?.take(self.left + 1);
             let size = io::copy(&mut part, &mut io::sink()).map_err(|e| broken(e.into()))?;
@@ -139,17 +143,17 @@ impl Package {
         Ok(bytes)
     }
 
-    /// What `docProps/core.xml` tells: title, author, date, language.
+    /// Sets the metadata of `docProps/core.xml`: title, author, subject, date, language.
     ///
     /// # Errors
     /// If it is broken.
-    pub(super) fn about(&mut self, document: &mut Document) -> Result<(), ReadError> {
+    pub(super) fn read_properties(&mut self, document: &mut Document) -> Result<(), ReadError> {
         let text = self.part("docProps/core.xml")?.unwrap_or_default();
-        let mut nodes = Nodes::new(&text, "office file");
+        let mut nodes = XmlNodes::new(&text, "office file");
         let mut name = None;
         while let Some(node) = nodes.next()? {
             match node {
-                Node::Start(start) => {
+                XmlNode::Start(start) => {
                     name = match start.local_name().as_ref() {
                         "title" => Some("title"),
                         "creator" => Some("author"),
@@ -159,26 +163,26 @@ impl Package {
                         _ => None,
                     }
                 }
-                Node::Text(text) => {
+                XmlNode::Text(text) => {
                     if let Some(name) = name {
-                        document.tell(name, &*text);
+                        document.set_metadata(name, &*text);
                     }
                 }
-                Node::End(_) => name = None,
+                XmlNode::End(_) => name = None,
             }
         }
         Ok(())
     }
 }
 
-/// Where a part points to.
-pub(super) struct Relationship {
+/// Reference from one part to another.
+pub(super) struct PartRelationship {
     /// The last word of its type, such as `slide`.
     pub kind: String,
     pub part: String,
 }
 
-/// A target as the name of a part: absolute, or relative to the folder of the part that names it.
+/// Resolves a target to a part: absolute, or relative to the folder of the referring part.
 fn resolve(folder: &str, target: &str) -> String {
     let mut path: Vec<&str> = match target.strip_prefix('/') {
         Some(_) => Vec::new(),

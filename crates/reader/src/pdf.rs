@@ -1,7 +1,7 @@
-//! PDF: the text layer, page by page, and what the file says about itself.
+//! PDF: the text layer, page by page, and the file's metadata.
 //!
-//! The interpreter runs a page's program and hands us each glyph with its character and place, also
-//! those of Japanese fonts that are not in the file; [`lines`](super::lines) makes text of them.
+//! The interpreter runs a page's program and passes each glyph with its character and place, even
+//! of Japanese fonts that are not in the file; [`lines`](super::lines) makes text of them.
 
 use encoding_rs::WINDOWS_1252;
 use hayro_interpret::font::{Glyph as Painted, GlyphRun};
@@ -15,21 +15,21 @@ use hayro_interpret::{
     InterpreterCache, InterpreterSettings, SoftMask, TransformExt, interpret_page,
 };
 
-use super::lines::{Glyph, Lines};
-use super::{Document, Limits, ReadError};
+use super::lines::{PlacedGlyph, TextLines};
+use super::{Document, ReadError, ReadLimits};
 
 const KIND: &str = "PDF";
 
-/// How much of a file's end must show that it is the end. Readers look in the last 1024 bytes
-/// (Adobe's implementation notes, 3.4.4); some servers add a little.
+/// Length of the tail that must contain the end mark. Readers look in the last 1024 bytes (Adobe's
+/// implementation notes, 3.4.4); some servers add a little.
 const TAIL: usize = 4096;
 
 /// Reads the text layer.
 ///
 /// # Errors
 /// If the file is broken, cut off or protected; if it has no text, or too much.
-pub(super) fn read(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadError> {
-    // A cut file often has enough in it to be opened, and then lacks pages in silence.
+pub(super) fn read(bytes: Vec<u8>, limits: &ReadLimits) -> Result<Document, ReadError> {
+    // A truncated file can often be opened, and then lacks pages without an error.
     if !has_end(&bytes) {
         return Err(ReadError::broken(KIND, "it has no end"));
     }
@@ -44,9 +44,9 @@ pub(super) fn read(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadErro
     let mut text = String::new();
     let (mut all, mut unknown) = (0, 0);
     for page in pdf.pages().iter() {
-        let painted = paint(page, &pdf, &cache, limits.text_bytes);
-        all += painted.all;
-        unknown += painted.unknown;
+        let painted = collect_glyphs(page, &pdf, &cache, limits.text_bytes);
+        all += painted.glyphs;
+        unknown += painted.unmapped;
         let page = painted.lines.finish();
         if (text.len() + page.len()) as u64 > limits.text_bytes {
             return Err(ReadError::TooMuchText { limit: limits.text_bytes });
@@ -60,20 +60,20 @@ pub(super) fn read(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadErro
     if all == 0 || text.trim().is_empty() {
         return Err(ReadError::NoTextLayer { pages });
     }
-    // A few symbols without a character are usual, a page of them is nothing to ask about.
+    // A few symbols without a character are usual; a page of them gives nothing to ask about.
     if unknown * 4 > all {
         return Err(ReadError::Unmapped { unknown, all });
     }
     let mut document = Document::text("pdf", text.trim_end().to_owned() + "\n", false);
-    about(&pdf, &mut document);
-    document.tell("pages", pages);
+    read_metadata(&pdf, &mut document);
+    document.set_metadata("pages", pages);
     if unknown > 0 {
-        document.tell("note", format!("{unknown} of {all} characters are unknown"));
+        document.set_metadata("note", format!("{unknown} of {all} characters are unknown"));
     }
     Ok(document)
 }
 
-/// Whether the end of a PDF stands where the file ends, but for what fills up a disk's block.
+/// Returns true if the file ends with the end of a PDF, apart from zeros that fill a disk's block.
 fn has_end(bytes: &[u8]) -> bool {
     let filled = bytes.iter().rev().take_while(|byte| **byte == 0).count();
     let bytes = &bytes[..bytes.len() - filled];
@@ -81,18 +81,23 @@ fn has_end(bytes: &[u8]) -> bool {
     ["%%EOF", "startxref"].iter().any(|end| memchr::memmem::find(tail, end.as_bytes()).is_some())
 }
 
-fn paint<'a>(page: &'a Page<'a>, pdf: &'a Pdf, cache: &InterpreterCache<'a>, limit: u64) -> Canvas {
+fn collect_glyphs<'a>(
+    page: &'a Page<'a>,
+    pdf: &'a Pdf,
+    cache: &InterpreterCache<'a>,
+    limit: u64,
+) -> GlyphCollector {
     let (width, height) = page.render_dimensions();
     let bounds = Rect::new(0.0, 0.0, f64::from(width), f64::from(height));
     let transform = page.initial_transform(true).to_kurbo();
     let settings = InterpreterSettings::default();
     let mut context = Context::new(transform, bounds, cache, pdf.xref(), settings);
-    let mut canvas = Canvas { lines: Lines::default(), all: 0, unknown: 0, limit };
+    let mut canvas = GlyphCollector { lines: TextLines::default(), glyphs: 0, unmapped: 0, limit };
     interpret_page(page, &mut context, &mut canvas);
     canvas
 }
 
-fn about(pdf: &Pdf, document: &mut Document) {
+fn read_metadata(pdf: &Pdf, document: &mut Document) {
     let metadata = pdf.metadata();
     for (name, value) in [
         ("title", &metadata.title),
@@ -101,16 +106,16 @@ fn about(pdf: &Pdf, document: &mut Document) {
         ("keywords", &metadata.keywords),
     ] {
         if let Some(value) = value {
-            document.tell(name, text_string(value));
+            document.set_metadata(name, text_string(value));
         }
     }
     if let Some(date) = metadata.modification_date.or(metadata.creation_date) {
-        document.tell("date", rfc3339(&date));
+        document.set_metadata("date", rfc3339(&date));
     }
 }
 
-/// A text string of PDF: UTF-16 or UTF-8 by its mark, else PDFDocEncoding, which has the characters
-/// of Windows-1252 where they matter (ISO 32000-1, 7.9.2.2 and annex D).
+/// Decodes a text string of PDF: UTF-16 or UTF-8 by its mark, else PDFDocEncoding, which has the
+/// characters of Windows-1252 where they matter (ISO 32000-1, 7.9.2.2 and annex D).
 fn text_string(bytes: &[u8]) -> String {
     let text = match encoding_rs::Encoding::for_bom(bytes) {
         Some((encoding, mark)) => encoding.decode_without_bom_handling(&bytes[mark..]).0,
@@ -127,29 +132,29 @@ fn rfc3339(date: &DateTime) -> String {
     )
 }
 
-/// Takes the glyphs and paints nothing.
-struct Canvas {
-    lines: Lines,
+/// Device that collects the glyphs and paints nothing.
+struct GlyphCollector {
+    lines: TextLines,
     /// Glyphs, and those among them without a character.
-    all: usize,
-    unknown: usize,
+    glyphs: usize,
+    unmapped: usize,
     limit: u64,
 }
 
-impl<'a> Device<'a> for Canvas {
+impl<'a> Device<'a> for GlyphCollector {
     fn draw_glyph_run(&mut self, run: &GlyphRun<'_, 'a>, props: DrawProps<'a>, _mode: &DrawMode) {
         if self.lines.len() as u64 > self.limit {
             return;
         }
         for painted in run.glyphs() {
-            self.all += 1;
+            self.glyphs += 1;
             let text = match painted.as_unicode() {
                 Some(BfString::Char(char)) => {
                     ligature(char).map_or_else(|| char.into(), str::to_owned)
                 }
                 Some(BfString::String(text)) => text,
                 None => {
-                    self.unknown += 1;
+                    self.unmapped += 1;
                     char::REPLACEMENT_CHARACTER.into()
                 }
             };
@@ -171,7 +176,7 @@ impl<'a> Device<'a> for Canvas {
     fn pop_transparency_group(&mut self) {}
 }
 
-/// The letters that one glyph joins. Nobody searches for the joined ones, nor do tokenizers know them.
+/// Splits a ligature into its letters: nobody searches for ligatures, nor do tokenizers know them.
 fn ligature(char: char) -> Option<&'static str> {
     Some(match char {
         '\u{fb00}' => "ff",
@@ -184,9 +189,8 @@ fn ligature(char: char) -> Option<&'static str> {
     })
 }
 
-/// A glyph of 1000 units to its font's height, where `place` puts it on a page whose y grows
-/// downwards.
-fn placed(text: String, place: Affine, advance: f64, vertical: bool) -> Glyph {
+/// Places a glyph of 1000 units to its font's height by `place`, on a page whose y grows downwards.
+fn placed(text: String, place: Affine, advance: f64, vertical: bool) -> PlacedGlyph {
     let [a, b, c, d, ..] = place.as_coeffs();
     let at = place * Point::ORIGIN;
     let size = 1000.0 * c.hypot(d);
@@ -205,7 +209,7 @@ fn placed(text: String, place: Affine, advance: f64, vertical: bool) -> Glyph {
     let advance = if vertical { size } else { advance * a.hypot(b) };
     let along = at.x * x + at.y * y;
     let across = at.y * x - at.x * y;
-    Glyph { text, along, across, advance, size, turn }
+    PlacedGlyph { text, along, across, advance, size, turn }
 }
 
 #[cfg(test)]

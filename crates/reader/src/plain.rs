@@ -1,14 +1,14 @@
-//! Bytes become text, whatever encoding they are in.
+//! Decodes bytes as text, whatever their encoding.
 
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::Encoding;
 
 use super::ReadError;
 
-/// The text of a file, in which something must stand.
+/// Returns the text of a file, which must not be blank.
 ///
 /// # Errors
-/// If it is empty, no text, or broken in its encoding.
+/// If it is blank, no text, or broken in its encoding.
 pub(super) fn read(bytes: &[u8]) -> Result<String, ReadError> {
     let text = decode(bytes)?;
     if text.trim().is_empty() { Err(ReadError::Empty) } else { Ok(text) }
@@ -26,7 +26,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<String, ReadError> {
     if bytes.contains(&0) {
         return Err(ReadError::Unknown);
     }
-    // ISO-2022-JP is seven bits wide and so always valid UTF-8: its escapes tell it.
+    // ISO-2022-JP is seven bits wide and so always valid UTF-8: its escapes reveal it.
     let escapes = bytes.contains(&0x1b);
     match std::str::from_utf8(bytes) {
         Ok(text) if !escapes => return Ok(text.to_owned()),

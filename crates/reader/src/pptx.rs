@@ -2,63 +2,63 @@
 //!
 //! Charts and diagrams have their texts elsewhere and are not read.
 
-use super::markdown::{Markdown, one_line};
-use super::package::Package;
-use super::xml::{Node, Nodes, attribute, relationship};
-use super::{Document, Limits, ReadError};
+use super::markdown::{MarkdownWriter, one_line};
+use super::package::OfficePackage;
+use super::xml::{XmlNode, XmlNodes, attribute, relationship};
+use super::{Document, ReadError, ReadLimits};
 
 const KIND: &str = "PPTX";
 
-/// Reads a presentation that is listed in the part `main`.
+/// Reads a presentation whose slides are listed in the part `main`.
 ///
 /// # Errors
 /// If a part is broken, or there is no text or too much.
 pub(super) fn read(
-    mut package: Package,
+    mut package: OfficePackage,
     main: &str,
-    limits: &Limits,
+    limits: &ReadLimits,
 ) -> Result<Document, ReadError> {
     let parts = package.relationships(main)?;
     let list = package.part(main)?.unwrap_or_default();
-    let mut nodes = Nodes::new(&list, KIND);
-    let mut out = Markdown::new(limits.text_bytes);
+    let mut nodes = XmlNodes::new(&list, KIND);
+    let mut out = MarkdownWriter::new(limits.text_bytes);
     let mut slides = 0_u64;
-    let mut says_something = false;
+    let mut has_text = false;
     while let Some(node) = nodes.next()? {
-        let Node::Start(start) = node else { continue };
+        let XmlNode::Start(start) = node else { continue };
         if start.local_name().as_ref() != "sldId" {
             continue;
         }
         let part = relationship(&start).and_then(|id| parts.get(&id));
         let missing = || ReadError::broken(KIND, "a slide is missing");
         slides += 1;
-        says_something |= slide(&mut package, &part.ok_or_else(missing)?.part, slides, &mut out)?;
+        has_text |= slide(&mut package, &part.ok_or_else(missing)?.part, slides, &mut out)?;
     }
-    // Pictures alone would leave the headings that stand in for titles.
-    if !says_something {
+    // Pictures alone would leave only the stand-in headings.
+    if !has_text {
         return Err(ReadError::Empty);
     }
     let mut document = Document::text("pptx", out.finish()?, true);
-    document.tell("slides", slides);
-    package.about(&mut document)?;
+    document.set_metadata("slides", slides);
+    package.read_properties(&mut document)?;
     Ok(document)
 }
 
-/// Writes a slide, and says whether it has any text.
+/// Writes a slide; returns true if it has any text.
 fn slide(
-    package: &mut Package,
+    package: &mut OfficePackage,
     part: &str,
     number: u64,
-    out: &mut Markdown,
+    out: &mut MarkdownWriter,
 ) -> Result<bool, ReadError> {
     let text = package.part(part)?.unwrap_or_default();
     let shapes = shapes(&text)?;
-    let title = shapes.iter().find(|shape| shape.is_title()).map(Shape::line);
+    let title = shapes.iter().find(|shape| shape.is_title()).map(SlideShape::line);
     let title = title.filter(|title| !title.is_empty());
-    let mut says_something = title.is_some();
+    let mut has_text = title.is_some();
     out.heading(1, &title.unwrap_or_else(|| format!("Slide {number}")))?;
-    for shape in shapes.iter().filter(|shape| !shape.is_title() && !shape.is_frame()) {
-        says_something |= !shape.rows.is_empty() || !shape.line().is_empty();
+    for shape in shapes.iter().filter(|shape| !shape.is_title() && !shape.is_header_or_footer()) {
+        has_text |= !shape.rows.is_empty() || !shape.line().is_empty();
         out.table(&shape.rows)?;
         for (depth, text) in &shape.paragraphs {
             match shape.is_body() {
@@ -72,27 +72,27 @@ fn slide(
         let text = package.part(&notes.part)?.unwrap_or_default();
         let notes = self::shapes(&text)?;
         let notes: Vec<String> =
-            notes.iter().filter(|shape| shape.is_body()).map(Shape::line).collect();
+            notes.iter().filter(|shape| shape.is_body()).map(SlideShape::line).collect();
         let notes = notes.join(" ");
         if !notes.trim().is_empty() {
-            says_something = true;
+            has_text = true;
             out.paragraph(&format!("Notes: {notes}"))?;
         }
     }
-    Ok(says_something)
+    Ok(has_text)
 }
 
 /// A text box, placeholder or table.
 #[derive(Debug, Default)]
-struct Shape {
-    /// What it is the place for; none for free text boxes.
+struct SlideShape {
+    /// Type of its placeholder; `None` for free text boxes.
     placeholder: Option<String>,
-    /// With how deep each is indented.
+    /// Paragraphs with their indentation.
     paragraphs: Vec<(usize, String)>,
     rows: Vec<Vec<String>>,
 }
 
-impl Shape {
+impl SlideShape {
     fn is(&self, kinds: &[&str]) -> bool {
         self.placeholder.as_deref().is_some_and(|kind| kinds.contains(&kind))
     }
@@ -101,12 +101,12 @@ impl Shape {
         self.is(&["title", "ctrTitle"])
     }
 
-    /// What stands on every slide: its number, the date, a footer.
-    fn is_frame(&self) -> bool {
+    /// Returns true for what is on every slide: its number, the date, a header or footer.
+    fn is_header_or_footer(&self) -> bool {
         self.is(&["sldNum", "dt", "ftr", "hdr"])
     }
 
-    /// A placeholder without a type is one for any content (ECMA-376, `ST_PlaceholderType`).
+    /// Matches a placeholder without a type too: any content (ECMA-376, `ST_PlaceholderType`).
     fn is_body(&self) -> bool {
         self.is(&["body", "obj"])
     }
@@ -117,19 +117,19 @@ impl Shape {
     }
 }
 
-fn shapes(text: &str) -> Result<Vec<Shape>, ReadError> {
-    let mut nodes = Nodes::new(text, KIND);
+fn shapes(text: &str) -> Result<Vec<SlideShape>, ReadError> {
+    let mut nodes = XmlNodes::new(text, KIND);
     let mut shapes = Vec::new();
-    let mut shape = Shape::default();
+    let mut shape = SlideShape::default();
     let mut paragraph = (0, String::new());
     let (mut in_text, mut in_cell, mut hidden) = (false, false, 0_usize);
     while let Some(node) = nodes.next()? {
         match node {
-            Node::Start(start) => match start.local_name().as_ref() {
+            XmlNode::Start(start) => match start.local_name().as_ref() {
                 // `Fallback` repeats what stands beside it for older programs.
                 "Fallback" => hidden += 1,
                 _ if hidden > 0 => {}
-                "sp" | "graphicFrame" => shape = Shape::default(),
+                "sp" | "graphicFrame" => shape = SlideShape::default(),
                 "ph" => {
                     let kind = attribute(&start, "type").unwrap_or_else(|| "obj".into());
                     shape.placeholder = Some(kind);
@@ -149,9 +149,9 @@ fn shapes(text: &str) -> Result<Vec<Shape>, ReadError> {
                 "tab" => paragraph.1.push('\t'),
                 _ => {}
             },
-            Node::Text(text) if in_text && hidden == 0 => paragraph.1.push_str(&text),
-            Node::Text(_) => {}
-            Node::End(name) => match name.as_str() {
+            XmlNode::Text(text) if in_text && hidden == 0 => paragraph.1.push_str(&text),
+            XmlNode::Text(_) => {}
+            XmlNode::End(name) => match name.as_str() {
                 "Fallback" => hidden = hidden.saturating_sub(1),
                 _ if hidden > 0 => {}
                 "t" => in_text = false,

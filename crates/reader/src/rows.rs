@@ -4,15 +4,18 @@ use serde_json::{Map, Value};
 
 use super::{ReadError, kind};
 
-/// Rows of CSV, TSV or JSON lines.
+/// Parses rows of CSV, TSV or JSON lines.
 ///
 /// # Errors
-/// If a row has not the header's number of cells or a line is no object; or if there are no rows.
-pub(super) fn read(text: &str, rows: kind::Rows) -> Result<Vec<Map<String, Value>>, ReadError> {
+/// If a row has not the header's number of cells, a line is no object, or there are no rows.
+pub(super) fn read(
+    text: &str,
+    rows: kind::RowFormat,
+) -> Result<Vec<Map<String, Value>>, ReadError> {
     let rows = match rows {
-        kind::Rows::Comma => cells(text, separator(text))?,
-        kind::Rows::Tab => cells(text, b'\t')?,
-        kind::Rows::Json => objects(text)?,
+        kind::RowFormat::Comma => cells(text, separator(text))?,
+        kind::RowFormat::Tab => cells(text, b'\t')?,
+        kind::RowFormat::Json => objects(text)?,
     };
     if rows.is_empty() { Err(ReadError::Empty) } else { Ok(rows) }
 }
@@ -36,7 +39,7 @@ fn cells(text: &str, separator: u8) -> Result<Vec<Map<String, Value>>, ReadError
     Ok(rows)
 }
 
-/// European spreadsheets write semicolons into their .csv: the header tells, outside its quotes.
+/// Detects the separator in the header, outside its quotes: European spreadsheets use semicolons.
 fn separator(text: &str) -> u8 {
     let mut quoted = false;
     let (mut commas, mut semicolons, mut tabs) = (0, 0, 0);
@@ -59,7 +62,7 @@ fn separator(text: &str) -> u8 {
     }
 }
 
-/// Column names, so that no cell hides another: the empty and the repeated ones get their number.
+/// Makes column names distinct: the empty and the repeated ones get their number.
 pub(super) fn names(header: impl Iterator<Item = String>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut seen = std::collections::HashSet::new();
@@ -93,22 +96,22 @@ mod tests {
 
     #[test]
     fn a_row_is_known_by_its_columns() {
-        let rows = read("品名,数量,\n\"りんご, 青\",3,a\n", kind::Rows::Comma).unwrap();
+        let rows = read("品名,数量,\n\"りんご, 青\",3,a\n", kind::RowFormat::Comma).unwrap();
         assert_eq!(json!(rows), json!([{"品名": "りんご, 青", "数量": "3", "column 3": "a"}]));
-        let rows = read("a;b;a\n1,5;2;3\n", kind::Rows::Comma).unwrap();
+        let rows = read("a;b;a\n1,5;2;3\n", kind::RowFormat::Comma).unwrap();
         assert_eq!(json!(rows), json!([{"a": "1,5", "b": "2", "a (column 3)": "3"}]));
-        let rows = read("a\tb\n1\t2\n", kind::Rows::Tab).unwrap();
+        let rows = read("a\tb\n1\t2\n", kind::RowFormat::Tab).unwrap();
         assert_eq!(json!(rows), json!([{"a": "1", "b": "2"}]));
-        let rows = read("{\"a\": [1]}\n\n{\"b\": null}\n", kind::Rows::Json).unwrap();
+        let rows = read("{\"a\": [1]}\n\n{\"b\": null}\n", kind::RowFormat::Json).unwrap();
         assert_eq!(json!(rows), json!([{"a": [1]}, {"b": null}]));
     }
 
     #[test]
     fn a_row_that_does_not_fit_is_told_with_its_line() {
-        let told = read("a,b\n1,2\n1,2,3\n", kind::Rows::Comma).unwrap_err().to_string();
+        let told = read("a,b\n1,2\n1,2,3\n", kind::RowFormat::Comma).unwrap_err().to_string();
         assert!(told.starts_with("line 3 has 3 cells and the header 2"), "{told}");
-        let told = read("{}\n[1]\n", kind::Rows::Json).unwrap_err().to_string();
+        let told = read("{}\n[1]\n", kind::RowFormat::Json).unwrap_err().to_string();
         assert!(told.starts_with("line 2 is no JSON object"), "{told}");
-        assert!(matches!(read("a,b\n", kind::Rows::Comma), Err(ReadError::Empty)));
+        assert!(matches!(read("a,b\n", kind::RowFormat::Comma), Err(ReadError::Empty)));
     }
 }

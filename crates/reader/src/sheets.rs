@@ -13,46 +13,49 @@ use calamine::{
 };
 use serde_json::{Map, Value};
 
-use super::markdown::Markdown;
-use super::package::Package;
+use super::markdown::MarkdownWriter;
+use super::package::OfficePackage;
 use super::rows::names;
-use super::{Content, Document, Limits, ReadError};
+use super::{Document, DocumentContent, ReadError, ReadLimits};
 
 /// Reads a workbook in a zip archive.
 ///
 /// # Errors
 /// If it is broken, unpacks too far, or has nothing in it or too much.
-pub(super) fn read_package(mut package: Package, limits: &Limits) -> Result<Document, ReadError> {
+pub(super) fn read_package(
+    mut package: OfficePackage,
+    limits: &ReadLimits,
+) -> Result<Document, ReadError> {
     let mut about = Document::text("sheets", String::new(), true);
-    package.about(&mut about)?;
-    let mut document = read(package.proven()?, limits)?;
+    package.read_properties(&mut about)?;
+    let mut document = read(package.verified()?, limits)?;
     for (name, value) in about.metadata {
         document.metadata.entry(name).or_insert(value);
     }
     Ok(document)
 }
 
-/// Reads a workbook of the time before, or says what the container holds instead.
+/// Reads a workbook in the older container, or reports what the container holds instead.
 ///
 /// # Errors
 /// If it is broken, protected, no workbook, or has nothing in it or too much.
-pub(super) fn read_container(bytes: Vec<u8>, limits: &Limits) -> Result<Document, ReadError> {
+pub(super) fn read_container(bytes: Vec<u8>, limits: &ReadLimits) -> Result<Document, ReadError> {
     let holds = |stream: &str| {
         let name: Vec<u8> = stream.encode_utf16().flat_map(u16::to_le_bytes).collect();
         memchr::memmem::find(&bytes, &name).is_some()
     };
-    let unsupported = |kind: &str, mend: &str| {
-        Err(ReadError::Unsupported { kind: kind.into(), mend: mend.into() })
+    let unsupported = |kind: &str, hint: &str| {
+        Err(ReadError::Unsupported { kind: kind.into(), hint: hint.into() })
     };
     // Office puts a whole DOCX, XLSX or PPTX in here when it has a password (MS-OFFCRYPTO, 2.3).
     if holds("EncryptedPackage") {
         return Err(ReadError::Encrypted);
     }
     if holds("WordDocument") {
-        return unsupported("a Word document of the time before DOCX", "save it as DOCX");
+        return unsupported("a Word document older than DOCX", "save it as DOCX");
     }
     if holds("PowerPoint Document") {
-        return unsupported("a presentation of the time before PPTX", "save it as PPTX");
+        return unsupported("a presentation older than PPTX", "save it as PPTX");
     }
     if holds("__substg1.0_") {
         return unsupported("an Outlook message (MSG)", "save it as EML");
@@ -60,11 +63,11 @@ pub(super) fn read_container(bytes: Vec<u8>, limits: &Limits) -> Result<Document
     read(Cursor::new(bytes), limits)
 }
 
-fn read<R: Read + Seek + Clone>(file: R, limits: &Limits) -> Result<Document, ReadError> {
+fn read<R: Read + Seek + Clone>(file: R, limits: &ReadLimits) -> Result<Document, ReadError> {
     let mut book = open_workbook_auto_from_rs(file).map_err(broken)?;
     let all = book.sheets_metadata().to_vec();
     let mut sheets = Vec::new();
-    // What its author hid, such as the choices for a column, nobody means by the document.
+    // Hidden sheets, such as the choices for a column, are not meant as part of the document.
     let shown = |sheet: &&Sheet| {
         sheet.typ == SheetType::WorkSheet && sheet.visible == SheetVisible::Visible
     };
@@ -80,11 +83,11 @@ fn read<R: Read + Seek + Clone>(file: R, limits: &Limits) -> Result<Document, Re
     let filled: Vec<_> = sheets.into_iter().filter(|(_, cells)| !cells.is_empty()).collect();
     let content = match filled.as_slice() {
         [] => return Err(ReadError::Empty),
-        [(_, cells)] if let Some(rows) = rows(cells) => Content::Rows(rows),
-        sheets => Content::Text { text: tables(sheets, limits)?, markdown: true },
+        [(_, cells)] if let Some(rows) = rows(cells) => DocumentContent::Rows(rows),
+        sheets => DocumentContent::Text { text: tables(sheets, limits)?, markdown: true },
     };
     let mut document = Document::new("sheets", content);
-    document.tell("sheets", titles);
+    document.set_metadata("sheets", titles);
     Ok(document)
 }
 
@@ -97,22 +100,22 @@ fn broken(error: calamine::Error) -> ReadError {
     }
 }
 
-/// What is in a sheet, by row and column.
-type Cells = BTreeMap<u32, BTreeMap<u32, Value>>;
+/// Cells of a sheet, by row and column.
+type SheetCells = BTreeMap<u32, BTreeMap<u32, Value>>;
 
-/// Counts what is kept: a workbook may point to one long text from a million cells.
-struct Kept {
-    cells: Cells,
+/// Counts the text it collects: a workbook may point to one long text from a million cells.
+struct CellCollector {
+    cells: SheetCells,
     left: u64,
     limit: u64,
 }
 
-impl Kept {
-    fn new(limits: &Limits) -> Self {
-        Self { cells: Cells::new(), left: limits.text_bytes, limit: limits.text_bytes }
+impl CellCollector {
+    fn new(limits: &ReadLimits) -> Self {
+        Self { cells: SheetCells::new(), left: limits.text_bytes, limit: limits.text_bytes }
     }
 
-    fn keep(&mut self, row: u32, column: u32, value: Value) -> Result<(), ReadError> {
+    fn add(&mut self, row: u32, column: u32, value: Value) -> Result<(), ReadError> {
         let size = match &value {
             Value::Null => return Ok(()),
             Value::String(text) if text.trim().is_empty() => return Ok(()),
@@ -129,42 +132,42 @@ impl Kept {
 fn one_by_one<R: Read + Seek>(
     book: &mut Xlsx<R>,
     sheet: &str,
-    limits: &Limits,
-) -> Result<Cells, ReadError> {
+    limits: &ReadLimits,
+) -> Result<SheetCells, ReadError> {
     let failed = |error: calamine::XlsxError| broken(error.into());
     let mut reader = book.worksheet_cells_reader(sheet).map_err(failed)?;
-    let mut kept = Kept::new(limits);
+    let mut collector = CellCollector::new(limits);
     while let Some(cell) = reader.next_cell().map_err(failed)? {
         let (row, column) = cell.get_position();
-        kept.keep(row, column, value(cell.get_value().clone().into()))?;
+        collector.add(row, column, value(cell.get_value().clone().into()))?;
     }
-    Ok(kept.cells)
+    Ok(collector.cells)
 }
 
 fn all_at_once<R: Read + Seek>(
     book: &mut Sheets<R>,
     sheet: &str,
-    limits: &Limits,
-) -> Result<Cells, ReadError> {
+    limits: &ReadLimits,
+) -> Result<SheetCells, ReadError> {
     let range = book.worksheet_range(sheet).map_err(broken)?;
     let (top, left) = range.start().unwrap_or_default();
-    let mut kept = Kept::new(limits);
+    let mut collector = CellCollector::new(limits);
     for (row, column, data) in range.used_cells() {
-        // A sheet has at most 2^20 rows, so the places fit.
+        // A sheet has at most 2^20 rows, so the positions fit.
         let place = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        kept.keep(
+        collector.add(
             top.saturating_add(place(row)),
             left.saturating_add(place(column)),
             value(data.clone()),
         )?;
     }
-    Ok(kept.cells)
+    Ok(collector.cells)
 }
 
 fn value(data: Data) -> Value {
     match data {
         Data::Int(number) => number.into(),
-        // Whole numbers are kept as floats in workbooks; nobody means 3.0 by a 3.
+        // Workbooks store whole numbers as floats; nobody means 3.0 by a 3.
         Data::Float(number) if number.fract() == 0.0 && number.abs() < 9e15 => {
             (number as i64).into()
         }
@@ -177,7 +180,7 @@ fn value(data: Data) -> Value {
     }
 }
 
-/// A date, a date and time, or for less than a day a time.
+/// Formats a date, a date and time, or for less than a day a time.
 fn date_time(time: &ExcelDateTime) -> String {
     if time.is_duration() {
         let minutes = (time.as_f64() * 24.0 * 60.0).round();
@@ -195,9 +198,9 @@ fn date_time(time: &ExcelDateTime) -> String {
     }
 }
 
-/// Rows by the names in the first row, if it has nothing but different texts, more than one, and
-/// none of the others goes beyond it.
-fn rows(cells: &Cells) -> Option<Vec<Map<String, Value>>> {
+/// Returns rows by the names in the first row, if it has nothing but different texts, more than
+/// one, and none of the others goes beyond it.
+fn rows(cells: &SheetCells) -> Option<Vec<Map<String, Value>>> {
     let mut lines = cells.values();
     let header = lines.next()?;
     let mut texts = BTreeSet::new();
@@ -214,12 +217,12 @@ fn rows(cells: &Cells) -> Option<Vec<Map<String, Value>>> {
     Some(lines.map(row).collect())
 }
 
-fn tables(sheets: &[(String, Cells)], limits: &Limits) -> Result<String, ReadError> {
-    let mut out = Markdown::new(limits.text_bytes);
+fn tables(sheets: &[(String, SheetCells)], limits: &ReadLimits) -> Result<String, ReadError> {
+    let mut out = MarkdownWriter::new(limits.text_bytes);
     for (name, cells) in sheets {
         out.heading(2, name)?;
         let used: BTreeSet<u32> = cells.values().flat_map(|row| row.keys().copied()).collect();
-        // Each row is as wide as the widest: checked here, since it is made before it is written.
+        // Each row is as wide as the widest: checked before the rows are made.
         let size = (used.len() as u64).saturating_mul(cells.len() as u64).saturating_mul(3);
         if size > limits.text_bytes {
             return Err(ReadError::TooMuchText { limit: limits.text_bytes });
@@ -243,11 +246,11 @@ mod tests {
 
     use super::*;
 
-    fn cells(rows: &[&[Value]]) -> Cells {
-        let mut kept = Kept::new(&Limits::default());
+    fn cells(rows: &[&[Value]]) -> SheetCells {
+        let mut kept = CellCollector::new(&ReadLimits::default());
         for (n, row) in (0..).zip(rows) {
             for (m, value) in (0..).zip(row.iter()) {
-                kept.keep(n, m, value.clone()).unwrap();
+                kept.add(n, m, value.clone()).unwrap();
             }
         }
         kept.cells
@@ -268,9 +271,9 @@ mod tests {
 
     #[test]
     fn a_text_that_many_cells_share_counts_as_often_as_it_is_shown() {
-        let mut kept = Kept::new(&Limits { text_bytes: 10, ..Limits::default() });
-        kept.keep(0, 0, json!("12345")).unwrap();
-        assert!(kept.keep(0, 1, json!("123456")).is_err());
+        let mut kept = CellCollector::new(&ReadLimits { text_bytes: 10, ..ReadLimits::default() });
+        kept.add(0, 0, json!("12345")).unwrap();
+        assert!(kept.add(0, 1, json!("123456")).is_err());
     }
 
     #[test]

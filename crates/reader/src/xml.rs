@@ -1,4 +1,4 @@
-//! The parts of office files: XML, taken event by event. Nothing is expanded, no tree is built.
+//! XML parts of office files, read event by event. Nothing is expanded, no tree is built.
 
 use std::borrow::Cow;
 
@@ -8,21 +8,21 @@ use quick_xml::{Reader, XmlVersion};
 
 use super::ReadError;
 
-/// What stands next in a part.
-pub(super) enum Node<'a> {
+/// Next node of a part.
+pub(super) enum XmlNode<'a> {
     Start(BytesStart<'a>),
     /// With the element's name without its prefix.
     End(String),
     Text(Cow<'a, str>),
 }
 
-/// A part, read from its start to its end.
-pub(super) struct Nodes<'a> {
+/// Reader of a part, from its start to its end.
+pub(super) struct XmlNodes<'a> {
     reader: Reader<&'a [u8]>,
     kind: &'static str,
 }
 
-impl<'a> Nodes<'a> {
+impl<'a> XmlNodes<'a> {
     /// `kind` is for errors, such as `DOCX`.
     pub(super) fn new(text: &'a str, kind: &'static str) -> Self {
         let mut reader = Reader::from_str(text);
@@ -30,19 +30,19 @@ impl<'a> Nodes<'a> {
         Self { reader, kind }
     }
 
-    /// The next element or text; none at the end.
+    /// Returns the next element or text; `None` at the end.
     ///
     /// # Errors
     /// If the part is no XML, or defines entities: office files have none, bombs do.
-    pub(super) fn next(&mut self) -> Result<Option<Node<'a>>, ReadError> {
+    pub(super) fn next(&mut self) -> Result<Option<XmlNode<'a>>, ReadError> {
         loop {
             let event = self.reader.read_event().map_err(|e| ReadError::broken(self.kind, e))?;
             return Ok(Some(match event {
-                Event::Start(start) | Event::Empty(start) => Node::Start(start),
-                Event::End(end) => Node::End(end.local_name().as_ref().to_owned()),
-                Event::Text(text) => Node::Text(text.xml10_content().into_owned().into()),
-                Event::CData(text) => Node::Text(text.xml10_content().into_owned().into()),
-                Event::GeneralRef(name) => Node::Text(self.character(&name)?.into()),
+                Event::Start(start) | Event::Empty(start) => XmlNode::Start(start),
+                Event::End(end) => XmlNode::End(end.local_name().as_ref().to_owned()),
+                Event::Text(text) => XmlNode::Text(text.xml10_content().into_owned().into()),
+                Event::CData(text) => XmlNode::Text(text.xml10_content().into_owned().into()),
+                Event::GeneralRef(name) => XmlNode::Text(self.character(&name)?.into()),
                 Event::DocType(_) => {
                     return Err(ReadError::broken(self.kind, "it defines its own XML entities"));
                 }
@@ -62,12 +62,12 @@ impl<'a> Nodes<'a> {
     }
 }
 
-/// An attribute by its name without prefix.
+/// Returns an attribute by its name without prefix.
 pub(super) fn attribute(start: &BytesStart<'_>, name: &str) -> Option<String> {
     find(start, |attribute| attribute.key.local_name().as_ref() == name)
 }
 
-/// The attribute that points to a relationship: `r:id`, where an `id` without prefix may stand too.
+/// Returns the attribute with a relationship id: `r:id`, beside which an `id` may stand.
 pub(super) fn relationship(start: &BytesStart<'_>) -> Option<String> {
     find(start, |attribute| {
         attribute.key.prefix().is_some() && attribute.key.local_name().as_ref() == "id"

@@ -1,46 +1,49 @@
-//! How deployments stand, over all the workers that told of them.
+//! Status of deployments, over all workers that report them.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use admission::snapshot::{BreakerState, Standing};
-use domain::share::Word;
+use admission::snapshot::{BreakerState, DemandSnapshot};
+use domain::heartbeat::Heartbeat;
 
-/// One quota, over all who use it.
+/// Status of one quota, over all workers that use it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Deployment {
+pub struct DeploymentStatus {
     pub name: String,
     pub workers: u64,
-    /// Tokens a minute: what the service says, else what was configured, else unknown.
+    /// Tokens a minute: as learnt from the service, else as configured, else unknown.
     pub tpm: Option<u64>,
-    /// The part of it that the workers may use together.
+    /// Part of it that the workers may use together.
     pub share: f64,
     /// Tokens booked in the last minute.
     pub used_last_minute: u64,
-    /// Tokens of the jobs that workers hold for it.
+    /// Tokens of the jobs held by workers for it.
     pub waiting: u64,
     pub in_flight: u64,
-    /// For how long a 429 still pauses the worker that waits longest, in milliseconds.
+    /// Remaining pause after a 429, in milliseconds; the longest of all workers.
     pub paused_ms: Option<u64>,
-    /// Why calls are kept off it, each reason once.
+    /// Reasons why it gets no calls, each once.
     pub troubles: Vec<String>,
 }
 
-/// What a worker's word has of one deployment.
+/// One deployment in a worker's heartbeat.
 #[derive(Deserialize)]
-struct Told {
+struct ReportedDeployment {
     name: String,
     quota: String,
-    standing: Standing,
+    standing: DemandSnapshot,
 }
 
-/// Adds the workers' words up, by quota. Words of other versions, which tell otherwise, are left out.
-pub fn sum(words: &[Word]) -> Vec<Deployment> {
-    let mut sums: BTreeMap<String, Deployment> = BTreeMap::new();
+/// Sums the workers' heartbeats by quota. Skips heartbeats of versions with another format.
+pub fn aggregate(words: &[Heartbeat]) -> Vec<DeploymentStatus> {
+    let mut sums: BTreeMap<String, DeploymentStatus> = BTreeMap::new();
     for word in words {
-        let told = serde_json::from_value::<Vec<Told>>(word.about["deployments"].clone());
-        for Told { name, quota, standing: Standing { state, .. } } in told.unwrap_or_default() {
+        let told =
+            serde_json::from_value::<Vec<ReportedDeployment>>(word.status["deployments"].clone());
+        for ReportedDeployment { name, quota, standing: DemandSnapshot { state, .. } } in
+            told.unwrap_or_default()
+        {
             let sum = sums.entry(quota).or_default();
             sum.name = name;
             sum.workers += 1;
@@ -69,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    fn word(used: u64, breaker: &str) -> Word {
+    fn word(used: u64, breaker: &str) -> Heartbeat {
         let standing = json!({
             "demand": 1.0, "name": "sim", "tier": 0, "service": "standard",
             "tpm_configured": 60_000, "tpm_learnt": null, "rpm": null, "charge_factor": 1.0,
@@ -79,13 +82,18 @@ mod tests {
         });
         let deployments = json!([{ "name": "sim", "quota": "h/sim", "standing": standing }]);
         let about = json!({ "pid": 1, "deployments": deployments });
-        Word { instance: Uuid::nil(), beat: 1, parts: BTreeMap::default(), about }
+        Heartbeat {
+            instance: Uuid::nil(),
+            sequence: 1,
+            quota_claims: BTreeMap::default(),
+            status: about,
+        }
     }
 
     #[test]
     fn workers_on_one_quota_are_added_up() {
-        let other = Word { about: json!({ "pid": 2 }), ..word(0, "closed") };
-        let sums = sum(&[word(20_000, "closed"), word(30_000, "open"), other]);
+        let other = Heartbeat { status: json!({ "pid": 2 }), ..word(0, "closed") };
+        let sums = aggregate(&[word(20_000, "closed"), word(30_000, "open"), other]);
         let [sim] = sums.as_slice() else { panic!("{sums:?}") };
         assert_eq!((sim.workers, sim.tpm, sim.used_last_minute), (2, Some(60_000), 50_000));
         assert_eq!(

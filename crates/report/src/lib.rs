@@ -1,12 +1,12 @@
-//! What people ask: how batches stand and why they are not done, results, tokens and cost, how many
-//! workers are of use, and whether the services answer.
+//! Reports for people and scalers: batch status and why a batch is not done, results, usage and
+//! cost, useful number of workers, checks of the configured services.
 
-pub mod account;
+pub mod autoscale;
+pub mod batch_report;
 pub mod deployments;
 pub mod forecast;
 pub mod live;
 pub mod plot;
-pub mod replicas;
 pub mod results;
 pub mod usage;
 pub mod why;

@@ -1,100 +1,101 @@
-//! Batches as they are being worked on: how fast, what it cost so far, when they will be done.
+//! Live status of batches: rate, cost so far, forecast.
 //!
-//! [`look`] counts the outcomes themselves. A [`Watch`] goes by the sums that are kept beside them: a
-//! few rows a batch, however many outcomes it has. In a store that keeps them apart they may be short
-//! of what a killed worker had recorded last, never more; so where they lack some of a batch that is
-//! done, or in which nothing ends any more, its outcomes are counted, once.
+//! [`snapshot`] counts the outcomes themselves. A [`LiveWatcher`] reads the running totals kept
+//! beside them: a few rows a batch, however many outcomes it has. A store that keeps them
+//! separately may lack what a killed worker recorded last, but never has more; so if they fall
+//! short for a batch that is done, or in which nothing ends any more, its outcomes are counted,
+//! once.
 
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::deployments::Deployment;
-use super::forecast::{self, Done, Forecast, LOOK_BACK_S, Rate, Whole};
+use super::deployments::DeploymentStatus;
+use super::forecast::{self, BatchForecast, BatchProgress, BatchRate, EnqueuedTotals, LOOK_BACK_S};
 use super::usage::Cost;
-use control::batches::Standing;
+use control::batches::BatchStatus;
 use domain::job::BatchId;
-use domain::outcome::Usage;
+use domain::outcome::TokenUsage;
 use domain::prices::Prices;
-use store::{Batch, BatchState, Running, Store, StoreError, Totals};
+use store::{Batch, BatchState, BatchTotals, RunningTotals, Store, StoreError};
 
-/// One batch at one moment.
+/// Status of one batch at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Live {
+pub struct LiveStatus {
     #[serde(flatten)]
-    pub standing: Standing,
+    pub status: BatchStatus,
     /// Absent if nothing ended in the last minutes.
-    pub rate: Option<Rate>,
+    pub rate: Option<BatchRate>,
     /// So far, in the currency of the price table.
     pub cost: Cost,
-    /// Only of a batch that is being worked on.
-    pub forecast: Option<Forecast>,
+    /// Only for a running batch.
+    pub forecast: Option<BatchForecast>,
 }
 
-/// Which batches are looked at.
+/// Batches to report.
 #[derive(Debug, Clone, Copy)]
-pub enum Which<'a> {
+pub enum BatchFilter<'a> {
     All,
-    /// So many of them.
+    /// At most this many.
     Newest(usize),
-    /// None, if it does not exist.
+    /// This one; none if it does not exist.
     One(&'a BatchId),
 }
 
-/// What figures are told by, besides the store.
+/// Inputs of the figures besides the store.
 #[derive(Debug, Clone, Copy)]
-pub struct By<'a> {
-    /// Those of the workers alive.
-    pub deployments: &'a [Deployment],
+pub struct LiveInputs<'a> {
+    /// As reported by the live workers.
+    pub deployments: &'a [DeploymentStatus],
     pub prices: &'a Prices,
 }
 
-/// Looks at batches, newest first.
+/// Returns the status of batches, newest first.
 ///
 /// # Errors
-/// What the store said.
-pub async fn look(
+/// If the store fails.
+pub async fn snapshot(
     store: &dyn Store,
-    which: Which<'_>,
-    by: By<'_>,
-) -> Result<Vec<Live>, StoreError> {
+    which: BatchFilter<'_>,
+    by: LiveInputs<'_>,
+) -> Result<Vec<LiveStatus>, StoreError> {
     let mut all = Vec::new();
     for batch in batches(store, which).await? {
         let running = running(store, &batch).await?;
         let totals = store.totals(&batch.id).await?;
         let budget = store.budget(&batch.id).await?;
-        let standing = Standing::new(&batch, budget, totals);
-        all.push(Live::new(&batch, standing, &running, by, Timestamp::now()));
+        let status = BatchStatus::new(&batch, budget, totals);
+        all.push(LiveStatus::new(&batch, status, &running, by, Timestamp::now()));
     }
     Ok(all)
 }
 
-/// A batch whose outcomes were counted, as it and its running sums were then.
+/// Counted totals of a batch, with the batch and its running totals at that time.
 #[derive(Debug, PartialEq)]
-struct Counted {
+struct CountedBatch {
     batch: Batch,
-    running: Totals,
-    totals: Totals,
+    running: BatchTotals,
+    totals: BatchTotals,
 }
 
-/// Looks again and again, at a price that allows it.
+/// Poller of batch status, at low cost to the store.
 #[derive(Debug, Default)]
-pub struct Watch {
-    counted: HashMap<BatchId, Counted>,
+pub struct LiveWatcher {
+    counted: HashMap<BatchId, CountedBatch>,
 }
 
-impl Watch {
-    /// As [`look`], by the running sums.
+impl LiveWatcher {
+    /// Does the same as [`snapshot`], from the running totals.
     ///
     /// # Errors
-    /// What the store said.
-    pub async fn look(
+    /// If the store fails.
+    pub async fn snapshot(
         &mut self,
         store: &dyn Store,
-        which: Which<'_>,
-        by: By<'_>,
-    ) -> Result<Vec<Live>, StoreError> {
+        which: BatchFilter<'_>,
+        by: LiveInputs<'_>,
+    ) -> Result<Vec<LiveStatus>, StoreError> {
         let mut all = Vec::new();
         for batch in batches(store, which).await? {
             let running = running(store, &batch).await?;
@@ -104,8 +105,8 @@ impl Watch {
                 totals = self.count(store, &batch, totals).await?;
             }
             let budget = store.budget(&batch.id).await?;
-            let standing = Standing::new(&batch, budget, totals);
-            all.push(Live::new(&batch, standing, &running, by, Timestamp::now()));
+            let status = BatchStatus::new(&batch, budget, totals);
+            all.push(LiveStatus::new(&batch, status, &running, by, Timestamp::now()));
         }
         Ok(all)
     }
@@ -114,72 +115,72 @@ impl Watch {
         &mut self,
         store: &dyn Store,
         batch: &Batch,
-        running: Totals,
-    ) -> Result<Totals, StoreError> {
+        running: BatchTotals,
+    ) -> Result<BatchTotals, StoreError> {
         if let Some(known) = self.counted.get(&batch.id)
             && (&known.batch, &known.running) == (batch, &running)
         {
             return Ok(known.totals.clone());
         }
         let totals = store.totals(&batch.id).await?;
-        let counted = Counted { batch: batch.clone(), running, totals: totals.clone() };
+        let counted = CountedBatch { batch: batch.clone(), running, totals: totals.clone() };
         self.counted.insert(batch.id.clone(), counted);
         Ok(totals)
     }
 }
 
-/// Whether nothing ended in this minute and the one before.
-fn is_quiet(running: &Running) -> bool {
+/// Returns whether nothing ended in this minute and the one before.
+fn is_quiet(running: &RunningTotals) -> bool {
     let before = Timestamp::now().as_second().div_euclid(60) - 1;
     running.minutes.range(before..).next().is_none()
 }
 
-async fn batches(store: &dyn Store, which: Which<'_>) -> Result<Vec<Batch>, StoreError> {
+async fn batches(store: &dyn Store, which: BatchFilter<'_>) -> Result<Vec<Batch>, StoreError> {
     let mut batches = match which {
-        Which::One(id) => store.batch(id).await?.into_iter().collect(),
-        Which::All | Which::Newest(_) => store.batches().await?,
+        BatchFilter::One(id) => store.batch(id).await?.into_iter().collect(),
+        BatchFilter::All | BatchFilter::Newest(_) => store.batches().await?,
     };
-    if let Which::Newest(most) = which {
+    if let BatchFilter::Newest(most) = which {
         batches.truncate(most);
     }
     Ok(batches)
 }
 
-async fn running(store: &dyn Store, batch: &Batch) -> Result<Running, StoreError> {
-    // A minute more, so that it is seen whether the batch began before the window.
+async fn running(store: &dyn Store, batch: &Batch) -> Result<RunningTotals, StoreError> {
+    // One minute more, to see whether the batch began before the window.
     let since = Timestamp::now() - SignedDuration::from_secs(LOOK_BACK_S + 60);
-    store.running(&batch.id, since).await
+    store.running_totals(&batch.id, since).await
 }
 
-impl Live {
+impl LiveStatus {
     fn new(
         batch: &Batch,
-        standing: Standing,
-        running: &Running,
-        By { deployments, prices }: By<'_>,
+        status: BatchStatus,
+        running: &RunningTotals,
+        LiveInputs { deployments, prices }: LiveInputs<'_>,
         now: Timestamp,
     ) -> Self {
-        let (cost, done) = spent(running, &standing.totals, prices);
-        let whole = Whole { jobs: batch.jobs, prompt_tokens: batch.prompt_tokens };
-        let forecast = (standing.state == BatchState::Running).then(|| {
-            let stretches = forecast::stretches(&running.minutes, now, LOOK_BACK_S);
-            forecast::forecast(&done, &whole, &stretches, quota(deployments))
+        let (cost, done) = spent(running, &status.totals, prices);
+        let whole = EnqueuedTotals { jobs: batch.jobs, prompt_tokens: batch.prompt_tokens };
+        let forecast = (status.state == BatchState::Running).then(|| {
+            let intervals = forecast::intervals(&running.minutes, now, LOOK_BACK_S);
+            forecast::forecast(&done, &whole, &intervals, usable_tpm(deployments))
         });
         let rate = forecast::rate(&running.minutes, now);
-        Self { standing, rate, cost, forecast }
+        Self { status, rate, cost, forecast }
     }
 }
 
-/// What the workers may use of all deployments together, in tokens a minute; unknown if that of one
-/// is, or if nobody works.
-fn quota(deployments: &[Deployment]) -> Option<f64> {
-    let of_one = |d: &Deployment| d.tpm.map(|tpm| tpm as f64 * d.share.min(1.0));
+/// Sums what the workers may use of all deployments, in tokens a minute; `None` if one quota is
+/// unknown or no worker is alive.
+fn usable_tpm(deployments: &[DeploymentStatus]) -> Option<f64> {
+    let of_one = |d: &DeploymentStatus| d.tpm.map(|tpm| tpm as f64 * d.share.min(1.0));
     let sum: Option<f64> = deployments.iter().map(of_one).sum();
     sum.filter(|tpm| *tpm > 0.0)
 }
 
-/// The cost by the running sums. Tokens that they lack have no price, as they have no model.
-fn spent(running: &Running, totals: &Totals, prices: &Prices) -> (Cost, Done) {
+/// Returns the cost by the running totals. Tokens missing there have no model, hence no price.
+fn spent(running: &RunningTotals, totals: &BatchTotals, prices: &Prices) -> (Cost, BatchProgress) {
     let mut cost = Cost::default();
     let (mut prompt_cost, mut completion_cost) = (Some(0.0), Some(0.0));
     for sum in &running.sums {
@@ -190,13 +191,13 @@ fn spent(running: &Running, totals: &Totals, prices: &Prices) -> (Cost, Done) {
             continue;
         }
         cost.add(price(usage), usage.total());
-        let answers = Usage { prompt: 0, cached: 0, ..usage };
-        let prompts = Usage { completion: 0, reasoning: 0, ..usage };
+        let answers = TokenUsage { prompt: 0, cached: 0, ..usage };
+        let prompts = TokenUsage { completion: 0, reasoning: 0, ..usage };
         let add = |sum: Option<f64>, usage| Some(sum? + price(usage)?.amount());
         (prompt_cost, completion_cost) = (add(prompt_cost, prompts), add(completion_cost, answers));
     }
     cost.unpriced_tokens += totals.usage.total().saturating_sub(running.totals().usage.total());
-    let done = Done {
+    let done = BatchProgress {
         jobs: totals.ended(),
         prompt_tokens: totals.usage.prompt,
         completion_tokens: totals.usage.completion,
@@ -211,29 +212,30 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use domain::outcome::Ending;
-    use store::{Minute, RunningSum};
+    use domain::outcome::OutcomeStatus;
+    use store::{DeploymentTotals, MinuteTotals};
 
-    fn totals(jobs: u64) -> Totals {
-        let usage = Usage { prompt: 1_000 * jobs, cached: 0, completion: 500 * jobs, reasoning: 0 };
-        Totals { endings: [(Ending::Succeeded, jobs)].into(), usage, attempts: jobs }
+    fn totals(jobs: u64) -> BatchTotals {
+        let usage =
+            TokenUsage { prompt: 1_000 * jobs, cached: 0, completion: 500 * jobs, reasoning: 0 };
+        BatchTotals { endings: [(OutcomeStatus::Succeeded, jobs)].into(), usage, attempts: jobs }
     }
 
-    fn running(model: &str) -> Running {
-        let sum = |deployment: &str, tier: Option<&str>| RunningSum {
+    fn running(model: &str) -> RunningTotals {
+        let sum = |deployment: &str, tier: Option<&str>| DeploymentTotals {
             deployment: deployment.into(),
             model: model.into(),
             service_tier: tier.map(Into::into),
             totals: totals(500),
         };
-        let minute = Minute { jobs: 100, tokens: 150_000, from_second: 0 };
-        Running {
+        let minute = MinuteTotals { jobs: 100, tokens: 150_000, from_second: 0 };
+        RunningTotals {
             sums: vec![sum("a", None), sum("b", Some("flex"))],
             minutes: (0..10).map(|minute_of| (minute_of, minute)).collect::<BTreeMap<_, _>>(),
         }
     }
 
-    fn live(model: &str, state: BatchState) -> Live {
+    fn live(model: &str, state: BatchState) -> LiveStatus {
         let prices = Prices::load(None).unwrap();
         let batch = Batch {
             id: "night".parse().unwrap(),
@@ -245,13 +247,14 @@ mod tests {
             created_at: Timestamp::UNIX_EPOCH,
         };
         let now = Timestamp::from_second(600).unwrap();
-        let deployments = [Deployment { tpm: Some(200_000), share: 1.0, ..Deployment::default() }];
-        let standing = Standing::new(&batch, None, totals(1_000));
-        Live::new(
+        let deployments =
+            [DeploymentStatus { tpm: Some(200_000), share: 1.0, ..DeploymentStatus::default() }];
+        let standing = BatchStatus::new(&batch, None, totals(1_000));
+        LiveStatus::new(
             &batch,
             standing,
             &running(model),
-            By { deployments: &deployments, prices: &prices },
+            LiveInputs { deployments: &deployments, prices: &prices },
             now,
         )
     }
@@ -263,7 +266,7 @@ mod tests {
         assert!((rate.tokens_per_minute - 150_000.0).abs() < 1.0, "{rate:?}");
         // 500 jobs cost 0.2 + 0.4, and half of it on the flex tier.
         assert_eq!(live.cost.known.to_string(), "0.9000");
-        let Forecast { eta, cost } = live.forecast.unwrap();
+        let BatchForecast { eta, cost } = live.forecast.unwrap();
         let (eta, cost) = (eta.unwrap().seconds.likely, cost.unwrap().likely);
         assert!((eta - 600.0).abs() < 1.0 && (cost - 1.8).abs() < 1e-9, "{eta} {cost}");
     }

@@ -1,7 +1,7 @@
-//! Plots as SVG, to be put into a page. The only file that knows `plotters`.
+//! Plots as SVG, for embedding in a page. The only file that knows `plotters`.
 //!
-//! A plot has no background of its own, and [`STYLE`] gives it the page's colours, so that it can be
-//! read on light and dark pages and in print. Screen readers are told its title and what it shows.
+//! A plot has no background of its own, and [`STYLE`] gives it the page's colours, so that it is
+//! readable on light and dark pages and in print. Screen readers get its title and description.
 
 use plotters::backend::SVGBackend;
 use plotters::chart::{ChartBuilder, SeriesLabelPosition};
@@ -10,13 +10,13 @@ use plotters::element::{PathElement, Rectangle};
 use plotters::series::LineSeries;
 use plotters::style::{BLACK, Color, RGBColor, TRANSPARENT, WHITE};
 
-/// For the page's style sheet: what is drawn black takes the page's ink, what is white its paper.
+/// Rules for the page's style sheet: black strokes take the page's ink, white fills its paper.
 pub const STYLE: &str = "svg{max-width:100%;height:auto}svg text{fill:var(--ink)}\
 svg [stroke=\"#000000\"]{stroke:var(--ink)}svg [fill=\"#FFFFFF\"]{fill:var(--paper)}";
 
 const SIZE: (u32, u32) = (760, 320);
 
-/// Told apart in grey too, and by those who do not see all colours (Okabe and Ito's palette).
+/// Distinguishable in grey too, and for colour-blind readers (Okabe and Ito's palette).
 const COLOURS: [RGBColor; 5] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
@@ -27,91 +27,97 @@ const COLOURS: [RGBColor; 5] = [
 
 /// One line of a plot.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Line {
+pub struct PlotLine {
     pub name: String,
     pub points: Vec<(f64, f64)>,
 }
 
-/// One bar of a plot: from where, to where, how high.
-pub type Bar = (f64, f64, f64);
+/// One bar of a plot: start, end, height.
+pub type PlotBar = (f64, f64, f64);
 
 /// Axes of a plot.
 #[derive(Debug, Clone, Copy)]
-pub struct Axes<'a> {
+pub struct PlotAxes<'a> {
     pub x: &'a str,
     pub y: &'a str,
     /// The points' x are binary logarithms.
     pub x_is_log2: bool,
-    /// Marked by an upright line.
+    /// Marked by a vertical line.
     pub mark: Option<f64>,
-    /// The lines' names stand in the plot, not beside it.
+    /// Line names stand in the plot, not beside it.
     pub has_legend: bool,
 }
 
-/// What a plot says to those who don't see it.
+/// Text alternative for screen readers.
 #[derive(Debug, Clone, Copy)]
-pub struct Told<'a> {
+pub struct PlotCaption<'a> {
     pub title: &'a str,
     pub description: &'a str,
 }
 
-/// Draws lines; `None` if there is nothing to be drawn.
-pub fn lines(lines: &[Line], axes: Axes<'_>, told: Told<'_>) -> Option<String> {
+/// Draws lines; `None` if there is nothing to draw.
+pub fn lines(lines: &[PlotLine], axes: PlotAxes<'_>, caption: PlotCaption<'_>) -> Option<String> {
     let points = || lines.iter().flat_map(|line| &line.points);
     let edge =
         |of: fn(&(f64, f64)) -> f64, pick: fn(f64, f64) -> f64| points().map(of).reduce(pick);
     let (low, high) = (edge(|p| p.0, f64::min)?, edge(|p| p.0, f64::max)?);
     let top = edge(|p| p.1, f64::max)?;
     let high = if high > low { high } else { low + 1.0 };
-    drawn(&Shapes { lines, bars: &[] }, axes, (low..high, 0.0..with_headroom(top)), told)
+    render(&PlotShapes { lines, bars: &[] }, axes, (low..high, 0.0..with_headroom(top)), caption)
 }
 
 /// Draws bars side by side; `None` if there are none.
-pub fn bars(bars: &[Bar], axes: Axes<'_>, told: Told<'_>) -> Option<String> {
+pub fn bars(bars: &[PlotBar], axes: PlotAxes<'_>, caption: PlotCaption<'_>) -> Option<String> {
     let (low, high) = (bars.first()?.0, bars.last()?.1);
     let top = bars.iter().map(|bar| bar.2).reduce(f64::max)?;
-    drawn(&Shapes { lines: &[], bars }, axes, (low..high, 0.0..with_headroom(top)), told)
+    render(&PlotShapes { lines: &[], bars }, axes, (low..high, 0.0..with_headroom(top)), caption)
 }
 
 fn with_headroom(top: f64) -> f64 {
     if top > 0.0 { top * 1.05 } else { 1.0 }
 }
 
-/// The colour of the n-th line, for a legend beside its plot.
+/// Returns the colour of the n-th line, for a legend beside its plot.
 pub fn colour(n: usize) -> String {
     let RGBColor(red, green, blue) = COLOURS[n % COLOURS.len()];
     format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
-struct Shapes<'a> {
-    lines: &'a [Line],
-    bars: &'a [Bar],
+struct PlotShapes<'a> {
+    lines: &'a [PlotLine],
+    bars: &'a [PlotBar],
 }
 
-type Ranges = (std::ops::Range<f64>, std::ops::Range<f64>);
+type AxisRanges = (std::ops::Range<f64>, std::ops::Range<f64>);
 
-fn drawn(shapes: &Shapes<'_>, axes: Axes<'_>, ranges: Ranges, told: Told<'_>) -> Option<String> {
+fn render(
+    shapes: &PlotShapes<'_>,
+    axes: PlotAxes<'_>,
+    ranges: AxisRanges,
+    caption: PlotCaption<'_>,
+) -> Option<String> {
     let mut svg = String::new();
     draw(&mut svg, shapes, axes, ranges).ok()?;
     let begin = svg.find("<svg ")? + "<svg ".len();
     let content = begin + svg[begin..].find('>')? + 1;
-    let Told { title, description } = told;
-    let told = format!("<title>{}</title><desc>{}</desc>", escaped(title), escaped(description));
+    let PlotCaption { title, description } = caption;
+    let told =
+        format!("<title>{}</title><desc>{}</desc>", escape_xml(title), escape_xml(description));
     svg.insert_str(content, &told);
-    let label = format!("role=\"img\" aria-label=\"{}\" ", escaped(title));
+    let label = format!("role=\"img\" aria-label=\"{}\" ", escape_xml(title));
     svg.insert_str(begin, &label);
     Some(svg)
 }
 
 fn draw(
     out: &mut String,
-    shapes: &Shapes<'_>,
-    axes: Axes<'_>,
-    (x, y): Ranges,
+    shapes: &PlotShapes<'_>,
+    axes: PlotAxes<'_>,
+    (x, y): AxisRanges,
 ) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
     let area = SVGBackend::with_string(out, SIZE).into_drawing_area();
     let top = y.end;
-    // The powers of two alone, where those are the levels.
+    // Only the powers of two, where those are the levels.
     let ticks = if axes.x_is_log2 { (x.end - x.start).ceil() as usize + 1 } else { 10 };
     let mut chart = ChartBuilder::on(&area)
         .margin(10)
@@ -130,7 +136,7 @@ fn draw(
         .y_label_formatter(&label_y)
         .label_style(("sans-serif", 13))
         .draw()?;
-    let bar = |(from, to, height): &Bar| {
+    let bar = |(from, to, height): &PlotBar| {
         Rectangle::new([(*from, 0.0), (*to, *height)], COLOURS[0].mix(0.7).filled())
     };
     chart.draw_series(shapes.bars.iter().map(bar))?;
@@ -156,12 +162,12 @@ fn draw(
     area.present()
 }
 
-/// Text as HTML and XML take it, between tags and in attributes.
-pub fn escaped(text: &str) -> String {
+/// Escapes text for HTML and XML, between tags and in attributes.
+pub fn escape_xml(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A number as short as it can be read.
+/// Formats a number as short as it can be read.
 fn tick(value: f64) -> String {
     match value.abs() {
         large if large >= 1e6 => format!("{}M", short(value / 1e6)),
@@ -179,13 +185,13 @@ fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
-    const TOLD: Told<'_> = Told { title: "Throughput", description: "a < b" };
-    const AXES: Axes<'_> =
-        Axes { x: "seconds", y: "RPM", x_is_log2: false, mark: Some(1.0), has_legend: true };
+    const TOLD: PlotCaption<'_> = PlotCaption { title: "Throughput", description: "a < b" };
+    const AXES: PlotAxes<'_> =
+        PlotAxes { x: "seconds", y: "RPM", x_is_log2: false, mark: Some(1.0), has_legend: true };
 
     #[test]
     fn a_plot_has_its_names_and_needs_nothing_else() {
-        let line = Line { name: "succeeded".into(), points: vec![(0.0, 5.0), (1.0, 7.0)] };
+        let line = PlotLine { name: "succeeded".into(), points: vec![(0.0, 5.0), (1.0, 7.0)] };
         let drawn = lines(&[line], AXES, TOLD).unwrap();
         for text in ["<svg", "succeeded", "seconds", "RPM", "<polyline", "<desc>a &lt; b</desc>"] {
             assert!(drawn.contains(text), "{text}");
@@ -195,10 +201,10 @@ mod tests {
 
     #[test]
     fn what_is_flat_or_empty_does_not_fail() {
-        let line = |points| Line { name: "n".into(), points };
+        let line = |points| PlotLine { name: "n".into(), points };
         assert_eq!(lines(&[line(vec![])], AXES, TOLD), None);
         assert!(lines(&[line(vec![(3.0, 0.0)])], AXES, TOLD).is_some());
-        const BARE: Axes<'_> = Axes { has_legend: false, ..AXES };
+        const BARE: PlotAxes<'_> = PlotAxes { has_legend: false, ..AXES };
         assert_eq!(bars(&[], BARE, TOLD), None);
         assert!(bars(&[(0.0, 1.0, 3.0), (1.0, 2.0, 0.0)], BARE, TOLD).is_some());
     }

@@ -1,7 +1,7 @@
-//! Tokens and cost, by whatever people charge them back by.
+//! Tokens and cost, grouped for chargeback.
 //!
-//! Counted from the outcomes themselves, so that the sums are right whatever crashed. Memory grows
-//! with the number of lines of the answer, never with the number of outcomes.
+//! Counted from the outcomes themselves, so the sums are right after any crash. Memory grows with
+//! the number of result lines, never with the number of outcomes.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -10,24 +10,24 @@ use futures_util::TryStreamExt;
 use serde::{Serialize, Serializer};
 
 use domain::job::BatchId;
-use domain::outcome::Usage;
+use domain::outcome::TokenUsage;
 use domain::prices::{Money, Prices};
-use store::{Brief, Store, StoreError};
+use store::{OutcomeSummary, Store, StoreError};
 
-/// What lines are told apart by.
+/// Key by which usage is grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Dimension {
+pub enum UsageDimension {
     Batch,
     Deployment,
     Model,
-    /// In UTC.
+    /// Day in UTC.
     Day,
     Hour,
     /// A key of the jobs' `metadata`.
     Metadata(String),
 }
 
-impl Dimension {
+impl UsageDimension {
     pub fn name(&self) -> String {
         match self {
             Self::Batch => "batch".into(),
@@ -39,7 +39,7 @@ impl Dimension {
         }
     }
 
-    fn of(&self, batch: &BatchId, brief: &Brief) -> String {
+    fn value_of(&self, batch: &BatchId, brief: &OutcomeSummary) -> String {
         match self {
             Self::Batch => batch.to_string(),
             Self::Deployment => brief.deployment.clone(),
@@ -52,12 +52,12 @@ impl Dimension {
     }
 }
 
-/// The name of a dimension that does not exist.
+/// Name of a dimension that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is none of batch, deployment, model, day, hour, metadata.KEY")]
 pub struct UnknownDimension(String);
 
-impl FromStr for Dimension {
+impl FromStr for UsageDimension {
     type Err = UnknownDimension;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
@@ -75,8 +75,8 @@ impl FromStr for Dimension {
     }
 }
 
-/// A value that is not a text is shown as its JSON; a job without the key has an empty one.
-fn metadata(brief: &Brief, key: &str) -> String {
+/// Returns a metadata value: a text as it is, others as JSON; empty if the job lacks the key.
+fn metadata(brief: &OutcomeSummary, key: &str) -> String {
     let text = brief.metadata.as_deref().unwrap_or("{}");
     let Ok(object) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text)
     else {
@@ -89,30 +89,30 @@ fn metadata(brief: &Brief, key: &str) -> String {
     }
 }
 
-/// What some jobs came to.
+/// Usage and cost of one group of jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Line {
-    /// The values of the dimensions asked for, in their order.
+pub struct UsageLine {
+    /// Values of the requested dimensions, in their order.
     pub keys: Vec<String>,
     pub jobs: u64,
-    /// HTTP calls that counted as tries.
+    /// HTTP calls that counted as attempts.
     pub attempts: u64,
     #[serde(flatten)]
-    pub usage: Usage,
+    pub usage: TokenUsage,
     pub cost: Cost,
 }
 
-/// What is known of a cost.
+/// Cost, as far as prices are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
-    /// Of the tokens whose price is known.
+    /// Cost of the tokens whose price is known.
     pub known: Money,
-    /// Tokens of models that the price table does not have.
+    /// Tokens of models that are not in the price table.
     pub unpriced_tokens: u64,
 }
 
 impl Cost {
-    /// Adds what tokens cost; `None`: their price is unknown.
+    /// Adds the cost of `tokens`; `None` if their price is unknown.
     pub fn add(&mut self, cost: Option<Money>, tokens: u64) {
         match cost {
             Some(cost) => self.known += cost,
@@ -121,35 +121,37 @@ impl Cost {
     }
 }
 
-/// A number, or null where a part of it is unknown: a sum that lacks a part is no sum.
+/// Serializes as a number, or as null if a part is unknown: an incomplete sum is no sum.
 impl Serialize for Cost {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         (self.unpriced_tokens == 0).then_some(self.known).serialize(to)
     }
 }
 
-/// Sums by these dimensions, over all batches or one of them, in the order of the keys.
+/// Sums usage by these dimensions, over all batches or one of them, in the order of the keys.
 ///
 /// # Errors
-/// What the store said.
+/// If the store fails.
 pub async fn sum(
     store: &dyn Store,
     only: Option<&BatchId>,
-    by: &[Dimension],
+    by: &[UsageDimension],
     prices: &Prices,
-) -> Result<Vec<Line>, StoreError> {
+) -> Result<Vec<UsageLine>, StoreError> {
     let batches = match only {
         Some(batch) => vec![batch.clone()],
         None => store.batches().await?.into_iter().map(|batch| batch.id).collect(),
     };
-    let mut lines: BTreeMap<Vec<String>, Line> = BTreeMap::new();
+    let mut lines: BTreeMap<Vec<String>, UsageLine> = BTreeMap::new();
     for batch in batches {
-        let mut briefs = store.briefs(&batch).await?;
+        let mut briefs = store.outcome_summaries(&batch).await?;
         while let Some(brief) = briefs.try_next().await? {
-            let keys: Vec<_> = by.iter().map(|dimension| dimension.of(&batch, &brief)).collect();
-            let line = lines
-                .entry(keys)
-                .or_insert_with_key(|keys| Line { keys: keys.clone(), ..Line::default() });
+            let keys: Vec<_> =
+                by.iter().map(|dimension| dimension.value_of(&batch, &brief)).collect();
+            let line = lines.entry(keys).or_insert_with_key(|keys| UsageLine {
+                keys: keys.clone(),
+                ..UsageLine::default()
+            });
             line.jobs += u64::from(brief.ending.is_some());
             line.attempts += u64::from(brief.attempts);
             line.usage += brief.usage;
@@ -161,9 +163,9 @@ pub async fn sum(
     Ok(lines.into_values().collect())
 }
 
-/// All lines together.
-pub fn total(lines: &[Line]) -> Line {
-    lines.iter().fold(Line::default(), |mut total, line| {
+/// Sums all lines.
+pub fn total(lines: &[UsageLine]) -> UsageLine {
+    lines.iter().fold(UsageLine::default(), |mut total, line| {
         total.jobs += line.jobs;
         total.attempts += line.attempts;
         total.usage += line.usage;
@@ -177,11 +179,11 @@ pub fn total(lines: &[Line]) -> Line {
 mod tests {
     use super::*;
 
-    fn brief(metadata: Option<&str>) -> Brief {
-        Brief {
-            ending: Some(domain::outcome::Ending::Succeeded),
+    fn brief(metadata: Option<&str>) -> OutcomeSummary {
+        OutcomeSummary {
+            ending: Some(domain::outcome::OutcomeStatus::Succeeded),
             failure: None,
-            usage: Usage::default(),
+            usage: TokenUsage::default(),
             service_tier: None,
             attempts: 1,
             throttled: 0,
@@ -197,10 +199,10 @@ mod tests {
     #[test]
     fn dimensions_are_read_and_say_their_value() {
         let batch: BatchId = "b".parse().unwrap();
-        let value = |name: &str, brief: &Brief| {
-            let dimension: Dimension = name.parse().unwrap();
+        let value = |name: &str, brief: &OutcomeSummary| {
+            let dimension: UsageDimension = name.parse().unwrap();
             assert_eq!(dimension.name(), name);
-            dimension.of(&batch, brief)
+            dimension.value_of(&batch, brief)
         };
         let of_team = brief(Some(r#"{"team":"tokyo","cost_centre":42}"#));
         assert_eq!(value("day", &of_team), "2026-11-23");
@@ -209,7 +211,7 @@ mod tests {
         assert_eq!(value("metadata.cost_centre", &of_team), "42");
         assert_eq!(value("metadata.team", &brief(None)), "");
         for wrong in ["", "metadata.", "team"] {
-            assert!(wrong.parse::<Dimension>().is_err(), "{wrong}");
+            assert!(wrong.parse::<UsageDimension>().is_err(), "{wrong}");
         }
     }
 

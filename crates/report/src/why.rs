@@ -1,7 +1,7 @@
-//! Why a job, or a batch, is not done: put together from the store, the queue and the workers.
+//! Diagnosis of a job or batch that is not done, from the store, the queue and the workers.
 //!
-//! Workers are asked through their words ([`worker::explain`]); who does not answer within
-//! some beats is taken for silent, and said to be. Nothing is changed by asking.
+//! Workers are asked through their heartbeats ([`worker::inquiry`]); a worker that does not
+//! answer within some beats is reported as silent. Asking changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,26 +12,26 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use admission::shares::BEAT;
-use control::batches::{self, Standing};
+use admission::shares::EXCHANGE_INTERVAL;
+use control::batches::{self, BatchStatus};
+use domain::heartbeat::Heartbeat;
 use domain::job::{BatchId, JobId};
-use domain::outcome::{Ending, Failure};
-use domain::share::Word;
-use queue::sight::{Seen, Sought};
-use queue::{Depth, Queue, QueueError};
+use domain::outcome::{JobFailure, OutcomeStatus};
+use queue::peek::{PeekFilter, PeekedJob};
+use queue::{Queue, QueueDepth, QueueError};
 use store::{Store, StoreError};
-use worker::explain::{Answer, Holding, Question, Told};
+use worker::inquiry::{InquiryAnswer, LeasedJobCounts, LeasedJobReport, WorkerInquiry};
 
-/// How long the workers' answers are waited for.
-const PATIENCE: Duration = BEAT.saturating_mul(4);
+/// Longest wait for the workers' answers.
+const ANSWER_TIMEOUT: Duration = EXCHANGE_INTERVAL.saturating_mul(4);
 
-/// How often their words are read meanwhile.
-const LOOK: Duration = Duration::from_millis(250);
+/// Interval at which heartbeats are read meanwhile.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The batches among which a job is looked for whose batch was not named, the newest first.
-const MOST_BATCHES: usize = 100;
+/// Batches searched, newest first, for a job whose batch was not named.
+const MAX_BATCHES_SEARCHED: usize = 100;
 
-/// Why there is no answer.
+/// Failure to explain a job or batch.
 #[derive(Debug, thiserror::Error)]
 pub enum WhyError {
     #[error(transparent)]
@@ -47,159 +47,160 @@ pub enum WhyError {
     NoSuchBatch(BatchId),
 }
 
-/// The answer.
+/// Explanation of a batch or job.
 #[derive(Debug, Serialize)]
 #[serde(tag = "about", rename_all = "snake_case")]
-pub enum Why {
-    Batch(Box<OfBatch>),
-    Job(Box<OfJob>),
+pub enum WhyReport {
+    Batch(Box<BatchExplanation>),
+    Job(Box<JobExplanation>),
 }
 
-/// How a batch's jobs stand.
+/// Explanation of a batch: its status, queue and workers.
 #[derive(Debug, Serialize)]
-pub struct OfBatch {
+pub struct BatchExplanation {
     #[serde(flatten)]
-    pub standing: Standing,
-    /// Its messages in the queue, those under lock included.
-    pub queue: Depth,
-    /// How many messages at the queue's head these were counted from; absent: all there are.
+    pub status: BatchStatus,
+    /// Its messages in the queue, including locked ones.
+    pub queue: QueueDepth,
+    /// Messages at the queue's head that were peeked; absent if all were counted.
     pub looked_at: Option<u64>,
-    pub workers: Vec<WorkerOf<Holding>>,
+    pub workers: Vec<WorkerAnswer<LeasedJobCounts>>,
 }
 
-/// What is known of one job.
+/// Explanation of one job.
 #[derive(Debug, Serialize)]
-pub struct OfJob {
+pub struct JobExplanation {
     pub batch: BatchId,
     pub id: JobId,
-    /// How its batch stands: a paused one keeps its jobs.
-    pub standing: Option<Standing>,
+    /// Status of its batch: a paused one keeps its jobs.
+    pub status: Option<BatchStatus>,
     #[serde(flatten)]
-    pub place: Place,
+    pub location: JobLocation,
     /// Workers that are alive.
     pub workers: u64,
     /// Workers that did not answer.
     pub silent: u64,
 }
 
-/// Where a job is.
+/// Location of a job.
 #[derive(Debug, Serialize)]
 #[serde(tag = "place", rename_all = "snake_case")]
-pub enum Place {
+pub enum JobLocation {
     Ended {
-        ending: Ending,
-        failure: Option<Failure>,
+        ending: OutcomeStatus,
+        failure: Option<JobFailure>,
         attempts: u32,
         deployment: String,
         finished_at: Timestamp,
     },
     /// A worker holds it.
-    Held { worker: Who, job: Told },
+    Held { worker: WorkerProcess, job: LeasedJobReport },
     /// In the queue, once or, after a crash, more than once.
-    Queued { seen: Vec<Seen> },
-    /// Not among the messages that could be looked at.
+    Queued { seen: Vec<PeekedJob> },
+    /// Not among the messages that were peeked.
     NotSeen { looked_at: Option<u64> },
 }
 
-/// One worker, and what it said; `None`: it did not answer.
+/// One worker and its answer; `None` if it did not answer.
 #[derive(Debug, Serialize)]
-pub struct WorkerOf<T> {
+pub struct WorkerAnswer<T> {
     #[serde(flatten)]
-    pub worker: Who,
+    pub worker: WorkerProcess,
     pub holds: Option<T>,
 }
 
-/// A worker as people know it.
+/// Host and process of a worker.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Who {
+pub struct WorkerProcess {
     pub host: String,
     pub pid: Option<u64>,
 }
 
-/// Says why the batch or job of this name is not done.
+/// Explains why the batch or job of this name is not done.
 ///
 /// # Errors
-/// If there is none, or what the queue or the store said.
+/// If there is none, or if the queue or the store fails.
 pub async fn explain(
     queue: &dyn Queue,
     store: &dyn Store,
     name: &str,
     batch: Option<&BatchId>,
-) -> Result<Why, WhyError> {
+) -> Result<WhyReport, WhyError> {
     if let Some(batch) = batch {
         if store.batch(batch).await?.is_none() {
             return Err(WhyError::NoSuchBatch(batch.clone()));
         }
-        return of_job(queue, store, name, vec![batch.clone()]).await;
+        return explain_job(queue, store, name, vec![batch.clone()]).await;
     }
     if let Ok(id) = name.parse::<BatchId>()
-        && let Some(standing) = batches::standings(store, Some(&id)).await?.pop()
+        && let Some(standing) = batches::batch_statuses(store, Some(&id)).await?.pop()
     {
-        return of_batch(queue, store, standing).await;
+        return explain_batch(queue, store, standing).await;
     }
-    let known = store.batches().await?.into_iter().take(MOST_BATCHES).map(|batch| batch.id);
-    of_job(queue, store, name, known.collect()).await
+    let known = store.batches().await?.into_iter().take(MAX_BATCHES_SEARCHED).map(|batch| batch.id);
+    explain_job(queue, store, name, known.collect()).await
 }
 
-async fn of_batch(
+async fn explain_batch(
     queue: &dyn Queue,
     store: &dyn Store,
-    standing: Standing,
-) -> Result<Why, WhyError> {
+    standing: BatchStatus,
+) -> Result<WhyReport, WhyError> {
     let batch = Some(standing.batch.clone());
-    let question = Question { jobs: BTreeSet::new(), batch: batch.clone() };
-    let workers = if standing.pending == 0 { Vec::new() } else { ask(store, &question).await? };
-    let sight = queue.look(&Sought { jobs: BTreeSet::new(), batch }).await?;
-    let holds = |(worker, answer): (Who, Option<Answer>)| WorkerOf {
+    let question = WorkerInquiry { jobs: BTreeSet::new(), batch: batch.clone() };
+    let workers =
+        if standing.pending == 0 { Vec::new() } else { ask_workers(store, &question).await? };
+    let sight = queue.peek(&PeekFilter { jobs: BTreeSet::new(), batch }).await?;
+    let holds = |(worker, answer): (WorkerProcess, Option<InquiryAnswer>)| WorkerAnswer {
         worker,
         holds: answer.map(|answer| answer.batch.unwrap_or_default()),
     };
     let workers = workers.into_iter().map(holds).collect();
-    let (queue, looked_at) = (sight.batch, sight.looked_at);
-    Ok(Why::Batch(Box::new(OfBatch { standing, queue, looked_at, workers })))
+    let (queue, looked_at) = (sight.batch, sight.examined);
+    Ok(WhyReport::Batch(Box::new(BatchExplanation { status: standing, queue, looked_at, workers })))
 }
 
-/// A job by its custom_id in one of these batches, or by its id.
-async fn of_job(
+/// Explains a job, found by its custom_id in one of these batches, or by its id.
+async fn explain_job(
     queue: &dyn Queue,
     store: &dyn Store,
     name: &str,
     batches: Vec<BatchId>,
-) -> Result<Why, WhyError> {
+) -> Result<WhyReport, WhyError> {
     let by_id = name.parse::<Uuid>().ok().map(|id| JobId::from_bytes(id.into_bytes()));
     let mut candidates = Vec::new();
     for batch in &batches {
         let ids = [Some(JobId::new(batch, name)), by_id].into_iter().flatten();
         candidates.extend(ids.map(|id| (id, batch.clone())));
     }
-    let ended = || ended(store, &batches, name, by_id);
+    let ended = || find_ended(store, &batches, name, by_id);
     if let Some(ended) = ended().await? {
         return Ok(ended);
     }
     let jobs: BTreeSet<_> = candidates.iter().map(|(id, _)| *id).collect();
-    let answers = ask(store, &Question { jobs: jobs.clone(), batch: None }).await?;
+    let answers = ask_workers(store, &WorkerInquiry { jobs: jobs.clone(), batch: None }).await?;
     let workers = answers.len() as u64;
     let silent = answers.iter().filter(|(_, answer)| answer.is_none()).count() as u64;
     let mut held = answers.into_iter().filter_map(|(who, answer)| Some((who, answer?)));
     let held = held.find_map(|(who, answer)| Some((who, answer.jobs.into_iter().next()?)));
     let (batch, id, place) = match held {
-        Some((worker, job)) => (job.batch.clone(), job.job, Place::Held { worker, job }),
+        Some((worker, job)) => (job.batch.clone(), job.job, JobLocation::Held { worker, job }),
         None => {
-            let sight = queue.look(&Sought { jobs, batch: None }).await?;
+            let sight = queue.peek(&PeekFilter { jobs, batch: None }).await?;
             match (sight.jobs.first(), candidates.as_slice()) {
                 (Some(first), _) => {
-                    (first.batch.clone(), first.job, Place::Queued { seen: sight.jobs })
+                    (first.batch.clone(), first.job, JobLocation::Queued { seen: sight.jobs })
                 }
                 (None, candidates) => {
                     // It may have ended while we asked.
                     if let Some(ended) = ended().await? {
                         return Ok(ended);
                     }
-                    let looked_at = sight.looked_at;
+                    let looked_at = sight.examined;
                     match candidates {
-                        // Of one batch it can be said that it was not seen; of any it is a guess.
+                        // With one candidate "not seen" is a fact; with several, a guess.
                         [(id, batch)] if looked_at.is_some() => {
-                            (batch.clone(), *id, Place::NotSeen { looked_at })
+                            (batch.clone(), *id, JobLocation::NotSeen { looked_at })
                         }
                         _ => return Err(WhyError::Unknown(name.to_owned())),
                     }
@@ -207,17 +208,24 @@ async fn of_job(
             }
         }
     };
-    let standing = batches::standings(store, Some(&batch)).await?.pop();
-    Ok(Why::Job(Box::new(OfJob { batch, id, standing, place, workers, silent })))
+    let standing = batches::batch_statuses(store, Some(&batch)).await?.pop();
+    Ok(WhyReport::Job(Box::new(JobExplanation {
+        batch,
+        id,
+        status: standing,
+        location: place,
+        workers,
+        silent,
+    })))
 }
 
-/// The first job of that custom_id in these batches, or of that id, that has ended.
-async fn ended(
+/// Finds the first ended job with that custom_id in these batches, or with that id.
+async fn find_ended(
     store: &dyn Store,
     batches: &[BatchId],
     name: &str,
     by_id: Option<JobId>,
-) -> Result<Option<Why>, StoreError> {
+) -> Result<Option<WhyReport>, StoreError> {
     for batch in batches {
         let found = match (store.outcome(batch, name).await?, by_id) {
             (None, Some(id)) => store.outcome_by_id(batch, id).await?,
@@ -225,7 +233,7 @@ async fn ended(
         };
         let Some(outcome) = found else { continue };
         let id = outcome.job_id;
-        let place = Place::Ended {
+        let place = JobLocation::Ended {
             ending: outcome.ending,
             failure: outcome.failure,
             attempts: outcome.attempts,
@@ -233,56 +241,59 @@ async fn ended(
             finished_at: outcome.finished_at,
         };
         let (batch, standing) = (batch.clone(), None);
-        let of = OfJob { batch, id, standing, place, workers: 0, silent: 0 };
-        return Ok(Some(Why::Job(Box::new(of))));
+        let of =
+            JobExplanation { batch, id, status: standing, location: place, workers: 0, silent: 0 };
+        return Ok(Some(WhyReport::Job(Box::new(of))));
     }
     Ok(None)
 }
 
-/// Asks every worker that is alive, and takes the question back.
-async fn ask(
+/// Asks every live worker, then withdraws the question.
+async fn ask_workers(
     store: &dyn Store,
-    question: &Question,
-) -> Result<Vec<(Who, Option<Answer>)>, StoreError> {
+    question: &WorkerInquiry,
+) -> Result<Vec<(WorkerProcess, Option<InquiryAnswer>)>, StoreError> {
     let id = Uuid::new_v4();
-    let before = store.words().await?;
-    if !before.iter().any(Word::is_worker) {
+    let before = store.heartbeats().await?;
+    if !before.iter().any(Heartbeat::is_worker) {
         return Ok(Vec::new());
     }
-    store.put_word(&question.word(id)).await?;
-    let answers = hear(store, id, &before).await;
-    store.remove_word(id).await?;
+    store.put_heartbeat(&question.heartbeat(id)).await?;
+    let answers = wait_for_answers(store, id, &before).await;
+    store.delete_heartbeat(id).await?;
     answers
 }
 
-/// The answers of all, or of those who answered in time. A worker whose beat stands still is dead.
-async fn hear(
+/// Waits for all answers, at most [`ANSWER_TIMEOUT`]. A worker without a new beat by then is dead.
+async fn wait_for_answers(
     store: &dyn Store,
     question: Uuid,
-    before: &[Word],
-) -> Result<Vec<(Who, Option<Answer>)>, StoreError> {
-    let beats: BTreeMap<Uuid, u64> = before.iter().map(|word| (word.instance, word.beat)).collect();
+    before: &[Heartbeat],
+) -> Result<Vec<(WorkerProcess, Option<InquiryAnswer>)>, StoreError> {
+    let beats: BTreeMap<Uuid, u64> =
+        before.iter().map(|word| (word.instance, word.sequence)).collect();
     let began = Instant::now();
     loop {
-        let words = store.words().await?;
-        let told = |word: &Word| (who(word), Answer::of(word, question));
+        let words = store.heartbeats().await?;
+        let told = |word: &Heartbeat| (worker_process(word), InquiryAnswer::of(word, question));
         let answers: Vec<_> = words.iter().filter(|word| word.is_worker()).map(told).collect();
         if answers.iter().all(|(_, answer)| answer.is_some()) {
             return Ok(answers);
         }
-        if began.elapsed() >= PATIENCE {
-            let lives = |word: &&Word| {
-                word.is_worker() && beats.get(&word.instance).is_none_or(|beat| *beat != word.beat)
+        if began.elapsed() >= ANSWER_TIMEOUT {
+            let lives = |word: &&Heartbeat| {
+                word.is_worker()
+                    && beats.get(&word.instance).is_none_or(|beat| *beat != word.sequence)
             };
             return Ok(words.iter().filter(lives).map(told).collect());
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-fn who(word: &Word) -> Who {
-    let about = &word.about;
-    Who {
+fn worker_process(word: &Heartbeat) -> WorkerProcess {
+    let about = &word.status;
+    WorkerProcess {
         host: about.get("host").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
         pid: about.get("pid").and_then(Value::as_u64),
     }

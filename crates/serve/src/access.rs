@@ -1,14 +1,14 @@
-//! Who may ask what.
+//! Access control: tokens, roles, forged requests, request rates.
 //!
-//! With tokens, every request (but for `/livez`, `/readyz` and the dashboard's own page and assets,
-//! which tell nothing) must bring one of them as `Authorization: Bearer …`, and its role must suffice.
-//! A browser never sends such a header by itself, so a page from elsewhere can't act in its name.
+//! With tokens, every request (except `/livez`, `/readyz` and the dashboard's page and assets,
+//! which reveal nothing) must send one as `Authorization: Bearer …`, and its role must suffice. A
+//! browser never sends such a header by itself, so a page of another site can't act in the user's
+//! name.
 //!
-//! Without tokens the server listens on a loopback address only, and whoever is on the machine may
-//! do everything. Two ways by which a page from elsewhere could use that through the owner's browser
-//! are closed: a foreign name that resolves to this address (DNS rebinding) is refused by its `Host`,
-//! and a request from another site that would change something (CSRF) by `Sec-Fetch-Site` and
-//! `Origin`.
+//! Without tokens the server listens on a loopback address only, and every local user may do
+//! everything. Two attacks by a page of another site through the owner's browser are blocked: a
+//! foreign name that resolves to this address (DNS rebinding) by its `Host`, and a cross-site
+//! request that would change something (CSRF) by `Sec-Fetch-Site` and `Origin`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -24,13 +24,13 @@ use axum::response::{IntoResponse, Response};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use secrecy::ExposeSecret;
 
-use super::App;
+use super::AppState;
 use super::error::ApiError;
-use crate::settings::{Role, Serve, ServeSettingsError};
+use crate::settings::{Role, ServeConfig, ServeSettingsError};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why the server does not start.
+/// Access settings with which the server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     #[error(transparent)]
@@ -39,54 +39,54 @@ pub enum AccessError {
         "serve.listen is {0}, which others can reach: set at least one token in [[serve.tokens]], \
          or listen on 127.0.0.1"
     )]
-    Open(SocketAddr),
+    NoToken(SocketAddr),
 }
 
-/// The server's door.
-pub struct Access {
-    callers: Vec<Caller>,
-    /// Those who bring no token that we know.
-    strangers: DefaultDirectRateLimiter,
+/// Tokens, roles and rate limits of the callers.
+pub struct AccessControl {
+    callers: Vec<ApiCaller>,
+    /// Rate limit of all requests without a valid token.
+    anonymous_rate: DefaultDirectRateLimiter,
 }
 
-struct Caller {
+struct ApiCaller {
     role: Role,
     token: Digest,
     rate: DefaultDirectRateLimiter,
 }
 
-impl Access {
+impl AccessControl {
     /// # Errors
-    /// If a token can't be had, or none is set although others can reach the address.
-    pub fn new(settings: &Serve) -> Result<Self, AccessError> {
+    /// If a token can't be read, or none is set although the address is not loopback.
+    pub fn new(settings: &ServeConfig) -> Result<Self, AccessError> {
         if settings.tokens.is_empty() && !settings.listen.ip().is_loopback() {
-            return Err(AccessError::Open(settings.listen));
+            return Err(AccessError::NoToken(settings.listen));
         }
         let per_second = settings.limits.requests_per_second;
         let rate = || {
             let per_second = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
             RateLimiter::direct(Quota::per_second(per_second))
         };
-        let caller = |token: &crate::settings::Token| {
+        let caller = |token: &crate::settings::ServeToken| {
             let secret = token.secret()?;
             let token_digest = digest(&SHA256, secret.expose_secret().as_bytes());
-            Ok(Caller { role: token.role, token: token_digest, rate: rate() })
+            Ok(ApiCaller { role: token.role, token: token_digest, rate: rate() })
         };
         let callers =
             settings.tokens.iter().map(caller).collect::<Result<_, ServeSettingsError>>()?;
-        Ok(Self { callers, strangers: rate() })
+        Ok(Self { callers, anonymous_rate: rate() })
     }
 
-    /// What the request may do.
-    fn admit(&self, request: &Asked<'_>) -> Result<Role, ApiError> {
+    /// Returns the role of the request's caller.
+    fn authorize(&self, request: &RequestHead<'_>) -> Result<Role, ApiError> {
         if self.callers.is_empty() {
-            check_rate(&self.strangers)?;
+            check_rate(&self.anonymous_rate)?;
             check_host(request)?;
             check_origin(request)?;
             return Ok(Role::Operate);
         }
-        let Some(caller) = bearer(request.headers).and_then(|token| self.find(token)) else {
-            check_rate(&self.strangers)?;
+        let Some(caller) = bearer(request.headers).and_then(|token| self.find_caller(token)) else {
+            check_rate(&self.anonymous_rate)?;
             let message = "a valid token is needed: send it as 'Authorization: Bearer TOKEN'";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
         };
@@ -94,32 +94,33 @@ impl Access {
         Ok(caller.role)
     }
 
-    /// Compares with every token in full, so that the time tells nothing.
-    fn find(&self, token: &str) -> Option<&Caller> {
+    /// Finds the caller of a token. Compares with every token in full, so the time reveals nothing.
+    fn find_caller(&self, token: &str) -> Option<&ApiCaller> {
         let given = digest(&SHA256, token.as_bytes());
-        let is_same = |caller: &&Caller| {
+        let is_same = |caller: &&ApiCaller| {
             verify_slices_are_equal(caller.token.as_ref(), given.as_ref()).is_ok()
         };
         self.callers.iter().filter(is_same).last()
     }
 }
 
-/// Lets only those at the router's routes whose role suffices.
-pub fn require<S>(router: Router<S>, app: &App, role: Role) -> Router<S>
+/// Restricts the router's routes to callers whose role suffices.
+pub fn require_role<S>(router: Router<S>, app: &AppState, role: Role) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
     let access = app.access.clone();
-    router.route_layer(middleware::from_fn_with_state((access, role), check))
+    router.route_layer(middleware::from_fn_with_state((access, role), authorize_request))
 }
 
-async fn check(
-    State((access, needed)): State<(Arc<Access>, Role)>,
+async fn authorize_request(
+    State((access, needed)): State<(Arc<AccessControl>, Role)>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let asked = Asked { method: request.method(), uri: request.uri(), headers: request.headers() };
-    let role = match access.admit(&asked) {
+    let asked =
+        RequestHead { method: request.method(), uri: request.uri(), headers: request.headers() };
+    let role = match access.authorize(&asked) {
         Ok(role) => role,
         Err(error) => return error.into_response(),
     };
@@ -131,19 +132,19 @@ async fn check(
     next.run(request).await
 }
 
-/// What of a request decides.
-struct Asked<'a> {
+/// Parts of a request that decide on its access.
+struct RequestHead<'a> {
     method: &'a Method,
     uri: &'a Uri,
     headers: &'a HeaderMap,
 }
 
-impl Asked<'_> {
+impl RequestHead<'_> {
     fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap_or("(not text)"))
     }
 
-    /// The authority that the caller believes to speak to.
+    /// Returns the authority that the caller addressed.
     fn host(&self) -> Option<&str> {
         let of_uri = self.uri.authority().map(|authority| authority.as_str());
         of_uri.or_else(|| self.header(header::HOST))
@@ -164,7 +165,7 @@ fn check_rate(rate: &DefaultDirectRateLimiter) -> Result<(), ApiError> {
     })
 }
 
-fn check_host(request: &Asked<'_>) -> Result<(), ApiError> {
+fn check_host(request: &RequestHead<'_>) -> Result<(), ApiError> {
     if request.host().is_some_and(is_loopback_name) {
         return Ok(());
     }
@@ -183,8 +184,9 @@ fn is_loopback_name(authority: &str) -> bool {
         || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Reading is harmless: a browser keeps the answer from a page of another site.
-fn check_origin(request: &Asked<'_>) -> Result<(), ApiError> {
+/// Refuses cross-site requests that change something. Reading is harmless: a browser keeps the
+/// answer from a page of another site.
+fn check_origin(request: &RequestHead<'_>) -> Result<(), ApiError> {
     if matches!(*request.method, Method::GET | Method::HEAD) {
         return Ok(());
     }
@@ -197,7 +199,7 @@ fn check_origin(request: &Asked<'_>) -> Result<(), ApiError> {
                     && host.map(str::to_ascii_lowercase)
                         == request.host().map(str::to_ascii_lowercase)
             }
-            // No browser: these send one of the two with every request that changes something.
+            // No browser: browsers send one of the two with every request that changes something.
             None => true,
         },
     };
@@ -219,41 +221,46 @@ fn name(role: Role) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Token;
+    use crate::settings::ServeToken;
 
-    fn open() -> Access {
-        Access::new(&Serve::default()).unwrap()
+    fn open() -> AccessControl {
+        AccessControl::new(&ServeConfig::default()).unwrap()
     }
 
-    fn with_token(role: Role) -> Serve {
+    fn with_token(role: Role) -> ServeConfig {
         let token = Some("0123456789abcdef".into());
-        let token = Token { name: "ci".into(), role, token, ..Token::default() };
-        Serve { tokens: vec![token], ..Serve::default() }
+        let token = ServeToken { name: "ci".into(), role, token, ..ServeToken::default() };
+        ServeConfig { tokens: vec![token], ..ServeConfig::default() }
     }
 
-    fn admit(access: &Access, method: &Method, headers: &[(&str, &str)]) -> Result<Role, u16> {
+    fn admit(
+        access: &AccessControl,
+        method: &Method,
+        headers: &[(&str, &str)],
+    ) -> Result<Role, u16> {
         let uri = Uri::from_static("/v1/files");
         let named = |(name, value): &(&str, &str)| {
             (HeaderName::try_from(*name).unwrap(), value.parse().unwrap())
         };
         let headers = headers.iter().map(named).collect();
-        let asked = Asked { method, uri: &uri, headers: &headers };
-        access.admit(&asked).map_err(|error| error.status.as_u16())
+        let asked = RequestHead { method, uri: &uri, headers: &headers };
+        access.authorize(&asked).map_err(|error| error.status.as_u16())
     }
 
     #[test]
     fn only_loopback_is_open_without_a_token() {
-        let everywhere = Serve { listen: "0.0.0.0:0".parse().unwrap(), ..Serve::default() };
-        assert!(matches!(Access::new(&everywhere), Err(AccessError::Open(_))));
+        let everywhere =
+            ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), ..ServeConfig::default() };
+        assert!(matches!(AccessControl::new(&everywhere), Err(AccessError::NoToken(_))));
         let tokens = with_token(Role::Read).tokens;
-        assert!(Access::new(&Serve { tokens, ..everywhere }).is_ok());
+        assert!(AccessControl::new(&ServeConfig { tokens, ..everywhere }).is_ok());
     }
 
     #[test]
     fn a_short_token_is_refused_and_never_shown() {
         let mut settings = with_token(Role::Read);
         settings.tokens[0].token = Some("s3cret".into());
-        let said = Access::new(&settings).err().unwrap().to_string();
+        let said = AccessControl::new(&settings).err().unwrap().to_string();
         assert!(said.contains("'ci': it is shorter than 16") && !said.contains("s3cret"), "{said}");
     }
 
@@ -292,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_token_opens_what_its_role_may() {
-        let access = Access::new(&with_token(Role::Submit)).unwrap();
+        let access = AccessControl::new(&with_token(Role::Submit)).unwrap();
         let bearer = |value| admit(&access, &Method::POST, &[("authorization", value)]);
         assert_eq!(bearer("Bearer 0123456789abcdef"), Ok(Role::Submit));
         assert_eq!(bearer("bearer  0123456789abcdef"), Ok(Role::Submit));
@@ -306,7 +313,7 @@ mod tests {
     fn a_caller_has_a_rate() {
         let mut settings = with_token(Role::Read);
         settings.limits.requests_per_second = 1;
-        let access = Access::new(&settings).unwrap();
+        let access = AccessControl::new(&settings).unwrap();
         let get = || admit(&access, &Method::GET, &[("authorization", "Bearer 0123456789abcdef")]);
         assert_eq!((get(), get()), (Ok(Role::Read), Err(429)));
     }

@@ -1,4 +1,4 @@
-//! How a refusal is worded: the error object of the OpenAI API, for every path.
+//! Error responses: the error object of the OpenAI API, for every path.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,16 +9,16 @@ use tracing::error;
 use queue::QueueError;
 use store::StoreError;
 
-/// What callers are told to wait when a service behind us is out of reach.
+/// `Retry-After` of responses when the queue or the store is unreachable.
 const RETRY_SECONDS: u64 = 5;
 
-/// A request that is refused, or could not be carried out.
+/// Error response of a request that was refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     pub status: StatusCode,
     pub code: &'static str,
     pub message: String,
-    /// The field at fault.
+    /// Request field that is invalid.
     pub param: Option<&'static str>,
     pub retry_after: Option<u64>,
 }
@@ -28,15 +28,15 @@ impl ApiError {
         Self { status, code, message: message.into(), param: None, retry_after: None }
     }
 
-    /// 400 for a field that can't be taken.
+    /// Returns 400 for an invalid field.
     pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "invalid_value", message);
         Self { param: Some(param), ..error }
     }
 
-    /// 404 for a thing of this name.
+    /// Returns 404 for an object that does not exist.
     pub fn no_such(what: &str, id: &str) -> Self {
-        // An id that somebody made up is not sent back at any length.
+        // An arbitrary id is not echoed at any length.
         let id: String = id.chars().take(80).collect();
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("No such {what}: {id}"))
     }
@@ -52,8 +52,8 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
-    /// The word that the API's clients know the status by.
-    fn kind(&self) -> &'static str {
+    /// Returns the API's error type for the status.
+    fn error_type(&self) -> &'static str {
         match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
@@ -68,7 +68,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let error = json!({"error": {
-            "message": self.message, "type": self.kind(), "param": self.param, "code": self.code,
+            "message": self.message, "type": self.error_type(), "param": self.param, "code": self.code,
         }});
         let mut response = json_response(self.status, &error);
         if let Some(seconds) = self.retry_after {
@@ -82,7 +82,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A JSON answer.
+/// Returns a JSON response.
 pub fn json_response(status: StatusCode, value: &impl serde::Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(bytes) => {
@@ -101,7 +101,7 @@ pub fn json_response(status: StatusCode, value: &impl serde::Serialize) -> Respo
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        // Callers need not know our services' names; the log has them.
+        // Callers need not see our services' names; the log has them.
         error!(%error, "a request failed");
         match error {
             StoreError::Unavailable(_) => Self::unavailable("the store"),

@@ -1,4 +1,4 @@
-//! `/livez`: the process answers. `/readyz`: so did the queue and the store, lately.
+//! `/livez`: the process answers. `/readyz`: the queue and the store answered recently.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,66 +12,66 @@ use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, timeout};
 
-use super::App;
+use super::AppState;
 use super::error::json_response;
 use domain::job::BatchId;
 
-/// Whoever asks more often gets the last answer again: probes must not load a service that is billed.
+/// Time for which a result is reused: probes must not load a service that is billed.
 const FRESH_FOR: Duration = Duration::from_secs(5);
 
-/// A service that takes longer is not of use now.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout after which a service counts as unreachable.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What was found when it was last looked.
+/// Latest probe of the queue and the store.
 #[derive(Default)]
-pub struct Health {
-    last: Mutex<Option<(Instant, Found)>>,
-    /// One look at a time.
-    looking: AsyncMutex<()>,
+pub struct HealthProbe {
+    last: Mutex<Option<(Instant, ProbeResult)>>,
+    /// One probe at a time.
+    probing: AsyncMutex<()>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Found {
+struct ProbeResult {
     queue: bool,
     store: bool,
 }
 
-impl Health {
-    fn fresh(&self) -> Option<Found> {
+impl HealthProbe {
+    fn fresh(&self) -> Option<ProbeResult> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.filter(|(at, _)| at.elapsed() < FRESH_FOR).map(|(_, found)| found)
     }
 
-    async fn find(&self, app: &App) -> Found {
+    async fn probe(&self, app: &AppState) -> ProbeResult {
         if let Some(found) = self.fresh() {
             return found;
         }
-        let _alone = self.looking.lock().await;
+        let _alone = self.probing.lock().await;
         if let Some(found) = self.fresh() {
             return found;
         }
-        let queue = async { matches!(timeout(PATIENCE, app.queue.depth()).await, Ok(Ok(_))) };
+        let queue = async { matches!(timeout(PROBE_TIMEOUT, app.queue.depth()).await, Ok(Ok(_))) };
         let store = async {
             let Ok(name) = "readyz".parse::<BatchId>() else { return false };
-            matches!(timeout(PATIENCE, app.store.batch(&name)).await, Ok(Ok(_)))
+            matches!(timeout(PROBE_TIMEOUT, app.store.batch(&name)).await, Ok(Ok(_)))
         };
         let (queue, store) = tokio::join!(queue, store);
-        let found = Found { queue, store };
+        let found = ProbeResult { queue, store };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         *last = Some((Instant::now(), found));
         found
     }
 }
 
-/// Open to all: they tell nothing but that.
-pub fn routes(app: &App) -> Router {
+/// Returns the health routes, open to all: they reveal nothing else.
+pub fn routes(app: &AppState) -> Router {
     let ready = Router::new().route("/readyz", get(ready)).with_state(app.clone());
     ready.route("/livez", get(async || "ok\n"))
 }
 
-async fn ready(State(app): State<App>) -> Response {
-    let health: Arc<Health> = app.health.clone();
-    let Found { queue, store } = health.find(&app).await;
+async fn ready(State(app): State<AppState>) -> Response {
+    let health: Arc<HealthProbe> = app.health.clone();
+    let ProbeResult { queue, store } = health.probe(&app).await;
     let word = |is_well| if is_well { "ok" } else { "unreachable" };
     let status = if queue && store { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json_response(status, &json!({ "queue": word(queue), "store": word(store) }))

@@ -1,6 +1,6 @@
 //! One HTTP server over the queue and the store that the workers use.
 //!
-//! [`router`] mounts the parts, each of which brings its own routes and says who may use them:
+//! [`router`] mounts the parts, each with its own routes and required roles:
 //!
 //! | part | paths |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | [`metrics`] | `/metrics` |
 //! | [`scaling`] | `/scaling` |
 //!
-//! Around all of them: [`listen`] (sockets, header limits, graceful end), [`access`] (tokens, roles,
-//! forged requests, rates) and [`error`] (how refusals are worded). The server keeps nothing in
+//! Around all of them: [`listen`] (sockets, header limits, graceful shutdown), [`access`] (tokens,
+//! roles, forged requests, rates) and [`error`] (error responses). The server keeps nothing in
 //! memory that another instance would need: several may run side by side, and any may be restarted.
 
 pub mod access;
@@ -38,32 +38,32 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::ServerConfig;
-use access::{Access, AccessError};
+use access::{AccessControl, AccessError};
 use error::ApiError;
-use health::Health;
-use listen::Listening;
+use health::HealthProbe;
+use listen::HttpListener;
 use queue::Queue;
 use store::Store;
 
-/// JSON bodies; uploads have a limit of their own.
-const LARGEST_JSON: usize = 256 << 10;
+/// Bytes of a JSON body; uploads have a limit of their own.
+const MAX_JSON_BYTES: usize = 256 << 10;
 
-/// What every part of the server works with. Clones share it.
+/// Shared state of all parts of the server. Clones share it.
 #[derive(Clone)]
-pub struct App {
+pub struct AppState {
     pub queue: Arc<dyn Queue>,
     pub store: Arc<dyn Store>,
     pub config: Arc<ServerConfig>,
-    /// Cancelled when the server stops: answers without an end of their own end then.
+    /// Cancelled when the server stops.
     pub stop: CancellationToken,
-    access: Arc<Access>,
-    health: Arc<Health>,
-    /// Rung when a batch was submitted here.
-    intake: Arc<Notify>,
-    seen: Arc<batch_api::LastSeen>,
+    access: Arc<AccessControl>,
+    health: Arc<HealthProbe>,
+    /// Notified when a batch is submitted here.
+    batch_submitted: Arc<Notify>,
+    snapshots: Arc<batch_api::SnapshotCache>,
 }
 
-/// Why there is no server.
+/// Failure to start the server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(transparent)]
@@ -72,15 +72,15 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: std::io::Error },
 }
 
-impl App {
+impl AppState {
     /// # Errors
-    /// If the configuration would let in whom it should not.
+    /// If the configuration would give access without a token, or a token can't be read.
     pub fn new(
         config: Arc<ServerConfig>,
         (queue, store): (Arc<dyn Queue>, Arc<dyn Store>),
         stop: CancellationToken,
     ) -> Result<Self, AccessError> {
-        let access = Arc::new(Access::new(&config.serve)?);
+        let access = Arc::new(AccessControl::new(&config.serve)?);
         Ok(Self {
             queue,
             store,
@@ -88,50 +88,50 @@ impl App {
             stop,
             access,
             health: Arc::default(),
-            intake: Arc::default(),
-            seen: Arc::default(),
+            batch_submitted: Arc::default(),
+            snapshots: Arc::default(),
         })
     }
 }
 
-/// A server that has its port.
+/// HTTP server bound to its port.
 pub struct Server {
-    app: App,
-    listening: Listening,
+    app: AppState,
+    listener: HttpListener,
     address: SocketAddr,
 }
 
 impl Server {
-    /// Takes the configured port; port 0 is any that is free.
+    /// Binds the configured port; port 0 is any free one.
     ///
     /// # Errors
-    /// If the port can't be had.
-    pub async fn bind(app: App) -> Result<Self, ServeError> {
+    /// If the port can't be bound.
+    pub async fn bind(app: AppState) -> Result<Self, ServeError> {
         let address = app.config.serve.listen;
         let failed = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let listening = Listening {
+        let listening = HttpListener {
             listener,
             connections: app.config.serve.limits.connections,
             grace: app.config.grace,
         };
         let address = listening.address().map_err(failed)?;
-        Ok(Self { app, listening, address })
+        Ok(Self { app, listener: listening, address })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until [`App::stop`].
+    /// Serves until [`AppState::stop`].
     pub async fn run(self) {
         let stop = self.app.stop.clone();
-        self.listening.serve(router(&self.app), stop).await;
+        self.listener.serve(router(&self.app), stop).await;
     }
 }
 
-/// All parts in their places.
-pub fn router(app: &App) -> Router {
+/// Mounts all parts.
+pub fn router(app: &AppState) -> Router {
     let patience = Duration::from_secs(app.config.serve.limits.request_seconds);
     Router::new()
         .merge(health::routes(app))
@@ -144,12 +144,12 @@ pub fn router(app: &App) -> Router {
             let message = "this path has no such method";
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         })
-        .layer(DefaultBodyLimit::max(LARGEST_JSON))
+        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(middleware::from_fn_with_state(patience, in_time))
         .layer(middleware::from_fn(harden))
 }
 
-/// Ends what takes too long; files are ended by standing still, however long they take.
+/// Ends requests that take too long. File transfers are exempt: they end only if they stall.
 async fn in_time(State(patience): State<Duration>, request: Request, next: Next) -> Response {
     if request.uri().path().starts_with("/v1/files") {
         return next.run(request).await;

@@ -1,4 +1,4 @@
-//! The sockets: accepting, limits of what a connection may take, and a graceful end.
+//! Sockets: accepting, limits of a connection, and graceful shutdown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,27 +14,27 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// A request's head must be complete within this; it also ends idle connections.
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for a request's head; it also closes idle connections.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Headers of one request, in number and in bytes together with the request line.
-const MOST_HEADERS: usize = 64;
-const LARGEST_HEAD: usize = 32 << 10;
+/// Header limits of one request: their number, and their bytes including the request line.
+const MAX_HEADERS: usize = 64;
+const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// How long to leave the port alone when files run out: others must close some first.
+/// Pause after a failed accept, such as when file descriptors run out: others must be closed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// How a server listens.
-pub struct Listening {
+/// Listening socket with its connection limit and shutdown grace time.
+pub struct HttpListener {
     pub listener: TcpListener,
-    /// Open at a time; more wait in the system's backlog.
+    /// Maximum open connections; more wait in the system's backlog.
     pub connections: usize,
-    /// For requests under way when it stops.
+    /// Grace time for requests under way when it stops.
     pub grace: Duration,
 }
 
-impl Listening {
-    /// Where it listens, with the port that the system chose.
+impl HttpListener {
+    /// Returns the listening address, with the port that the system chose.
     ///
     /// # Errors
     /// If the socket is gone.
@@ -42,16 +42,16 @@ impl Listening {
         self.listener.local_addr()
     }
 
-    /// Answers until `stop`, and then what is under way.
+    /// Serves until `stop`, then finishes the requests under way.
     pub async fn serve(self, router: Router, stop: CancellationToken) {
         let open = Arc::new(Semaphore::new(self.connections));
         let graceful = GracefulShutdown::new();
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(HEAD_PATIENCE)
-            .max_headers(MOST_HEADERS)
-            .max_buf_size(LARGEST_HEAD);
-        while let Some(tcp) = self.next(&open, &stop).await {
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD_BYTES);
+        while let Some(tcp) = self.accept(&open, &stop).await {
             let (tcp, permit) = tcp;
             let service = TowerToHyperService::new(router.clone());
             let connection = graceful.watch(http.serve_connection(TokioIo::new(tcp), service));
@@ -68,8 +68,8 @@ impl Listening {
         }
     }
 
-    /// The next connection, when there is room for it; `None` to stop.
-    async fn next(
+    /// Accepts the next connection when there is room for it; `None` on stop.
+    async fn accept(
         &self,
         open: &Arc<Semaphore>,
         stop: &CancellationToken,
@@ -79,7 +79,7 @@ impl Listening {
             loop {
                 match self.listener.accept().await {
                     Ok((tcp, _)) => {
-                        // Without it, small answers would wait for the caller's acknowledgement.
+                        // Otherwise small answers would wait for the caller's acknowledgement.
                         if tcp.set_nodelay(true).is_ok() {
                             return Some((tcp, permit));
                         }

@@ -1,8 +1,8 @@
-//! `/scaling`: how many workers are of use now, for a scaler that asks by HTTP.
+//! `/scaling`: useful number of workers now, for a scaler that polls by HTTP.
 //!
-//! KEDA's `metrics-api` takes `useful_replicas` of it (`docs/scaling.md`); the rest says why. When the
-//! queue or the store can't be asked the answer is 503, and a scaler leaves things as they are: a
-//! guess would start or end workers for nothing.
+//! KEDA's `metrics-api` reads `useful_replicas` (`docs/scaling.md`); the rest explains it. If the
+//! queue or the store can't be read the answer is 503, and a scaler changes nothing: a guess would
+//! start or stop workers for nothing.
 
 use axum::Router;
 use axum::extract::State;
@@ -11,22 +11,22 @@ use axum::response::Response;
 use axum::routing::get;
 use serde_json::json;
 
-use super::App;
+use super::AppState;
 use super::access;
 use super::error::{ApiError, json_response};
 use crate::settings::Role;
-use report::replicas;
+use report::autoscale;
 
-pub fn routes(app: &App) -> Router {
+pub fn routes(app: &AppState) -> Router {
     let routes = Router::new().route("/scaling", get(scaling));
-    access::require(routes, app, Role::Read).with_state(app.clone())
+    access::require_role(routes, app, Role::Read).with_state(app.clone())
 }
 
-async fn scaling(State(app): State<App>) -> Result<Response, ApiError> {
+async fn scaling(State(app): State<AppState>) -> Result<Response, ApiError> {
     let store = app.store.as_ref();
     let depth = app.queue.depth().await?;
-    let words = store.words().await?;
-    let backlog = replicas::backlog(store, &store.batches().await?).await?;
-    let replicas = replicas::now(depth, backlog, &words, &app.config.scaling);
+    let words = store.heartbeats().await?;
+    let backlog = autoscale::backlog(store, &store.batches().await?).await?;
+    let replicas = autoscale::advise(depth, backlog, &words, &app.config.scaling);
     Ok(json_response(StatusCode::OK, &json!(replicas)))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use domain::secret::hidden_option;
 
-/// Shorter tokens could be guessed.
+/// Shortest token accepted, in bytes: shorter ones could be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
 /// A setting of the server that can't be used.
@@ -23,32 +23,32 @@ pub enum ServeSettingsError {
 /// All that the server takes from the configuration.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    pub serve: Serve,
-    pub scaling: report::replicas::useful::Settings,
+    pub serve: ServeConfig,
+    pub scaling: report::autoscale::formula::ScalingSettings,
     /// How uploaded lines are read.
-    pub reading: intake::Reading,
+    pub reading: intake::LineOptions,
     /// The user's own price table.
     pub prices: Option<PathBuf>,
     /// How long requests under way may go on after a stop.
     pub grace: std::time::Duration,
 }
 
-/// `[serve]`.
+/// Section `[serve]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Serve {
+pub struct ServeConfig {
     pub listen: SocketAddr,
-    /// Whether the dashboard may show prompts and answers.
+    /// Lets the dashboard show prompts and answers.
     pub show_content: bool,
-    pub tokens: Vec<Token>,
-    pub limits: Limits,
+    pub tokens: Vec<ServeToken>,
+    pub limits: ServeLimits,
 }
 
-/// One caller's token, and what it opens.
+/// One caller's token, and the role it grants.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Token {
-    /// What logs and metrics call it.
+pub struct ServeToken {
+    /// Name in logs and metrics.
     pub name: String,
     pub role: Role,
     #[serde(serialize_with = "hidden_option")]
@@ -57,13 +57,13 @@ pub struct Token {
     pub token_file: Option<PathBuf>,
 }
 
-/// What a caller may do; each may do all that those before it may.
+/// Permissions of a caller; each role includes those before it.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// See how batches stand, and their results.
+    /// See the status of batches, and their results.
     #[default]
     Read,
     /// Upload files, create batches, and cancel them.
@@ -72,37 +72,37 @@ pub enum Role {
     Operate,
 }
 
-/// What one caller may ask of the server.
+/// Limits on what callers may ask of the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// The largest file that can be uploaded.
+pub struct ServeLimits {
+    /// Largest upload, in MiB.
     pub file_mib: u64,
-    /// For each token, and for all that bring none together.
+    /// Limit for each token, and for all callers without one together.
     pub requests_per_second: u32,
     /// Connections open at a time.
     pub connections: usize,
-    /// For all but uploads and downloads.
+    /// Time limit of all requests but uploads and downloads.
     pub request_seconds: u64,
-    /// An upload or download that stands still for so long is ended.
+    /// Time without progress after which an upload or download is ended.
     pub idle_seconds: u64,
 }
 
-impl Default for Serve {
+impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8780)),
             show_content: false,
             tokens: Vec::new(),
-            limits: Limits::default(),
+            limits: ServeLimits::default(),
         }
     }
 }
 
-impl Default for Limits {
+impl Default for ServeLimits {
     fn default() -> Self {
         Self {
-            // What the Batch API of OpenAI takes: 200 MB.
+            // The limit of OpenAI's Batch API: 200 MB.
             file_mib: 200,
             requests_per_second: 100,
             connections: 512,
@@ -112,14 +112,19 @@ impl Default for Limits {
     }
 }
 
-impl Serve {
+impl ServeConfig {
     /// Checks that no limit is zero.
     ///
     /// # Errors
     /// Names the limit.
     pub fn check(&self) -> Result<(), ServeSettingsError> {
-        let Limits { file_mib, requests_per_second, connections, request_seconds, idle_seconds } =
-            self.limits;
+        let ServeLimits {
+            file_mib,
+            requests_per_second,
+            connections,
+            request_seconds,
+            idle_seconds,
+        } = self.limits;
         let counts = [
             ("file_mib", file_mib),
             ("requests_per_second", requests_per_second.into()),
@@ -134,8 +139,8 @@ impl Serve {
     }
 }
 
-impl Token {
-    /// The token itself.
+impl ServeToken {
+    /// Returns the token itself.
     ///
     /// # Errors
     /// If there is none, or it is too short to be safe.

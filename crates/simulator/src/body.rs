@@ -1,8 +1,8 @@
-//! Answer bodies on their way out: at once, at a pace, broken off, or shard by shard.
+//! Response bodies: at once, paced, truncated, or shard by shard.
 //!
-//! A body that was handed over whole signs its [`Receipt`] in the books: this is what the ledger
-//! calls answered. A truncated body promises its full length, gives half, and ends in an error, on
-//! which the connection closes. Neighbours: `service` chooses the kind; hyper pulls the frames.
+//! A body that was handed over completely records its [`DeliveryReceipt`], which the ledger counts
+//! as answered. A truncated body announces its full length, sends half, and ends in an error that
+//! closes the connection. Neighbours: `service` chooses the kind; hyper pulls the frames.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,60 +13,64 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::books::Books;
-use super::stream::Events;
+use super::audit_ledger::AuditLedger;
+use super::stream::SseEvents;
 
-/// The end of a body that breaks off on purpose.
+/// Error that ends a deliberately truncated body.
 #[derive(Debug, thiserror::Error)]
 #[error("this answer is cut off by a simulated fault")]
 pub struct CutOff;
 
-/// Where to sign when an answer was handed over whole.
+/// Receipt that records in the ledger that an answer was handed over completely.
 #[derive(Debug)]
-pub struct Receipt {
-    pub books: Arc<Books>,
+pub struct DeliveryReceipt {
+    pub ledger: Arc<AuditLedger>,
     pub key: u64,
 }
 
-impl Receipt {
-    fn sign(self) {
-        self.books.answer(self.key);
+impl DeliveryReceipt {
+    fn record(self) {
+        self.ledger.record_answered(self.key);
     }
 }
 
-pub enum Reply {
-    Whole { bytes: Bytes, receipt: Option<Receipt> },
-    Paced(Box<Paced>),
-    Cut(Cut),
-    Prompts { books: Arc<Books>, next: usize },
+pub enum ReplyBody {
+    Whole { bytes: Bytes, receipt: Option<DeliveryReceipt> },
+    Paced(Box<PacedEvents>),
+    Truncated(TruncatedBody),
+    Prompts { ledger: Arc<AuditLedger>, next: usize },
 }
 
-impl Reply {
+impl ReplyBody {
     pub fn plain(bytes: impl Into<Bytes>) -> Self {
         Self::Whole { bytes: bytes.into(), receipt: None }
     }
 
-    /// The first half of a body that would have been `bytes`.
+    /// Returns the first half of `bytes`, announced with their full length.
     pub fn half(bytes: Vec<u8>) -> Self {
         let promised = Some(bytes.len() as u64);
         let half = bytes.len() / 2;
-        Self::Cut(Cut { rest: Bytes::from(bytes).slice(..half), promised, flushed: false })
+        Self::Truncated(TruncatedBody {
+            rest: Bytes::from(bytes).slice(..half),
+            content_length: promised,
+            flushed: false,
+        })
     }
 
-    /// The first half of the events; nobody promised how many there would be.
-    pub fn half_of_events(events: Events) -> Self {
+    /// Returns the first half of the events, without an announced length.
+    pub fn half_of_events(events: SseEvents) -> Self {
         let half = events.ends[events.ends.len() / 2];
         let rest = Bytes::from(events.bytes).slice(..half);
-        Self::Cut(Cut { rest, promised: None, flushed: false })
+        Self::Truncated(TruncatedBody { rest, content_length: None, flushed: false })
     }
 
-    /// Events of which the first is due at once and the last nearly `span` later.
-    pub fn paced(events: Events, span: Duration, receipt: Receipt) -> Self {
+    /// Paces the events: the first is due at once, the last nearly `span` later.
+    pub fn paced(events: SseEvents, span: Duration, receipt: DeliveryReceipt) -> Self {
         if span.is_zero() {
             return Self::Whole { bytes: events.bytes.into(), receipt: Some(receipt) };
         }
         let step = span / events.ends.len() as u32;
-        Self::Paced(Box::new(Paced {
+        Self::Paced(Box::new(PacedEvents {
             bytes: events.bytes.into(),
             ends: events.ends,
             next: 0,
@@ -78,7 +82,7 @@ impl Reply {
     }
 }
 
-impl Body for Reply {
+impl Body for ReplyBody {
     type Data = Bytes;
     type Error = CutOff;
 
@@ -89,15 +93,15 @@ impl Body for Reply {
         match self.get_mut() {
             Self::Whole { bytes, receipt } => {
                 if let Some(receipt) = receipt.take() {
-                    receipt.sign();
+                    receipt.record();
                 }
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::Paced(paced) => paced.poll(cx).map(|bytes| Some(Ok(Frame::data(bytes?)))),
-            Self::Cut(cut) => cut.poll(cx).map(Some),
-            Self::Prompts { books, next } => {
-                let lines = books.prompts(*next);
+            Self::Truncated(cut) => cut.poll(cx).map(Some),
+            Self::Prompts { ledger, next } => {
+                let lines = ledger.prompts(*next);
                 *next += 1;
                 Poll::Ready(lines.map(|lines| Ok(Frame::data(lines.into()))))
             }
@@ -108,33 +112,35 @@ impl Body for Reply {
         match self {
             Self::Whole { bytes, .. } => bytes.is_empty(),
             Self::Paced(paced) => paced.next == paced.ends.len(),
-            Self::Cut(_) | Self::Prompts { .. } => false,
+            Self::Truncated(_) | Self::Prompts { .. } => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Self::Cut(Cut { promised: Some(length), .. }) => SizeHint::with_exact(*length),
-            Self::Cut(_) | Self::Paced(_) | Self::Prompts { .. } => SizeHint::default(),
+            Self::Truncated(TruncatedBody { content_length: Some(length), .. }) => {
+                SizeHint::with_exact(*length)
+            }
+            Self::Truncated(_) | Self::Paced(_) | Self::Prompts { .. } => SizeHint::default(),
         }
     }
 }
 
-/// Events that come one after the other.
-pub struct Paced {
+/// Events that are sent one after the other at fixed steps.
+pub struct PacedEvents {
     bytes: Bytes,
     ends: Vec<usize>,
     next: usize,
-    /// When the first event went out.
+    /// Time at which the first event was sent.
     start: Option<Instant>,
     step: Duration,
     sleep: Pin<Box<Sleep>>,
-    receipt: Option<Receipt>,
+    receipt: Option<DeliveryReceipt>,
 }
 
-impl Paced {
-    /// All events that are due. Timers are coarser than fast models, so several may be.
+impl PacedEvents {
+    /// Returns all events that are due; several, if the timer is coarser than the step.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.next == self.ends.len() {
             return Poll::Ready(None);
@@ -153,27 +159,27 @@ impl Paced {
         if due == self.ends.len()
             && let Some(receipt) = self.receipt.take()
         {
-            receipt.sign();
+            receipt.record();
         }
         Poll::Ready(Some(self.bytes.slice(from..self.ends[due - 1])))
     }
 }
 
-/// A body that breaks off.
-pub struct Cut {
+/// Truncated body.
+pub struct TruncatedBody {
     rest: Bytes,
-    promised: Option<u64>,
+    content_length: Option<u64>,
     flushed: bool,
 }
 
-impl Cut {
+impl TruncatedBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, CutOff>> {
         if !self.rest.is_empty() {
             return Poll::Ready(Ok(Frame::data(std::mem::take(&mut self.rest))));
         }
         if !self.flushed {
-            // One turn without data makes the connection write out what it has, which it would
-            // drop if the error came at once.
+            // One poll without data makes the connection flush its buffer, which it would drop if
+            // the error came at once.
             self.flushed = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;

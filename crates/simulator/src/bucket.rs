@@ -1,85 +1,92 @@
-//! The accounting of a provisioned deployment (PTU): a bucket that leaks.
+//! Leaky bucket of a provisioned deployment (PTU).
 //!
-//! Pure, as `quota` is: time comes in as the span since the simulator started. The rules are the
-//! published ones of provisioned throughput: above 100 % utilisation a request is refused with the
-//! time until it is below; otherwise its estimate (prompt less what is cached, plus the most output
-//! it may have) is added, and corrected when the request is done; the bucket drains all the time.
-//! What is not published is its size: here 100 % is what drains in a span that the maker chooses.
+//! Pure, as `quota` is: time is passed in as the span since the simulator started. The rules are
+//! the published ones of provisioned throughput: above 100 % utilisation a request is refused with
+//! the time until it is below; otherwise its estimate (prompt minus cached tokens, plus the maximum
+//! output) is added, and corrected when the request is done; the bucket drains all the time. Its
+//! size is not published: here 100 % is the amount that drains in a span given to the constructor.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use super::duty::Others;
+use super::duty_cycle::ForeignTraffic;
 
-/// Less than this above the brim is rounding, in tokens.
-const HAIR: f64 = 1e-6;
+/// Tokens above 100 % that count as rounding error.
+const ROUNDING_TOKENS: f64 = 1e-6;
 
-/// In how many steps a span is taken while others fill the bucket.
+/// Steps that one span is divided into while foreign traffic fills the bucket.
 const STEPS: u32 = 64;
 
-/// The utilisation of one deployment, counted in tokens.
+/// Leaky bucket of one deployment, counted in tokens.
 #[derive(Debug)]
-pub struct Bucket {
+pub struct LeakyBucket {
     /// Tokens that drain in a second.
     drain: f64,
     span: Duration,
     level: f64,
-    /// When the level was as noted.
-    at: Duration,
+    /// Time of the last update of `level`.
+    updated_at: Duration,
     /// Corrections of requests that are still being answered, soonest first.
     pending: BinaryHeap<Reverse<(Duration, i64)>>,
-    others: Option<Others>,
+    foreign_traffic: Option<ForeignTraffic>,
 }
 
-impl Bucket {
-    /// An empty bucket from `now` on. `tokens_per_minute` drain; what drains in `span` is 100 %.
-    /// Neither may be zero.
+impl LeakyBucket {
+    /// Creates an empty bucket at `now`. `tokens_per_minute` drain; the amount that drains in
+    /// `span` is 100 %. Neither may be zero.
     pub fn new(now: Duration, tokens_per_minute: u64, span: Duration) -> Self {
         let drain = tokens_per_minute as f64 / 60.0;
-        Self { drain, span, level: 0.0, at: now, pending: BinaryHeap::new(), others: None }
+        Self {
+            drain,
+            span,
+            level: 0.0,
+            updated_at: now,
+            pending: BinaryHeap::new(),
+            foreign_traffic: None,
+        }
     }
 
-    /// Judges one request and adds its estimate. An error says how long it takes to come down to
+    /// Decides one request and adds its estimate. The error is the time until the level is down to
     /// 100 %.
     pub fn admit(&mut self, now: Duration, estimate: u64) -> Result<(), Duration> {
-        self.roll(now);
+        self.advance(now);
         let above = self.level - self.size();
-        if above > HAIR {
+        if above > ROUNDING_TOKENS {
             return Err(Duration::from_secs_f64(above / self.drain));
         }
         self.level += estimate as f64;
         Ok(())
     }
 
-    /// Says what an admitted request really used, which counts from `at` on: when it is done.
+    /// Corrects the estimate to what an admitted request really used, from `at` (its end) on.
     pub fn settle(&mut self, at: Duration, estimate: u64, used: u64) {
         self.pending.push(Reverse((at, used.cast_signed() - estimate.cast_signed())));
     }
 
-    /// 1.0 is 100 %; a burst can be above.
+    /// Returns the utilisation: 1.0 is 100 %; a burst can exceed it.
     pub fn utilization(&mut self, now: Duration) -> f64 {
-        self.roll(now);
+        self.advance(now);
         self.level / self.size()
     }
 
-    /// Changes how fast it drains; what is in it stays.
+    /// Changes the drain rate; the level stays.
     pub fn set_rate(&mut self, now: Duration, tokens_per_minute: u64) {
-        self.roll(now);
+        self.advance(now);
         self.drain = tokens_per_minute as f64 / 60.0;
     }
 
-    /// Changes what others add. They are refused above 100 % like everybody.
-    pub fn set_others(&mut self, now: Duration, others: Option<Others>) {
-        self.roll(now);
-        self.others = others;
+    /// Changes the foreign traffic. It is refused above 100 % like any request.
+    pub fn set_foreign_traffic(&mut self, now: Duration, others: Option<ForeignTraffic>) {
+        self.advance(now);
+        self.foreign_traffic = others;
     }
 
     fn size(&self) -> f64 {
         self.drain * self.span.as_secs_f64()
     }
 
-    fn roll(&mut self, now: Duration) {
+    fn advance(&mut self, now: Duration) {
         while let Some(Reverse((due, correction))) = self.pending.peek().copied()
             && due <= now
         {
@@ -91,27 +98,30 @@ impl Bucket {
     }
 
     fn leak(&mut self, now: Duration) {
-        // In small steps where others come and go meanwhile, or their bursts would be evened out.
-        while self.others.is_some() && now.saturating_sub(self.at) > self.span / STEPS {
-            self.leak_at_once(self.at + self.span / STEPS);
+        // In small steps while there is foreign traffic, or its bursts would be averaged out.
+        while self.foreign_traffic.is_some()
+            && now.saturating_sub(self.updated_at) > self.span / STEPS
+        {
+            self.leak_at_once(self.updated_at + self.span / STEPS);
         }
         self.leak_at_once(now);
     }
 
     fn leak_at_once(&mut self, now: Duration) {
-        // Callers on several threads may come in another order than they looked at the clock.
-        let Some(span) = now.checked_sub(self.at) else { return };
+        // Threads may arrive in another order than they read the clock.
+        let Some(span) = now.checked_sub(self.updated_at) else { return };
         let level = self.level - self.drain * span.as_secs_f64();
         let room = (self.size() - level).max(0.0);
-        let others = self.others.map_or(0, |others| others.between(self.at, now));
+        let others =
+            self.foreign_traffic.map_or(0, |others| others.tokens_between(self.updated_at, now));
         self.level = (level + (others as f64).min(room)).max(0.0);
-        self.at = now;
+        self.updated_at = now;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::duty::Duty;
+    use super::super::duty_cycle::DutyCycle;
     use super::*;
 
     const START: Duration = Duration::ZERO;
@@ -121,8 +131,8 @@ mod tests {
     }
 
     /// 100 tokens drain in a second, and 1,000 are 100 %.
-    fn bucket() -> Bucket {
-        Bucket::new(START, 6_000, Duration::from_secs(10))
+    fn bucket() -> LeakyBucket {
+        LeakyBucket::new(START, 6_000, Duration::from_secs(10))
     }
 
     #[test]
@@ -167,18 +177,21 @@ mod tests {
     #[test]
     fn others_fill_it_to_the_brim_and_no_further() {
         let mut bucket = bucket();
-        bucket.set_others(START, Some(Others { tpm: 12_000, bursts: Duty::ALWAYS }));
+        bucket.set_foreign_traffic(
+            START,
+            Some(ForeignTraffic { tpm: 12_000, bursts: DutyCycle::ALWAYS }),
+        );
         assert!((bucket.utilization(at(5_000)) - 0.5).abs() < 0.001, "twice what drains");
         assert!((bucket.utilization(at(60_000)) - 1.0).abs() < 0.001);
-        bucket.set_others(at(60_000), None);
+        bucket.set_foreign_traffic(at(60_000), None);
         assert_eq!(bucket.utilization(at(70_000)), 0.0);
     }
 
     #[test]
     fn a_burst_of_others_shows_however_long_nobody_looked() {
         let mut bucket = bucket();
-        let bursts = Duty { on: Duration::from_secs(5), period: Duration::from_secs(60) };
-        bucket.set_others(START, Some(Others { tpm: 12_000, bursts }));
+        let bursts = DutyCycle { on: Duration::from_secs(5), period: Duration::from_secs(60) };
+        bucket.set_foreign_traffic(START, Some(ForeignTraffic { tpm: 12_000, bursts }));
         let utilization = bucket.utilization(at(10 * 60_000 + 5_000));
         assert!((utilization - 0.5).abs() < 0.02, "{utilization}");
     }

@@ -1,160 +1,170 @@
-//! What one deployment can take at the moment: its quota or its bucket, and its flex tier.
+//! Capacity of one deployment: its quota or its bucket, and its flex tier.
 //!
-//! Pure, as the parts are. A standard deployment is judged by its `quota`; a provisioned one by its
-//! `bucket`, and its quota, which is then unlimited, only keeps the windows for the books. Flex
+//! Pure, as the parts are. A standard deployment is limited by its `quota`; a provisioned one by
+//! its `bucket`, and its quota, then unlimited, only keeps the windows for the ledger. Flex
 //! calls need room on the tier first and then pass the same quota, as the service documents it.
-//! Neighbours: `judge` asks it, `deployments` changes its profile.
+//! Neighbours: `judge` calls it, `deployments` changes its profile.
 
 use std::time::Duration;
 
-use super::bucket::Bucket;
-use super::profile::Profile;
-use super::quota::{Quota, Standing, Verdict, Window};
+use super::bucket::LeakyBucket;
+use super::profile::DeploymentProfile;
+use super::quota::{QuotaStatus, QuotaVerdict, QuotaWindow, ServiceQuota};
 
 #[derive(Debug)]
-pub struct Capacity {
-    profile: Profile,
-    quota: Quota,
-    /// Of a provisioned deployment.
-    bucket: Option<Bucket>,
+pub struct DeploymentCapacity {
+    profile: DeploymentProfile,
+    quota: ServiceQuota,
+    /// Present for a provisioned deployment.
+    bucket: Option<LeakyBucket>,
     window: Duration,
 }
 
-/// What a request asks for.
+/// Capacity that one request claims.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim {
-    /// What a quota books: the prompt and the most output.
+pub struct CapacityClaim {
+    /// Tokens that a quota books: the prompt and the maximum output.
     pub charge: u64,
-    /// What a bucket adds: the same without what is cached.
+    /// Tokens that a bucket adds: the same minus cached tokens.
     pub load: u64,
     pub flex: bool,
 }
 
-/// Why a request may not go now.
+/// Reason why a request is refused now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denial {
+pub enum CapacityDenial {
     Tokens { retry_after: Duration },
     Requests { retry_after: Duration },
     Utilization { retry_after: Duration },
     NoFlexRoom,
 }
 
-/// What the headers tell of it.
+/// Capacity status that the response headers report.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Reading {
-    Quota(Standing),
+pub enum CapacityStatus {
+    Quota(QuotaStatus),
     /// 1.0 is 100 %.
     Utilization(f64),
-    /// Somebody strips them.
+    /// Headers are switched off, as behind a gateway that strips them.
     Hidden,
 }
 
-impl Capacity {
-    /// For a profile that was checked.
-    pub fn new(now: Duration, profile: Profile, window: Duration, slice: Duration) -> Self {
-        let quota = Quota::new(profile.limits(), window, slice);
+impl DeploymentCapacity {
+    /// Creates the capacity for a profile that was checked.
+    pub fn new(
+        now: Duration,
+        profile: DeploymentProfile,
+        window: Duration,
+        slice: Duration,
+    ) -> Self {
+        let quota = ServiceQuota::new(profile.limits(), window, slice);
         let mut capacity = Self { profile, quota, bucket: None, window };
         capacity.change(now, profile);
         capacity
     }
 
-    pub fn profile(&self) -> &Profile {
+    pub fn profile(&self) -> &DeploymentProfile {
         &self.profile
     }
 
-    /// Judges one request and books what it costs, which it returns.
-    pub fn admit(&mut self, now: Duration, claim: Claim) -> Result<u64, Denial> {
+    /// Decides one request, books its cost and returns it.
+    pub fn admit(&mut self, now: Duration, claim: CapacityClaim) -> Result<u64, CapacityDenial> {
         if claim.flex && !self.profile.flex.is_some_and(|room| room.is_on(now)) {
             self.quota.refuse(now);
-            return Err(Denial::NoFlexRoom);
+            return Err(CapacityDenial::NoFlexRoom);
         }
         let mut cost = claim.charge;
         if let Some(bucket) = &mut self.bucket {
             if let Err(retry_after) = bucket.admit(now, claim.load) {
                 self.quota.refuse(now);
-                return Err(Denial::Utilization { retry_after });
+                return Err(CapacityDenial::Utilization { retry_after });
             }
             cost = claim.load;
         }
         match self.quota.admit(now, cost) {
-            Verdict::Admitted => Ok(cost),
-            Verdict::TokensFull { retry_after } => Err(Denial::Tokens { retry_after }),
-            Verdict::RequestsFull { retry_after } => Err(Denial::Requests { retry_after }),
+            QuotaVerdict::Admitted => Ok(cost),
+            QuotaVerdict::TokensFull { retry_after } => Err(CapacityDenial::Tokens { retry_after }),
+            QuotaVerdict::RequestsFull { retry_after } => {
+                Err(CapacityDenial::Requests { retry_after })
+            }
         }
     }
 
-    /// Says what an admitted request really used, which counts from `at` on: when it is done. Only
-    /// buckets care.
-    pub fn settle(&mut self, at: Duration, claim: Claim, used: u64) {
+    /// Corrects the estimate to what an admitted request really used, from `at` (its end) on. Only
+    /// buckets need it.
+    pub fn settle(&mut self, at: Duration, claim: CapacityClaim, used: u64) {
         if let Some(bucket) = &mut self.bucket {
             bucket.settle(at, claim.load, used);
         }
     }
 
-    pub fn reading(&mut self, now: Duration) -> Reading {
+    pub fn status(&mut self, now: Duration) -> CapacityStatus {
         match &mut self.bucket {
-            _ if !self.profile.rate_headers => Reading::Hidden,
-            Some(bucket) => Reading::Utilization(bucket.utilization(now)),
-            None => Reading::Quota(self.quota.standing(now)),
+            _ if !self.profile.rate_headers => CapacityStatus::Hidden,
+            Some(bucket) => CapacityStatus::Utilization(bucket.utilization(now)),
+            None => CapacityStatus::Quota(self.quota.status(now)),
         }
     }
 
-    /// The utilisation of a provisioned deployment, whether or not the headers tell it.
+    /// Returns the utilisation of a provisioned deployment, even if the headers are off.
     pub fn utilization(&mut self, now: Duration) -> Option<f64> {
         self.bucket.as_mut().map(|bucket| bucket.utilization(now))
     }
 
-    /// Behaves otherwise from now on; what is booked stays booked.
-    pub fn change(&mut self, now: Duration, profile: Profile) {
+    /// Applies a new profile from now on; existing bookings stay.
+    pub fn change(&mut self, now: Duration, profile: DeploymentProfile) {
         self.profile = profile;
         self.quota.set_limits(now, profile.limits());
-        self.quota.set_others(now, profile.others());
+        self.quota.set_foreign_traffic(now, profile.foreign_traffic());
         match (&mut self.bucket, profile.ptu) {
             (Some(bucket), Some(ptu)) => bucket.set_rate(now, ptu),
-            (None, Some(ptu)) => self.bucket = Some(Bucket::new(now, ptu, self.window)),
+            (None, Some(ptu)) => self.bucket = Some(LeakyBucket::new(now, ptu, self.window)),
             (_, None) => self.bucket = None,
         }
         if let Some(bucket) = &mut self.bucket {
-            bucket.set_others(now, profile.others());
+            bucket.set_foreign_traffic(now, profile.foreign_traffic());
         }
     }
 
-    pub fn windows(&self) -> impl Iterator<Item = &Window> {
+    pub fn windows(&self) -> impl Iterator<Item = &QuotaWindow> {
         self.quota.windows()
     }
 
-    pub fn forget_windows(&mut self) {
-        self.quota.forget_windows();
+    pub fn clear_windows(&mut self) {
+        self.quota.clear_windows();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::duty::Duty;
-    use super::super::profile::Setting;
-    use super::super::settings::Settings;
+    use super::super::duty_cycle::DutyCycle;
+    use super::super::profile::ProfileSetting;
+    use super::super::settings::SimulatorSettings;
     use super::*;
 
     const START: Duration = Duration::ZERO;
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn capacity(settings: &[Setting]) -> Capacity {
-        let profile = Settings::default().profile().with(START, settings).unwrap();
-        Capacity::new(START, profile, Duration::from_secs(10), SECOND)
+    fn capacity(settings: &[ProfileSetting]) -> DeploymentCapacity {
+        let profile = SimulatorSettings::default().profile().with(START, settings).unwrap();
+        DeploymentCapacity::new(START, profile, Duration::from_secs(10), SECOND)
     }
 
-    fn claim(charge: u64) -> Claim {
-        Claim { charge, load: charge, flex: false }
+    fn claim(charge: u64) -> CapacityClaim {
+        CapacityClaim { charge, load: charge, flex: false }
     }
 
     #[test]
     fn a_provisioned_deployment_is_judged_by_its_bucket_and_keeps_windows() {
-        let mut capacity = capacity(&[Setting::Ptu(Some(6_000))]);
-        let cached = Claim { load: 1_100, ..claim(2_000) };
+        let mut capacity = capacity(&[ProfileSetting::Ptu(Some(6_000))]);
+        let cached = CapacityClaim { load: 1_100, ..claim(2_000) };
         assert_eq!(capacity.admit(START, cached), Ok(1_100));
         let retry_after = SECOND;
-        assert_eq!(capacity.admit(START, claim(1)), Err(Denial::Utilization { retry_after }));
-        assert_eq!(capacity.reading(START), Reading::Utilization(1.1));
+        assert_eq!(
+            capacity.admit(START, claim(1)),
+            Err(CapacityDenial::Utilization { retry_after })
+        );
+        assert_eq!(capacity.status(START), CapacityStatus::Utilization(1.1));
         capacity.settle(START, cached, 600);
         assert_eq!(capacity.utilization(START), Some(0.6));
         let window = capacity.windows().next().unwrap();
@@ -163,30 +173,31 @@ mod tests {
 
     #[test]
     fn flex_needs_room_and_then_the_same_quota() {
-        let flex = Some(Duty { on: SECOND, period: 3 * SECOND });
-        let mut capacity = capacity(&[Setting::Tpm(Some(600)), Setting::Flex(flex)]);
-        let flex = Claim { flex: true, ..claim(60) };
-        assert_eq!(capacity.admit(SECOND, flex), Err(Denial::NoFlexRoom));
+        let flex = Some(DutyCycle { on: SECOND, period: 3 * SECOND });
+        let mut capacity = capacity(&[ProfileSetting::Tpm(Some(600)), ProfileSetting::Flex(flex)]);
+        let flex = CapacityClaim { flex: true, ..claim(60) };
+        assert_eq!(capacity.admit(SECOND, flex), Err(CapacityDenial::NoFlexRoom));
         assert_eq!(capacity.admit(SECOND, claim(60)), Ok(60), "the standard tier has room");
         let retry_after = 7 * SECOND;
-        assert_eq!(capacity.admit(3 * SECOND, flex), Err(Denial::Tokens { retry_after }));
+        assert_eq!(capacity.admit(3 * SECOND, flex), Err(CapacityDenial::Tokens { retry_after }));
         assert_eq!(capacity.admit(12 * SECOND, flex), Ok(60));
     }
 
     #[test]
     fn headers_are_hidden_while_somebody_strips_them() {
-        let mut capacity = capacity(&[Setting::RateHeaders(false), Setting::Ptu(Some(60))]);
-        assert_eq!(capacity.reading(START), Reading::Hidden);
+        let mut capacity =
+            capacity(&[ProfileSetting::RateHeaders(false), ProfileSetting::Ptu(Some(60))]);
+        assert_eq!(capacity.status(START), CapacityStatus::Hidden);
         assert_eq!(capacity.utilization(START), Some(0.0));
     }
 
     #[test]
     fn a_deployment_can_become_provisioned_and_standard_again() {
-        let mut capacity = capacity(&[Setting::Tpm(Some(60))]);
+        let mut capacity = capacity(&[ProfileSetting::Tpm(Some(60))]);
         let standard = *capacity.profile();
-        capacity.change(START, Profile { ptu: Some(6_000), ..standard });
+        capacity.change(START, DeploymentProfile { ptu: Some(6_000), ..standard });
         assert_eq!(capacity.admit(START, claim(500)), Ok(500), "more than its quota was");
         capacity.change(START, standard);
-        assert!(matches!(capacity.admit(START, claim(1)), Err(Denial::Tokens { .. })));
+        assert!(matches!(capacity.admit(START, claim(1)), Err(CapacityDenial::Tokens { .. })));
     }
 }

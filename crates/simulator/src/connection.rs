@@ -1,7 +1,7 @@
-//! The sockets: accepting, speaking HTTP/1.1, and resetting when a fault says so.
+//! Sockets: accepting connections, serving HTTP/1.1, and resetting when a fault requires it.
 //!
 //! The only file that knows TCP. A reset must look like one to the caller, so the socket is closed
-//! with unsent data thrown away (linger of zero), which sends RST instead of FIN. Neighbour:
+//! with unsent data discarded (linger of zero), which sends RST instead of FIN. Neighbour:
 //! `service` answers.
 
 use std::io::{self, IoSlice};
@@ -18,14 +18,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::service::{End, Service};
+use super::service::{RequestEnd, SimulatorService};
 
-/// How long to leave the port alone when no connection can be accepted, which is when files run
-/// out: others must close some first.
+/// Pause after a failed accept, which happens when file descriptors run out: other connections
+/// must close first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Accepts connections until it is dropped, which also ends all that are open.
-pub async fn accept(listener: TcpListener, service: Arc<Service>) {
+/// Accepts connections until the future is dropped, which also closes all open ones.
+pub async fn accept(listener: TcpListener, service: Arc<SimulatorService>) {
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
@@ -43,54 +43,54 @@ pub async fn accept(listener: TcpListener, service: Arc<Service>) {
     }
 }
 
-/// Ends a connection without another byte.
+/// Error that ends a connection without another byte.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection ends here")]
-struct Hangup;
+#[error("the simulator closes this connection")]
+struct HangupError;
 
-async fn serve(tcp: TcpStream, service: Arc<Service>) {
-    // Without it, small answers would wait for the caller's acknowledgement of the last one.
+async fn serve(tcp: TcpStream, service: Arc<SimulatorService>) {
+    // Without it, small answers would wait for the ACK of the previous one (Nagle).
     if tcp.set_nodelay(true).is_err() {
         return;
     }
     let reset = Arc::new(AtomicBool::new(false));
-    let wire = Wire { tcp, reset: reset.clone() };
+    let stream = ResettableStream { tcp, reset: reset.clone() };
     let answer = service_fn(|request| {
         let (service, reset) = (&service, &reset);
         async move {
             match service.handle(request).await {
-                End::Answer(response) => Ok(response),
-                End::Gone => Err(Hangup),
-                End::Reset => {
+                RequestEnd::Answer(response) => Ok(response),
+                RequestEnd::Gone => Err(HangupError),
+                RequestEnd::Reset => {
                     reset.store(true, Ordering::Relaxed);
-                    Err(Hangup)
+                    Err(HangupError)
                 }
             }
         }
     });
-    // No timer, so no time-out for idle callers, and none to set and clear for each request.
-    // Nor `pipeline_flush`: it would take in a whole listing of prompts before it writes any.
+    // No timer: idle callers never time out, and no timer is set and cleared per request.
+    // No `pipeline_flush`: it would buffer a whole listing of prompts before it writes any.
     let http = http1::Builder::new();
-    // An error is a caller that went away, or the end that a fault wanted.
-    let _ = http.serve_connection(TokioIo::new(wire), answer).await;
+    // An error means that the caller disconnected, or that a fault ended the connection.
+    let _ = http.serve_connection(TokioIo::new(stream), answer).await;
 }
 
-/// A socket that can be marked for reset.
-struct Wire {
+/// Socket that can be marked for reset.
+struct ResettableStream {
     tcp: TcpStream,
     reset: Arc<AtomicBool>,
 }
 
-impl Drop for Wire {
+impl Drop for ResettableStream {
     fn drop(&mut self) {
         if self.reset.load(Ordering::Relaxed) {
-            // If it fails, the caller sees an orderly close instead: also an end without answer.
+            // If it fails, the caller sees an orderly close, which also ends without an answer.
             let _ = self.tcp.set_zero_linger();
         }
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for ResettableStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -100,7 +100,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for ResettableStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -127,7 +127,7 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.reset.load(Ordering::Relaxed) {
-            // An orderly end here would come before the reset and hide it.
+            // An orderly shutdown here would precede the reset and hide it.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.tcp).poll_shutdown(cx)

@@ -1,6 +1,6 @@
-//! A model deployment: its name, what the name tells about the model, and what it can take.
+//! Model deployment: its name, the model properties derived from the name, and its capacity.
 //!
-//! Neighbours: `capacity` counts for it, `deployments` finds it by name.
+//! Neighbours: `capacity` does its accounting, `deployments` finds it by name.
 
 use std::sync::Mutex;
 
@@ -8,10 +8,10 @@ use bpe_openai::Tokenizer;
 use hyper::header::HeaderValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::capacity::Capacity;
+use super::capacity::DeploymentCapacity;
 use super::settings::is_deployment_name;
 
-/// Model names and the version that answers under them; a longer name stands before its beginning.
+/// Model names and the version that answers under each; a longer name comes before its prefix.
 const VERSIONS: [(&str, &str); 12] = [
     ("gpt-4o-mini", "gpt-4o-mini-2024-07-18"),
     ("gpt-4o", "gpt-4o-2024-08-06"),
@@ -27,24 +27,24 @@ const VERSIONS: [(&str, &str); 12] = [
     ("o1", "o1-2024-12-17"),
 ];
 
-/// Names that begin like this are models that think before they answer.
-const REASONING: [&str; 4] = ["o1", "o3", "o4", "gpt-5"];
+/// Name prefixes of reasoning models.
+const REASONING_PREFIXES: [&str; 4] = ["o1", "o3", "o4", "gpt-5"];
 
 #[derive(Debug)]
-pub struct Deployment {
+pub struct SimulatedDeployment {
     pub name: HeaderValue,
-    /// What answers report as their model: the version, not the deployment's name.
+    /// Model that answers report: the version, not the deployment's name.
     pub version: Box<str>,
-    pub reasons: bool,
-    older_tokens: bool,
-    /// Keeps the prompt caches of deployments apart.
+    pub is_reasoning: bool,
+    uses_cl100k: bool,
+    /// Separates the prompt caches of deployments.
     pub cache_salt: u64,
-    pub capacity: Mutex<Capacity>,
+    pub capacity: Mutex<DeploymentCapacity>,
 }
 
-impl Deployment {
-    /// `None` if nothing can be deployed under this name.
-    pub fn new(name: &str, capacity: Capacity) -> Option<Self> {
+impl SimulatedDeployment {
+    /// Returns `None` if the name is not a valid deployment name.
+    pub fn new(name: &str, capacity: DeploymentCapacity) -> Option<Self> {
         if !is_deployment_name(name) {
             return None;
         }
@@ -52,8 +52,8 @@ impl Deployment {
         Some(Self {
             name: HeaderValue::from_str(name).ok()?,
             version: version.map_or(name, |(_, version)| version).into(),
-            reasons: REASONING.iter().any(|model| name.starts_with(model)),
-            older_tokens: has_older_tokens(name),
+            is_reasoning: REASONING_PREFIXES.iter().any(|model| name.starts_with(model)),
+            uses_cl100k: counts_with_cl100k(name),
             cache_salt: xxh3_64(name.as_bytes()),
             capacity: Mutex::new(capacity),
         })
@@ -64,12 +64,12 @@ impl Deployment {
     }
 
     fn tokenizer(&self) -> &'static Tokenizer {
-        if self.older_tokens { bpe_openai::cl100k_base() } else { bpe_openai::o200k_base() }
+        if self.uses_cl100k { bpe_openai::cl100k_base() } else { bpe_openai::o200k_base() }
     }
 }
 
-/// Models from before GPT-4o count with `cl100k_base`.
-fn has_older_tokens(name: &str) -> bool {
+/// Returns true for models from before GPT-4o, which count with `cl100k_base`.
+fn counts_with_cl100k(name: &str) -> bool {
     let is_gpt_4 = name == "gpt-4" || name.starts_with("gpt-4-");
     is_gpt_4
         || ["gpt-35-turbo", "gpt-3.5-turbo", "text-embedding-"].iter().any(|m| name.starts_with(m))
@@ -79,20 +79,23 @@ fn has_older_tokens(name: &str) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use super::super::settings::Settings;
+    use super::super::settings::SimulatorSettings;
     use super::*;
 
-    fn deployment(name: &str) -> Option<Deployment> {
-        let Settings { window, request_slice, .. } = Settings::default();
-        let profile = Settings::default().profile();
-        Deployment::new(name, Capacity::new(Duration::ZERO, profile, window, request_slice))
+    fn deployment(name: &str) -> Option<SimulatedDeployment> {
+        let SimulatorSettings { window, request_slice, .. } = SimulatorSettings::default();
+        let profile = SimulatorSettings::default().profile();
+        SimulatedDeployment::new(
+            name,
+            DeploymentCapacity::new(Duration::ZERO, profile, window, request_slice),
+        )
     }
 
     #[test]
     fn the_name_tells_the_model() {
         let about = |name: &str| {
             let deployment = deployment(name).unwrap();
-            (deployment.version.to_string(), deployment.reasons, deployment.older_tokens)
+            (deployment.version.to_string(), deployment.is_reasoning, deployment.uses_cl100k)
         };
         assert_eq!(about("gpt-4o-mini"), ("gpt-4o-mini-2024-07-18".to_owned(), false, false));
         assert_eq!(about("gpt-5-nightly"), ("gpt-5-nightly".to_owned(), true, false));

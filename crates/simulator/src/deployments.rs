@@ -1,7 +1,7 @@
-//! The deployments that there are: opening them, finding them by name, changing them.
+//! Registry of deployments: opening them, finding them by name, changing them.
 //!
-//! Where no names were given, every name is a deployment, opened when it is first asked for.
-//! Neighbours: `deployment` is one of them; `service` asks here, also for the control endpoint.
+//! If no names were configured, every name is a deployment, opened when it is first requested.
+//! Neighbours: `deployment` is one entry; `service` calls this, also for the control endpoint.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -9,33 +9,33 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::books::locked;
-use super::capacity::Capacity;
-use super::deployment::Deployment;
-use super::profile::{Profile, Setting};
-use super::settings::{BadSettings, Settings};
-use super::spec::words;
+use super::audit_ledger::locked;
+use super::capacity::DeploymentCapacity;
+use super::deployment::SimulatedDeployment;
+use super::profile::{DeploymentProfile, ProfileSetting};
+use super::settings::{BadSimulatorSettings, SimulatorSettings};
+use super::spec::format_profile;
 
-/// Deployments that are opened for names that nobody told of before.
-const MOST_DEPLOYMENTS: usize = 1_000;
+/// Maximum number of deployments that unconfigured names can open.
+const MAX_DEPLOYMENTS: usize = 1_000;
 
 #[derive(Debug)]
-pub struct Deployments {
-    /// How deployments behave that are opened from now on.
-    common: Mutex<Profile>,
-    all: RwLock<HashMap<Box<str>, Arc<Deployment>>>,
-    any_name: bool,
+pub struct DeploymentRegistry {
+    /// Profile of deployments that are opened from now on.
+    default_profile: Mutex<DeploymentProfile>,
+    all: RwLock<HashMap<Box<str>, Arc<SimulatedDeployment>>>,
+    accepts_any_name: bool,
     window: Duration,
     slice: Duration,
 }
 
-impl Deployments {
-    /// Takes settings that were checked.
-    pub fn new(settings: &Settings) -> Result<Self, BadSettings> {
+impl DeploymentRegistry {
+    /// Builds the registry from settings that were checked.
+    pub fn new(settings: &SimulatorSettings) -> Result<Self, BadSimulatorSettings> {
         let deployments = Self {
-            common: Mutex::new(settings.profile()),
+            default_profile: Mutex::new(settings.profile()),
             all: RwLock::default(),
-            any_name: settings.takes_any_name(),
+            accepts_any_name: settings.takes_any_name(),
             window: settings.window,
             slice: settings.request_slice,
         };
@@ -48,26 +48,26 @@ impl Deployments {
         Ok(deployments)
     }
 
-    pub fn find(&self, now: Duration, name: &str) -> Option<Arc<Deployment>> {
+    pub fn find(&self, now: Duration, name: &str) -> Option<Arc<SimulatedDeployment>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(deployment) = all.get(name) {
             return Some(deployment.clone());
         }
-        let is_room = all.len() < MOST_DEPLOYMENTS;
+        let is_room = all.len() < MAX_DEPLOYMENTS;
         drop(all);
-        if self.any_name && is_room { self.open(now, name) } else { None }
+        if self.accepts_any_name && is_room { self.open(now, name) } else { None }
     }
 
-    /// Changes one deployment, or all of them and those to come. Either all of the settings are
-    /// taken or none.
+    /// Applies settings to one deployment, or to all present and future ones: all of the settings
+    /// or none.
     pub fn change(
         &self,
         now: Duration,
         name: Option<&str>,
-        settings: &[Setting],
-    ) -> Result<(), BadSettings> {
+        settings: &[ProfileSetting],
+    ) -> Result<(), BadSimulatorSettings> {
         let Some(name) = name else { return self.change_all(now, settings) };
-        let no_such = || BadSettings::NoSuchDeployment(name.to_owned());
+        let no_such = || BadSimulatorSettings::NoSuchDeployment(name.to_owned());
         let deployment = self.find(now, name).ok_or_else(no_such)?;
         let mut capacity = locked(&deployment.capacity);
         let profile = capacity.profile().with(now, settings)?;
@@ -75,9 +75,13 @@ impl Deployments {
         Ok(())
     }
 
-    fn change_all(&self, now: Duration, settings: &[Setting]) -> Result<(), BadSettings> {
-        // Held to the end, so that nothing is opened meanwhile with the profile of before.
-        let mut common = locked(&self.common);
+    fn change_all(
+        &self,
+        now: Duration,
+        settings: &[ProfileSetting],
+    ) -> Result<(), BadSimulatorSettings> {
+        // Locked to the end, so that no deployment is opened with the old profile meanwhile.
+        let mut common = locked(&self.default_profile);
         let new = common.with(now, settings)?;
         let all = self.sorted();
         let mut capacities: Vec<_> =
@@ -91,79 +95,82 @@ impl Deployments {
         Ok(())
     }
 
-    /// All of them by name.
-    pub fn sorted(&self) -> Vec<(Box<str>, Arc<Deployment>)> {
+    /// Returns all deployments, sorted by name.
+    pub fn sorted(&self) -> Vec<(Box<str>, Arc<SimulatedDeployment>)> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = all.iter().map(|(name, one)| (name.clone(), one.clone())).collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all
     }
 
-    /// What `GET /deployments` answers: each with its settings in the words that would make it.
-    pub fn listed(&self, now: Duration) -> Value {
-        let one = |(name, deployment): &(Box<str>, Arc<Deployment>)| {
+    /// Returns the body of `GET /deployments`: each with the settings text that recreates it.
+    pub fn list_json(&self, now: Duration) -> Value {
+        let one = |(name, deployment): &(Box<str>, Arc<SimulatedDeployment>)| {
             let mut capacity = locked(&deployment.capacity);
-            let settings = words(capacity.profile(), now);
+            let settings = format_profile(capacity.profile(), now);
             json!({"name": name, "settings": settings, "utilization": capacity.utilization(now)})
         };
         json!({"deployments": self.sorted().iter().map(one).collect::<Vec<_>>()})
     }
 
-    fn open(&self, now: Duration, name: &str) -> Option<Arc<Deployment>> {
-        let common = locked(&self.common);
-        let fresh = Deployment::new(name, Capacity::new(now, *common, self.window, self.slice))?;
+    fn open(&self, now: Duration, name: &str) -> Option<Arc<SimulatedDeployment>> {
+        let common = locked(&self.default_profile);
+        let fresh = SimulatedDeployment::new(
+            name,
+            DeploymentCapacity::new(now, *common, self.window, self.slice),
+        )?;
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have opened it since it was looked for.
+        // Another thread may have opened it since the lookup.
         Some(all.entry(name.into()).or_insert_with(|| Arc::new(fresh)).clone())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::quota::Limits;
+    use super::super::quota::QuotaLimits;
     use super::*;
 
     const START: Duration = Duration::ZERO;
 
-    fn tpm(deployments: &Deployments, name: &str) -> Option<u64> {
+    fn tpm(deployments: &DeploymentRegistry, name: &str) -> Option<u64> {
         let deployment = deployments.find(START, name).unwrap();
         locked(&deployment.capacity).profile().limits.tpm
     }
 
     #[test]
     fn what_is_told_of_one_is_its_own_and_the_rest_is_common() {
-        let overrides = [("east".to_owned(), vec![Setting::Tpm(Some(5))])].into();
-        let settings = Settings {
+        let overrides = [("east".to_owned(), vec![ProfileSetting::Tpm(Some(5))])].into();
+        let settings = SimulatorSettings {
             tpm: Some(9),
             rpm: Some(8),
             deployments: vec!["west".to_owned()],
             overrides,
-            ..Settings::default()
+            ..SimulatorSettings::default()
         };
-        let deployments = Deployments::new(&settings).unwrap();
+        let deployments = DeploymentRegistry::new(&settings).unwrap();
         let east = deployments.find(START, "east").unwrap();
         let limits = locked(&east.capacity).profile().limits;
-        assert_eq!(limits, Limits { tpm: Some(5), rpm: Some(8) });
+        assert_eq!(limits, QuotaLimits { tpm: Some(5), rpm: Some(8) });
         assert_eq!(tpm(&deployments, "west"), Some(9));
         assert!(deployments.find(START, "north").is_none(), "there are only those that were named");
     }
 
     #[test]
     fn a_change_of_all_reaches_those_to_come() {
-        let deployments = Deployments::new(&Settings::default()).unwrap();
+        let deployments = DeploymentRegistry::new(&SimulatorSettings::default()).unwrap();
         deployments.find(START, "now").unwrap();
-        deployments.change(START, None, &[Setting::Tpm(Some(7))]).unwrap();
+        deployments.change(START, None, &[ProfileSetting::Tpm(Some(7))]).unwrap();
         assert_eq!((tpm(&deployments, "now"), tpm(&deployments, "later")), (Some(7), Some(7)));
     }
 
     #[test]
     fn a_change_that_does_not_fit_all_changes_none() {
-        let deployments = Deployments::new(&Settings::default()).unwrap();
+        let deployments = DeploymentRegistry::new(&SimulatorSettings::default()).unwrap();
         deployments.change(START, Some("a"), &[]).unwrap();
-        deployments.change(START, Some("b"), &[Setting::Ptu(Some(60))]).unwrap();
-        let flex = Setting::Flex(Some(super::super::duty::Duty::ALWAYS));
-        let refused = deployments.change(START, None, &[Setting::Tpm(Some(1)), flex]);
-        assert_eq!(refused, Err(BadSettings::FlexOnPtu));
+        deployments.change(START, Some("b"), &[ProfileSetting::Ptu(Some(60))]).unwrap();
+        let flex = ProfileSetting::Flex(Some(super::super::duty_cycle::DutyCycle::ALWAYS));
+        let refused = deployments.change(START, None, &[ProfileSetting::Tpm(Some(1)), flex]);
+        assert_eq!(refused, Err(BadSimulatorSettings::FlexOnPtu));
         assert_eq!((tpm(&deployments, "a"), tpm(&deployments, "new")), (None, None));
     }
 }

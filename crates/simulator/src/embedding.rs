@@ -1,38 +1,41 @@
-//! Embeddings: vectors of length 1 that differ from input to input and cost next to nothing.
+//! Embeddings: unit vectors that differ from input to input and are cheap to generate.
 //!
 //! Each number is plus or minus the same value, the signs drawn from the input's hash, so that any
 //! dimension gives a unit vector and equal inputs give equal vectors. Neighbours: `request` makes
-//! the [`EmbeddingAsk`], `reply` puts the vectors into a body.
+//! the [`EmbeddingParams`], `reply` writes the vectors into a body.
 
 use super::faults::mix;
-use super::refusal::Refusal;
+use super::refusal::HttpRefusal;
 use super::settings::DEFAULT_DIMENSIONS;
 
-/// The most that any of the service's models has.
-const MOST_DIMENSIONS: u32 = 3_072;
+/// Largest dimension of any of the service's models.
+const MAX_DIMENSIONS: u32 = 3_072;
 
-/// What an embeddings request asks for.
+/// Parameters of one embeddings request.
 #[derive(Debug)]
-pub struct EmbeddingAsk {
+pub struct EmbeddingParams {
     /// One hash for each input.
     pub inputs: Vec<u64>,
     dimensions: u32,
     base64: bool,
 }
 
-impl EmbeddingAsk {
-    pub fn new(dimensions: Option<u32>, encoding_format: Option<&str>) -> Result<Self, Refusal> {
+impl EmbeddingParams {
+    pub fn new(
+        dimensions: Option<u32>,
+        encoding_format: Option<&str>,
+    ) -> Result<Self, HttpRefusal> {
         let dimensions = dimensions.unwrap_or(DEFAULT_DIMENSIONS);
-        if !(1..=MOST_DIMENSIONS).contains(&dimensions) {
+        if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
             let text = "'dimensions' must be from 1 to 3072.";
-            return Err(Refusal::invalid(text, Some("dimensions")));
+            return Err(HttpRefusal::invalid(text, Some("dimensions")));
         }
         let base64 = match encoding_format {
             None | Some("float") => false,
             Some("base64") => true,
             Some(_) => {
                 let text = "'encoding_format' must be 'float' or 'base64'.";
-                return Err(Refusal::invalid(text, Some("encoding_format")));
+                return Err(HttpRefusal::invalid(text, Some("encoding_format")));
             }
         };
         Ok(Self { inputs: Vec::new(), dimensions, base64 })
@@ -84,7 +87,7 @@ mod tests {
 
     fn vector(input: u64, dimensions: Option<u32>) -> Vec<f64> {
         let mut out = Vec::new();
-        EmbeddingAsk::new(dimensions, None).unwrap().write_vector(input, &mut out);
+        EmbeddingParams::new(dimensions, None).unwrap().write_vector(input, &mut out);
         serde_json::from_slice(&out).unwrap()
     }
 

@@ -1,9 +1,9 @@
-//! Status and headers of answers: rate limits, request ids, and what else Azure sends along.
+//! Status and headers of responses: rate limits, request ids, and Azure's other headers.
 //!
-//! Neighbours: `quota` tells the standing, `refusal` the errors; `service` fills in who asks.
+//! Neighbours: `quota` gives the status, `refusal` the errors; `service` adds the deployment.
 //!
-//! `x-ratelimit-limit-*` is the rate per minute whatever the window; `remaining` and `reset` are of
-//! the window as it is: what can still be booked, and in how many seconds that starts again.
+//! `x-ratelimit-limit-*` is the rate per minute whatever the window; `remaining` and `reset` refer
+//! to the current window: the amount that can still be booked, and the seconds until it resets.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,11 +11,11 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTE
 use hyper::{Response, StatusCode};
 use uuid::Uuid;
 
-use super::body::Reply;
-use super::capacity::Reading;
+use super::body::ReplyBody;
+use super::capacity::CapacityStatus;
 use super::faults::mix;
-use super::quota::Standing;
-use super::refusal::{Refusal, whole_millis, whole_seconds};
+use super::quota::QuotaStatus;
+use super::refusal::{HttpRefusal, ceil_millis, ceil_seconds};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonl");
@@ -39,22 +39,22 @@ const REGION: HeaderName = HeaderName::from_static("x-ms-region");
 const MODEL_SESSION: HeaderName = HeaderName::from_static("azureml-model-session");
 const DEPLOYMENT_NAME: HeaderName = HeaderName::from_static("x-ms-deployment-name");
 
-/// More than are ever set, so that the map is made once.
-const HEADERS: usize = 24;
+/// Capacity of the header map: more than are ever set, so that it is allocated once.
+const MAX_HEADERS: usize = 24;
 
-/// Headers on their way to an answer.
-pub struct Head {
+/// Headers collected for one response.
+pub struct ResponseHead {
     headers: HeaderMap,
 }
 
-impl Head {
-    pub fn new(asked: &HeaderMap, region: &HeaderValue, ids: &RequestIds) -> Self {
-        let mut headers = HeaderMap::with_capacity(HEADERS);
+impl ResponseHead {
+    pub fn new(request_headers: &HeaderMap, region: &HeaderValue, ids: &RequestIds) -> Self {
+        let mut headers = HeaderMap::with_capacity(MAX_HEADERS);
         let (apim, request) = ids.next();
         headers.insert(APIM_REQUEST_ID, apim);
         headers.insert(REQUEST_ID, request);
         headers.insert(REGION, region.clone());
-        if let Some(id) = asked.get(CLIENT_REQUEST_ID) {
+        if let Some(id) = request_headers.get(CLIENT_REQUEST_ID) {
             headers.insert(CLIENT_REQUEST_ID, id.clone());
         }
         Self { headers }
@@ -65,41 +65,41 @@ impl Head {
         self.headers.insert(MODEL_SESSION, SESSION);
     }
 
-    /// The provisioned deployment that handed the request on, and what it would have answered.
+    /// Sets the provisioned deployment that spilled the request, and its error status.
     pub fn set_spilled(&mut self, from: &HeaderValue, status: StatusCode) {
         self.headers.insert(SPILLED_FROM, from.clone());
         self.headers.insert(SPILLED_FOR, status.as_u16().into());
     }
 
-    pub fn set_reading(&mut self, reading: &Reading) {
+    pub fn set_capacity_status(&mut self, reading: &CapacityStatus) {
         match reading {
-            Reading::Quota(standing) => self.set_standing(standing),
-            // As Azure's own benchmark reads it: a number and a percent sign.
-            Reading::Utilization(share) => {
+            CapacityStatus::Quota(standing) => self.set_quota_status(standing),
+            // The format that Azure's own benchmark reads: a number and a percent sign.
+            CapacityStatus::Utilization(share) => {
                 let percent = HeaderValue::from_str(&format!("{:.1}%", share * 100.0))
                     .expect("digits fit a header");
                 self.headers.insert(UTILIZATION, percent);
             }
-            Reading::Hidden => {}
+            CapacityStatus::Hidden => {}
         }
     }
 
-    /// A deployment without a limit has no headers about it.
-    fn set_standing(&mut self, standing: &Standing) {
+    /// Sets the headers of each limit that the deployment has.
+    fn set_quota_status(&mut self, standing: &QuotaStatus) {
         if let (Some(limit), Some(left)) = (standing.limits.tpm, standing.remaining_tokens) {
             self.headers.insert(LIMIT_TOKENS, limit.into());
             self.headers.insert(REMAINING_TOKENS, left.into());
-            self.headers.insert(RESET_TOKENS, whole_seconds(standing.reset_tokens).into());
+            self.headers.insert(RESET_TOKENS, ceil_seconds(standing.reset_tokens).into());
         }
         if let (Some(limit), Some(left)) = (standing.limits.rpm, standing.remaining_requests) {
             self.headers.insert(LIMIT_REQUESTS, limit.into());
             self.headers.insert(REMAINING_REQUESTS, left.into());
-            self.headers.insert(RESET_REQUESTS, whole_seconds(standing.reset_requests).into());
+            self.headers.insert(RESET_REQUESTS, ceil_seconds(standing.reset_requests).into());
         }
     }
 
-    /// The numbers without meaning that Responses calls have been seen to bring.
-    pub fn set_odd_standing(&mut self) {
+    /// Sets the meaningless numbers that have been seen on Responses calls.
+    pub fn set_odd_rate_headers(&mut self) {
         for name in [LIMIT_REQUESTS, LIMIT_TOKENS, REMAINING_REQUESTS, REMAINING_TOKENS] {
             self.headers.insert(name, HeaderValue::from_static("-1"));
         }
@@ -108,27 +108,32 @@ impl Head {
         }
     }
 
-    pub fn json(self, body: Reply) -> Response<Reply> {
+    pub fn json(self, body: ReplyBody) -> Response<ReplyBody> {
         self.answer(StatusCode::OK, JSON, body)
     }
 
-    pub fn json_lines(self, body: Reply) -> Response<Reply> {
+    pub fn json_lines(self, body: ReplyBody) -> Response<ReplyBody> {
         self.answer(StatusCode::OK, JSON_LINES, body)
     }
 
-    pub fn events(self, body: Reply) -> Response<Reply> {
+    pub fn events(self, body: ReplyBody) -> Response<ReplyBody> {
         self.answer(StatusCode::OK, EVENTS, body)
     }
 
-    pub fn refuse(mut self, refusal: Refusal) -> Response<Reply> {
+    pub fn refuse(mut self, refusal: HttpRefusal) -> Response<ReplyBody> {
         if let Some(span) = refusal.retry_after {
-            self.headers.insert(RETRY_AFTER_MS, whole_millis(span).into());
-            self.headers.insert(RETRY_AFTER, whole_seconds(span).into());
+            self.headers.insert(RETRY_AFTER_MS, ceil_millis(span).into());
+            self.headers.insert(RETRY_AFTER, ceil_seconds(span).into());
         }
-        self.answer(refusal.status, JSON, Reply::plain(refusal.body))
+        self.answer(refusal.status, JSON, ReplyBody::plain(refusal.body))
     }
 
-    fn answer(mut self, status: StatusCode, kind: HeaderValue, body: Reply) -> Response<Reply> {
+    fn answer(
+        mut self,
+        status: StatusCode,
+        kind: HeaderValue,
+        body: ReplyBody,
+    ) -> Response<ReplyBody> {
         self.headers.insert(CONTENT_TYPE, kind);
         let mut response = Response::new(body);
         *response.status_mut() = status;
@@ -137,7 +142,7 @@ impl Head {
     }
 }
 
-/// Makes the ids that requests are traced by: unlike everything else, different in each run.
+/// Generator of request ids: unlike everything else, different in each run.
 #[derive(Debug)]
 pub struct RequestIds {
     salt: u64,
@@ -149,7 +154,7 @@ impl RequestIds {
         Self { salt, next: AtomicU64::new(0) }
     }
 
-    /// The gateway's id and the model's.
+    /// Returns the gateway's id and the model's.
     fn next(&self) -> (HeaderValue, HeaderValue) {
         let number = mix(self.salt ^ self.next.fetch_add(1, Ordering::Relaxed));
         (id(number, 1), id(number, 2))

@@ -1,31 +1,30 @@
-//! The other side: an Azure OpenAI service with quotas, latency and faults, in this process or
-//! behind a port.
+//! Simulated Azure OpenAI service with quotas, latency and faults, in this process or behind a
+//! port.
 //!
 //! It answers chat completions, responses and embeddings on every URL shape that Azure has, and
 //! keeps a ledger of what it admitted, refused and billed for each distinct prompt, so that
-//! anybody can audit what was paid twice. It shares no code with `admission`, `model` or any other
-//! station: what proves them must not be made of them.
+//! duplicate billing can be audited. It shares no code with `admission`, `model` or any other
+//! module: a test double must not be built from the code that it tests.
 //!
-//! The way of a request: `connection` → `route` → `request` (shapes in `wire`) → `service` →
-//! `deployments` → `judge` (`capacity`, `faults`, `books`) → `reply` or `stream` or `refusal`, with
-//! `head` → `body`. What a deployment can take is `capacity`: a `quota`, or a `bucket` if it is
-//! provisioned. Both are pure and public, so that simulated time can drive them without sockets.
-//! How a deployment behaves is a `profile`, and `spec` reads changes of it.
+//! Path of a request: `connection` → `route` → `request` (shapes in `wire`) → `service` →
+//! `deployments` → `judge` (`capacity`, `faults`, `audit_ledger`) → `reply` or `stream` or
+//! `refusal`, with `head` → `body`. `capacity` limits a deployment by a `quota`, or by a `bucket`
+//! if it is provisioned; both are pure and public, so that simulated time can drive them without
+//! sockets. `profile` holds a deployment's behaviour, and `spec` parses changes to it.
 
+mod audit_ledger;
 mod body;
-mod books;
 pub mod bucket;
 mod capacity;
 mod connection;
 mod deployment;
 mod deployments;
-mod duty;
+mod duty_cycle;
 mod embedding;
 mod faults;
-mod form;
 mod head;
 mod judge;
-mod ledger;
+mod ledger_snapshot;
 mod profile;
 pub mod quota;
 mod refusal;
@@ -36,6 +35,7 @@ mod service;
 mod settings;
 mod spec;
 mod stream;
+mod structured_output;
 mod wire;
 
 use std::io;
@@ -46,35 +46,40 @@ use hyper::header::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-pub use duty::{Duty, Others};
-pub use faults::{Fault, FaultCounts, Faults, Latency};
-pub use ledger::{Admitted, Billed, BilledAgain, DeploymentWindow, Ledger, Refused, Tiers, Usage};
-pub use profile::{Down, Setting};
-pub use quota::{NEVER_RETRY_AFTER, Window};
-pub use settings::{BadSettings, DEFAULT_DIMENSIONS, DEFAULT_MAX_OUTPUT, Settings};
-pub use spec::{BadSpec, Change, Spec};
+pub use duty_cycle::{DutyCycle, ForeignTraffic};
+pub use faults::{FaultCounts, FaultRates, InjectedFault, SimulatedLatency};
+pub use ledger_snapshot::{
+    AdmittedTotals, AnswerUsage, BilledTotals, DeploymentWindow, DuplicateBilling, LedgerSnapshot,
+    RefusalCounts, TierTotals,
+};
+pub use profile::{OutageKind, ProfileSetting};
+pub use quota::{NEVER_RETRY_AFTER, QuotaWindow};
+pub use settings::{
+    BadSimulatorSettings, DEFAULT_DIMENSIONS, DEFAULT_MAX_OUTPUT, SimulatorSettings,
+};
+pub use spec::{BadSpec, ProfileSpec, ScheduledChange};
 
-use service::Service;
+use service::SimulatorService;
 
-/// A running simulator. It stops when it is dropped.
+/// Running simulator; dropping it stops it.
 #[derive(Debug)]
 pub struct Simulator {
     addr: SocketAddr,
-    service: Arc<Service>,
-    /// Accepts connections and keeps the schedule.
+    service: Arc<SimulatorService>,
+    /// Task that accepts connections and applies scheduled changes.
     running: JoinHandle<()>,
 }
 
-/// Starts a simulator on `addr`; port 0 finds a free one. Bad settings are refused before the port
-/// is bound, with a [`BadSettings`] inside of the error.
-pub async fn start(addr: SocketAddr, settings: Settings) -> io::Result<Simulator> {
+/// Starts a simulator on `addr`; port 0 picks a free one. Invalid settings fail before the port is
+/// bound, with a [`BadSimulatorSettings`] inside the error.
+pub async fn start(addr: SocketAddr, settings: SimulatorSettings) -> io::Result<Simulator> {
     settings.check().map_err(io::Error::other)?;
     let region = HeaderValue::from_str(&settings.region).map_err(io::Error::other)?;
     let listener = TcpListener::bind(addr).await?;
     let addr = listener.local_addr()?;
-    let service = Arc::new(Service::new(settings, region).map_err(io::Error::other)?);
-    let run = |service: Arc<Service>| async move {
-        tokio::join!(connection::accept(listener, service.clone()), service.keep_schedule());
+    let service = Arc::new(SimulatorService::new(settings, region).map_err(io::Error::other)?);
+    let run = |service: Arc<SimulatorService>| async move {
+        tokio::join!(connection::accept(listener, service.clone()), service.run_schedule());
     };
     let running = tokio::spawn(run(service.clone()));
     Ok(Simulator { addr, service, running })
@@ -85,32 +90,36 @@ impl Simulator {
         self.addr
     }
 
-    /// The books as they are now.
-    pub fn ledger(&self) -> Ledger {
+    /// Returns a snapshot of the ledger.
+    pub fn ledger(&self) -> LedgerSnapshot {
         self.service.ledger()
     }
 
-    /// Starts the books anew, attempts included; the quotas go on as they are.
+    /// Resets the ledger, attempt counts included; quotas keep their state.
     pub fn reset_ledger(&self) {
         self.service.reset_ledger();
     }
 
-    /// Changes the quota of every deployment from now on; what is booked stays booked.
+    /// Changes the quota of every deployment from now on; existing bookings stay.
     pub fn set_quota(&self, tpm: Option<u64>, rpm: Option<u64>) {
-        let limits = [Setting::Tpm(tpm), Setting::Rpm(rpm)];
+        let limits = [ProfileSetting::Tpm(tpm), ProfileSetting::Rpm(rpm)];
         self.change(None, &limits).expect("every profile stays sound with any limits");
     }
 
-    /// Changes how one deployment behaves from now on, or all of them and those to come. Either all
-    /// of the settings are taken or none.
-    pub fn change(&self, name: Option<&str>, settings: &[Setting]) -> Result<(), BadSettings> {
+    /// Applies settings to one deployment, or to all present and future ones, from now on: all of
+    /// the settings or none.
+    pub fn change(
+        &self,
+        name: Option<&str>,
+        settings: &[ProfileSetting],
+    ) -> Result<(), BadSimulatorSettings> {
         self.service.change(name, settings)
     }
 
-    /// Closes the port and every connection, whatever is in flight.
+    /// Closes the port and every connection, even with requests in flight.
     pub async fn shutdown(mut self) {
         self.running.abort();
-        // Aborting is what ends it, so the error is the expected end.
+        // The task was aborted, so a join error is expected.
         let _ = (&mut self.running).await;
     }
 }

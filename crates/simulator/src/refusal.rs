@@ -1,24 +1,24 @@
-//! Every answer that is not 200: status, error envelope, and when to come back.
+//! Error responses (every status but 200): status, error envelope, and Retry-After.
 //!
-//! The codes and the envelope are the service's, for callers decide by them; the long texts are
-//! shortened. Neighbours: `request` and `service` refuse, `reply` adds the headers.
+//! The codes and the envelope are the service's, because callers branch on them; the long texts
+//! are shortened. Neighbours: `request` and `service` refuse, `head` adds the headers.
 
 use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
-/// A refused or failed request.
+/// Error response to a refused or failed request.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct HttpRefusal {
     pub status: StatusCode,
-    /// What the ledger counts it as.
+    /// Error code under which the ledger counts it.
     pub code: &'static str,
     pub body: String,
     pub retry_after: Option<Duration>,
 }
 
-impl Refusal {
+impl HttpRefusal {
     pub fn invalid(message: &str, param: Option<&str>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -105,7 +105,7 @@ impl Refusal {
     }
 
     pub fn tokens_full(retry_after: Duration) -> Self {
-        let seconds = whole_seconds(retry_after);
+        let seconds = ceil_seconds(retry_after);
         Self::too_many(
             retry_after,
             &format!(
@@ -116,7 +116,7 @@ impl Refusal {
     }
 
     pub fn requests_full(retry_after: Duration) -> Self {
-        let seconds = whole_seconds(retry_after);
+        let seconds = ceil_seconds(retry_after);
         Self::too_many(
             retry_after,
             &format!("Rate limit is exceeded. Try again in {seconds} seconds."),
@@ -124,7 +124,7 @@ impl Refusal {
     }
 
     pub fn utilization_full(retry_after: Duration) -> Self {
-        let seconds = whole_seconds(retry_after);
+        let seconds = ceil_seconds(retry_after);
         Self::too_many(
             retry_after,
             &format!(
@@ -134,7 +134,7 @@ impl Refusal {
         )
     }
 
-    /// Without a time to come back, for nobody knows when there will be room.
+    /// Has no Retry-After, because nobody knows when there will be room.
     pub fn no_flex_room() -> Self {
         let message = "Flex processing has no capacity for this request at the moment.";
         Self { retry_after: None, ..Self::too_many(Duration::ZERO, message) }
@@ -180,8 +180,8 @@ impl Refusal {
     }
 
     fn too_many(retry_after: Duration, message: &str) -> Self {
-        // Written by hand: under overload this is the most frequent answer of all. No text that
-        // comes here needs escaping.
+        // Formatted by hand: under overload this is the most frequent answer. No text passed here
+        // needs escaping.
         let body = format!(r#"{{"error":{{"code":"429","message":"{message}"}}}}"#);
         let status = StatusCode::TOO_MANY_REQUESTS;
         Self { status, code: "429", body, retry_after: Some(retry_after) }
@@ -193,11 +193,11 @@ impl Refusal {
     }
 }
 
-/// Rounded up: who waits for a whole second too few is refused again.
-pub fn whole_seconds(span: Duration) -> u64 {
+/// Returns the seconds, rounded up: a caller who waits too short is refused again.
+pub fn ceil_seconds(span: Duration) -> u64 {
     span.as_nanos().div_ceil(1_000_000_000) as u64
 }
 
-pub fn whole_millis(span: Duration) -> u64 {
+pub fn ceil_millis(span: Duration) -> u64 {
     span.as_nanos().div_ceil(1_000_000) as u64
 }

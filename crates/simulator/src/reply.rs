@@ -1,18 +1,17 @@
-//! The bodies of answers: whole ones, written by hand because they are most of what is sent.
+//! Complete answer bodies, formatted by hand because they are most of what is sent.
 //!
 //! Nothing here needs escaping: names are checked when they are deployed, and the answers are made
-//! of plain words, each of them one token, so that an answer is as long as its usage says without
-//! being counted. Neighbours: `stream` cuts the same answers into events; `service` decides the
-//! usage.
+//! of plain words of one token each, so that an answer has the length in its usage without being
+//! counted. Neighbours: `stream` splits the same answers into events; `judge` decides the usage.
 
 use std::io::Write;
 
-use super::embedding::EmbeddingAsk;
-use super::form::Form;
-use super::ledger::Usage;
-use super::request::Api;
+use super::embedding::EmbeddingParams;
+use super::ledger_snapshot::AnswerUsage;
+use super::request::SimulatedApi;
+use super::structured_output::StructuredOutput;
 
-/// Words that are one token each with the space before them, in both tokenizers.
+/// Words that, with the leading space, are one token each in both tokenizers.
 const WORDS: [&str; 32] = [
     " the", " water", " table", " under", " light", " house", " green", " river", " small",
     " stone", " white", " paper", " world", " night", " about", " music", " story", " early",
@@ -20,52 +19,52 @@ const WORDS: [&str; 32] = [
     " power", " heart", " field", " north", " plant",
 ];
 
-/// Verdicts of the content filter about an answer.
+/// Content filter results of an answer.
 pub const FILTERS: &str = r#"{"hate":{"filtered":false,"severity":"safe"},"protected_material_text":{"filtered":false,"detected":false},"self_harm":{"filtered":false,"severity":"safe"},"sexual":{"filtered":false,"severity":"safe"},"violence":{"filtered":false,"severity":"safe"}}"#;
 
-/// Verdicts about the prompt.
+/// Content filter results of a prompt.
 pub const PROMPT_FILTERS: &str = r#"[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"},"jailbreak":{"filtered":false,"detected":false},"self_harm":{"filtered":false,"severity":"safe"},"sexual":{"filtered":false,"severity":"safe"},"violence":{"filtered":false,"severity":"safe"}}}]"#;
 
-/// Everything that an answer says.
+/// Content of one answer.
 #[derive(Debug)]
-pub struct Answer<'a> {
-    pub api: Api,
+pub struct ApiAnswer<'a> {
+    pub api: SimulatedApi,
     pub id: u64,
     /// Seconds since 1970.
     pub created: u64,
     pub model: &'a str,
-    /// Azure's verdicts go with the answer; plain OpenAI servers have none.
+    /// Includes Azure's content filter results; plain OpenAI servers have none.
     pub filters: bool,
-    pub usage: Usage,
+    pub usage: AnswerUsage,
     pub choices: u32,
-    /// What it was billed as, in JSON: told to those who asked for a tier.
+    /// Billed tier, in JSON: reported only if the request asked for a tier.
     pub service_tier: &'static str,
-    /// The answer wanted to be longer than the request allowed.
+    /// The answer was truncated to the length that the request allowed.
     pub cut_short: bool,
-    pub words: Words<'a>,
-    pub embedding: Option<&'a EmbeddingAsk>,
+    pub words: AnswerWords<'a>,
+    pub embedding: Option<&'a EmbeddingParams>,
 }
 
-/// The text of an answer.
+/// Text of an answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Words<'a> {
-    /// Where in the list the answer begins.
+pub struct AnswerWords<'a> {
+    /// Index into the word list at which the answer begins.
     pub start: u64,
     pub count: u64,
-    /// What they stand in, and whether it has an end.
-    pub form: Option<(&'a Form, bool)>,
+    /// JSON around the words, and true if it is closed at the end.
+    pub structured_output: Option<(&'a StructuredOutput, bool)>,
 }
 
-impl Words<'_> {
-    /// Where each of so many words begins; an answer that is a form alone has one step.
-    pub fn steps(self, words: u64) -> impl Iterator<Item = u64> {
-        let least = u64::from(self.form.is_some());
+impl AnswerWords<'_> {
+    /// Returns the start of each chunk of `words` words; an answer of JSON alone has one chunk.
+    pub fn chunk_starts(self, words: u64) -> impl Iterator<Item = u64> {
+        let least = u64::from(self.structured_output.is_some());
         (0..self.count.max(least)).step_by(words as usize)
     }
 
-    /// Appends the words from the `from`th to before the `to`th.
+    /// Appends the words `from..to`.
     pub fn write(self, from: u64, to: u64, out: &mut Vec<u8>) {
-        if let Some((form, _)) = self.form.filter(|_| from == 0) {
+        if let Some((form, _)) = self.structured_output.filter(|_| from == 0) {
             out.extend_from_slice(form.before.as_bytes());
         }
         for i in from..to.min(self.count) {
@@ -73,25 +72,25 @@ impl Words<'_> {
             let word = if i == 0 { word.trim_start() } else { word };
             out.extend_from_slice(word.as_bytes());
         }
-        if let Some((form, true)) = self.form.filter(|_| to >= self.count) {
+        if let Some((form, true)) = self.structured_output.filter(|_| to >= self.count) {
             out.extend_from_slice(form.after.as_bytes());
         }
     }
 }
 
-/// Writing to a `Vec` can't fail.
+/// Formats into a `Vec`, which can't fail.
 macro_rules! put {
     ($out:expr, $($text:tt)*) => { write!($out, $($text)*).expect("memory takes every byte") };
 }
 pub(super) use put;
 
-impl Answer<'_> {
-    pub fn whole(&self) -> Vec<u8> {
+impl ApiAnswer<'_> {
+    pub fn to_json(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(2_048 + 6 * self.words.count as usize);
         match self.api {
-            Api::Chat => self.write_chat(&mut out),
-            Api::Responses => self.write_response(&mut out, true),
-            Api::Embeddings => self.write_embeddings(&mut out),
+            SimulatedApi::Chat => self.write_chat(&mut out),
+            SimulatedApi::Responses => self.write_response(&mut out, true),
+            SimulatedApi::Embeddings => self.write_embeddings(&mut out),
         }
         out
     }
@@ -135,7 +134,7 @@ impl Answer<'_> {
     }
 
     pub fn write_chat_usage(&self, out: &mut Vec<u8>) {
-        let Usage { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens } =
+        let AnswerUsage { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens } =
             self.usage;
         let total = self.usage.total();
         put!(out, r#"{{"prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens},"#);
@@ -145,7 +144,7 @@ impl Answer<'_> {
         put!(out, r#""reasoning_tokens":{reasoning_tokens},"audio_tokens":null}}}}"#);
     }
 
-    /// A Responses object; before it is `done` it has no output and no usage yet.
+    /// Writes a Responses object; before it is `done` it has no output and no usage.
     pub fn write_response(&self, out: &mut Vec<u8>, done: bool) {
         let Self { id, created, model, service_tier, .. } = self;
         let status = match (done, self.cut_short) {
@@ -176,7 +175,7 @@ impl Answer<'_> {
         out.push(b'}');
     }
 
-    /// The one message of a Responses output.
+    /// Writes the one message of a Responses output.
     pub fn write_item(&self, out: &mut Vec<u8>, done: bool) {
         let status = match (done, self.cut_short) {
             (false, _) => "in_progress",
@@ -201,7 +200,7 @@ impl Answer<'_> {
     }
 
     fn write_response_usage(&self, out: &mut Vec<u8>) {
-        let Usage { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens } =
+        let AnswerUsage { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens } =
             self.usage;
         let total = self.usage.total();
         put!(out, r#"{{"input_tokens":{prompt_tokens},"#);
@@ -234,14 +233,14 @@ pub mod tests {
 
     use super::*;
 
-    pub fn answer(api: Api) -> Answer<'static> {
-        let usage = Usage {
+    pub fn answer(api: SimulatedApi) -> ApiAnswer<'static> {
+        let usage = AnswerUsage {
             prompt_tokens: 20,
             cached_tokens: 0,
             completion_tokens: 14,
             reasoning_tokens: 4,
         };
-        Answer {
+        ApiAnswer {
             api,
             id: 0xabc,
             created: 1,
@@ -251,7 +250,7 @@ pub mod tests {
             choices: 1,
             service_tier: "null",
             cut_short: false,
-            words: Words { start: 30, count: 10, form: None },
+            words: AnswerWords { start: 30, count: 10, structured_output: None },
             embedding: None,
         }
     }
@@ -260,14 +259,14 @@ pub mod tests {
     fn every_word_is_one_token() {
         for tokenizer in [bpe_openai::o200k_base(), bpe_openai::cl100k_base()] {
             let mut text = Vec::new();
-            Words { start: 0, count: 320, form: None }.write(0, 320, &mut text);
+            AnswerWords { start: 0, count: 320, structured_output: None }.write(0, 320, &mut text);
             assert_eq!(tokenizer.count(std::str::from_utf8(&text).unwrap()), 320);
         }
     }
 
     #[test]
     fn a_chat_answer_says_what_it_cost() {
-        let body: Value = serde_json::from_slice(&answer(Api::Chat).whole()).unwrap();
+        let body: Value = serde_json::from_slice(&answer(SimulatedApi::Chat).to_json()).unwrap();
         assert_eq!(body["usage"]["total_tokens"], 34);
         assert_eq!(body["usage"]["completion_tokens_details"]["reasoning_tokens"], 4);
         assert_eq!(body["choices"][0]["finish_reason"], "stop");
@@ -278,16 +277,16 @@ pub mod tests {
 
     #[test]
     fn a_plain_server_has_no_filter_verdicts() {
-        let answer = Answer { filters: false, ..answer(Api::Chat) };
-        let body: Value = serde_json::from_slice(&answer.whole()).unwrap();
+        let answer = ApiAnswer { filters: false, ..answer(SimulatedApi::Chat) };
+        let body: Value = serde_json::from_slice(&answer.to_json()).unwrap();
         assert!(body.get("prompt_filter_results").is_none());
         assert!(body["choices"][0].get("content_filter_results").is_none());
     }
 
     #[test]
     fn a_response_that_was_cut_short_says_so() {
-        let answer = Answer { cut_short: true, ..answer(Api::Responses) };
-        let body: Value = serde_json::from_slice(&answer.whole()).unwrap();
+        let answer = ApiAnswer { cut_short: true, ..answer(SimulatedApi::Responses) };
+        let body: Value = serde_json::from_slice(&answer.to_json()).unwrap();
         assert_eq!(body["status"], "incomplete");
         assert_eq!(body["incomplete_details"]["reason"], "max_output_tokens");
         assert_eq!(body["usage"]["output_tokens"], 14);

@@ -1,37 +1,37 @@
-//! Which URL asks for what: the classic Azure paths, Azure's v1, plain OpenAI, and the simulator's
-//! own, which are the ledger and the deployments.
+//! URL routing: the classic Azure paths, Azure's v1, plain OpenAI, and the simulator's own paths
+//! for the ledger and the deployments.
 //!
-//! Neighbour: `service` does what the route says.
+//! Neighbour: `service` executes the route.
 
 use hyper::{Method, Uri};
 
-use super::request::Api;
+use super::request::SimulatedApi;
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Route<'a> {
-    Call(Call<'a>),
+pub enum RequestRoute<'a> {
+    Call(ApiCall<'a>),
     Models,
     Ledger,
     /// One line for each distinct prompt.
     LedgerPrompts,
     LedgerReset,
     Deployments,
-    /// Changes the deployment of this name, or all.
+    /// Changes the named deployment, or all of them.
     Change(Option<&'a str>),
-    Nowhere,
+    NotFound,
 }
 
-/// A call of one of the three APIs.
+/// Call of one of the three APIs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call<'a> {
-    pub api: Api,
-    /// Named by the path; otherwise the body's `model` names it.
+pub struct ApiCall<'a> {
+    pub api: SimulatedApi,
+    /// Deployment named by the path; otherwise the body's `model` names it.
     pub deployment: Option<&'a str>,
-    /// Whether the answer has what only Azure sends.
-    pub azure: bool,
+    /// The answer includes the Azure-only fields.
+    pub is_azure: bool,
 }
 
-impl<'a> Route<'a> {
+impl<'a> RequestRoute<'a> {
     pub fn of(method: &Method, uri: &'a Uri) -> Self {
         let path = uri.path();
         match (method, path) {
@@ -41,41 +41,41 @@ impl<'a> Route<'a> {
             (&Method::POST, path) if path.starts_with("/deployments/") => {
                 Self::Change(path.strip_prefix("/deployments/"))
             }
-            (&Method::POST, _) => call(uri).map_or(Self::Nowhere, Self::Call),
+            (&Method::POST, _) => call(uri).map_or(Self::NotFound, Self::Call),
             (&Method::GET, "/ledger") if query(uri, "prompts") == Some("true") => {
                 Self::LedgerPrompts
             }
             (&Method::GET, "/ledger") => Self::Ledger,
             (&Method::GET, "/v1/models" | "/openai/v1/models") => Self::Models,
-            _ => Self::Nowhere,
+            _ => Self::NotFound,
         }
     }
 }
 
-fn call(uri: &Uri) -> Option<Call<'_>> {
+fn call(uri: &Uri) -> Option<ApiCall<'_>> {
     let path = uri.path();
     if let Some(api) = path.strip_prefix("/v1/").and_then(api) {
-        return Some(Call { api, deployment: None, azure: false });
+        return Some(ApiCall { api, deployment: None, is_azure: false });
     }
     let path = path.strip_prefix("/openai/")?;
     if let Some(api) = path.strip_prefix("v1/").and_then(api) {
-        return Some(Call { api, deployment: None, azure: true });
+        return Some(ApiCall { api, deployment: None, is_azure: true });
     }
     // The classic paths do not exist without a version.
     query(uri, "api-version").filter(|version| !version.is_empty())?;
     if path == "responses" {
-        return Some(Call { api: Api::Responses, deployment: None, azure: true });
+        return Some(ApiCall { api: SimulatedApi::Responses, deployment: None, is_azure: true });
     }
     let (deployment, rest) = path.strip_prefix("deployments/")?.split_once('/')?;
-    let api = api(rest).filter(|api| *api != Api::Responses)?;
-    Some(Call { api, deployment: Some(deployment), azure: true })
+    let api = api(rest).filter(|api| *api != SimulatedApi::Responses)?;
+    Some(ApiCall { api, deployment: Some(deployment), is_azure: true })
 }
 
-fn api(path: &str) -> Option<Api> {
+fn api(path: &str) -> Option<SimulatedApi> {
     match path {
-        "chat/completions" => Some(Api::Chat),
-        "responses" => Some(Api::Responses),
-        "embeddings" => Some(Api::Embeddings),
+        "chat/completions" => Some(SimulatedApi::Chat),
+        "responses" => Some(SimulatedApi::Responses),
+        "embeddings" => Some(SimulatedApi::Embeddings),
         _ => None,
     }
 }
@@ -91,11 +91,11 @@ mod tests {
 
     #[test]
     fn every_url_shape_leads_to_its_api() {
-        let classic = Call { api: Api::Chat, deployment: Some("d"), azure: true };
-        let embed = Call { api: Api::Embeddings, ..classic };
-        let responses = Call { api: Api::Responses, deployment: None, azure: true };
-        let v1 = Call { deployment: None, ..classic };
-        let plain = Call { azure: false, ..v1 };
+        let classic = ApiCall { api: SimulatedApi::Chat, deployment: Some("d"), is_azure: true };
+        let embed = ApiCall { api: SimulatedApi::Embeddings, ..classic };
+        let responses = ApiCall { api: SimulatedApi::Responses, deployment: None, is_azure: true };
+        let v1 = ApiCall { deployment: None, ..classic };
+        let plain = ApiCall { is_azure: false, ..v1 };
         for (path, call) in [
             ("/openai/deployments/d/chat/completions?api-version=2024-10-21", Some(classic)),
             ("/openai/deployments/d/embeddings?x=1&api-version=2024-10-21", Some(embed)),
@@ -109,16 +109,16 @@ mod tests {
             ("/v1/completions", None),
         ] {
             let uri = path.parse().unwrap();
-            let route = call.map_or(Route::Nowhere, Route::Call);
-            assert_eq!(Route::of(&Method::POST, &uri), route, "{path}");
+            let route = call.map_or(RequestRoute::NotFound, RequestRoute::Call);
+            assert_eq!(RequestRoute::of(&Method::POST, &uri), route, "{path}");
         }
     }
 
     #[test]
     fn deployments_are_listed_and_changed() {
         let (all, one) = ("/deployments".parse().unwrap(), "/deployments/east".parse().unwrap());
-        assert_eq!(Route::of(&Method::GET, &all), Route::Deployments);
-        assert_eq!(Route::of(&Method::POST, &all), Route::Change(None));
-        assert_eq!(Route::of(&Method::POST, &one), Route::Change(Some("east")));
+        assert_eq!(RequestRoute::of(&Method::GET, &all), RequestRoute::Deployments);
+        assert_eq!(RequestRoute::of(&Method::POST, &all), RequestRoute::Change(None));
+        assert_eq!(RequestRoute::of(&Method::POST, &one), RequestRoute::Change(Some("east")));
     }
 }

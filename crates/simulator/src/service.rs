@@ -1,10 +1,10 @@
-//! One request from its first byte to its last, in the service's own order: is the key good, can
-//! it be understood (400), is there such a deployment (404), then the judge's word (429, a fault,
-//! or an answer), carried out after the time it takes.
+//! Request handling in the service's own order: check the key (401), parse the body (400), find
+//! the deployment (404), get the judge's verdict (429, a fault, or an answer), and execute it
+//! after its latency.
 //!
-//! Everything up to the waiting is done in one piece without await and without holding a lock over
-//! one. Neighbours: `route` and `request` before it, `judge` and `deployments` beside it; `head`,
-//! `reply`, `stream`, `body` and `refusal` word the answer.
+//! Everything between reading the body and the latency runs without an await, so no lock is held
+//! over one. Neighbours: `route` and `request` before it, `judge` and `deployments` beside it;
+//! `head`, `reply`, `stream`, `body` and `refusal` build the response.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,113 +19,118 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::body::{Receipt, Reply};
-use super::books::{Books, locked};
-use super::capacity::Denial;
-use super::deployment::Deployment;
-use super::deployments::Deployments;
-use super::faults::{Fault, Pace, mix};
-use super::head::{Head, RequestIds};
-use super::judge::{Fate, Judge, Judgement};
-use super::ledger::{DeploymentWindow, Ledger, Tier};
-use super::profile::Setting;
-use super::refusal::Refusal;
-use super::reply::{Answer, Words};
-use super::request::{Api, Ask};
-use super::route::{Call, Route};
-use super::settings::{BadSettings, Settings};
+use super::audit_ledger::{AuditLedger, locked};
+use super::body::{DeliveryReceipt, ReplyBody};
+use super::capacity::CapacityDenial;
+use super::deployment::SimulatedDeployment;
+use super::deployments::DeploymentRegistry;
+use super::faults::{InjectedFault, SimulatedTiming, mix};
+use super::head::{RequestIds, ResponseHead};
+use super::judge::{JudgedRequest, RequestJudge, RequestVerdict};
+use super::ledger_snapshot::{BillingTier, DeploymentWindow, LedgerSnapshot};
+use super::profile::ProfileSetting;
+use super::refusal::HttpRefusal;
+use super::reply::{AnswerWords, ApiAnswer};
+use super::request::{ApiRequest, SimulatedApi};
+use super::route::{ApiCall, RequestRoute};
+use super::settings::{BadSimulatorSettings, SimulatorSettings};
 use super::spec;
-use super::stream::Events;
+use super::stream::SseEvents;
 
-/// Larger bodies are refused. It is above what any request within a context can have.
-const LARGEST_BODY: usize = 64 << 20;
+/// Maximum request body, above any request that fits a context. Larger ones are refused.
+const MAX_BODY_BYTES: usize = 64 << 20;
 
-/// Longer lists of settings are refused.
-const LARGEST_CHANGE: usize = 64 << 10;
+/// Maximum body of a settings change. Larger ones are refused.
+const MAX_CHANGE_BYTES: usize = 64 << 10;
 
-/// Names the standard deployment for what a provisioned one can't take.
+/// Request header that names the standard deployment to which a provisioned one may spill.
 const SPILLOVER: HeaderName = HeaderName::from_static("x-ms-spillover-deployment");
 
-/// When callers should come back while the service is busy.
-const BUSY_FOR: Duration = Duration::from_secs(1);
+/// Retry-After while the service is busy.
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub struct Service {
-    settings: Settings,
+pub struct SimulatorService {
+    settings: SimulatorSettings,
     region: HeaderValue,
-    deployments: Deployments,
-    judge: Judge,
-    books: Arc<Books>,
+    deployments: DeploymentRegistry,
+    judge: RequestJudge,
+    ledger: Arc<AuditLedger>,
     started: Instant,
     ids: RequestIds,
 }
 
-/// How a request ends.
-pub enum End {
-    Answer(Response<Reply>),
+/// End of a request on its connection.
+pub enum RequestEnd {
+    Answer(Response<ReplyBody>),
     /// The connection is reset.
     Reset,
-    /// The caller went away while still sending.
+    /// The caller disconnected while still sending.
     Gone,
 }
 
-/// What was decided, to be carried out after a while.
-enum Decision {
-    Answer { response: Response<Reply>, after: Duration },
+/// Decided end of a request, to be executed after a delay.
+enum PlannedEnd {
+    Answer { response: Response<ReplyBody>, after: Duration },
     Reset { after: Duration },
     Hang,
 }
 
-impl Service {
-    /// Takes settings that were checked.
-    pub fn new(settings: Settings, region: HeaderValue) -> Result<Self, BadSettings> {
-        let books = Arc::new(Books::new(settings.ledger_samples));
+impl SimulatorService {
+    /// Builds the service from settings that were checked.
+    pub fn new(
+        settings: SimulatorSettings,
+        region: HeaderValue,
+    ) -> Result<Self, BadSimulatorSettings> {
+        let ledger = Arc::new(AuditLedger::new(settings.ledger_samples));
         Ok(Self {
             region,
-            deployments: Deployments::new(&settings)?,
-            judge: Judge::new(settings.clone(), books.clone()),
-            books,
+            deployments: DeploymentRegistry::new(&settings)?,
+            judge: RequestJudge::new(settings.clone(), ledger.clone()),
+            ledger,
             started: Instant::now(),
             ids: RequestIds::new(unix_time().as_nanos() as u64),
             settings,
         })
     }
 
-    /// Makes the changes of the schedule when they are due.
-    pub async fn keep_schedule(&self) {
+    /// Applies the scheduled changes when they are due.
+    pub async fn run_schedule(&self) {
         let mut changes: Vec<_> = self.settings.changes.iter().collect();
         changes.sort_by_key(|change| change.after);
         for change in changes {
             wait(change.after.saturating_sub(self.started.elapsed())).await;
             if let Err(error) = self.change(change.deployment.as_deref(), &change.settings) {
-                tracing::warn!(%error, "a scheduled change does not fit what was changed before");
+                tracing::warn!(%error, "a scheduled change conflicts with an earlier change");
             }
         }
     }
 
-    pub async fn handle(&self, request: Request<Incoming>) -> End {
+    pub async fn handle(&self, request: Request<Incoming>) -> RequestEnd {
         let (parts, body) = request.into_parts();
-        let head = Head::new(&parts.headers, &self.region, &self.ids);
-        let response = match Route::of(&parts.method, &parts.uri) {
-            Route::Call(call) => return self.call(call, head, &parts.headers, body).await,
-            Route::Ledger => head.json(json_body(&self.ledger())),
-            Route::LedgerPrompts => {
-                head.json_lines(Reply::Prompts { books: self.books.clone(), next: 0 })
+        let head = ResponseHead::new(&parts.headers, &self.region, &self.ids);
+        let response = match RequestRoute::of(&parts.method, &parts.uri) {
+            RequestRoute::Call(call) => return self.call(call, head, &parts.headers, body).await,
+            RequestRoute::Ledger => head.json(json_body(&self.ledger())),
+            RequestRoute::LedgerPrompts => {
+                head.json_lines(ReplyBody::Prompts { ledger: self.ledger.clone(), next: 0 })
             }
-            Route::LedgerReset => {
+            RequestRoute::LedgerReset => {
                 self.reset_ledger();
                 head.json(json_body(&self.ledger()))
             }
-            Route::Models => head.json(json_body(&self.models())),
-            Route::Deployments => head.json(json_body(&self.deployments.listed(self.now()))),
-            Route::Change(name) => return self.change_by(name, head, body).await,
-            Route::Nowhere => head.refuse(Refusal::no_such_path()),
+            RequestRoute::Models => head.json(json_body(&self.models())),
+            RequestRoute::Deployments => {
+                head.json(json_body(&self.deployments.list_json(self.now())))
+            }
+            RequestRoute::Change(name) => return self.handle_change(name, head, body).await,
+            RequestRoute::NotFound => head.refuse(HttpRefusal::no_such_path()),
         };
-        End::Answer(response)
+        RequestEnd::Answer(response)
     }
 
-    pub fn ledger(&self) -> Ledger {
-        let mut ledger = self.books.totals();
+    pub fn ledger(&self) -> LedgerSnapshot {
+        let mut ledger = self.ledger.totals();
         for (name, deployment) in self.deployments.sorted() {
             let capacity = locked(&deployment.capacity);
             ledger.windows.extend(capacity.windows().map(|window| DeploymentWindow {
@@ -139,13 +144,17 @@ impl Service {
     }
 
     pub fn reset_ledger(&self) {
-        self.books.reset();
+        self.ledger.reset();
         for (_, deployment) in self.deployments.sorted() {
-            locked(&deployment.capacity).forget_windows();
+            locked(&deployment.capacity).clear_windows();
         }
     }
 
-    pub fn change(&self, name: Option<&str>, settings: &[Setting]) -> Result<(), BadSettings> {
+    pub fn change(
+        &self,
+        name: Option<&str>,
+        settings: &[ProfileSetting],
+    ) -> Result<(), BadSimulatorSettings> {
         self.deployments.change(self.now(), name, settings)
     }
 
@@ -153,164 +162,207 @@ impl Service {
         self.started.elapsed()
     }
 
-    /// A change that somebody posted.
-    async fn change_by(&self, name: Option<&str>, head: Head, body: Incoming) -> End {
-        let body = match Limited::new(body, LARGEST_CHANGE).collect().await {
+    /// Handles a posted settings change.
+    async fn handle_change(
+        &self,
+        name: Option<&str>,
+        head: ResponseHead,
+        body: Incoming,
+    ) -> RequestEnd {
+        let body = match Limited::new(body, MAX_CHANGE_BYTES).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
-                return End::Answer(head.refuse(Refusal::body_too_large()));
+                return RequestEnd::Answer(head.refuse(HttpRefusal::body_too_large()));
             }
-            Err(_) => return End::Gone,
+            Err(_) => return RequestEnd::Gone,
         };
-        let done = spec::settings(&String::from_utf8_lossy(&body))
+        let done = spec::parse_settings(&String::from_utf8_lossy(&body))
             .map_err(|error| error.to_string())
             .and_then(|settings| self.change(name, &settings).map_err(|error| error.to_string()));
-        End::Answer(match done {
-            Ok(()) => head.json(json_body(&self.deployments.listed(self.now()))),
-            Err(error) => head.refuse(Refusal::invalid(&error, None)),
+        RequestEnd::Answer(match done {
+            Ok(()) => head.json(json_body(&self.deployments.list_json(self.now()))),
+            Err(error) => head.refuse(HttpRefusal::invalid(&error, None)),
         })
     }
 
-    async fn call(&self, call: Call<'_>, head: Head, asked: &HeaderMap, body: Incoming) -> End {
-        let decision = if self.has_key(asked) {
-            match Limited::new(body, LARGEST_BODY).collect().await {
-                Ok(body) => self.decide(call, head, asked, &body.to_bytes()),
+    async fn call(
+        &self,
+        call: ApiCall<'_>,
+        head: ResponseHead,
+        request_headers: &HeaderMap,
+        body: Incoming,
+    ) -> RequestEnd {
+        let decision = if self.has_key(request_headers) {
+            match Limited::new(body, MAX_BODY_BYTES).collect().await {
+                Ok(body) => self.decide(call, head, request_headers, &body.to_bytes()),
                 Err(error) if error.is::<LengthLimitError>() => {
-                    self.reject(head, Refusal::body_too_large())
+                    self.reject(head, HttpRefusal::body_too_large())
                 }
-                Err(_) => return End::Gone,
+                Err(_) => return RequestEnd::Gone,
             }
         } else {
-            self.reject(head, Refusal::unauthorized())
+            self.reject(head, HttpRefusal::unauthorized())
         };
         match decision {
-            Decision::Answer { response, after } => {
+            PlannedEnd::Answer { response, after } => {
                 wait(after).await;
-                End::Answer(response)
+                RequestEnd::Answer(response)
             }
-            Decision::Reset { after } => {
+            PlannedEnd::Reset { after } => {
                 wait(after).await;
-                End::Reset
+                RequestEnd::Reset
             }
-            Decision::Hang => std::future::pending().await,
+            PlannedEnd::Hang => std::future::pending().await,
         }
     }
 
-    fn has_key(&self, asked: &HeaderMap) -> bool {
+    fn has_key(&self, request_headers: &HeaderMap) -> bool {
         let Some(key) = &self.settings.api_key else { return true };
         let key = key.expose_secret();
-        let header = |name| asked.get(name).and_then(|value| value.to_str().ok());
+        let header = |name| request_headers.get(name).and_then(|value| value.to_str().ok());
         header("api-key") == Some(key)
             || header("authorization").and_then(|v| v.strip_prefix("Bearer ")) == Some(key)
     }
 
-    fn decide(&self, call: Call<'_>, mut head: Head, asked: &HeaderMap, body: &[u8]) -> Decision {
-        let mut ask = match Ask::parse(call.api, body) {
+    fn decide(
+        &self,
+        call: ApiCall<'_>,
+        mut head: ResponseHead,
+        request_headers: &HeaderMap,
+        body: &[u8],
+    ) -> PlannedEnd {
+        let mut request = match ApiRequest::parse(call.api, body) {
             Ok(ask) => ask,
             Err(refusal) => return self.reject(head, refusal),
         };
-        let name = call.deployment.or(ask.model.as_deref()).unwrap_or_default();
+        let name = call.deployment.or(request.model.as_deref()).unwrap_or_default();
         let Some(deployment) = self.deployments.find(self.now(), name) else {
-            return self.reject(head, Refusal::deployment_not_found());
+            return self.reject(head, HttpRefusal::deployment_not_found());
         };
-        let tokens = ask.count_tokens(|text| deployment.count_tokens(text));
-        ask.form = self.judge.form(&ask, |text| deployment.count_tokens(text));
-        if let Err(refusal) = self.can_pass(&ask, &deployment, tokens) {
-            self.set_deployment(&mut head, &deployment, ask.api);
+        let tokens = request.count_tokens(|text| deployment.count_tokens(text));
+        request.structured_output =
+            self.judge.structured_output(&request, |text| deployment.count_tokens(text));
+        if let Err(refusal) = self.check_request(&request, &deployment, tokens) {
+            self.set_deployment(&mut head, &deployment, request.api);
             return self.reject(head, refusal);
         }
-        let standard = self.spillover(asked, &deployment);
+        let standard = self.spillover(request_headers, &deployment);
         let standard = standard.as_deref();
-        let judgement = self.judge.judge(self.now(), &ask, tokens, &deployment, standard);
-        self.set_deployment(&mut head, judgement.served, ask.api);
-        if let Some(status) = judgement.spilled {
+        let judgement = self.judge.judge(self.now(), &request, tokens, &deployment, standard);
+        self.set_deployment(&mut head, judgement.served_by, request.api);
+        if let Some(status) = judgement.spilled_status {
             head.set_spilled(&deployment.name, status);
         }
-        self.carry_out(&judgement, call, head, &ask)
+        self.execute(&judgement, call, head, &request)
     }
 
-    /// The standard deployment that a call to a provisioned one names for when that is full.
-    fn spillover(&self, asked: &HeaderMap, deployment: &Deployment) -> Option<Arc<Deployment>> {
-        let name = asked.get(SPILLOVER)?.to_str().ok()?;
+    /// Returns the standard deployment that a call to a provisioned one names for spillover.
+    fn spillover(
+        &self,
+        request_headers: &HeaderMap,
+        deployment: &SimulatedDeployment,
+    ) -> Option<Arc<SimulatedDeployment>> {
+        let name = request_headers.get(SPILLOVER)?.to_str().ok()?;
         let is_provisioned = locked(&deployment.capacity).profile().ptu.is_some();
         if is_provisioned { self.deployments.find(self.now(), name) } else { None }
     }
 
-    /// Whether the request could pass on a day without faults and with all of the quota.
-    fn can_pass(&self, ask: &Ask<'_>, model: &Deployment, tokens: u32) -> Result<(), Refusal> {
-        if let Some(param) = ask.not_for_reasoning.filter(|_| model.reasons) {
-            return Err(Refusal::unsupported_parameter(param));
+    /// Checks that the request could pass without faults and with the whole quota.
+    fn check_request(
+        &self,
+        request: &ApiRequest<'_>,
+        model: &SimulatedDeployment,
+        tokens: u32,
+    ) -> Result<(), HttpRefusal> {
+        if let Some(param) = request.not_for_reasoning.filter(|_| model.is_reasoning) {
+            return Err(HttpRefusal::unsupported_parameter(param));
         }
-        if ask.flex == Some(true) && locked(&model.capacity).profile().flex.is_none() {
-            return Err(Refusal::no_flex_tier());
+        if request.flex == Some(true) && locked(&model.capacity).profile().flex.is_none() {
+            return Err(HttpRefusal::no_flex_tier());
         }
-        if ask.says(&self.settings.content_filter_trigger) {
-            return Err(Refusal::content_filter());
+        if request.contains(&self.settings.content_filter_trigger) {
+            return Err(HttpRefusal::content_filter());
         }
-        let asked = u64::from(tokens) + u64::from(ask.max_output.unwrap_or(0));
+        let requested_tokens = u64::from(tokens) + u64::from(request.max_output.unwrap_or(0));
         let context = self.settings.max_context;
-        let is_too_long = ask.api != Api::Embeddings && asked > u64::from(context);
-        if is_too_long || ask.says(&self.settings.context_trigger) {
-            let param = if ask.api == Api::Chat { "messages" } else { "input" };
-            return Err(Refusal::context_length(param, context, asked.max(u64::from(context) + 1)));
+        let is_too_long =
+            request.api != SimulatedApi::Embeddings && requested_tokens > u64::from(context);
+        if is_too_long || request.contains(&self.settings.context_trigger) {
+            let param = if request.api == SimulatedApi::Chat { "messages" } else { "input" };
+            return Err(HttpRefusal::context_length(
+                param,
+                context,
+                requested_tokens.max(u64::from(context) + 1),
+            ));
         }
         Ok(())
     }
 
-    fn carry_out(
+    fn execute(
         &self,
-        judgement: &Judgement<'_>,
-        call: Call<'_>,
-        head: Head,
-        ask: &Ask<'_>,
-    ) -> Decision {
-        let Judgement { fate, usage, output, pace, tier, served, .. } = judgement;
-        let answer = Answer {
-            api: ask.api,
-            id: mix(ask.key ^ self.settings.seed),
+        judgement: &JudgedRequest<'_>,
+        call: ApiCall<'_>,
+        head: ResponseHead,
+        request: &ApiRequest<'_>,
+    ) -> PlannedEnd {
+        let JudgedRequest { verdict, usage, output, timing, tier, served_by, .. } = judgement;
+        let answer = ApiAnswer {
+            api: request.api,
+            id: mix(request.key ^ self.settings.seed),
             created: unix_time().as_secs(),
-            model: &served.version,
-            filters: call.azure,
+            model: &served_by.version,
+            filters: call.is_azure,
             usage: *usage,
-            choices: ask.choices,
-            service_tier: service_tier(ask, *tier),
+            choices: request.choices,
+            service_tier: service_tier(request, *tier),
             cut_short: output.cut_short,
-            words: Words {
-                start: ask.key % 1_024,
+            words: AnswerWords {
+                start: request.key % 1_024,
                 count: output.words.into(),
-                form: ask.form.as_ref().map(|form| (form, !output.cut_short)),
+                structured_output: request
+                    .structured_output
+                    .as_ref()
+                    .map(|form| (form, !output.cut_short)),
             },
-            embedding: ask.embedding.as_ref(),
+            embedding: request.embedding.as_ref(),
         };
-        match fate {
-            Fate::Refused(denial) => Decision::at_once(head.refuse(refused(*denial))),
-            Fate::Struck(fault) => struck(*fault, head, ask, &answer, *pace),
-            Fate::Answered => {
-                let receipt = Receipt { books: self.books.clone(), key: ask.key };
-                if ask.stream {
-                    let events = Events::of(&answer, ask.include_usage);
-                    let response = head.events(Reply::paced(events, pace.output, receipt));
-                    return Decision::Answer { response, after: pace.first_token };
+        match verdict {
+            RequestVerdict::Refused(denial) => {
+                PlannedEnd::at_once(head.refuse(denial_refusal(*denial)))
+            }
+            RequestVerdict::Faulted(fault) => faulted_end(*fault, head, request, &answer, *timing),
+            RequestVerdict::Answered => {
+                let receipt = DeliveryReceipt { ledger: self.ledger.clone(), key: request.key };
+                if request.stream {
+                    let events = SseEvents::of(&answer, request.include_usage);
+                    let response = head.events(ReplyBody::paced(events, timing.output, receipt));
+                    return PlannedEnd::Answer { response, after: timing.first_token };
                 }
-                let body = Reply::Whole { bytes: answer.whole().into(), receipt: Some(receipt) };
-                Decision::Answer { response: head.json(body), after: pace.total() }
+                let body =
+                    ReplyBody::Whole { bytes: answer.to_json().into(), receipt: Some(receipt) };
+                PlannedEnd::Answer { response: head.json(body), after: timing.total() }
             }
         }
     }
 
-    /// Counts a request that can never pass, and says so.
-    fn reject(&self, head: Head, refusal: Refusal) -> Decision {
-        self.books.reject(refusal.code);
-        Decision::at_once(head.refuse(refusal))
+    /// Counts a request that can never pass, and refuses it.
+    fn reject(&self, head: ResponseHead, refusal: HttpRefusal) -> PlannedEnd {
+        self.ledger.reject(refusal.code);
+        PlannedEnd::at_once(head.refuse(refusal))
     }
 
-    fn set_deployment(&self, head: &mut Head, deployment: &Deployment, api: Api) {
+    fn set_deployment(
+        &self,
+        head: &mut ResponseHead,
+        deployment: &SimulatedDeployment,
+        api: SimulatedApi,
+    ) {
         head.set_deployment(&deployment.name);
-        let reading = locked(&deployment.capacity).reading(self.now());
-        if self.settings.odd_rate_headers && api == Api::Responses {
-            return head.set_odd_standing();
+        let reading = locked(&deployment.capacity).status(self.now());
+        if self.settings.odd_rate_headers && api == SimulatedApi::Responses {
+            return head.set_odd_rate_headers();
         }
-        head.set_reading(&reading);
+        head.set_capacity_status(&reading);
     }
 
     fn models(&self) -> serde_json::Value {
@@ -321,61 +373,69 @@ impl Service {
     }
 }
 
-impl Decision {
-    fn at_once(response: Response<Reply>) -> Self {
+impl PlannedEnd {
+    fn at_once(response: Response<ReplyBody>) -> Self {
         Self::Answer { response, after: Duration::ZERO }
     }
 }
 
-fn struck(fault: Fault, head: Head, ask: &Ask<'_>, answer: &Answer<'_>, pace: Pace) -> Decision {
-    let fail =
-        |head: Head, refusal, after| Decision::Answer { response: head.refuse(refusal), after };
+fn faulted_end(
+    fault: InjectedFault,
+    head: ResponseHead,
+    request: &ApiRequest<'_>,
+    answer: &ApiAnswer<'_>,
+    timing: SimulatedTiming,
+) -> PlannedEnd {
+    let fail = |head: ResponseHead, refusal, after| PlannedEnd::Answer {
+        response: head.refuse(refusal),
+        after,
+    };
     match fault {
-        Fault::Busy => fail(head, Refusal::busy(BUSY_FOR), Duration::ZERO),
-        Fault::Internal => fail(head, Refusal::internal(), pace.first_token),
-        Fault::Unavailable => fail(head, Refusal::unavailable(), pace.first_token),
-        Fault::Timeout => fail(head, Refusal::timeout(), pace.total()),
-        Fault::ResetBefore => Decision::Reset { after: Duration::ZERO },
-        Fault::ResetAfter => Decision::Reset { after: pace.total() },
-        Fault::Hang => Decision::Hang,
-        Fault::Truncate => {
-            let response = if ask.stream {
-                head.events(Reply::half_of_events(Events::of(answer, ask.include_usage)))
+        InjectedFault::Busy => fail(head, HttpRefusal::busy(BUSY_RETRY_AFTER), Duration::ZERO),
+        InjectedFault::Internal => fail(head, HttpRefusal::internal(), timing.first_token),
+        InjectedFault::Unavailable => fail(head, HttpRefusal::unavailable(), timing.first_token),
+        InjectedFault::Timeout => fail(head, HttpRefusal::timeout(), timing.total()),
+        InjectedFault::ResetBefore => PlannedEnd::Reset { after: Duration::ZERO },
+        InjectedFault::ResetAfter => PlannedEnd::Reset { after: timing.total() },
+        InjectedFault::Hang => PlannedEnd::Hang,
+        InjectedFault::Truncate => {
+            let response = if request.stream {
+                head.events(ReplyBody::half_of_events(SseEvents::of(answer, request.include_usage)))
             } else {
-                head.json(Reply::half(answer.whole()))
+                head.json(ReplyBody::half(answer.to_json()))
             };
-            Decision::Answer { response, after: pace.total() }
+            PlannedEnd::Answer { response, after: timing.total() }
         }
     }
 }
 
-fn refused(denial: Denial) -> Refusal {
+fn denial_refusal(denial: CapacityDenial) -> HttpRefusal {
     match denial {
-        Denial::Tokens { retry_after } => Refusal::tokens_full(retry_after),
-        Denial::Requests { retry_after } => Refusal::requests_full(retry_after),
-        Denial::Utilization { retry_after } => Refusal::utilization_full(retry_after),
-        Denial::NoFlexRoom => Refusal::no_flex_room(),
+        CapacityDenial::Tokens { retry_after } => HttpRefusal::tokens_full(retry_after),
+        CapacityDenial::Requests { retry_after } => HttpRefusal::requests_full(retry_after),
+        CapacityDenial::Utilization { retry_after } => HttpRefusal::utilization_full(retry_after),
+        CapacityDenial::NoFlexRoom => HttpRefusal::no_flex_room(),
     }
 }
 
-/// The answer's `service_tier`, in JSON.
-fn service_tier(ask: &Ask<'_>, tier: Tier) -> &'static str {
-    match (ask.flex, tier) {
+/// Returns the answer's `service_tier`, in JSON.
+fn service_tier(request: &ApiRequest<'_>, tier: BillingTier) -> &'static str {
+    match (request.flex, tier) {
         (None, _) => "null",
-        (_, Tier::Flex) => r#""flex""#,
-        (_, Tier::Standard | Tier::Provisioned) => r#""default""#,
+        (_, BillingTier::Flex) => r#""flex""#,
+        (_, BillingTier::Standard | BillingTier::Provisioned) => r#""default""#,
     }
 }
 
-/// No timer at all for no wait: a simulator without latency is to answer as fast as it can.
+/// Sleeps; uses no timer for a zero span, so that a simulator without latency answers at once.
 async fn wait(span: Duration) {
     if !span.is_zero() {
         tokio::time::sleep(span).await;
     }
 }
 
-fn json_body(value: &impl Serialize) -> Reply {
-    Reply::plain(serde_json::to_vec(value).expect("numbers, strings and lists become JSON"))
+fn json_body(value: &impl Serialize) -> ReplyBody {
+    ReplyBody::plain(serde_json::to_vec(value).expect("numbers, strings and lists become JSON"))
 }
 
 fn unix_time() -> Duration {

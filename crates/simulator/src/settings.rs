@@ -1,83 +1,83 @@
-//! What the simulator is told to be: quotas, latency, faults, triggers.
+//! Simulator settings: quotas, latency, faults, triggers.
 //!
-//! A test sets fields on [`Settings::default`]; the command line fills the same struct. [`check`]
-//! runs before a port is bound, so that a simulator which runs is one that can divide by its
-//! window. Neighbours: `profile` is how one deployment behaves by them, `spec` reads
-//! its settings as text.
+//! A test sets fields on [`SimulatorSettings::default`]; the command line fills the same struct.
+//! [`check`] runs before a port is bound, so that a running simulator never divides by a window of
+//! zero. Neighbours: `profile` is the resulting behaviour of one deployment, `spec` parses its
+//! settings.
 //!
-//! [`check`]: Settings::check
+//! [`check`]: SimulatorSettings::check
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::duty::Duty;
-use super::faults::{Faults, Latency};
-use super::profile::{Profile, Setting};
-use super::quota::Limits;
-use super::spec::Change;
+use super::duty_cycle::DutyCycle;
+use super::faults::{FaultRates, SimulatedLatency};
+use super::profile::{DeploymentProfile, ProfileSetting};
+use super::quota::QuotaLimits;
+use super::spec::ScheduledChange;
 
-/// Output tokens that the service books when a request does not say how many it wants at most.
-/// The service publishes no number; this is the one that promptmill's own admission assumes too.
+/// Output tokens that the service books when a request sets no maximum. The service publishes no
+/// number; promptmill's own admission assumes the same one.
 pub const DEFAULT_MAX_OUTPUT: u32 = 4_096;
 
-/// Numbers in an embedding when the request does not say, as in `text-embedding-3-small`.
+/// Default dimensions of an embedding, as in `text-embedding-3-small`.
 pub const DEFAULT_DIMENSIONS: u32 = 1_536;
 
-/// Longer answers than any model gives. It bounds what a simulated answer takes in memory.
+/// Output tokens beyond any model's answer; bounds the memory that a simulated answer takes.
 const MOST_OUTPUT: u32 = 1_000_000;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// Decides answers, their lengths, faults and latency.
+pub struct SimulatorSettings {
+    /// Seed of the random numbers for answers, their lengths, faults and latency.
     pub seed: u64,
     /// Tokens per minute of each deployment; `None` is unlimited.
     pub tpm: Option<u64>,
     /// Requests per minute of each deployment; `None` is unlimited.
     pub rpm: Option<u64>,
-    /// The simulator's minute. Shorter ones keep the rate: their quota is `tpm` × window ÷ 60 s.
+    /// Length of a quota window. Shorter ones keep the rate: their quota is `tpm` × window ÷ 60 s.
     pub window: Duration,
-    /// The slice in which `rpm` is judged: Azure uses 1 s or 10 s. Not scaled by `window`.
+    /// Slice in which `rpm` is enforced: Azure uses 1 s or 10 s. Not scaled by `window`.
     pub request_slice: Duration,
-    pub latency: Latency,
-    pub faults: Faults,
-    /// The key that callers must bring, as `api-key` or bearer token; `None` lets everybody in.
+    pub latency: SimulatedLatency,
+    pub faults: FaultRates,
+    /// Key that callers must send, as `api-key` or bearer token; `None` disables the check.
     pub api_key: Option<SecretString>,
-    /// The deployments there are. Any name is one if there are none here nor in `overrides`.
+    /// Deployment names. If they and `overrides` are empty, any name is a deployment.
     pub deployments: Vec<String>,
-    /// Deployments that differ from these settings, and how.
-    pub overrides: BTreeMap<String, Vec<Setting>>,
-    /// Changes by schedule.
-    pub changes: Vec<Change>,
-    /// Prompt and output tokens that fit a chat or Responses request together. Embeddings are not
-    /// measured by it.
+    /// Deployments with settings of their own.
+    pub overrides: BTreeMap<String, Vec<ProfileSetting>>,
+    /// Scheduled changes.
+    pub changes: Vec<ScheduledChange>,
+    /// Maximum sum of prompt and output tokens of a chat or Responses request. Embeddings are
+    /// exempt.
     pub max_context: u32,
-    /// Answers are 1 to this many tokens long (or what the request allows, if that is less);
-    /// reasoning models add as much again for their thoughts.
+    /// Maximum answer length: 1 to this many tokens, or what the request allows, if less.
+    /// Reasoning models add as much again for reasoning.
     pub typical_output: u32,
-    /// A prompt with this text is refused by the content filter; empty switches it off.
+    /// Text that makes the content filter refuse a prompt; empty disables it.
     pub content_filter_trigger: String,
-    /// A prompt with this text is refused as too long; empty switches it off.
+    /// Text that makes a prompt be refused as too long; empty disables it.
     pub context_trigger: String,
-    /// What the booked estimate is multiplied with: the real service's estimate is not published,
-    /// so callers must get along with one that differs from theirs.
+    /// Factor on the booked estimate: the real service's estimate is not published, so callers
+    /// must cope with one that differs from theirs.
     pub charge_factor: f64,
-    /// The share of answers in a JSON schema's form that do not keep to it.
+    /// Share of structured-output answers that violate the requested format.
     pub misfits: f64,
-    /// Keep the first 80 characters of each distinct prompt in the ledger.
+    /// Keeps the first 80 characters of each distinct prompt in the ledger.
     pub ledger_samples: bool,
-    /// Rate-limit headers of Responses calls say -1 and 0, as has been seen in the wild.
+    /// Sends rate-limit headers of -1 and 0 on Responses calls, as seen in the wild.
     pub odd_rate_headers: bool,
-    /// Answers tell the standing of the quota, or the utilisation. Some gateways strip it.
+    /// Answers report the quota status, or the utilisation, in headers. Some gateways strip them.
     pub rate_headers: bool,
-    /// The region named in `x-ms-region`.
+    /// Region sent in `x-ms-region`.
     pub region: String,
 }
 
-impl Default for Settings {
+impl Default for SimulatorSettings {
     fn default() -> Self {
         Self {
             seed: 0,
@@ -85,8 +85,8 @@ impl Default for Settings {
             rpm: None,
             window: MINUTE,
             request_slice: Duration::from_secs(1),
-            latency: Latency::default(),
-            faults: Faults::default(),
+            latency: SimulatedLatency::default(),
+            faults: FaultRates::default(),
             api_key: None,
             deployments: Vec::new(),
             overrides: BTreeMap::new(),
@@ -105,9 +105,9 @@ impl Default for Settings {
     }
 }
 
-/// Settings that no simulator can run with.
+/// Error in the simulator settings.
 #[derive(Debug, thiserror::Error, PartialEq)]
-pub enum BadSettings {
+pub enum BadSimulatorSettings {
     #[error("window is {0:?}: give it at least 1 ms, since quotas are counted per window")]
     Window(Duration),
     #[error("request_slice is {0:?}: Azure judges requests in slices of 1 s or 10 s")]
@@ -120,8 +120,10 @@ pub enum BadSettings {
     NoPtu,
     #[error("a provisioned deployment has no flex tier: leave out flex or ptu")]
     FlexOnPtu,
-    #[error("what comes and goes must be on for some time and no longer than its period")]
-    Duty,
+    #[error(
+        "a duty cycle (flex, other-bursts) must be on for some time and no longer than its period"
+    )]
+    DutyCycle,
     #[error("there is no deployment '{0}': name one of those that were set up")]
     NoSuchDeployment(String),
     #[error("charge_factor is {0}: it must be above 0 and finite")]
@@ -138,59 +140,59 @@ pub enum BadSettings {
     Region(String),
 }
 
-impl Settings {
-    /// The first thing that is wrong with these settings, if any is.
-    pub fn check(&self) -> Result<(), BadSettings> {
+impl SimulatorSettings {
+    /// Returns the first error in these settings, if any.
+    pub fn check(&self) -> Result<(), BadSimulatorSettings> {
         if self.window < Duration::from_millis(1) {
-            return Err(BadSettings::Window(self.window));
+            return Err(BadSimulatorSettings::Window(self.window));
         }
         if self.request_slice < Duration::from_millis(1) || self.request_slice > MINUTE {
-            return Err(BadSettings::Slice(self.request_slice));
+            return Err(BadSimulatorSettings::Slice(self.request_slice));
         }
         if !(0.0..=1.0).contains(&self.misfits) {
-            return Err(BadSettings::Misfits(self.misfits));
+            return Err(BadSimulatorSettings::Misfits(self.misfits));
         }
         if !(self.charge_factor.is_finite() && self.charge_factor > 0.0) {
-            return Err(BadSettings::ChargeFactor(self.charge_factor));
+            return Err(BadSimulatorSettings::ChargeFactor(self.charge_factor));
         }
         if !(1..=MOST_OUTPUT).contains(&self.typical_output) {
-            return Err(BadSettings::TypicalOutput(self.typical_output));
+            return Err(BadSimulatorSettings::TypicalOutput(self.typical_output));
         }
         if self.max_context == 0 {
-            return Err(BadSettings::NoContext);
+            return Err(BadSimulatorSettings::NoContext);
         }
         let mut names = self.deployments.iter().chain(self.overrides.keys());
         if let Some(name) = names.find(|name| !is_deployment_name(name)) {
-            return Err(BadSettings::DeploymentName(name.clone()));
+            return Err(BadSimulatorSettings::DeploymentName(name.clone()));
         }
         if !self.region.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
-            return Err(BadSettings::Region(self.region.clone()));
+            return Err(BadSimulatorSettings::Region(self.region.clone()));
         }
         self.check_profiles()
     }
 
-    /// Whether every name is a deployment.
+    /// Returns true if every name is a deployment.
     pub fn takes_any_name(&self) -> bool {
         self.deployments.is_empty() && self.overrides.is_empty()
     }
 
-    /// How a deployment behaves of which nothing else is said.
-    pub fn profile(&self) -> Profile {
-        Profile {
-            limits: Limits { tpm: self.tpm, rpm: self.rpm },
+    /// Returns the profile of a deployment without settings of its own.
+    pub fn profile(&self) -> DeploymentProfile {
+        DeploymentProfile {
+            limits: QuotaLimits { tpm: self.tpm, rpm: self.rpm },
             ptu: None,
             latency: self.latency,
             faults: self.faults,
             flex: None,
             other_tpm: 0,
-            other_bursts: Duty::ALWAYS,
+            other_bursts: DutyCycle::ALWAYS,
             rate_headers: self.rate_headers,
             outage: None,
         }
     }
 
-    /// Plays the schedule through on every deployment.
-    fn check_profiles(&self) -> Result<(), BadSettings> {
+    /// Checks the profile of every deployment through the whole schedule.
+    fn check_profiles(&self) -> Result<(), BadSimulatorSettings> {
         let mut common = self.profile();
         common.check()?;
         let mut known = BTreeMap::new();
@@ -202,12 +204,12 @@ impl Settings {
         }
         let mut changes: Vec<_> = self.changes.iter().collect();
         changes.sort_by_key(|change| change.after);
-        for Change { after, deployment, settings } in changes {
+        for ScheduledChange { after, deployment, settings } in changes {
             if let Some(name) = deployment {
                 if self.takes_any_name() && is_deployment_name(name) {
                     known.entry(name).or_insert(common);
                 }
-                let no_such = || BadSettings::NoSuchDeployment(name.clone());
+                let no_such = || BadSimulatorSettings::NoSuchDeployment(name.clone());
                 let profile = known.get_mut(name).ok_or_else(no_such)?;
                 *profile = profile.with(*after, settings)?;
                 continue;
@@ -221,7 +223,7 @@ impl Settings {
     }
 }
 
-/// The names that can be deployed. They are also safe in JSON and headers without escaping.
+/// Returns true for a valid deployment name, which is safe in JSON and headers without escaping.
 pub fn is_deployment_name(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     (1..=64).contains(&name.len()) && name.bytes().all(legal)
@@ -233,28 +235,46 @@ mod tests {
 
     #[test]
     fn the_defaults_are_good() {
-        assert_eq!(Settings::default().check(), Ok(()));
+        assert_eq!(SimulatorSettings::default().check(), Ok(()));
     }
 
     #[test]
     fn settings_that_could_not_run_are_named() {
-        let d = Settings::default;
-        let faults = Faults { rate_hang: 2.0, ..Faults::default() };
-        let latency = Latency { base_ms: -1.0, ..Latency::default() };
+        let d = SimulatorSettings::default;
+        let faults = FaultRates { rate_hang: 2.0, ..FaultRates::default() };
+        let latency = SimulatedLatency { base_ms: -1.0, ..SimulatedLatency::default() };
         let bad = "a b".to_owned();
-        let no_ptu = [("a".to_owned(), vec![Setting::Ptu(Some(0))])].into();
+        let no_ptu = [("a".to_owned(), vec![ProfileSetting::Ptu(Some(0))])].into();
         let cases = [
-            (Settings { window: Duration::ZERO, ..d() }, BadSettings::Window(Duration::ZERO)),
-            (Settings { request_slice: Duration::ZERO, ..d() }, BadSettings::Slice(Duration::ZERO)),
-            (Settings { faults, ..d() }, BadSettings::FaultRates),
-            (Settings { latency, ..d() }, BadSettings::Latency),
-            (Settings { charge_factor: 0.0, ..d() }, BadSettings::ChargeFactor(0.0)),
-            (Settings { misfits: 1.5, ..d() }, BadSettings::Misfits(1.5)),
-            (Settings { typical_output: 0, ..d() }, BadSettings::TypicalOutput(0)),
-            (Settings { max_context: 0, ..d() }, BadSettings::NoContext),
-            (Settings { deployments: vec![bad.clone()], ..d() }, BadSettings::DeploymentName(bad)),
-            (Settings { region: "é".to_owned(), ..d() }, BadSettings::Region("é".to_owned())),
-            (Settings { overrides: no_ptu, ..d() }, BadSettings::NoPtu),
+            (
+                SimulatorSettings { window: Duration::ZERO, ..d() },
+                BadSimulatorSettings::Window(Duration::ZERO),
+            ),
+            (
+                SimulatorSettings { request_slice: Duration::ZERO, ..d() },
+                BadSimulatorSettings::Slice(Duration::ZERO),
+            ),
+            (SimulatorSettings { faults, ..d() }, BadSimulatorSettings::FaultRates),
+            (SimulatorSettings { latency, ..d() }, BadSimulatorSettings::Latency),
+            (
+                SimulatorSettings { charge_factor: 0.0, ..d() },
+                BadSimulatorSettings::ChargeFactor(0.0),
+            ),
+            (SimulatorSettings { misfits: 1.5, ..d() }, BadSimulatorSettings::Misfits(1.5)),
+            (
+                SimulatorSettings { typical_output: 0, ..d() },
+                BadSimulatorSettings::TypicalOutput(0),
+            ),
+            (SimulatorSettings { max_context: 0, ..d() }, BadSimulatorSettings::NoContext),
+            (
+                SimulatorSettings { deployments: vec![bad.clone()], ..d() },
+                BadSimulatorSettings::DeploymentName(bad),
+            ),
+            (
+                SimulatorSettings { region: "é".to_owned(), ..d() },
+                BadSimulatorSettings::Region("é".to_owned()),
+            ),
+            (SimulatorSettings { overrides: no_ptu, ..d() }, BadSimulatorSettings::NoPtu),
         ];
         for (settings, fault) in cases {
             assert_eq!(settings.check(), Err(fault));
@@ -266,15 +286,15 @@ mod tests {
         let check = |deployments: &[&str], changes: &[&str]| {
             let deployments = deployments.iter().map(|name| name.to_string()).collect();
             let changes = changes.iter().map(|change| change.parse().unwrap()).collect();
-            Settings { deployments, changes, ..Settings::default() }.check()
+            SimulatorSettings { deployments, changes, ..SimulatorSettings::default() }.check()
         };
-        let no_such = BadSettings::NoSuchDeployment("b".to_owned());
+        let no_such = BadSimulatorSettings::NoSuchDeployment("b".to_owned());
         assert_eq!(check(&["a"], &["1s:b,tpm=1"]), Err(no_such));
         assert_eq!(check(&[], &["1s:b,tpm=1"]), Ok(()), "any name is a deployment");
         assert_eq!(check(&["a"], &["1s:a,ptu=9", "2s:ptu=none", "3s:flex=on"]), Ok(()));
         assert_eq!(
             check(&["a"], &["1s:a,ptu=9", "3s:flex=on"]),
-            Err(BadSettings::FlexOnPtu),
+            Err(BadSimulatorSettings::FlexOnPtu),
             "by then it is provisioned"
         );
     }

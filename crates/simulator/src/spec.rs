@@ -1,33 +1,33 @@
-//! Settings of a deployment as text: `tpm=60000,latency-ms=20`, and the same text back.
+//! Parser and formatter of deployment settings as text: `tpm=60000,latency-ms=20`.
 //!
-//! One grammar for the command line, the schedule and the control endpoint, so that what is learnt
-//! once serves everywhere. Neighbour: `profile` has the settings themselves.
+//! One grammar for the command line, the schedule and the control endpoint. Neighbour: `profile`
+//! has the settings themselves.
 
 use std::fmt::Write;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::duty::Duty;
-use super::faults::{Fault, Faults};
-use super::profile::{Down, Profile, Setting};
+use super::duty_cycle::DutyCycle;
+use super::faults::{FaultRates, InjectedFault};
+use super::profile::{DeploymentProfile, OutageKind, ProfileSetting};
 use super::settings::is_deployment_name;
 
-/// Faults by the names of their rates.
-const RATES: [(&str, Fault); 8] = [
-    ("rate-429", Fault::Busy),
-    ("rate-500", Fault::Internal),
-    ("rate-503", Fault::Unavailable),
-    ("rate-408", Fault::Timeout),
-    ("rate-reset-before", Fault::ResetBefore),
-    ("rate-reset-after", Fault::ResetAfter),
-    ("rate-hang", Fault::Hang),
-    ("rate-truncate", Fault::Truncate),
+/// Setting names of the fault rates.
+const RATES: [(&str, InjectedFault); 8] = [
+    ("rate-429", InjectedFault::Busy),
+    ("rate-500", InjectedFault::Internal),
+    ("rate-503", InjectedFault::Unavailable),
+    ("rate-408", InjectedFault::Timeout),
+    ("rate-reset-before", InjectedFault::ResetBefore),
+    ("rate-reset-after", InjectedFault::ResetAfter),
+    ("rate-hang", InjectedFault::Hang),
+    ("rate-truncate", InjectedFault::Truncate),
 ];
 
-const DOWNS: [(&str, Down); 3] =
-    [("reset", Down::Reset), ("500", Down::Internal), ("503", Down::Unavailable)];
+const DOWNS: [(&str, OutageKind); 3] =
+    [("reset", OutageKind::Reset), ("500", OutageKind::Internal), ("503", OutageKind::Unavailable)];
 
-/// Text that says no settings.
+/// Error in a settings text.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum BadSpec {
     #[error(
@@ -50,47 +50,47 @@ pub enum BadSpec {
     NoSettings(String),
 }
 
-/// `[NAME][,KEY=VALUE…]`: settings of one deployment, or of all if it names none.
+/// Settings of one deployment, or of all if none is named: `[NAME][,KEY=VALUE…]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Spec {
+pub struct ProfileSpec {
     pub deployment: Option<String>,
-    pub settings: Vec<Setting>,
+    pub settings: Vec<ProfileSetting>,
 }
 
-/// `AFTER:[NAME,]KEY=VALUE…`: a change by schedule.
+/// Scheduled change: `AFTER:[NAME,]KEY=VALUE…`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Change {
-    /// Since the simulator started.
+pub struct ScheduledChange {
+    /// Time since the simulator started.
     pub after: Duration,
-    /// All of them, if none is named; those that are opened later too.
+    /// Deployment to change; `None` is all of them, also those that are opened later.
     pub deployment: Option<String>,
-    pub settings: Vec<Setting>,
+    pub settings: Vec<ProfileSetting>,
 }
 
-impl FromStr for Spec {
+impl FromStr for ProfileSpec {
     type Err = BadSpec;
 
     fn from_str(text: &str) -> Result<Self, BadSpec> {
         let (first, rest) = text.split_once([',', '&']).unwrap_or((text, ""));
         let first = first.trim();
         if first.is_empty() || first.contains('=') {
-            return Ok(Self { deployment: None, settings: settings(text)? });
+            return Ok(Self { deployment: None, settings: parse_settings(text)? });
         }
         if !is_deployment_name(first) {
             return Err(BadSpec::Name(first.to_owned()));
         }
-        Ok(Self { deployment: Some(first.to_owned()), settings: settings(rest)? })
+        Ok(Self { deployment: Some(first.to_owned()), settings: parse_settings(rest)? })
     }
 }
 
-impl FromStr for Change {
+impl FromStr for ScheduledChange {
     type Err = BadSpec;
 
     fn from_str(text: &str) -> Result<Self, BadSpec> {
         let no_time = || BadSpec::NoTime(text.to_owned());
         let (after, spec) = text.split_once(':').ok_or_else(no_time)?;
-        let after = span(after).ok_or_else(no_time)?;
-        let Spec { deployment, settings } = spec.parse()?;
+        let after = parse_duration(after).ok_or_else(no_time)?;
+        let ProfileSpec { deployment, settings } = spec.parse()?;
         if settings.is_empty() {
             return Err(BadSpec::NoSettings(text.to_owned()));
         }
@@ -98,55 +98,60 @@ impl FromStr for Change {
     }
 }
 
-/// Reads settings with commas between them; `&` will do, since that is what `curl -d a -d b` sends.
-pub fn settings(text: &str) -> Result<Vec<Setting>, BadSpec> {
+/// Parses settings separated by commas, or by `&`, which `curl -d a -d b` sends.
+pub fn parse_settings(text: &str) -> Result<Vec<ProfileSetting>, BadSpec> {
     let mut settings = Vec::new();
     for pair in text.split([',', '&']).map(str::trim).filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').ok_or_else(|| BadSpec::NoPair(pair.to_owned()))?;
-        read(key.trim(), value.trim(), &mut settings)?;
+        parse_setting(key.trim(), value.trim(), &mut settings)?;
     }
-    let has = |is: fn(&Setting) -> bool| settings.iter().any(is);
-    if has(|s| matches!(s, Setting::Ptu(Some(_))))
-        && has(|s| matches!(s, Setting::Tpm(Some(_)) | Setting::Rpm(Some(_))))
+    let has = |is: fn(&ProfileSetting) -> bool| settings.iter().any(is);
+    if has(|s| matches!(s, ProfileSetting::Ptu(Some(_))))
+        && has(|s| matches!(s, ProfileSetting::Tpm(Some(_)) | ProfileSetting::Rpm(Some(_))))
     {
         return Err(BadSpec::PtuAndQuota);
     }
     Ok(settings)
 }
 
-fn read(key: &str, value: &str, settings: &mut Vec<Setting>) -> Result<(), BadSpec> {
-    let number = |key| value.parse::<f64>().map_err(|_| bad(key, value, "a number"));
+fn parse_setting(
+    key: &str,
+    value: &str,
+    settings: &mut Vec<ProfileSetting>,
+) -> Result<(), BadSpec> {
+    let number = |key| value.parse::<f64>().map_err(|_| bad_value(key, value, "a number"));
     let count = |key| match value {
         "none" => Ok(None),
-        _ => value.parse().map(Some).map_err(|_| bad(key, value, "a whole number or none")),
+        _ => value.parse().map(Some).map_err(|_| bad_value(key, value, "a whole number or none")),
     };
     let setting = match key {
-        "tpm" => Setting::Tpm(count("tpm")?),
-        "rpm" => Setting::Rpm(count("rpm")?),
-        "ptu" => Setting::Ptu(count("ptu")?),
-        "latency-ms" => Setting::LatencyMs(number("latency-ms")?),
-        "token-ms" => Setting::TokenMs(number("token-ms")?),
-        "spread" => Setting::Spread(number("spread")?),
+        "tpm" => ProfileSetting::Tpm(count("tpm")?),
+        "rpm" => ProfileSetting::Rpm(count("rpm")?),
+        "ptu" => ProfileSetting::Ptu(count("ptu")?),
+        "latency-ms" => ProfileSetting::LatencyMs(number("latency-ms")?),
+        "token-ms" => ProfileSetting::TokenMs(number("token-ms")?),
+        "spread" => ProfileSetting::Spread(number("spread")?),
         "fault-rate" => {
-            // Only the faults of a bad day, so that it goes together with the other rates.
-            let spread = Faults::spread(number("fault-rate")?);
-            let rates = Faults::SPREAD.map(|fault| Setting::Rate(fault, spread.rate(fault)));
+            // Sets only the spread faults, so that it combines with the other rates.
+            let spread = FaultRates::spread(number("fault-rate")?);
+            let rates =
+                FaultRates::SPREAD.map(|fault| ProfileSetting::Rate(fault, spread.rate(fault)));
             settings.extend(rates);
             return Ok(());
         }
-        "flex" => Setting::Flex(duty("flex", value)?),
-        "other-tpm" => Setting::OtherTpm(count("other-tpm")?.unwrap_or(0)),
-        "other-bursts" => {
-            Setting::OtherBursts(duty("other-bursts", value)?.unwrap_or(Duty::ALWAYS))
-        }
-        "rate-headers" => Setting::RateHeaders(match value {
+        "flex" => ProfileSetting::Flex(parse_duty("flex", value)?),
+        "other-tpm" => ProfileSetting::OtherTpm(count("other-tpm")?.unwrap_or(0)),
+        "other-bursts" => ProfileSetting::OtherBursts(
+            parse_duty("other-bursts", value)?.unwrap_or(DutyCycle::ALWAYS),
+        ),
+        "rate-headers" => ProfileSetting::RateHeaders(match value {
             "on" => true,
             "off" => false,
-            _ => return Err(bad("rate-headers", value, "on or off")),
+            _ => return Err(bad_value("rate-headers", value, "on or off")),
         }),
-        "down" => Setting::Down(down(value)?),
+        "down" => ProfileSetting::Down(parse_outage(value)?),
         _ => match RATES.into_iter().find(|(name, _)| *name == key) {
-            Some((name, fault)) => Setting::Rate(fault, number(name)?),
+            Some((name, fault)) => ProfileSetting::Rate(fault, number(name)?),
             None => return Err(BadSpec::Unknown(key.to_owned())),
         },
     };
@@ -154,46 +159,51 @@ fn read(key: &str, value: &str, settings: &mut Vec<Setting>) -> Result<(), BadSp
     Ok(())
 }
 
-fn bad(key: &'static str, value: &str, wants: &'static str) -> BadSpec {
+fn bad_value(key: &'static str, value: &str, wants: &'static str) -> BadSpec {
     BadSpec::Value { key, value: value.to_owned(), wants }
 }
 
-fn duty(key: &'static str, value: &str) -> Result<Option<Duty>, BadSpec> {
+fn parse_duty(key: &'static str, value: &str) -> Result<Option<DutyCycle>, BadSpec> {
     match value {
-        "on" => return Ok(Some(Duty::ALWAYS)),
+        "on" => return Ok(Some(DutyCycle::ALWAYS)),
         "off" => return Ok(None),
         _ => {}
     }
     let duty = value
         .split_once('/')
-        .and_then(|(on, period)| Some(Duty { on: span(on)?, period: span(period)? }))
-        .filter(Duty::is_sound);
-    let wants = "on, off, or how long of each period, as in 20s/60s";
-    duty.map(Some).ok_or_else(|| bad(key, value, wants))
+        .and_then(|(on, period)| {
+            Some(DutyCycle { on: parse_duration(on)?, period: parse_duration(period)? })
+        })
+        .filter(DutyCycle::is_sound);
+    let wants = "on, off, or ON/PERIOD, as in 20s/60s";
+    duty.map(Some).ok_or_else(|| bad_value(key, value, wants))
 }
 
-fn down(value: &str) -> Result<Option<(Down, Option<Duration>)>, BadSpec> {
+fn parse_outage(value: &str) -> Result<Option<(OutageKind, Option<Duration>)>, BadSpec> {
     if value == "off" {
         return Ok(None);
     }
-    let wants = "off, reset, 500 or 503, with how long if not for ever, as in 503:10s";
+    let wants = "off, reset, 500 or 503, with a duration unless unlimited, as in 503:10s";
     let (kind, lasts) = match value.split_once(':') {
         None => (value, None),
-        Some((kind, lasts)) => (kind, Some(span(lasts).ok_or_else(|| bad("down", value, wants))?)),
+        Some((kind, lasts)) => {
+            (kind, Some(parse_duration(lasts).ok_or_else(|| bad_value("down", value, wants))?))
+        }
     };
     let known = DOWNS.into_iter().find(|(name, _)| *name == kind);
-    known.map(|(_, down)| Some((down, lasts))).ok_or_else(|| bad("down", value, wants))
+    known.map(|(_, down)| Some((down, lasts))).ok_or_else(|| bad_value("down", value, wants))
 }
 
-/// `90s`, `1m 30s`, `250ms`.
-fn span(text: &str) -> Option<Duration> {
+/// Parses a duration such as `90s`, `1m 30s` or `250ms`.
+fn parse_duration(text: &str) -> Option<Duration> {
     text.trim().parse::<jiff::SignedDuration>().ok()?.try_into().ok()
 }
 
-/// A profile in the words that would make it; an outage is given without its end.
-pub fn words(profile: &Profile, now: Duration) -> String {
+/// Formats a profile as the text that would recreate it; an outage is given without its end.
+pub fn format_profile(profile: &DeploymentProfile, now: Duration) -> String {
     let count = |n: Option<u64>| n.map_or_else(|| "none".to_owned(), |n| n.to_string());
-    let Profile { limits, ptu, latency, faults, flex, other_tpm, other_bursts, .. } = profile;
+    let DeploymentProfile { limits, ptu, latency, faults, flex, other_tpm, other_bursts, .. } =
+        profile;
     let mut text = if ptu.is_some() {
         format!("ptu={}", count(*ptu))
     } else {
@@ -216,7 +226,8 @@ pub fn words(profile: &Profile, now: Duration) -> String {
         put("other-bursts", other_bursts);
     }
     put("rate-headers", if profile.rate_headers { &"on" } else { &"off" });
-    let down = profile.is_down(now).and_then(|down| DOWNS.into_iter().find(|(_, d)| *d == down));
+    let down =
+        profile.outage_kind(now).and_then(|down| DOWNS.into_iter().find(|(_, d)| *d == down));
     if let Some((name, _)) = down {
         put("down", &name);
     }
@@ -225,31 +236,34 @@ pub fn words(profile: &Profile, now: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::Settings;
+    use super::super::settings::SimulatorSettings;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn a_spec_names_a_deployment_or_all_of_them() {
-        let spec: Spec = "east, tpm=60000 ,flex=20s/1m,".parse().unwrap();
-        let flex = Duty { on: 20 * SECOND, period: 60 * SECOND };
-        let settings = vec![Setting::Tpm(Some(60_000)), Setting::Flex(Some(flex))];
-        assert_eq!(spec, Spec { deployment: Some("east".to_owned()), settings });
-        let all: Spec = "rpm=none&down=503:1500ms".parse().unwrap();
-        let down = Setting::Down(Some((Down::Unavailable, Some(SECOND * 3 / 2))));
-        assert_eq!(all, Spec { deployment: None, settings: vec![Setting::Rpm(None), down] });
-        let bare: Spec = "east".parse().unwrap();
-        assert_eq!(bare, Spec { deployment: Some("east".to_owned()), settings: vec![] });
+        let spec: ProfileSpec = "east, tpm=60000 ,flex=20s/1m,".parse().unwrap();
+        let flex = DutyCycle { on: 20 * SECOND, period: 60 * SECOND };
+        let settings = vec![ProfileSetting::Tpm(Some(60_000)), ProfileSetting::Flex(Some(flex))];
+        assert_eq!(spec, ProfileSpec { deployment: Some("east".to_owned()), settings });
+        let all: ProfileSpec = "rpm=none&down=503:1500ms".parse().unwrap();
+        let down = ProfileSetting::Down(Some((OutageKind::Unavailable, Some(SECOND * 3 / 2))));
+        assert_eq!(
+            all,
+            ProfileSpec { deployment: None, settings: vec![ProfileSetting::Rpm(None), down] }
+        );
+        let bare: ProfileSpec = "east".parse().unwrap();
+        assert_eq!(bare, ProfileSpec { deployment: Some("east".to_owned()), settings: vec![] });
     }
 
     #[test]
     fn a_change_says_when() {
-        let change: Change = "1m 30s:down=reset:10s".parse().unwrap();
+        let change: ScheduledChange = "1m 30s:down=reset:10s".parse().unwrap();
         assert_eq!(change.after, 90 * SECOND);
-        let down = Setting::Down(Some((Down::Reset, Some(10 * SECOND))));
+        let down = ProfileSetting::Down(Some((OutageKind::Reset, Some(10 * SECOND))));
         assert_eq!((change.deployment, change.settings), (None, vec![down]));
-        let change: Change = "90s:east,ptu=6000".parse().unwrap();
+        let change: ScheduledChange = "90s:east,ptu=6000".parse().unwrap();
         assert_eq!(change.deployment.as_deref(), Some("east"));
     }
 
@@ -271,23 +285,23 @@ mod tests {
             ("90s:down=503:soon", "503:10s"),
             ("90s:rate-hang=x", "rate-hang must be a number"),
         ] {
-            let error = text.parse::<Change>().unwrap_err().to_string();
+            let error = text.parse::<ScheduledChange>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
     }
 
     #[test]
     fn a_profile_in_words_makes_the_same_profile() {
-        let plain = Settings::default().profile();
+        let plain = SimulatorSettings::default().profile();
         for text in [
             "tpm=60000,rpm=600,latency-ms=20.5,token-ms=1,spread=0.5,fault-rate=0.06,rate-429=0.01,\
              flex=20s/60s,other-tpm=5000,other-bursts=2s/10s,rate-headers=off,down=reset",
             "ptu=30000,other-tpm=5000",
         ] {
-            let made = plain.with(Duration::ZERO, &settings(text).unwrap()).unwrap();
+            let made = plain.with(Duration::ZERO, &parse_settings(text).unwrap()).unwrap();
             assert_ne!(made, plain);
-            let said = words(&made, Duration::ZERO);
-            let again = plain.with(Duration::ZERO, &settings(&said).unwrap()).unwrap();
+            let said = format_profile(&made, Duration::ZERO);
+            let again = plain.with(Duration::ZERO, &parse_settings(&said).unwrap()).unwrap();
             assert_eq!(again, made, "{said}");
         }
     }

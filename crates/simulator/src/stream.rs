@@ -1,37 +1,37 @@
-//! The same answers as server-sent events: chat chunks and Responses events.
+//! Answers as server-sent events: chat chunks and Responses events.
 //!
-//! All events of an answer are written at once into one buffer; `body` hands them out at their
-//! pace. Neighbour: `reply` knows what an answer says.
+//! All events of an answer are written at once into one buffer; `body` paces them. Neighbour:
+//! `reply` has the content of an answer.
 
 use std::io::Write;
 
-use super::reply::{Answer, FILTERS, PROMPT_FILTERS, put};
-use super::request::Api;
+use super::reply::{ApiAnswer, FILTERS, PROMPT_FILTERS, put};
+use super::request::SimulatedApi;
 
-/// Words in one event. The service sends about one token an event; a few at once spare both sides
-/// parsing without changing anything that a caller must handle.
+/// Words in one event. The service sends about one token an event; a few at once save both sides
+/// parsing and change nothing that a caller must handle.
 const WORDS_PER_EVENT: u64 = 4;
 
-/// The events of one answer.
+/// Server-sent events of one answer.
 #[derive(Debug, Default)]
-pub struct Events {
+pub struct SseEvents {
     pub bytes: Vec<u8>,
-    /// Where each event ends.
+    /// End offset of each event in `bytes`.
     pub ends: Vec<usize>,
 }
 
-impl Events {
-    pub fn of(answer: &Answer<'_>, include_usage: bool) -> Self {
+impl SseEvents {
+    pub fn of(answer: &ApiAnswer<'_>, include_usage: bool) -> Self {
         let mut events = Self::default();
         match answer.api {
-            Api::Chat => events.chat(answer, include_usage),
-            Api::Responses => events.response(answer),
-            Api::Embeddings => unreachable!("embeddings have no stream parameter"),
+            SimulatedApi::Chat => events.chat(answer, include_usage),
+            SimulatedApi::Responses => events.response(answer),
+            SimulatedApi::Embeddings => unreachable!("embeddings have no stream parameter"),
         }
         events
     }
 
-    fn chat(&mut self, answer: &Answer<'_>, include_usage: bool) {
+    fn chat(&mut self, answer: &ApiAnswer<'_>, include_usage: bool) {
         if answer.filters {
             self.event(|out| {
                 put!(out, r#"{{"choices":[],"created":0,"id":"","model":"","object":"","#);
@@ -44,7 +44,7 @@ impl Events {
                 put!(out, r#"{{"index":{index},"finish_reason":null,"logprobs":null,"#);
                 put!(out, r#""delta":{{"role":"assistant","content":"","refusal":null}}}}"#);
             });
-            for from in answer.words.steps(WORDS_PER_EVENT) {
+            for from in answer.words.chunk_starts(WORDS_PER_EVENT) {
                 self.chunk(answer, usage, |out| {
                     put!(out, r#"{{"index":{index},"finish_reason":null,"logprobs":null,"#);
                     if answer.filters {
@@ -73,7 +73,7 @@ impl Events {
         self.ends.push(self.bytes.len());
     }
 
-    fn chunk(&mut self, answer: &Answer<'_>, usage: &str, choice: impl FnOnce(&mut Vec<u8>)) {
+    fn chunk(&mut self, answer: &ApiAnswer<'_>, usage: &str, choice: impl FnOnce(&mut Vec<u8>)) {
         self.event(|out| {
             write_chunk_head(answer, out);
             put!(out, r#""choices":["#);
@@ -89,51 +89,51 @@ impl Events {
         self.ends.push(self.bytes.len());
     }
 
-    fn response(&mut self, answer: &Answer<'_>) {
+    fn response(&mut self, answer: &ApiAnswer<'_>) {
         let item =
             format!(r#""output_index":0,"item_id":"msg_{:016x}","content_index":0"#, answer.id);
         for kind in ["response.created", "response.in_progress"] {
-            self.named(kind, |out| {
+            self.named_event(kind, |out| {
                 put!(out, r#""response":"#);
                 answer.write_response(out, false);
             });
         }
-        self.named("response.output_item.added", |out| {
+        self.named_event("response.output_item.added", |out| {
             put!(out, r#""output_index":0,"item":"#);
             answer.write_item(out, false);
         });
-        self.named("response.content_part.added", |out| {
+        self.named_event("response.content_part.added", |out| {
             put!(out, r#"{item},"part":"#);
             answer.write_part(out, false);
         });
-        for from in answer.words.steps(WORDS_PER_EVENT) {
-            self.named("response.output_text.delta", |out| {
+        for from in answer.words.chunk_starts(WORDS_PER_EVENT) {
+            self.named_event("response.output_text.delta", |out| {
                 put!(out, r#"{item},"logprobs":[],"delta":""#);
                 answer.words.write(from, from + WORDS_PER_EVENT, out);
                 out.push(b'"');
             });
         }
-        self.named("response.output_text.done", |out| {
+        self.named_event("response.output_text.done", |out| {
             put!(out, r#"{item},"logprobs":[],"text":""#);
             answer.write_text(out);
             out.push(b'"');
         });
-        self.named("response.content_part.done", |out| {
+        self.named_event("response.content_part.done", |out| {
             put!(out, r#"{item},"part":"#);
             answer.write_part(out, true);
         });
-        self.named("response.output_item.done", |out| {
+        self.named_event("response.output_item.done", |out| {
             put!(out, r#""output_index":0,"item":"#);
             answer.write_item(out, true);
         });
         let last = if answer.cut_short { "response.incomplete" } else { "response.completed" };
-        self.named(last, |out| {
+        self.named_event(last, |out| {
             put!(out, r#""response":"#);
             answer.write_response(out, true);
         });
     }
 
-    fn named(&mut self, kind: &str, write: impl FnOnce(&mut Vec<u8>)) {
+    fn named_event(&mut self, kind: &str, write: impl FnOnce(&mut Vec<u8>)) {
         let number = self.ends.len();
         let out = &mut self.bytes;
         put!(out, "event: {kind}\ndata: {{\"type\":\"{kind}\",\"sequence_number\":{number},");
@@ -143,8 +143,8 @@ impl Events {
     }
 }
 
-fn write_chunk_head(answer: &Answer<'_>, out: &mut Vec<u8>) {
-    let Answer { id, created, model, service_tier, .. } = answer;
+fn write_chunk_head(answer: &ApiAnswer<'_>, out: &mut Vec<u8>) {
+    let ApiAnswer { id, created, model, service_tier, .. } = answer;
     put!(out, r#"{{"id":"chatcmpl-{id:016x}","object":"chat.completion.chunk","#);
     put!(out, r#""created":{created},"model":"{model}","#);
     put!(out, r#""service_tier":{service_tier},"system_fingerprint":"fp_simulator","#);
@@ -157,7 +157,7 @@ mod tests {
     use super::super::reply::tests::answer;
     use super::*;
 
-    fn data(events: &Events) -> Vec<Value> {
+    fn data(events: &SseEvents) -> Vec<Value> {
         let text = std::str::from_utf8(&events.bytes).unwrap();
         let lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
         lines.filter(|data| *data != "[DONE]").map(|d| serde_json::from_str(d).unwrap()).collect()
@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn chat_chunks_hold_the_same_text_as_the_whole_answer() {
-        let answer = answer(Api::Chat);
-        let events = Events::of(&answer, true);
+        let answer = answer(SimulatedApi::Chat);
+        let events = SseEvents::of(&answer, true);
         let chunks = data(&events);
         let text: String = chunks
             .iter()
@@ -182,17 +182,17 @@ mod tests {
 
     #[test]
     fn usage_comes_only_when_asked_for() {
-        let events = Events::of(&answer(Api::Chat), false);
+        let events = SseEvents::of(&answer(SimulatedApi::Chat), false);
         assert!(data(&events).iter().all(|chunk| chunk.get("usage").is_none()));
     }
 
     #[test]
     fn responses_events_end_with_the_whole_response() {
-        let answer = answer(Api::Responses);
-        let events = data(&Events::of(&answer, false));
+        let answer = answer(SimulatedApi::Responses);
+        let events = data(&SseEvents::of(&answer, false));
         let last = events.last().unwrap();
         assert_eq!(last["type"], "response.completed");
-        let whole: Value = serde_json::from_slice(&answer.whole()).unwrap();
+        let whole: Value = serde_json::from_slice(&answer.to_json()).unwrap();
         assert_eq!(last["response"], whole);
         for (number, event) in events.iter().enumerate() {
             assert_eq!(event["sequence_number"], number);

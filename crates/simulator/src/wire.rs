@@ -1,8 +1,8 @@
-//! The request bodies of the three APIs as they come over the wire.
+//! Request bodies of the three APIs as they come over the wire.
 //!
-//! Only shapes: fields that the simulator acts on, all optional, so that a missing one can be
-//! answered in the service's words instead of the parser's. Unknown fields pass, as they do at the
-//! service. Neighbour: `request` makes one `Ask` of any of them.
+//! Only shapes: fields that the simulator acts on, all optional, so that a missing one gets the
+//! service's error message instead of the parser's. Unknown fields pass, as they do at the service.
+//! Neighbour: `request` turns any of them into an `ApiRequest`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,23 +12,23 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// A string that is borrowed from the body wherever it has no escapes, also inside `Option` and
-/// `Vec`, where a bare `Cow` would be copied.
+/// String borrowed from the body if it has no escapes, also inside `Option` and `Vec`, where a
+/// bare `Cow` would be copied.
 #[derive(Debug, Deserialize)]
-pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+pub struct WireText<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 #[derive(Deserialize)]
 pub struct ChatBody<'a> {
     #[serde(borrow)]
-    pub model: Option<Text<'a>>,
+    pub model: Option<WireText<'a>>,
     #[serde(borrow)]
-    pub messages: Option<Vec<Message<'a>>>,
+    pub messages: Option<Vec<WireMessage<'a>>>,
     #[serde(borrow)]
     pub tools: Option<&'a RawValue>,
     pub max_tokens: Option<u32>,
     pub max_completion_tokens: Option<u32>,
     #[serde(borrow)]
-    pub service_tier: Option<Text<'a>>,
+    pub service_tier: Option<WireText<'a>>,
     pub n: Option<u32>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
@@ -43,8 +43,8 @@ pub struct ChatBody<'a> {
 }
 
 impl ChatBody<'_> {
-    /// The first parameter that reasoning models do not take. They let pass the values that they
-    /// would have used anyway.
+    /// Returns the first parameter that reasoning models reject. They accept a parameter that has
+    /// its default value.
     pub fn not_for_reasoning(&self) -> Option<&'static str> {
         let set = |value: Option<f64>, default: f64| value.is_some_and(|value| value != default);
         [
@@ -68,24 +68,24 @@ pub struct StreamOptions {
 
 /// A chat message, or an item of a Responses input.
 #[derive(Deserialize)]
-pub struct Message<'a> {
+pub struct WireMessage<'a> {
     #[serde(borrow)]
-    pub role: Option<Text<'a>>,
+    pub role: Option<WireText<'a>>,
     #[serde(borrow)]
-    pub name: Option<Text<'a>>,
+    pub name: Option<WireText<'a>>,
     #[serde(borrow)]
-    pub content: Option<OneOrMany<'a, Part<'a>>>,
+    pub content: Option<OneOrMany<'a, WirePart<'a>>>,
     #[serde(borrow)]
     pub tool_calls: Option<&'a RawValue>,
-    /// What a tool gave back, in a Responses input.
+    /// Tool output, in a Responses input.
     #[serde(borrow)]
     pub output: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-pub struct Part<'a> {
+pub struct WirePart<'a> {
     #[serde(borrow)]
-    pub text: Option<Text<'a>>,
+    pub text: Option<WireText<'a>>,
     #[serde(borrow)]
     pub image_url: Option<&'a RawValue>,
 }
@@ -93,28 +93,28 @@ pub struct Part<'a> {
 #[derive(Deserialize)]
 pub struct ResponsesBody<'a> {
     #[serde(borrow)]
-    pub model: Option<Text<'a>>,
+    pub model: Option<WireText<'a>>,
     #[serde(borrow)]
-    pub input: Option<OneOrMany<'a, Message<'a>>>,
+    pub input: Option<OneOrMany<'a, WireMessage<'a>>>,
     #[serde(borrow)]
-    pub instructions: Option<Text<'a>>,
+    pub instructions: Option<WireText<'a>>,
     #[serde(borrow)]
     pub tools: Option<&'a RawValue>,
     pub max_output_tokens: Option<u32>,
     #[serde(borrow)]
-    pub service_tier: Option<Text<'a>>,
+    pub service_tier: Option<WireText<'a>>,
     pub stream: Option<bool>,
 }
 
 #[derive(Deserialize)]
 pub struct EmbeddingsBody<'a> {
     #[serde(borrow)]
-    pub model: Option<Text<'a>>,
+    pub model: Option<WireText<'a>>,
     #[serde(borrow)]
-    pub input: Option<OneOrMany<'a, Input<'a>>>,
+    pub input: Option<OneOrMany<'a, EmbeddingInput<'a>>>,
     pub dimensions: Option<u32>,
     #[serde(borrow)]
-    pub encoding_format: Option<Text<'a>>,
+    pub encoding_format: Option<WireText<'a>>,
 }
 
 /// A string, or a list: the shape of every prompt field of the three APIs.
@@ -125,9 +125,9 @@ pub enum OneOrMany<'a, T> {
 
 impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<'a, T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either<'a, T>(PhantomData<OneOrMany<'a, T>>);
+        struct OneOrManyVisitor<'a, T>(PhantomData<OneOrMany<'a, T>>);
 
-        impl<'de: 'a, 'a, T: Deserialize<'de>> Visitor<'de> for Either<'a, T> {
+        impl<'de: 'a, 'a, T: Deserialize<'de>> Visitor<'de> for OneOrManyVisitor<'a, T> {
             type Value = OneOrMany<'a, T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,39 +151,39 @@ impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<'a, T> {
             }
         }
 
-        deserializer.deserialize_any(Either(PhantomData))
+        deserializer.deserialize_any(OneOrManyVisitor(PhantomData))
     }
 }
 
-/// One element of a list of inputs to embed.
-pub enum Input<'a> {
+/// One input to embed, as an element of the list.
+pub enum EmbeddingInput<'a> {
     Text(Cow<'a, str>),
     Tokens(Vec<u32>),
     /// One token of an input that is itself the list.
     Token(u32),
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Input<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for EmbeddingInput<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Kinds<'a>(PhantomData<Input<'a>>);
+        struct EmbeddingInputVisitor<'a>(PhantomData<EmbeddingInput<'a>>);
 
-        impl<'de: 'a, 'a> Visitor<'de> for Kinds<'a> {
-            type Value = Input<'a>;
+        impl<'de: 'a, 'a> Visitor<'de> for EmbeddingInputVisitor<'a> {
+            type Value = EmbeddingInput<'a>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string, a token or a list of tokens")
             }
 
             fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Input::Text(Cow::Borrowed(text)))
+                Ok(EmbeddingInput::Text(Cow::Borrowed(text)))
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Input::Text(Cow::Owned(text.to_owned())))
+                Ok(EmbeddingInput::Text(Cow::Owned(text.to_owned())))
             }
 
             fn visit_u64<E: Error>(self, token: u64) -> Result<Self::Value, E> {
-                u32::try_from(token).map(Input::Token).map_err(E::custom)
+                u32::try_from(token).map(EmbeddingInput::Token).map_err(E::custom)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
@@ -191,10 +191,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Input<'a> {
                 while let Some(token) = list.next_element()? {
                     tokens.push(token);
                 }
-                Ok(Input::Tokens(tokens))
+                Ok(EmbeddingInput::Tokens(tokens))
             }
         }
 
-        deserializer.deserialize_any(Kinds(PhantomData))
+        deserializer.deserialize_any(EmbeddingInputVisitor(PhantomData))
     }
 }

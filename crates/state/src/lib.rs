@@ -1,4 +1,4 @@
-//! A state directory, and who works in it.
+//! The state directory and its lock file.
 
 pub mod sqlite;
 
@@ -6,7 +6,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Why a state directory can't be had.
+/// Reason why a state directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("can't use the state directory {}", path.display())]
@@ -15,14 +15,14 @@ pub enum StateError {
         "the state directory {} is in use by {holder}: wait for it, or choose another with --state",
         path.display()
     )]
-    Held { path: PathBuf, holder: String },
+    InUse { path: PathBuf, holder: String },
 }
 
-/// What those who share a directory are called to one who wants it alone.
-const SHARERS: &str = "promptmill processes that share it (work, enqueue)";
+/// Holder that the lock file names while the directory is shared.
+const SHARED_HOLDER: &str = "promptmill processes that share it (work, enqueue)";
 
-/// A state directory held by this process, alone or beside others who share it, for as long as this
-/// value lives. The system frees it when the process dies, however it dies.
+/// State directory locked by this process, exclusively or shared, for as long as this value lives.
+/// The system frees it when the process dies, however it dies.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -30,39 +30,39 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Takes the directory, creating it where it is missing.
+    /// Locks the directory exclusively, creating it where it is missing.
     ///
     /// # Errors
-    /// Says who holds it, if somebody does.
-    pub fn hold(path: &Path) -> Result<Self, StateError> {
+    /// Names the holder if the directory is in use.
+    pub fn lock_exclusive(path: &Path) -> Result<Self, StateError> {
         let failed = |source| StateError::Io { path: path.to_owned(), source };
         let mut lock = open_lock(path)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held(path, &mut lock)),
+            Err(TryLockError::WouldBlock) => return Err(in_use_error(path, &mut lock)),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         let now = jiff::Timestamp::now();
         let holder = format!("process {} since {now:.0}", std::process::id());
-        sign(&mut lock, &holder).map_err(failed)?;
+        write_holder(&mut lock, &holder).map_err(failed)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// Takes a part in the directory beside others who share it. Whoever shares it respects the
-    /// queue's locks; who holds it alone may take them over, so the two never meet.
+    /// Locks the directory shared. Sharing processes respect the queue's locks; an exclusive holder
+    /// may take these over, so the two never meet.
     ///
     /// # Errors
-    /// Says who holds it alone, if somebody does.
-    pub fn share(path: &Path) -> Result<Self, StateError> {
+    /// Names the exclusive holder, if there is one.
+    pub fn lock_shared(path: &Path) -> Result<Self, StateError> {
         let failed = |source| StateError::Io { path: path.to_owned(), source };
         let mut lock = open_lock(path)?;
         match lock.try_lock_shared() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held(path, &mut lock)),
+            Err(TryLockError::WouldBlock) => return Err(in_use_error(path, &mut lock)),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        // All who share write the same words, so it does not matter who is last.
-        sign(&mut lock, SHARERS).map_err(failed)?;
+        // All sharing processes write the same text, so it does not matter who writes last.
+        write_holder(&mut lock, SHARED_HOLDER).map_err(failed)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -79,15 +79,15 @@ fn open_lock(path: &Path) -> Result<File, StateError> {
     options.read(true).write(true).create(true).truncate(false).open(file).map_err(failed)
 }
 
-fn held(path: &Path, lock: &mut File) -> StateError {
+fn in_use_error(path: &Path, lock: &mut File) -> StateError {
     let mut holder = String::new();
     match lock.read_to_string(&mut holder) {
-        Ok(_) => StateError::Held { path: path.to_owned(), holder: holder.trim().to_owned() },
+        Ok(_) => StateError::InUse { path: path.to_owned(), holder: holder.trim().to_owned() },
         Err(source) => StateError::Io { path: path.to_owned(), source },
     }
 }
 
-fn sign(lock: &mut File, who: &str) -> io::Result<()> {
+fn write_holder(lock: &mut File, who: &str) -> io::Result<()> {
     lock.set_len(0)?;
     lock.seek(SeekFrom::Start(0))?;
     writeln!(lock, "{who}")
@@ -100,22 +100,25 @@ mod tests {
     #[test]
     fn the_second_holder_is_told_who_the_first_is() {
         let dir = tempfile::tempdir().unwrap();
-        let held = StateDir::hold(dir.path()).unwrap();
-        let refused = StateDir::hold(dir.path()).unwrap_err().to_string();
+        let held = StateDir::lock_exclusive(dir.path()).unwrap();
+        let refused = StateDir::lock_exclusive(dir.path()).unwrap_err().to_string();
         assert!(refused.contains(&format!("process {} since", std::process::id())), "{refused}");
-        assert!(StateDir::share(dir.path()).is_err(), "who holds it alone shares with nobody");
+        assert!(
+            StateDir::lock_shared(dir.path()).is_err(),
+            "who holds it alone shares with nobody"
+        );
         drop(held);
-        assert!(StateDir::hold(dir.path()).is_ok());
+        assert!(StateDir::lock_exclusive(dir.path()).is_ok());
     }
 
     #[test]
     fn workers_share_a_directory_and_keep_a_run_out() {
         let dir = tempfile::tempdir().unwrap();
-        let one = StateDir::share(dir.path()).unwrap();
-        let two = StateDir::share(dir.path()).unwrap();
-        let refused = StateDir::hold(dir.path()).unwrap_err().to_string();
+        let one = StateDir::lock_shared(dir.path()).unwrap();
+        let two = StateDir::lock_shared(dir.path()).unwrap();
+        let refused = StateDir::lock_exclusive(dir.path()).unwrap_err().to_string();
         assert!(refused.contains("in use by promptmill processes that share it"), "{refused}");
         drop((one, two));
-        assert!(StateDir::hold(dir.path()).is_ok());
+        assert!(StateDir::lock_exclusive(dir.path()).is_ok());
     }
 }

@@ -1,9 +1,9 @@
 //! A state directory's one SQLite file, shared by the embedded queue and the embedded store.
 //!
 //! One thread owns the only writing connection. It takes every write that is waiting, runs them in
-//! one transaction and answers after the commit, so that the cost of making things durable is
-//! shared by all who wait for it (group commit). Reads have connections of their own: in WAL mode
-//! they never wait for the writer.
+//! one transaction and answers after the commit, so that all waiting callers share the cost of
+//! making things durable (group commit). Reads have their own connections: in WAL mode they never
+//! wait for the writer.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
-/// Raised with every change of [`SCHEMA`] that older files do not have.
+/// Version of [`SCHEMA`]; raised with every change that older files do not have.
 const SCHEMA_VERSION: i64 = 6;
 
 const SCHEMA: &str = "
@@ -175,13 +175,13 @@ CREATE TABLE notes (
 ) WITHOUT ROWID;
 ";
 
-/// Writes that may wait before callers do; each is a batch of rows.
-const WAITING_WRITES: usize = 64;
+/// Writes that may queue before callers block; each is a batch of rows.
+const MAX_QUEUED_WRITES: usize = 64;
 
-/// Another process may hold the write lock for the length of a big commit, never for longer.
+/// Longest wait for the write lock, which another process may hold for the length of a big commit.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why the state file can't be used.
+/// Reason why the state file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SqliteError {
     #[error(
@@ -192,7 +192,7 @@ pub enum SqliteError {
     Version { path: PathBuf, found: i64 },
     #[error("can't create the state directory {}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
-    /// The database itself; full disk, locked for too long, corrupt.
+    /// Error of the database itself: full disk, locked for too long, corrupt.
     #[error("{}: {source}", path.display())]
     Sqlite { path: PathBuf, source: Arc<rusqlite::Error> },
     #[error("the database's writer has stopped")]
@@ -200,7 +200,7 @@ pub enum SqliteError {
 }
 
 impl SqliteError {
-    /// Whether trying again later may help.
+    /// Returns whether trying again later may help.
     pub fn is_transient(&self) -> bool {
         use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
         matches!(
@@ -211,19 +211,21 @@ impl SqliteError {
     }
 }
 
-type Finish = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
-/// Gets the connection with its transaction open, or why none could be opened; says how to finish,
-/// and why it failed, if it did.
-type Write = Box<
-    dyn FnOnce(Result<&Connection, Arc<rusqlite::Error>>) -> (Finish, Option<Arc<rusqlite::Error>>)
+type CommitCallback = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;
+/// Takes the connection with its transaction open, or the error that kept it from opening; returns
+/// the commit callback, and the write's error if it failed.
+type QueuedWrite = Box<
+    dyn FnOnce(
+            Result<&Connection, Arc<rusqlite::Error>>,
+        ) -> (CommitCallback, Option<Arc<rusqlite::Error>>)
         + Send,
 >;
 
-/// A handle to the open file; clones share it. The writer thread ends with the last one.
+/// Handle to the open file; clones share it. The writer thread ends with the last clone.
 #[derive(Clone)]
 pub struct Database {
     path: Arc<Path>,
-    writes: mpsc::Sender<Write>,
+    writes: mpsc::Sender<QueuedWrite>,
     idle_readers: Arc<Mutex<Vec<Connection>>>,
 }
 
@@ -231,13 +233,13 @@ impl Database {
     /// Opens `promptmill.db` in the directory, creating both where they are missing.
     ///
     /// # Errors
-    /// Says which file can't be used and why.
+    /// Names the file that can't be used, and why.
     pub fn open(directory: &Path) -> Result<Self, SqliteError> {
         std::fs::create_dir_all(directory)
             .map_err(|source| SqliteError::Directory { path: directory.to_owned(), source })?;
         let path: Arc<Path> = directory.join("promptmill.db").into();
         let connection = open_writer(&path)?;
-        let (writes, waiting) = mpsc::channel(WAITING_WRITES);
+        let (writes, waiting) = mpsc::channel(MAX_QUEUED_WRITES);
         std::thread::Builder::new()
             .name("sqlite-writer".into())
             .spawn(move || write_until_closed(&connection, waiting))
@@ -250,20 +252,20 @@ impl Database {
     }
 
     /// Runs one write; when this returns `Ok`, it is on disk. A write that fails leaves no trace,
-    /// and neither do those that share its transaction: they fail with it. (Undoing one alone would
-    /// take a savepoint, which copies every page that is touched.)
+    /// and fails all writes that share its transaction. (Undoing one alone would take a savepoint,
+    /// which copies every page that is touched.)
     ///
     /// # Errors
-    /// What SQLite said.
+    /// SQLite's error.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, SqliteError> {
         let (answer, answered) = oneshot::channel();
-        let write: Write = Box::new(move |connection| {
+        let write: QueuedWrite = Box::new(move |connection| {
             let done = connection.and_then(|c| work(c).map_err(Arc::new));
             let failed = done.as_ref().err().cloned();
-            let finish: Finish = Box::new(move |committed| {
+            let finish: CommitCallback = Box::new(move |committed| {
                 // The caller may have gone away; the write stands all the same.
                 let _ = answer.send(committed.and(done));
             });
@@ -273,10 +275,10 @@ impl Database {
         answered.await.map_err(|_| SqliteError::Stopped)?.map_err(|e| self.error(e))
     }
 
-    /// Runs one read on a connection of its own, off the async threads.
+    /// Runs one read on its own connection, off the async threads.
     ///
     /// # Errors
-    /// What SQLite said.
+    /// SQLite's error.
     pub async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -316,15 +318,15 @@ fn open_writer(path: &Path) -> Result<Connection, SqliteError> {
                    PRAGMA temp_store = FILE; PRAGMA journal_size_limit = 67108864;
                    PRAGMA wal_autocheckpoint = 8192;";
     connection.execute_batch(pragmas).map_err(failed)?;
-    let version = migrate(&connection).map_err(failed)?;
+    let version = create_schema(&connection).map_err(failed)?;
     if version != SCHEMA_VERSION {
         return Err(SqliteError::Version { path: path.to_owned(), found: version });
     }
     Ok(connection)
 }
 
-/// Creates the schema in a new file; says which version the file has.
-fn migrate(connection: &Connection) -> rusqlite::Result<i64> {
+/// Creates the schema in a new file; returns the file's version.
+fn create_schema(connection: &Connection) -> rusqlite::Result<i64> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let found = connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
     if found == 0 {
@@ -344,13 +346,13 @@ fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn write_until_closed(connection: &Connection, mut waiting: mpsc::Receiver<Write>) {
+fn write_until_closed(connection: &Connection, mut waiting: mpsc::Receiver<QueuedWrite>) {
     while let Some(first) = waiting.blocking_recv() {
         let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(Arc::new);
         let (finish, mut failed) = first(begun.map(|()| connection));
         let mut finishes = vec![finish];
         while failed.is_none()
-            && finishes.len() < WAITING_WRITES
+            && finishes.len() < MAX_QUEUED_WRITES
             && let Ok(next) = waiting.try_recv()
         {
             let (finish, failure) = next(Ok(connection));
@@ -362,7 +364,7 @@ fn write_until_closed(connection: &Connection, mut waiting: mpsc::Receiver<Write
             Some(error) => Err(error),
         };
         if committed.is_err() && !connection.is_autocommit() {
-            // If even undoing it fails, the next BEGIN fails and says so.
+            // If even the rollback fails, the next BEGIN fails and reports it.
             let _ = connection.execute_batch("ROLLBACK");
         }
         for finish in finishes {
@@ -371,7 +373,7 @@ fn write_until_closed(connection: &Connection, mut waiting: mpsc::Receiver<Write
     }
 }
 
-/// A text column in a type of ours; a value that can't be read is the file's fault.
+/// Parses a text column into a type of ours; an unreadable value is the file's fault.
 pub fn parsed<T>(
     row: &Row<'_>,
     column: usize,
@@ -384,7 +386,7 @@ pub fn parsed<T>(
     })
 }
 
-/// JSON bytes as the text that SQL tools can read.
+/// Returns JSON bytes as text that SQL tools can read.
 pub fn text(bytes: &[u8]) -> rusqlite::Result<&str> {
     simdutf8::basic::from_utf8(bytes)
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))

@@ -1,6 +1,6 @@
-//! What is known: the seam to every store of outcomes.
+//! Storage of outcomes: the seam to every backend.
 //!
-//! A store keeps at most one outcome a job, the first that arrives; whoever comes later learns that
+//! A store keeps at most one outcome a job, the first that arrives; a later writer learns that
 //! there is one. That alone makes redelivery harmless. Only a store can make a [`Recorded`], the
 //! proof without which a delivery can't be completed.
 //!
@@ -22,20 +22,20 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use domain::budget::{Budget, Claim, Limit};
+use domain::budget::{Budget, BudgetClaim, BudgetLimit};
+use domain::heartbeat::Heartbeat;
 use domain::job::{BatchId, JobId};
-use domain::outcome::{Ending, Failure, Outcome, Usage};
-use domain::share::Word;
+use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
 
-/// A word that was not renewed for this long is gone, by the store's clock. Readers know much
-/// sooner that its instance is dead; this only clears up.
-pub const WORD_TTL: Duration = Duration::from_secs(60);
+/// Age at which a heartbeat that was not renewed expires, by the store's clock. Readers know much
+/// sooner that its instance is dead; this only cleans up.
+pub const HEARTBEAT_TTL: Duration = Duration::from_secs(60);
 
 /// The proof that a job's outcome is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recorded {
     job_id: JobId,
-    ending: Ending,
+    ending: OutcomeStatus,
     digest: u64,
     first: bool,
 }
@@ -45,8 +45,8 @@ impl Recorded {
         self.job_id
     }
 
-    /// How the job ended, by the outcome that is stored.
-    pub fn ending(&self) -> Ending {
+    /// Ending of the stored outcome.
+    pub fn ending(&self) -> OutcomeStatus {
         self.ending
     }
 
@@ -61,7 +61,7 @@ impl Recorded {
     }
 }
 
-/// A batch's life.
+/// Lifecycle state of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchState {
@@ -92,49 +92,49 @@ impl BatchState {
     }
 }
 
-/// An input that was enqueued into a batch, so that giving it again counts nothing twice.
+/// An input that was enqueued into a batch, recorded so that giving it again counts nothing twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct KnownInput {
-    /// Of all its lines and of how they are read. Text: a store's numbers may not hold 64 bits.
+pub struct EnqueuedInput {
+    /// Fingerprint of its lines and their parsing. Text: a store's numbers may not hold 64 bits.
     pub fingerprint: String,
     pub lines: u64,
     /// Jobs in it.
     pub jobs: u64,
-    /// Those of them that no earlier input had.
+    /// Jobs that no earlier input had.
     pub counted: u64,
     pub prompt_tokens: u64,
 }
 
-/// What is known of a batch besides its outcomes.
+/// Record of a batch, without its outcomes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     pub id: BatchId,
     pub state: BatchState,
-    /// Why it is in this state, where somebody said so.
+    /// Reason for this state, where one was given.
     pub reason: Option<String>,
     /// Distinct jobs that were validated and enqueued, over all inputs; `intake::tally` counts them.
     pub jobs: u64,
     /// Sum of the jobs' prompt token counts.
     pub prompt_tokens: u64,
-    /// The inputs that are in `jobs`, the latest last.
-    pub inputs: Vec<KnownInput>,
+    /// Inputs that are counted in `jobs`, the latest last.
+    pub inputs: Vec<EnqueuedInput>,
     pub created_at: Timestamp,
 }
 
-/// What a batch's outcomes come to.
+/// Sums over a batch's outcomes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Totals {
+pub struct BatchTotals {
     /// Outcomes by ending; endings that did not occur are absent.
-    pub endings: BTreeMap<Ending, u64>,
+    pub endings: BTreeMap<OutcomeStatus, u64>,
     #[serde(flatten)]
-    pub usage: Usage,
-    /// HTTP calls that counted as tries.
+    pub usage: TokenUsage,
+    /// HTTP calls that counted as attempts.
     pub attempts: u64,
 }
 
-impl Totals {
-    pub fn of(&self, ending: Ending) -> u64 {
+impl BatchTotals {
+    pub fn of(&self, ending: OutcomeStatus) -> u64 {
         self.endings.get(&ending).copied().unwrap_or(0)
     }
 
@@ -144,7 +144,7 @@ impl Totals {
     }
 }
 
-impl AddAssign<&Self> for Totals {
+impl AddAssign<&Self> for BatchTotals {
     fn add_assign(&mut self, other: &Self) {
         for (ending, jobs) in &other.endings {
             *self.endings.entry(*ending).or_default() += jobs;
@@ -154,41 +154,41 @@ impl AddAssign<&Self> for Totals {
     }
 }
 
-/// What a batch came to so far, by the sums that are kept beside its outcomes.
+/// Totals of a batch so far, from the sums that are kept beside its outcomes.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Running {
-    pub sums: Vec<RunningSum>,
-    /// By the Unix minute in which they ended. Minutes in which none did are absent.
-    pub minutes: BTreeMap<i64, Minute>,
+pub struct RunningTotals {
+    pub sums: Vec<DeploymentTotals>,
+    /// Jobs by the Unix minute in which they ended. Minutes without any are absent.
+    pub minutes: BTreeMap<i64, MinuteTotals>,
 }
 
-/// What one deployment has done of a batch, with one model on one service tier.
+/// Totals of one deployment in a batch, with one model on one service tier.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct RunningSum {
+pub struct DeploymentTotals {
     pub deployment: String,
     pub model: String,
     pub service_tier: Option<Box<str>>,
-    pub totals: Totals,
+    pub totals: BatchTotals,
 }
 
-/// What ended in one minute.
+/// Jobs and tokens that ended in one minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Minute {
+pub struct MinuteTotals {
     pub jobs: u64,
     /// Prompt and completion.
     pub tokens: u64,
-    /// The second of the minute in which the first of them ended.
+    /// Second of the minute in which the first job ended.
     pub from_second: u8,
 }
 
-impl Default for Minute {
+impl Default for MinuteTotals {
     fn default() -> Self {
         Self { jobs: 0, tokens: 0, from_second: 59 }
     }
 }
 
-impl Minute {
-    /// Of one outcome.
+impl MinuteTotals {
+    /// Returns an outcome's Unix minute and what it adds to it.
     pub fn of(outcome: &Outcome) -> (i64, Self) {
         let second = outcome.finished_at.as_second();
         let from_second = u8::try_from(second.rem_euclid(60)).unwrap_or_default();
@@ -196,7 +196,7 @@ impl Minute {
     }
 }
 
-impl AddAssign for Minute {
+impl AddAssign for MinuteTotals {
     fn add_assign(&mut self, other: Self) {
         self.jobs += other.jobs;
         self.tokens += other.tokens;
@@ -204,25 +204,25 @@ impl AddAssign for Minute {
     }
 }
 
-impl Running {
-    /// All sums together.
-    pub fn totals(&self) -> Totals {
-        self.sums.iter().fold(Totals::default(), |mut all, sum| {
+impl RunningTotals {
+    /// Adds up all sums.
+    pub fn totals(&self) -> BatchTotals {
+        self.sums.iter().fold(BatchTotals::default(), |mut all, sum| {
             all += &sum.totals;
             all
         })
     }
 }
 
-/// An outcome without what was asked and answered: enough for every sum and distribution.
+/// An outcome without its body: enough for every sum and distribution.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Brief {
-    /// `None` of one that was withdrawn: what it cost was paid, but the job has not ended by it.
-    pub ending: Option<Ending>,
-    /// Why it has no answer.
-    pub failure: Option<Failure>,
-    pub usage: Usage,
-    /// What the service billed it as, if it said so.
+pub struct OutcomeSummary {
+    /// `None` for a withdrawn outcome: its cost was paid, but the job has not ended by it.
+    pub ending: Option<OutcomeStatus>,
+    /// Reason for the missing answer.
+    pub failure: Option<JobFailure>,
+    pub usage: TokenUsage,
+    /// Tier that the service billed, if it reported one.
     pub service_tier: Option<Box<str>>,
     pub attempts: u32,
     pub throttled: u32,
@@ -236,55 +236,55 @@ pub struct Brief {
 
 /// The order in which outcomes are streamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Whatever is cheapest for the store.
+pub enum SortOrder {
+    /// Cheapest order for the store.
     AsStored,
-    /// By place in the batch's input.
+    /// Position in the batch's input.
     ByPosition,
 }
 
-/// Why a store operation failed.
+/// Failure of a store operation.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Passing trouble: the caller slows down and tries again.
+    /// Transient error: the caller slows down and retries.
     #[error("the store can't be reached: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Trying again can't help: wrong name, no permission, broken file.
+    /// Permanent error, which no retry fixes: wrong name, no permission, broken file.
     #[error("the store refused: {0}")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// How long a payload is kept that nobody deletes: one whose job was never sent, or lies among the
-/// dead letters. Far longer than any job may wait.
-pub const PAYLOAD_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+/// Lifetime of a payload that nobody deletes: its job was never sent, or is a dead letter. Far
+/// longer than any job may wait.
+pub const PAYLOAD_TTL: Duration = Duration::from_secs(180 * 24 * 3600);
 
-/// A small record of a part of the program that needs its own: files and batches of the API. At most
-/// some kilobytes.
+/// A small record for parts of the program that need their own: files and batches of the API. At
+/// most some kilobytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// What it is about; all of a kind can be listed.
+pub struct KvRecord {
+    /// Namespace of the record; all records of a kind can be listed.
     pub kind: String,
-    /// By which it is found: letters, digits, `-`, `_` and `.`.
+    /// Key within the kind: letters, digits, `-`, `_` and `.`.
     pub id: String,
     pub json: String,
 }
 
-/// What a store that is billed by use has charged this process so far.
+/// Charges of a store that is billed by use, for this process so far.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Expense {
+pub struct StoreCharges {
     /// Request units (Azure docs: "Request Units in Azure Cosmos DB"), refused calls included.
     pub request_units: f64,
-    /// The same by what they were for; operations that never happened are absent.
+    /// The same by operation; operations that never happened are absent.
     pub by_operation: Vec<(&'static str, f64)>,
-    /// Writes that were refused for want of request units, and tried again.
+    /// Writes that were throttled for lack of request units, and retried.
     pub throttled: u64,
 }
 
-/// Where outcomes are kept. Calls are batch-shaped; an empty batch does nothing.
+/// A store of outcomes. Calls are batch-shaped; an empty batch does nothing.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Records outcomes, each only if its job has none; in the order given, the proof for each.
-    /// When this returns the outcomes are durable, and counted in their batch's totals exactly once.
+    /// Records each outcome whose job has none yet; returns a proof for each, in their order. When
+    /// this returns the outcomes are durable, and counted in their batch's totals exactly once.
     async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError>;
 
     /// Looks jobs of one batch up by their custom_ids, in the order asked.
@@ -294,25 +294,25 @@ pub trait Store: Send + Sync {
         custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError>;
 
-    /// One job's outcome with all of its text.
+    /// Returns one job's outcome with all of its text.
     async fn outcome(
         &self,
         batch: &BatchId,
         custom_id: &str,
     ) -> Result<Option<Outcome>, StoreError>;
 
-    /// The same, for whoever has nothing but the job's id; a store may have to go through the batch.
+    /// Same for callers that have only the job's id; a store may have to scan the batch.
     async fn outcome_by_id(
         &self,
         batch: &BatchId,
         job: JobId,
     ) -> Result<Option<Outcome>, StoreError>;
 
-    /// Takes away the outcomes of those jobs that ended as dead, so that they can be worked again. In
-    /// the order asked: `None` for a job that has no outcome now, the proof for one that ended
-    /// otherwise and stays so. What the dead ones cost stays in their batch's totals, their endings
-    /// don't. Asked again, it changes nothing more.
-    async fn withdraw_dead(
+    /// Withdraws the outcomes of those jobs that ended as dead, so that they can be worked again.
+    /// Returns, in the order asked, `None` for a job that has no outcome now and the proof for one
+    /// that ended otherwise, which stays. The cost of the dead ones stays in their batch's totals,
+    /// their endings don't. Idempotent.
+    async fn reopen_dead(
         &self,
         batch: &BatchId,
         custom_ids: &[&str],
@@ -322,30 +322,34 @@ pub trait Store: Send + Sync {
     async fn outcomes(
         &self,
         batch: &BatchId,
-        order: Order,
+        order: SortOrder,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError>;
 
-    /// Streams a batch's outcomes without their bodies, those that were withdrawn as well, in any
-    /// order and in bounded memory.
-    async fn briefs(
+    /// Streams a batch's outcomes without their bodies, including withdrawn ones, in any order and
+    /// in bounded memory.
+    async fn outcome_summaries(
         &self,
         batch: &BatchId,
-    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError>;
+    ) -> Result<BoxStream<'static, Result<OutcomeSummary, StoreError>>, StoreError>;
 
-    async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError>;
+    async fn totals(&self, batch: &BatchId) -> Result<BatchTotals, StoreError>;
 
-    /// The same by what is cheap enough to be asked for every second, with the minutes since then. A
-    /// store that counts in another place than it records may be short of what a worker that was
-    /// killed had recorded last; [`Self::totals`] never is.
-    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError>;
+    /// Returns totals that are cheap enough to poll every second, with the minutes since `since`. A
+    /// store that counts elsewhere than it records may lack the last outcomes of a killed worker;
+    /// [`Self::totals`] never does.
+    async fn running_totals(
+        &self,
+        batch: &BatchId,
+        since: Timestamp,
+    ) -> Result<RunningTotals, StoreError>;
 
-    /// Creates the batch, or writes over its counts and inputs. The state and the reason of one that
-    /// is there stay: whoever counts must not undo a pause.
+    /// Creates the batch, or overwrites its counts and inputs. The state and reason of an existing
+    /// one stay: counting must not undo a pause.
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Changes a batch's state and reason, and nothing else, if its state is one of `from`. Returns
-    /// the batch as it is then; `None` if there is none. To be called by [`control`] and by
-    /// those who fill and close batches.
+    /// the resulting batch; `None` if there is none. Called by the crate `control` and by the code
+    /// that fills and closes batches.
     async fn change_state(
         &self,
         id: &BatchId,
@@ -354,22 +358,26 @@ pub trait Store: Send + Sync {
         reason: Option<&str>,
     ) -> Result<Option<Batch>, StoreError>;
 
-    /// Gives a batch its budget, or another limit to the one that it has. Returns the budget as it
-    /// stands then: with its old limit if the unit is another, or if more is committed already.
-    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError>;
+    /// Sets the limit of a batch's budget. Returns the resulting budget: with its old limit if the
+    /// unit differs, or if more is committed already.
+    async fn limit_budget(
+        &self,
+        batch: &BatchId,
+        limit: &BudgetLimit,
+    ) -> Result<Budget, StoreError>;
 
-    /// None for a batch that may cost whatever it costs.
+    /// Returns `None` for a batch without a budget.
     async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError>;
 
-    /// Changes what is committed and spent of a batch's budget, as a whole or not at all: whether it
-    /// was granted, and how the budget stands. `None` if there is no budget.
+    /// Changes the committed and spent amounts of a batch's budget, as a whole or not at all.
+    /// Returns whether it was granted, and the resulting budget; `None` if there is no budget.
     ///
-    /// A claim that failed may have been granted. Who took must take that for refused and who gave
-    /// back for granted: then no more is ever spent than was allowed.
+    /// A claim that failed may have been granted. The caller must count a failed take as refused
+    /// and a failed give-back as granted: then no more is ever spent than was allowed.
     async fn claim(
         &self,
         batch: &BatchId,
-        claim: &Claim,
+        claim: &BudgetClaim,
     ) -> Result<Option<(bool, Budget)>, StoreError>;
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError>;
@@ -377,41 +385,41 @@ pub trait Store: Send + Sync {
     /// All batches, newest first.
     async fn batches(&self) -> Result<Vec<Batch>, StoreError>;
 
-    /// Keeps the body of a job that is too large for the queue, durably, for [`PAYLOAD_LIFE`]. The
-    /// same name is written over.
+    /// Stores the body of a job that is too large for the queue, durably, for [`PAYLOAD_TTL`]. The
+    /// same name is overwritten.
     async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError>;
 
-    /// `None` if it is not there as a whole.
+    /// Returns `None` if it is missing or incomplete.
     async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError>;
 
-    /// A payload that is not there is no error.
+    /// Deletes a payload; a missing one is no error.
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError>;
 
-    /// Says a worker's word to its siblings, in place of its last one. When this returns, everybody
-    /// who asks for the [`Self::words`] hears it.
-    async fn put_word(&self, word: &Word) -> Result<(), StoreError>;
+    /// Stores a worker's heartbeat, in place of its last one. When this returns, every reader of
+    /// [`Self::heartbeats`] sees it.
+    async fn put_heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError>;
 
-    /// The words of all instances, in no order.
-    async fn words(&self) -> Result<Vec<Word>, StoreError>;
+    /// Returns the heartbeats of all instances, in no order.
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError>;
 
-    /// Takes an instance's word back; none is no error.
-    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError>;
+    /// Removes an instance's heartbeat; a missing one is no error.
+    async fn delete_heartbeat(&self, instance: Uuid) -> Result<(), StoreError>;
 
-    /// Writes a note if it is what it was when the caller read it; `None`: if there is none. False if
-    /// somebody else was first, or a try of ours that went through unheard: the caller reads it again.
-    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError>;
+    /// Writes a record if it still is what the caller read (`None`: absent). False if another
+    /// writer was first, or an attempt of ours succeeded unnoticed: the caller reads again.
+    async fn put_kv(&self, note: &KvRecord, was: Option<&str>) -> Result<bool, StoreError>;
 
-    /// A note's JSON, byte for byte.
-    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError>;
+    /// Returns a record's JSON, byte for byte.
+    async fn get_kv(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError>;
 
-    /// All notes of a kind, in no order.
-    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError>;
+    /// Returns all records of a kind, in no order.
+    async fn list_kv(&self, kind: &str) -> Result<Vec<KvRecord>, StoreError>;
 
-    /// A note that is not there is no error.
-    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError>;
+    /// Removes a record; a missing one is no error.
+    async fn delete_kv(&self, kind: &str, id: &str) -> Result<(), StoreError>;
 
-    /// What was charged so far; `None` where nothing is.
-    fn expense(&self) -> Option<Expense> {
+    /// Returns the charges so far; `None` where nothing is charged.
+    fn charges(&self) -> Option<StoreCharges> {
         None
     }
 }

@@ -1,4 +1,4 @@
-//! One call of a model, by the conventions for generative AI.
+//! Span and metrics of one model call, by the conventions for generative AI.
 
 use std::time::SystemTime;
 
@@ -8,33 +8,33 @@ use opentelemetry_sdk::trace::Span;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::span::{self, Begin};
+use super::span::{self, SpanStart};
 use super::{Telemetry, active, content, names};
 use domain::job::{Api, Job};
 use model::verdict::Verdict;
-use model::{Client, Reply};
+use model::{ModelClient, ModelResponse};
 
-/// A call that has begun. Nothing if telemetry is off.
-#[must_use = "a call is told of by `end`"]
-pub struct Call(Option<Box<Open>>);
+/// Span of a call in flight. Empty if telemetry is off.
+#[must_use = "a call is recorded by `end`"]
+pub struct CallSpan(Option<Box<OpenCall>>);
 
-struct Open {
+struct OpenCall {
     telemetry: &'static Telemetry,
     span: Span,
-    /// What the measurements are told apart by.
+    /// Labels of the measurements.
     labels: Vec<KeyValue>,
     deployment: String,
     api: Api,
     began: Instant,
 }
 
-impl Call {
-    /// `tries` is how many calls of the job have counted before.
+impl CallSpan {
+    /// Begins the span; `attempts` is the number of earlier calls of the job that counted.
     pub fn begin(
         job: &Job,
-        (deployment, client): (&str, &Client),
+        (deployment, client): (&str, &ModelClient),
         charge: u64,
-        tries: u32,
+        attempts: u32,
     ) -> Self {
         Self(active().map(|telemetry| {
             let labels = labels(job, client);
@@ -43,18 +43,18 @@ impl Call {
                 KeyValue::new(names::DEPLOYMENT, deployment.to_owned()),
                 KeyValue::new(names::BATCH, job.batch_id.to_string()),
                 KeyValue::new(names::CHARGE, signed(charge)),
-                KeyValue::new(names::TRY, i64::from(tries) + 1),
+                KeyValue::new(names::ATTEMPT, i64::from(attempts) + 1),
             ]);
-            let begin = Begin {
+            let begin = SpanStart {
                 name: format!("{} {}", operation(job.api), job.model),
                 kind: SpanKind::Client,
                 parent: job.history.traceparent,
                 at: SystemTime::now(),
                 attributes,
             };
-            let mut span = telemetry.begin(begin);
+            let mut span = telemetry.begin_span(begin);
             if span.is_recording() {
-                span.set_attributes(asked(job));
+                span.set_attributes(request_attributes(job));
                 if telemetry.content
                     && let Some(messages) = content::input(job.api, &job.body)
                 {
@@ -62,7 +62,14 @@ impl Call {
                 }
             }
             let (api, began) = (job.api, Instant::now());
-            Box::new(Open { telemetry, span, labels, deployment: deployment.into(), api, began })
+            Box::new(OpenCall {
+                telemetry,
+                span,
+                labels,
+                deployment: deployment.into(),
+                api,
+                began,
+            })
         }))
     }
 
@@ -73,14 +80,14 @@ impl Call {
     }
 }
 
-impl Open {
+impl OpenCall {
     fn end(mut self, verdict: &Verdict) {
         let instruments = &self.telemetry.instruments;
         let seconds = self.began.elapsed().as_secs_f64();
         let error = error_type(verdict);
         match error {
             Some(error) => {
-                span::fail(&mut self.span, error.clone());
+                span::mark_failed(&mut self.span, error.clone());
                 let mut labels = self.labels.clone();
                 labels.push(KeyValue::new(names::ERROR_TYPE, error));
                 instruments.call_duration.record(seconds, &labels);
@@ -95,15 +102,15 @@ impl Open {
             self.span.set_attribute(KeyValue::new(names::HTTP_STATUS, i64::from(status)));
         }
         if let Verdict::Answered(reply) = verdict {
-            self.answered(reply);
+            self.record_reply(reply);
         }
         self.span.end();
     }
 
-    fn answered(&mut self, reply: &Reply) {
+    fn record_reply(&mut self, reply: &ModelResponse) {
         let usage = reply.usage;
         for (kind, tokens) in [("input", usage.prompt), ("output", usage.completion)] {
-            // An embedding has no output; the service says nothing where it bills nothing.
+            // An embedding has no output; the service reports nothing where it bills nothing.
             if tokens > 0 {
                 let mut labels = self.labels.clone();
                 labels.push(KeyValue::new(names::TOKEN_TYPE, kind));
@@ -122,7 +129,7 @@ impl Open {
         if let Some(tier) = &reply.service_tier {
             self.span.set_attribute(KeyValue::new(names::SERVICE_TIER, tier.to_string()));
         }
-        self.span.set_attributes(told(&reply.body));
+        self.span.set_attributes(response_attributes(&reply.body));
         if self.telemetry.content
             && let Some(messages) = content::output(self.api, &reply.body)
         {
@@ -131,7 +138,7 @@ impl Open {
     }
 }
 
-fn labels(job: &Job, client: &Client) -> Vec<KeyValue> {
+fn labels(job: &Job, client: &ModelClient) -> Vec<KeyValue> {
     let base = client.base();
     let mut labels = vec![
         KeyValue::new(names::GEN_AI_OPERATION, operation(job.api)),
@@ -151,60 +158,60 @@ fn operation(api: Api) -> &'static str {
     }
 }
 
-/// By what is known of the endpoint: a gateway keeps Azure's path.
-fn provider(client: &Client) -> &'static str {
+/// Returns the provider, judged by the endpoint: a gateway keeps Azure's path.
+fn provider(client: &ModelClient) -> &'static str {
     if client.speaks_azure() { "azure.ai.openai" } else { "openai" }
 }
 
-/// What the request says, as far as it is not its content.
-fn asked(job: &Job) -> Vec<KeyValue> {
+/// Returns the attributes of the request, without its content.
+fn request_attributes(job: &Job) -> Vec<KeyValue> {
     #[derive(Default, Deserialize)]
-    struct Asked {
+    struct RequestFields {
         #[serde(alias = "max_completion_tokens", alias = "max_output_tokens")]
         max_tokens: Option<i64>,
         stream: Option<bool>,
     }
-    // A body of another shape says nothing here, and the service judges it.
-    let asked: Asked = serde_json::from_slice(&job.body).unwrap_or_default();
+    // A body of another shape yields no attributes here, and the service judges it.
+    let fields: RequestFields = serde_json::from_slice(&job.body).unwrap_or_default();
     let api = match job.api {
         Api::ChatCompletions => Some("chat_completions"),
         Api::Responses => Some("responses"),
         Api::Embeddings => None,
     };
     let api = api.map(|api| KeyValue::new(names::API_TYPE, api));
-    let max_tokens = asked.max_tokens.map(|n| KeyValue::new(names::REQUEST_MAX_TOKENS, n));
-    let stream = asked.stream.map(|stream| KeyValue::new(names::REQUEST_STREAM, stream));
+    let max_tokens = fields.max_tokens.map(|n| KeyValue::new(names::REQUEST_MAX_TOKENS, n));
+    let stream = fields.stream.map(|stream| KeyValue::new(names::REQUEST_STREAM, stream));
     api.into_iter().chain(max_tokens).chain(stream).collect()
 }
 
-/// What the answer says of itself, as far as it is not its content.
-fn told(body: &[u8]) -> Vec<KeyValue> {
+/// Returns the attributes of the answer, without its content.
+fn response_attributes(body: &[u8]) -> Vec<KeyValue> {
     #[derive(Default, Deserialize)]
-    struct Answer {
+    struct ResponseFields {
         id: Option<String>,
         model: Option<String>,
-        /// Of a response; a chat completion has its choices' reasons.
+        /// Status of a Responses answer; a chat completion has its choices' reasons.
         status: Option<String>,
         #[serde(default)]
-        choices: Vec<Choice>,
+        choices: Vec<ResponseChoice>,
     }
     #[derive(Deserialize)]
-    struct Choice {
+    struct ResponseChoice {
         finish_reason: Option<String>,
     }
-    let answer: Answer = serde_json::from_slice(body).unwrap_or_default();
+    let answer: ResponseFields = serde_json::from_slice(body).unwrap_or_default();
     let reasons = answer.choices.into_iter().filter_map(|choice| choice.finish_reason);
     let reasons: Vec<StringValue> = reasons.chain(answer.status).map(Into::into).collect();
     let text = |name, value: Option<String>| value.map(|value| KeyValue::new(name, value));
-    let mut told: Vec<_> = text(names::RESPONSE_ID, answer.id).into_iter().collect();
-    told.extend(text(names::RESPONSE_MODEL, answer.model));
+    let mut attributes: Vec<_> = text(names::RESPONSE_ID, answer.id).into_iter().collect();
+    attributes.extend(text(names::RESPONSE_MODEL, answer.model));
     if !reasons.is_empty() {
-        told.push(KeyValue::new(names::FINISH_REASONS, Value::Array(Array::String(reasons))));
+        attributes.push(KeyValue::new(names::FINISH_REASONS, Value::Array(Array::String(reasons))));
     }
-    told
+    attributes
 }
 
-/// Of few values, and never the service's own words, which may quote a prompt.
+/// Returns one of few values, and never the service's own message, which may quote a prompt.
 fn error_type(verdict: &Verdict) -> Option<String> {
     match verdict {
         Verdict::Answered(_) => None,
@@ -240,12 +247,12 @@ mod tests {
     fn an_answer_tells_of_itself_without_its_content() {
         let body = br#"{"id":"c-1","model":"gpt-4.1-2025","choices":[
             {"finish_reason":"stop","message":{"content":"secret"}},{"finish_reason":"length"}]}"#;
-        let told = told(body);
+        let told = response_attributes(body);
         let text = format!("{told:?}");
         assert!(!text.contains("secret"), "{text}");
         let names: Vec<_> = told.iter().map(|kv| kv.key.as_str()).collect();
         assert_eq!(names, [names::RESPONSE_ID, names::RESPONSE_MODEL, names::FINISH_REASONS]);
         assert_eq!(told[2].value.as_str(), r#"["stop","length"]"#);
-        assert!(super::told(b"no JSON").is_empty());
+        assert!(super::response_attributes(b"no JSON").is_empty());
     }
 }

@@ -1,16 +1,16 @@
-//! Prompts and answers in the conventions' form, for those who switched them on.
+//! Prompts and answers in the conventions' form, if their export is enabled.
 //!
 //! `gen_ai.input.messages` and `gen_ai.output.messages` are JSON: a list of roles, each with its
-//! parts. What is no text (pictures, tool calls) is named by its kind and not copied.
+//! parts. Parts that are no text (pictures, tool calls) are named by their kind and not copied.
 
 use serde_json::{Map, Value, json};
 
 use domain::job::Api;
 
-/// Longer ones are left out: no receiver takes an attribute of megabytes.
-const LONGEST: usize = 64 * 1024;
+/// Longest exported content: no receiver takes an attribute of megabytes.
+const MAX_CONTENT_BYTES: usize = 64 * 1024;
 
-/// The prompt of a request.
+/// Returns the prompt of a request.
 pub(super) fn input(api: Api, body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
     limited(match api {
@@ -31,7 +31,7 @@ pub(super) fn input(api: Api, body: &[u8]) -> Option<String> {
     })
 }
 
-/// The answer. A vector is none.
+/// Returns the answer; `None` for a vector.
 pub(super) fn output(api: Api, body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
     limited(match api {
@@ -41,7 +41,7 @@ pub(super) fn output(api: Api, body: &[u8]) -> Option<String> {
         }
         Api::Responses => {
             let output = body.get("output")?.as_array()?.iter();
-            let said = output.filter(|item| item["type"] == "message").filter_map(said);
+            let said = output.filter(|item| item["type"] == "message").filter_map(role_message);
             said.collect()
         }
         Api::Embeddings => return None,
@@ -49,16 +49,16 @@ pub(super) fn output(api: Api, body: &[u8]) -> Option<String> {
 }
 
 fn choice_message(choice: &Value) -> Option<Value> {
-    let mut message = said(choice.get("message")?)?;
+    let mut message = role_message(choice.get("message")?)?;
     message["finish_reason"] = choice.get("finish_reason")?.clone();
     Some(message)
 }
 
 fn messages(messages: &[Value]) -> Value {
-    messages.iter().filter_map(said).collect()
+    messages.iter().filter_map(role_message).collect()
 }
 
-fn said(from: &Value) -> Option<Value> {
+fn role_message(from: &Value) -> Option<Value> {
     let role = from.get("role")?.as_str()?;
     let parts = match from.get("content") {
         Some(Value::String(text)) => vec![text_part(text)],
@@ -85,7 +85,7 @@ fn text_part(text: &str) -> Value {
 
 fn limited(messages: Value) -> Option<String> {
     let text = messages.to_string();
-    (text.len() <= LONGEST).then_some(text)
+    (text.len() <= MAX_CONTENT_BYTES).then_some(text)
 }
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_or_no_request_is_left_out() {
-        let long = json!({ "input": "x".repeat(LONGEST) }).to_string();
+        let long = json!({ "input": "x".repeat(MAX_CONTENT_BYTES) }).to_string();
         assert_eq!(input(Api::Responses, long.as_bytes()), None);
         assert_eq!(input(Api::ChatCompletions, b"{}"), None);
     }

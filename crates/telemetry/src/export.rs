@@ -1,7 +1,7 @@
-//! The way out: OTLP over HTTP, by the same client and TLS as everything else.
+//! Exporters: OTLP over HTTP, by the same client and TLS as everything else.
 //!
-//! The SDK's own threads collect and encode; the requests run on our tokio. A receiver that is away
-//! is told of once in the log, and again when it is back.
+//! The SDK's own threads collect and encode; the requests run on our tokio runtime. An unreachable
+//! receiver is logged once, and again when it is back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,29 +18,29 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::settings::{Plan, Signal, TelemetryError};
+use super::settings::{ExportPlan, SignalTarget, TelemetryError};
 
 /// Spans that wait to be sent: some seconds of a fast worker. `OTEL_BSP_MAX_QUEUE_SIZE` is used
 /// instead where it is set.
-const SPANS_WAITING: usize = 16_384;
+const SPAN_QUEUE_SIZE: usize = 16_384;
 
-/// An answer longer than this comes from no receiver of OTLP.
-const LONGEST_ANSWER: usize = 1 << 20;
+/// Longest answer that is read: no receiver of OTLP sends a longer one.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
-/// What makes spans and measurements, and sends them.
+/// Builds the tracer and meter providers, with their exporters.
 pub(super) fn providers(
-    plan: &Plan,
+    plan: &ExportPlan,
 ) -> Result<(SdkTracerProvider, SdkMeterProvider), TelemetryError> {
     let resource = resource(plan);
     let mut tracers = SdkTracerProvider::builder().with_resource(resource.clone());
     match &plan.traces {
         Some(signal) => {
-            let http = Client::new("traces", signal.timeout)?;
+            let http = OtlpHttpClient::new("traces", signal.timeout)?;
             let exporter = SpanExporter::builder().with_http().with_http_client(http);
             let exporter = with_url(exporter, signal).build()?;
             let mut limits = BatchConfigBuilder::default();
             if std::env::var_os("OTEL_BSP_MAX_QUEUE_SIZE").is_none() {
-                limits = limits.with_max_queue_size(SPANS_WAITING);
+                limits = limits.with_max_queue_size(SPAN_QUEUE_SIZE);
             }
             let batches = BatchSpanProcessor::builder(exporter).with_batch_config(limits.build());
             tracers = tracers.with_span_processor(batches.build());
@@ -49,14 +49,14 @@ pub(super) fn providers(
     }
     let mut meters = SdkMeterProvider::builder().with_resource(resource);
     if let Some(signal) = &plan.metrics {
-        let http = Client::new("metrics", signal.timeout)?;
+        let http = OtlpHttpClient::new("metrics", signal.timeout)?;
         let exporter = MetricExporter::builder().with_http().with_http_client(http);
         meters = meters.with_periodic_exporter(with_url(exporter, signal).build()?);
     }
     Ok((tracers.build(), meters.build()))
 }
 
-fn with_url<B: WithExportConfig>(exporter: B, signal: &Signal) -> B {
+fn with_url<B: WithExportConfig>(exporter: B, signal: &SignalTarget) -> B {
     let exporter = exporter.with_timeout(signal.timeout);
     match &signal.url {
         Some(url) => exporter.with_endpoint(url),
@@ -64,8 +64,8 @@ fn with_url<B: WithExportConfig>(exporter: B, signal: &Signal) -> B {
     }
 }
 
-/// Who is speaking. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come before the file.
-fn resource(plan: &Plan) -> Resource {
+/// Returns the resource. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` override the file.
+fn resource(plan: &ExportPlan) -> Resource {
     let own = [
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         KeyValue::new("service.instance.id", Uuid::new_v4().to_string()),
@@ -81,16 +81,16 @@ fn resource(plan: &Plan) -> Resource {
     }
 }
 
-/// Sends requests on our runtime, from whichever thread asks.
+/// HTTP client that sends on our runtime, from any thread.
 #[derive(Debug)]
-struct Client {
+struct OtlpHttpClient {
     signal: &'static str,
     http: reqwest::Client,
     runtime: Handle,
     failing: AtomicBool,
 }
 
-impl Client {
+impl OtlpHttpClient {
     fn new(signal: &'static str, timeout: Duration) -> Result<Self, TelemetryError> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
@@ -101,7 +101,7 @@ impl Client {
         Ok(Self { signal, http, runtime: Handle::current(), failing: AtomicBool::new(false) })
     }
 
-    fn note(&self, trouble: Option<String>) {
+    fn log_state_change(&self, trouble: Option<String>) {
         let before = self.failing.swap(trouble.is_some(), Ordering::Relaxed);
         match trouble {
             Some(why) if !before => {
@@ -114,14 +114,14 @@ impl Client {
 }
 
 #[async_trait]
-impl HttpClient for Client {
+impl HttpClient for OtlpHttpClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let mut request = reqwest::Request::try_from(request)?;
-        // Any of those that the variables set may be a key, which no log must show.
+        // Any header that the variables set may be a key, which no log must show.
         request.headers_mut().values_mut().for_each(|value| value.set_sensitive(true));
-        // The thread that asks has no runtime of its own.
+        // The calling thread has no runtime of its own.
         let sent = self.runtime.spawn(send(self.http.clone(), request)).await?;
-        self.note(match &sent {
+        self.log_state_change(match &sent {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("the receiver answers with {}", response.status())),
             Err(error) => Some(error.to_string()),
@@ -134,12 +134,12 @@ async fn send(
     http: reqwest::Client,
     request: reqwest::Request,
 ) -> Result<Response<Bytes>, HttpError> {
-    // The address may hold a key.
+    // The URL may hold a key.
     let mut answer = http.execute(request).await.map_err(reqwest::Error::without_url)?;
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
         body.extend_from_slice(&chunk);
-        if body.len() > LONGEST_ANSWER {
+        if body.len() > MAX_RESPONSE_BYTES {
             return Err("the answer is longer than 1 MiB".into());
         }
     }

@@ -1,4 +1,4 @@
-//! A worker's state, read whenever measurements are sent.
+//! Gauges of a worker's state, read whenever measurements are sent.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use opentelemetry::KeyValue;
 
 use super::{active, names};
-use crate::Progress;
-use admission::snapshot::Snapshot;
+use crate::WorkerProgress;
+use admission::snapshot::DeploymentSnapshot;
 
-/// Tells of a worker from now on, if telemetry is on.
-pub fn watch(progress: &Arc<Progress>) {
+/// Registers a worker's gauges, if telemetry is on.
+pub fn register_gauges(progress: &Arc<WorkerProgress>) {
     let Some(telemetry) = active() else { return };
     let meter = &telemetry.instruments.meter;
     let held = progress.clone();
@@ -20,7 +20,7 @@ pub fn watch(progress: &Arc<Progress>) {
         .with_description("Jobs that this worker holds: waiting, in flight, being recorded")
         .with_callback(move |gauge| gauge.observe(held.held.load(Ordering::Relaxed), &[]))
         .build();
-    let gauge = |name: &'static str, unit: &'static str, what: &'static str, read: Read| {
+    let gauge = |name: &'static str, unit: &'static str, what: &'static str, read: ReadGauge| {
         let progress = progress.clone();
         meter
             .f64_observable_gauge(name)
@@ -51,5 +51,5 @@ pub fn watch(progress: &Arc<Progress>) {
     gauge("promptmill.in_flight", "{call}", "Calls in flight", |d| Some(d.in_flight as f64));
 }
 
-/// What a gauge reads off a deployment; nothing where it is unknown.
-type Read = fn(&Snapshot) -> Option<f64>;
+/// Reads a gauge's value off a deployment; `None` where it is unknown.
+type ReadGauge = fn(&DeploymentSnapshot) -> Option<f64>;

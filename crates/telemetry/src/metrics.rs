@@ -1,12 +1,12 @@
-//! The instruments, with the units and the buckets that the conventions give.
+//! Metric instruments, with the units and the buckets of the conventions.
 
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
-/// Seconds of a call of a model (semantic conventions for generative AI).
+/// Seconds of a model call (semantic conventions for generative AI).
 const CALL_SECONDS: [f64; 14] =
     [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 
-/// Tokens of a call (the same).
+/// Tokens of a call (same conventions).
 const TOKENS: [f64; 14] = [
     1.0,
     4.0,
@@ -28,7 +28,7 @@ const TOKENS: [f64; 14] = [
 const QUEUE_SECONDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
-/// Seconds for which a worker has a job: a call and its wait for quota.
+/// Seconds from a job's hand-out to its settlement: a call and its wait for quota.
 const PROCESS_SECONDS: [f64; 12] =
     [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
@@ -82,7 +82,7 @@ impl Instruments {
                 "Jobs handed out by the queue, redeliveries included",
             ),
             outcomes: counter("promptmill.outcomes", "{job}", "Outcomes recorded"),
-            throttled: counter("promptmill.throttled", "{call}", "Calls refused for want of quota"),
+            throttled: counter("promptmill.throttled", "{call}", "Calls throttled (429)"),
             meter: meter.clone(),
         }
     }

@@ -38,6 +38,6 @@ pub(super) const SERVICE_TIER: &str = "openai.response.service_tier";
 pub(super) const BATCH: &str = "promptmill.batch";
 pub(super) const DEPLOYMENT: &str = "promptmill.deployment";
 pub(super) const ENDING: &str = "promptmill.ending";
-pub(super) const TRY: &str = "promptmill.try";
+pub(super) const ATTEMPT: &str = "promptmill.try";
 pub(super) const CHARGE: &str = "promptmill.charge";
 pub(super) const FIRST: &str = "promptmill.first";

@@ -4,61 +4,61 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use admission::snapshot::Snapshot;
-use domain::outcome::{Ending, Outcome, Usage};
+use admission::snapshot::DeploymentSnapshot;
+use domain::outcome::{Outcome, OutcomeStatus, TokenUsage};
 use store::Recorded;
 
-use crate::laps::Laps;
+use crate::stage_latency::StageLatency;
 
-/// What has happened so far, for whoever watches.
+/// Live counters of a worker.
 #[derive(Debug, Default)]
-pub struct Progress {
-    endings: [AtomicU64; Ending::ALL.len()],
+pub struct WorkerProgress {
+    endings: [AtomicU64; OutcomeStatus::ALL.len()],
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
     /// Tokens booked for the calls that were started.
     pub charged: AtomicU64,
-    /// Calls refused for want of quota.
+    /// Throttled calls (429).
     pub throttled: AtomicU64,
-    /// Calls that ended in a passing fault.
-    pub faults: AtomicU64,
-    /// Deliveries in this worker's hands.
+    /// Calls that ended in a transient error.
+    pub transient_errors: AtomicU64,
+    /// Deliveries held by this worker.
     pub held: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
-    pub cut_off: AtomicU64,
-    /// Times when groups of outcomes were made durable.
+    pub aborted_calls: AtomicU64,
+    /// Number of durable commits of groups of outcomes.
     pub commits: AtomicU64,
-    /// From a job's end to its outcome being durable.
-    pub record: Laps,
-    /// From there until the queue has forgotten the job.
-    pub settle: Laps,
-    /// Every deployment's state, once a second.
-    pub deployments: watch::Sender<Vec<Snapshot>>,
+    /// Latency from a job's end to its outcome being durable.
+    pub record_latency: StageLatency,
+    /// From there until the queue has deleted the job.
+    pub settle_latency: StageLatency,
+    /// State of every deployment, once a second.
+    pub deployments: watch::Sender<Vec<DeploymentSnapshot>>,
 }
 
-impl Progress {
-    /// Outcomes recorded by this worker.
-    pub fn of(&self, ending: Ending) -> u64 {
+impl WorkerProgress {
+    /// Returns the outcomes recorded by this worker.
+    pub fn of(&self, ending: OutcomeStatus) -> u64 {
         self.endings[ending as usize].load(Ordering::Relaxed)
     }
 
     pub fn ended(&self) -> u64 {
-        Ending::ALL.into_iter().map(|ending| self.of(ending)).sum()
+        OutcomeStatus::ALL.into_iter().map(|ending| self.of(ending)).sum()
     }
 
-    /// Tokens of the recorded answers.
+    /// Returns the tokens of the recorded answers.
     pub fn tokens(&self) -> u64 {
         self.prompt_tokens.load(Ordering::Relaxed) + self.completion_tokens.load(Ordering::Relaxed)
     }
 
     /// Adds so many jobs that ended so.
-    pub fn count_ended(&self, ending: Ending, jobs: u64) {
+    pub fn count_ended(&self, ending: OutcomeStatus, jobs: u64) {
         self.endings[ending as usize].fetch_add(jobs, Ordering::Relaxed);
     }
 
     /// Adds the outcomes that these records were the first for.
-    pub fn count(&self, outcomes: &[Outcome], proofs: &[Recorded]) {
-        let mut sum = Usage::default();
+    pub fn add_recorded(&self, outcomes: &[Outcome], proofs: &[Recorded]) {
+        let mut sum = TokenUsage::default();
         for (outcome, _) in outcomes.iter().zip(proofs).filter(|(_, proof)| proof.is_first()) {
             self.count_ended(outcome.ending, 1);
             sum += outcome.usage;

@@ -1,7 +1,7 @@
-//! A queue that is watched: what is sent, handed out and settled, and how long it takes.
+//! Instrumented queue: spans and durations of sending, handing out and settling.
 //!
-//! It stands around any queue and changes one thing: the `traceparent` in a job's history, which names
-//! the step that sent the job, and from the hand-out on the span of its processing.
+//! It wraps any queue and changes one thing: the `traceparent` in a job's history. After sending it
+//! names the span that sent the job, and from the hand-out on the span of its processing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,30 +14,30 @@ use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanKind, Tracer};
 use opentelemetry_sdk::trace::Span;
 use tokio::time::Instant;
 
-use super::span::{self, Begin};
+use super::span::{self, SpanStart};
 use super::{Telemetry, active, names};
 use domain::job::{Amendment, Job, TraceParent};
-use queue::sight::{Sight, Sought};
+use queue::peek::{PeekFilter, PeekResult};
 use queue::{
-    DeadLetter, Delivery, Depth, LockToken, Postponement, Queue, QueueError, Sent, Settlement,
-    SettlementKind,
+    DeadLetter, DeferOrder, Delivery, LockToken, Queue, QueueDepth, QueueError, SendCounts,
+    Settlement, SettlementKind,
 };
 
-/// Hand-outs of which nothing was heard for so long are no longer ours, whatever became of them. They
-/// are looked through only if there are many.
-const LONGEST_OPEN: Duration = Duration::from_secs(6 * 3_600);
+/// Age after which an unsettled hand-out is dropped. Hand-outs are searched for old ones only if
+/// there are many.
+const MAX_OPEN_AGE: Duration = Duration::from_secs(6 * 3_600);
 const MANY_OPEN: usize = 10_000;
 
-/// What a queue is called by those who watch.
+/// Names of a queue in telemetry.
 #[derive(Debug, Clone)]
-pub struct Labels {
+pub struct QueueLabels {
     /// A value of `messaging.system`.
     pub system: &'static str,
     pub destination: String,
 }
 
-impl Labels {
-    /// The embedded queue, for which the conventions have no name.
+impl QueueLabels {
+    /// Returns the labels of the embedded queue, for which the conventions have no name.
     pub fn local() -> Self {
         Self { system: "promptmill", destination: "local".into() }
     }
@@ -47,31 +47,31 @@ impl Labels {
     }
 }
 
-/// The queue as it is, or watched if telemetry is on.
-pub fn observed(queue: Arc<dyn Queue>, labels: Labels) -> Arc<dyn Queue> {
+/// Returns the queue unchanged, or instrumented if telemetry is on.
+pub fn instrument_queue(queue: Arc<dyn Queue>, labels: QueueLabels) -> Arc<dyn Queue> {
     match active() {
         Some(telemetry) => {
-            Arc::new(Observed { inner: queue, telemetry, labels, open: Mutex::default() })
+            Arc::new(InstrumentedQueue { inner: queue, telemetry, labels, open: Mutex::default() })
         }
         None => queue,
     }
 }
 
-struct Observed {
+struct InstrumentedQueue {
     inner: Arc<dyn Queue>,
     telemetry: &'static Telemetry,
-    labels: Labels,
-    /// What is handed out and not settled.
-    open: Mutex<HashMap<LockToken, Processing>>,
+    labels: QueueLabels,
+    /// Deliveries handed out and not settled.
+    open: Mutex<HashMap<LockToken, OpenDelivery>>,
 }
 
 /// One hand-out of a job.
-struct Processing {
+struct OpenDelivery {
     span: Span,
     since: Instant,
 }
 
-impl Observed {
+impl InstrumentedQueue {
     fn attributes(&self, name: &'static str, kind: &'static str) -> Vec<KeyValue> {
         vec![
             KeyValue::new(names::SYSTEM, self.labels.system),
@@ -81,7 +81,7 @@ impl Observed {
         ]
     }
 
-    fn about(&self, name: &'static str, kind: &'static str, job: &Job) -> Vec<KeyValue> {
+    fn job_attributes(&self, name: &'static str, kind: &'static str, job: &Job) -> Vec<KeyValue> {
         let mut attributes = self.attributes(name, kind);
         attributes.push(KeyValue::new(names::MESSAGE_ID, job.id.to_string()));
         attributes.push(KeyValue::new(names::CONVERSATION_ID, job.batch_id.to_string()));
@@ -92,7 +92,7 @@ impl Observed {
         format!("{operation} {}", self.labels.destination)
     }
 
-    /// Measures an operation of the queue itself.
+    /// Records the duration of a queue operation.
     fn measure<T>(
         &self,
         (name, kind): (&'static str, &'static str),
@@ -107,16 +107,16 @@ impl Observed {
         self.telemetry.instruments.queue_duration.record(seconds, &attributes);
     }
 
-    /// One span a job, so that each job is a trace of its own.
-    fn sending(&self, jobs: &mut [Job]) -> Vec<Span> {
+    /// Begins one span a job, so that each job is a trace of its own.
+    fn begin_send_spans(&self, jobs: &mut [Job]) -> Vec<Span> {
         let at = SystemTime::now();
         let begin = |job: &mut Job| {
-            let span = self.telemetry.begin(Begin {
+            let span = self.telemetry.begin_span(SpanStart {
                 name: self.name("send"),
                 kind: SpanKind::Producer,
                 parent: job.history.traceparent,
                 at,
-                attributes: self.about("send", "send", job),
+                attributes: self.job_attributes("send", "send", job),
             });
             job.history.traceparent = Some(span::traceparent(&span));
             span
@@ -124,15 +124,15 @@ impl Observed {
         jobs.iter_mut().map(begin).collect()
     }
 
-    /// What was lost and never told of would otherwise stay for ever.
+    /// Drops old hand-outs; those lost without a report would otherwise stay for ever.
     fn forget_old(&self) {
         let mut open = self.open();
         if open.len() > MANY_OPEN {
-            open.retain(|_, processing| processing.since.elapsed() < LONGEST_OPEN);
+            open.retain(|_, processing| processing.since.elapsed() < MAX_OPEN_AGE);
         }
     }
 
-    fn received(&self, began: SystemTime, deliveries: &mut [Delivery]) {
+    fn record_receive(&self, began: SystemTime, deliveries: &mut [Delivery]) {
         let links = deliveries.iter().filter_map(|delivery| delivery.job.history.traceparent);
         let links = links.map(|parent| Link::with_context(span::span_context(parent))).collect();
         let mut attributes = self.attributes("receive", "receive");
@@ -152,12 +152,12 @@ impl Observed {
     }
 
     fn begin_processing(&self, delivery: &mut Delivery) {
-        let mut attributes = self.about("process", "process", &delivery.job);
+        let mut attributes = self.job_attributes("process", "process", &delivery.job);
         attributes.push(KeyValue::new(names::DELIVERY_COUNT, i64::from(delivery.count)));
         if let Some(at) = delivery.job.history.first_enqueued {
             attributes.push(KeyValue::new(names::ENQUEUED_TIME, at.as_second()));
         }
-        let span = self.telemetry.begin(Begin {
+        let span = self.telemetry.begin_span(SpanStart {
             name: self.name("process"),
             kind: SpanKind::Consumer,
             parent: delivery.job.history.traceparent,
@@ -165,18 +165,18 @@ impl Observed {
             attributes,
         });
         delivery.job.history.traceparent = Some(span::traceparent(&span));
-        let processing = Processing { span, since: Instant::now() };
+        let processing = OpenDelivery { span, since: Instant::now() };
         self.open().insert(delivery.lock, processing);
     }
 
     /// Ends the processing of a delivery; `how` is the disposition, or why there is none.
     fn end_processing(&self, lock: LockToken, how: Result<&'static str, &'static str>) {
-        let Some(Processing { mut span, since }) = self.open().remove(&lock) else { return };
+        let Some(OpenDelivery { mut span, since }) = self.open().remove(&lock) else { return };
         let mut attributes = self.attributes("process", "process");
         match how {
             Ok(disposition) => span.set_attribute(KeyValue::new(names::DISPOSITION, disposition)),
             Err(why) => {
-                span::fail(&mut span, why.to_owned());
+                span::mark_failed(&mut span, why.to_owned());
                 attributes.push(KeyValue::new(names::ERROR_TYPE, why));
             }
         }
@@ -185,8 +185,8 @@ impl Observed {
         self.telemetry.instruments.process_duration.record(seconds, &attributes);
     }
 
-    /// Tells of deliveries that left our hands, with the queue's answer.
-    fn let_go(
+    /// Records the end of deliveries that left our hands, with the queue's answer.
+    fn end_deliveries(
         &self,
         gone: Vec<(LockToken, &'static str)>,
         (began, at): (Instant, SystemTime),
@@ -195,28 +195,28 @@ impl Observed {
         self.measure(("settle", "settle"), began, result);
         let error = result.as_ref().err().map(error_type);
         for (lock, disposition) in gone {
-            self.settled(self.parent_of(lock), disposition, at, error);
+            self.record_settle(self.parent_of(lock), disposition, at, error);
             self.end_processing(lock, error.map_or(Ok(disposition), Err));
         }
     }
 
-    fn settled(
+    fn record_settle(
         &self,
         parent: Option<TraceParent>,
         disposition: &'static str,
         at: SystemTime,
         error: Option<&'static str>,
     ) {
-        // Lost meanwhile: there is nobody to tell of.
+        // The hand-out is no longer open: there is no span to attach to.
         let Some(parent) = parent else { return };
         let mut attributes = self.attributes(disposition, "settle");
         attributes.push(KeyValue::new(names::DISPOSITION, disposition));
         let name = self.name("settle");
         let kind = SpanKind::Client;
-        let begin = Begin { name, kind, parent: Some(parent), at, attributes };
-        let mut span = self.telemetry.begin(begin);
+        let begin = SpanStart { name, kind, parent: Some(parent), at, attributes };
+        let mut span = self.telemetry.begin_span(begin);
         if let Some(error) = error {
-            span::fail(&mut span, error.to_owned());
+            span::mark_failed(&mut span, error.to_owned());
         }
         span.end();
     }
@@ -225,16 +225,16 @@ impl Observed {
         self.open().get(&lock).map(|processing| span::traceparent(&processing.span))
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<LockToken, Processing>> {
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<LockToken, OpenDelivery>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl Queue for Observed {
-    async fn send(&self, mut jobs: Vec<Job>) -> Result<Sent, QueueError> {
+impl Queue for InstrumentedQueue {
+    async fn send(&self, mut jobs: Vec<Job>) -> Result<SendCounts, QueueError> {
         let began = Instant::now();
-        let mut spans = self.sending(&mut jobs);
+        let mut spans = self.begin_send_spans(&mut jobs);
         let result = self.inner.send(jobs).await;
         self.measure(("send", "send"), began, &result);
         match &result {
@@ -243,7 +243,9 @@ impl Queue for Observed {
                 self.telemetry.instruments.sent.add(sent.accepted, &attributes);
             }
             Err(error) => {
-                spans.iter_mut().for_each(|span| span::fail(span, error_type(error).to_owned()));
+                spans
+                    .iter_mut()
+                    .for_each(|span| span::mark_failed(span, error_type(error).to_owned()));
             }
         }
         spans.iter_mut().for_each(|span| span.end());
@@ -253,14 +255,14 @@ impl Queue for Observed {
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
         let (began, at) = (Instant::now(), SystemTime::now());
         let mut result = self.inner.receive(max, wait).await;
-        // Of an empty queue it would only tell how long we were ready to wait.
+        // For an empty queue it would only measure how long we were ready to wait.
         if !result.as_ref().is_ok_and(Vec::is_empty) {
             self.measure(("receive", "receive"), began, &result);
         }
         if let Ok(deliveries) = &mut result
             && !deliveries.is_empty()
         {
-            self.received(at, deliveries);
+            self.record_receive(at, deliveries);
         }
         result
     }
@@ -280,31 +282,31 @@ impl Queue for Observed {
         };
         let gone = settlements.iter().map(|s| (s.lock(), disposition(s))).collect();
         let result = self.inner.settle(settlements).await;
-        self.let_go(gone, now, &result);
+        self.end_deliveries(gone, now, &result);
         result
     }
 
-    async fn postpone(&self, postponements: Vec<Postponement>) -> Result<(), QueueError> {
+    async fn defer(&self, postponements: Vec<DeferOrder>) -> Result<(), QueueError> {
         let now = (Instant::now(), SystemTime::now());
         let gone = postponements.iter().map(|p| (p.lock(), "defer")).collect();
-        let result = self.inner.postpone(postponements).await;
-        self.let_go(gone, now, &result);
+        let result = self.inner.defer(postponements).await;
+        self.end_deliveries(gone, now, &result);
         result
     }
 
     async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError> {
         let now = (Instant::now(), SystemTime::now());
         let result = self.inner.abandon(locks).await;
-        self.let_go(locks.iter().map(|lock| (*lock, "abandon")).collect(), now, &result);
+        self.end_deliveries(locks.iter().map(|lock| (*lock, "abandon")).collect(), now, &result);
         result
     }
 
-    async fn depth(&self) -> Result<Depth, QueueError> {
+    async fn depth(&self) -> Result<QueueDepth, QueueError> {
         self.inner.depth().await
     }
 
-    async fn look(&self, sought: &Sought) -> Result<Sight, QueueError> {
-        self.inner.look(sought).await
+    async fn peek(&self, sought: &PeekFilter) -> Result<PeekResult, QueueError> {
+        self.inner.peek(sought).await
     }
 
     async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
@@ -325,7 +327,7 @@ impl Queue for Observed {
 
     async fn close(&self) {
         self.inner.close().await;
-        // What is still open was not settled by us; its spans end here.
+        // Deliveries still open were not settled by us; their spans end here.
         self.open().clear();
     }
 }

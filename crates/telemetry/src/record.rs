@@ -1,25 +1,25 @@
-//! Outcomes becoming durable: a step of each job's trace, and the count of endings.
+//! Span and counter of outcomes becoming durable: a step of each job's trace.
 
 use std::time::SystemTime;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{Span as _, SpanKind};
 
-use super::span::Begin;
+use super::span::SpanStart;
 use super::{Telemetry, active, names};
 use domain::job::TraceParent;
 use domain::outcome::Outcome;
 use store::Recorded;
 
-/// A group that is being recorded. Nothing if telemetry is off.
-pub struct Recording(Option<(&'static Telemetry, SystemTime)>);
+/// Group of outcomes that is being recorded. Empty if telemetry is off.
+pub struct RecordSpan(Option<(&'static Telemetry, SystemTime)>);
 
-impl Recording {
+impl RecordSpan {
     pub fn begin() -> Self {
         Self(active().map(|telemetry| (telemetry, SystemTime::now())))
     }
 
-    /// To be called when all of it is durable; the three go side by side.
+    /// Must be called once all outcomes are durable; the three are aligned by index.
     pub fn end(
         self,
         outcomes: &[Outcome],
@@ -43,7 +43,7 @@ impl Recording {
                 KeyValue::new(names::FIRST, proof.is_first()),
             ];
             let (name, kind) = ("record".to_owned(), SpanKind::Internal);
-            telemetry.begin(Begin { name, kind, parent, at, attributes }).end();
+            telemetry.begin_span(SpanStart { name, kind, parent, at, attributes }).end();
         }
     }
 }

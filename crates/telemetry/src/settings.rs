@@ -1,30 +1,30 @@
-//! Whether telemetry is asked for, and where it goes: OpenTelemetry's variables before the file.
+//! Telemetry settings: what to export and where to; OpenTelemetry's variables override the file.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-/// What the service is called where nobody names it.
-const SERVICE: &str = "promptmill";
+/// Default service name.
+const DEFAULT_SERVICE_NAME: &str = "promptmill";
 
-/// How long one request to the receiver may take; the standard's own default.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Limit of one request to the receiver; the standard's own default.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The section `[telemetry]`. The standard variables (`OTEL_...`) come before it.
+/// Section `[telemetry]`. The standard variables (`OTEL_...`) override it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// The base URL of an OTLP receiver over HTTP, such as `http://localhost:4318`. Without one, here
+pub struct TelemetrySettings {
+    /// Base URL of an OTLP receiver over HTTP, such as `http://localhost:4318`. Without one, here
     /// or in `OTEL_EXPORTER_OTLP_ENDPOINT`, nothing is sent.
     pub endpoint: Option<Url>,
-    /// The name that the receiver knows this service by.
+    /// Name of this service at the receiver.
     pub service_name: Option<String>,
     /// Sends prompts and answers as well.
     pub content: bool,
 }
 
-/// Why telemetry can't be started.
+/// Reason why telemetry can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     #[error("{variable} is '{value}', and it must be {must}")]
@@ -42,28 +42,28 @@ pub enum TelemetryError {
     Client(#[source] reqwest::Error),
 }
 
-/// What is to be sent, and where to.
+/// Signals to export and their targets.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) traces: Option<Signal>,
-    pub(super) metrics: Option<Signal>,
+pub(super) struct ExportPlan {
+    pub(super) traces: Option<SignalTarget>,
+    pub(super) metrics: Option<SignalTarget>,
     pub(super) service_name: String,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Signal {
-    /// None leaves it to the variables, which the exporter reads itself.
+pub(super) struct SignalTarget {
+    /// `None` leaves it to the variables, which the exporter reads itself.
     pub(super) url: Option<String>,
     pub(super) timeout: Duration,
 }
 
-impl Settings {
-    /// None if telemetry is off.
+impl TelemetrySettings {
+    /// Returns `None` if telemetry is off.
     pub(super) fn plan(
         &self,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Option<Plan>, TelemetryError> {
-        // The specification has an empty variable mean an absent one.
+    ) -> Result<Option<ExportPlan>, TelemetryError> {
+        // By the specification an empty variable means an absent one.
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return Ok(None);
@@ -81,15 +81,16 @@ impl Settings {
             return Ok(None);
         }
         check_sampler(&variable)?;
-        let service_name = self.service_name.clone().unwrap_or_else(|| SERVICE.to_owned());
-        Ok(Some(Plan { traces, metrics, service_name }))
+        let service_name =
+            self.service_name.clone().unwrap_or_else(|| DEFAULT_SERVICE_NAME.to_owned());
+        Ok(Some(ExportPlan { traces, metrics, service_name }))
     }
 
     fn signal(
         &self,
         name: &'static str,
         variable: &impl Fn(&str) -> Option<String>,
-    ) -> Result<Option<Signal>, TelemetryError> {
+    ) -> Result<Option<SignalTarget>, TelemetryError> {
         let exporter =
             if name == "TRACES" { "OTEL_TRACES_EXPORTER" } else { "OTEL_METRICS_EXPORTER" };
         match variable(exporter).as_deref() {
@@ -119,12 +120,12 @@ impl Settings {
             (None, None) => return Ok(None),
         };
         let timeout = own("TIMEOUT").and_then(|ms| ms.parse().ok());
-        let timeout = timeout.map_or(TIMEOUT, Duration::from_millis);
-        Ok(Some(Signal { url, timeout }))
+        let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+        Ok(Some(SignalTarget { url, timeout }))
     }
 }
 
-/// The SDK would take a misspelt sampler for "all of them", which a large batch would pay for.
+/// Checks the sampler: the SDK takes a misspelt one for "all of them", costly for a large batch.
 fn check_sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<(), TelemetryError> {
     const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
     const ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
@@ -155,12 +156,15 @@ fn check_sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<(), Telem
 mod tests {
     use super::*;
 
-    fn plan(endpoint: Option<&str>, env: &[(&str, &str)]) -> Result<Option<Plan>, TelemetryError> {
+    fn plan(
+        endpoint: Option<&str>,
+        env: &[(&str, &str)],
+    ) -> Result<Option<ExportPlan>, TelemetryError> {
         let endpoint = endpoint.map(|url| url.parse().unwrap());
         let find = |name: &str| {
             env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         };
-        Settings { endpoint, ..Settings::default() }.plan(find)
+        TelemetrySettings { endpoint, ..TelemetrySettings::default() }.plan(find)
     }
 
     #[test]
@@ -183,7 +187,7 @@ mod tests {
         ];
         let both = plan(Some("http://a"), &env).unwrap().unwrap();
         let timeout = Duration::from_millis(250);
-        assert_eq!((both.traces, both.metrics), (Some(Signal { url: None, timeout }), None));
+        assert_eq!((both.traces, both.metrics), (Some(SignalTarget { url: None, timeout }), None));
         let one = plan(None, &env[..1]).unwrap().unwrap();
         assert!(one.traces.is_some() && one.metrics.is_none());
     }

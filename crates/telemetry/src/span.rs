@@ -1,4 +1,4 @@
-//! Spans whose parents are named by a job's `traceparent`.
+//! Spans with a parent from a job's `traceparent`.
 
 use std::time::SystemTime;
 
@@ -13,18 +13,18 @@ use super::Telemetry;
 use super::names::ERROR_TYPE;
 use domain::job::TraceParent;
 
-/// What a span is when it begins.
-pub(super) struct Begin {
+/// Initial state of a span.
+pub(super) struct SpanStart {
     pub(super) name: String,
     pub(super) kind: SpanKind,
-    /// None begins a trace.
+    /// `None` begins a trace.
     pub(super) parent: Option<TraceParent>,
     pub(super) at: SystemTime,
     pub(super) attributes: Vec<KeyValue>,
 }
 
 impl Telemetry {
-    pub(super) fn begin(&self, begin: Begin) -> Span {
+    pub(super) fn begin_span(&self, begin: SpanStart) -> Span {
         let builder = SpanBuilder::from_name(begin.name)
             .with_kind(begin.kind)
             .with_start_time(begin.at)
@@ -33,7 +33,7 @@ impl Telemetry {
     }
 }
 
-/// What a span is called in a message, for the spans that follow it.
+/// Returns the span's `traceparent`, for the spans that follow it in a message.
 pub(super) fn traceparent(span: &Span) -> TraceParent {
     let context = span.span_context();
     TraceParent {
@@ -54,15 +54,15 @@ pub(super) fn span_context(parent: TraceParent) -> SpanContext {
 }
 
 fn context(parent: Option<TraceParent>) -> Context {
-    // Not the thread's own context: another task's span may stand there.
+    // Not the thread's own context: that may hold another task's span.
     match parent {
         Some(parent) => Context::new().with_remote_span_context(span_context(parent)),
         None => Context::new(),
     }
 }
 
-/// Says that what the span tells of went wrong. `kind` is of few values, by the conventions.
-pub(super) fn fail(span: &mut Span, kind: String) {
+/// Marks the span as failed. `kind` has few values, by the conventions.
+pub(super) fn mark_failed(span: &mut Span, kind: String) {
     span.set_status(Status::error(""));
     span.set_attribute(KeyValue::new(ERROR_TYPE, kind));
 }

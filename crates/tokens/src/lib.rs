@@ -1,4 +1,4 @@
-//! What the service will book for a request: the body's prompt tokens plus the most it may answer.
+//! Token estimate: what the service will book for a request, prompt tokens plus the longest answer.
 //!
 //! Azure OpenAI books an estimate when a request arrives, long before it knows the answer's length
 //! (Azure docs: "quota", the limiter's model). The prompt is counted with the model's own
@@ -9,10 +9,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use domain::job::{Api, Estimate};
+use domain::job::{Api, TokenEstimate};
 
 /// Output tokens assumed where a request sets no limit. Too high only costs pace, and the
-/// service's headers tell; too low runs into refusals.
+/// service's headers correct it; too low leads to 429s.
 pub const DEFAULT_MAX_OUTPUT: u32 = 4096;
 
 /// Tokens around every chat message and before the answer, as OpenAI's cookbook counts them.
@@ -24,44 +24,44 @@ const PER_NAME: usize = 1;
 const IMAGE_HIGH: usize = 765;
 const IMAGE_LOW: usize = 85;
 
-/// Counts what a request body asks for. Parts that can't be read count as nothing: the service
-/// will refuse the request in its own words.
-pub fn estimate(api: Api, model: &str, body: &[u8]) -> Estimate {
-    let Ok(asked) = serde_json::from_slice::<Asked<'_>>(body) else {
-        return Estimate::default();
+/// Counts the tokens of a request body. Unreadable parts count as nothing: the service will
+/// reject such a request itself.
+pub fn estimate(api: Api, model: &str, body: &[u8]) -> TokenEstimate {
+    let Ok(fields) = serde_json::from_slice::<PromptFields<'_>>(body) else {
+        return TokenEstimate::default();
     };
     let count = tokenizer(model);
     let prompt = match api {
         Api::ChatCompletions => {
-            let messages = asked.messages.iter().flatten();
+            let messages = fields.messages.iter().flatten();
             PER_REPLY + messages.map(|m| m.tokens(&count)).sum::<usize>()
         }
         Api::Responses | Api::Embeddings => {
-            asked.input.map_or(0, |input| text_tokens(input, &count))
+            fields.input.map_or(0, |input| text_tokens(input, &count))
         }
     };
-    let around = [asked.instructions, asked.tools, asked.functions, asked.response_format];
+    let around = [fields.instructions, fields.tools, fields.functions, fields.response_format];
     let around: usize = around.into_iter().flatten().map(|raw| text_tokens(raw, &count)).sum();
     let max_output = match api {
         Api::Embeddings => 0,
-        _ => asked.max_output(),
+        _ => fields.max_output(),
     };
-    Estimate { prompt: u32::try_from(prompt + around).unwrap_or(u32::MAX), max_output }
+    TokenEstimate { prompt: u32::try_from(prompt + around).unwrap_or(u32::MAX), max_output }
 }
 
-/// Whether a request says how many tokens its answer may have, where that is not fixed.
-pub fn is_bounded(api: Api, body: &str) -> bool {
-    let limit = |asked: Asked<'_>| {
-        asked.max_completion_tokens.or(asked.max_output_tokens).or(asked.max_tokens)
+/// Returns whether a request limits the tokens of its answer, or has no such limit to set.
+pub fn has_output_limit(api: Api, body: &str) -> bool {
+    let limit = |fields: PromptFields<'_>| {
+        fields.max_completion_tokens.or(fields.max_output_tokens).or(fields.max_tokens)
     };
     api == Api::Embeddings || serde_json::from_str(body).is_ok_and(|asked| limit(asked).is_some())
 }
 
-/// The fields of a request body that cost tokens.
+/// Fields of a request body that cost tokens.
 #[derive(Deserialize)]
-struct Asked<'a> {
+struct PromptFields<'a> {
     #[serde(borrow)]
-    messages: Option<Vec<Message<'a>>>,
+    messages: Option<Vec<PromptMessage<'a>>>,
     #[serde(borrow)]
     input: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -78,7 +78,7 @@ struct Asked<'a> {
     n: Option<u32>,
 }
 
-impl Asked<'_> {
+impl PromptFields<'_> {
     fn max_output(&self) -> u32 {
         let each = self.max_completion_tokens.or(self.max_output_tokens).or(self.max_tokens);
         each.unwrap_or(DEFAULT_MAX_OUTPUT).saturating_mul(self.n.unwrap_or(1).max(1))
@@ -86,7 +86,7 @@ impl Asked<'_> {
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct PromptMessage<'a> {
     #[serde(borrow)]
     role: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -97,7 +97,7 @@ struct Message<'a> {
     tool_calls: Option<&'a RawValue>,
 }
 
-impl Message<'_> {
+impl PromptMessage<'_> {
     fn tokens(&self, count: &dyn Fn(&str) -> usize) -> usize {
         let role = self.role.as_deref().map_or(0, |role| match role {
             // The usual roles are one token in every encoding.
@@ -110,7 +110,8 @@ impl Message<'_> {
     }
 }
 
-/// Tokens of a JSON value: a string, a list of strings, token numbers or parts, or a message list.
+/// Counts the tokens of a JSON value: a string, a list of strings, token numbers or parts, or a
+/// message list.
 fn text_tokens(raw: &RawValue, count: &dyn Fn(&str) -> usize) -> usize {
     let json = raw.get();
     match json.as_bytes().first() {
@@ -124,9 +125,9 @@ fn text_tokens(raw: &RawValue, count: &dyn Fn(&str) -> usize) -> usize {
 
 fn item_tokens(raw: &RawValue, count: &dyn Fn(&str) -> usize) -> usize {
     match raw.get().as_bytes().first() {
-        Some(b'{') => serde_json::from_str::<Part<'_>>(raw.get())
+        Some(b'{') => serde_json::from_str::<PromptPart<'_>>(raw.get())
             .map_or(0, |part| part.tokens(raw.get(), count)),
-        // Embeddings take ready-made token numbers too.
+        // Embeddings accept ready-made token numbers too.
         Some(b'0'..=b'9') => 1,
         _ => text_tokens(raw, count),
     }
@@ -134,7 +135,7 @@ fn item_tokens(raw: &RawValue, count: &dyn Fn(&str) -> usize) -> usize {
 
 /// A content part, or a message of a Responses input.
 #[derive(Deserialize)]
-struct Part<'a> {
+struct PromptPart<'a> {
     #[serde(borrow)]
     r#type: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -149,7 +150,7 @@ struct Part<'a> {
     detail: Option<Cow<'a, str>>,
 }
 
-impl Part<'_> {
+impl PromptPart<'_> {
     fn tokens(&self, whole: &str, count: &dyn Fn(&str) -> usize) -> usize {
         if matches!(self.r#type.as_deref(), Some("image_url" | "input_image")) {
             let nested = self.image_url.is_some_and(|url| url.get().contains(r#""detail":"low""#));
@@ -162,14 +163,14 @@ impl Part<'_> {
                 let message = if self.role.is_some() { PER_MESSAGE + 1 } else { 0 };
                 message + text_tokens(content, count)
             }
-            // A tool's definition or the like: its JSON is what the model reads.
+            // A tool definition or the like: the model reads its JSON.
             (None, None) => count(whole),
         }
     }
 }
 
-/// The model's encoding, by the names OpenAI's tokenizer maps to it. Deployments can have any
-/// name: unknown ones are taken for current models.
+/// Returns the model's encoding, by the names OpenAI's tokenizer maps to it. Deployments can have
+/// any name: unknown ones are taken for current models.
 fn tokenizer(model: &str) -> impl Fn(&str) -> usize {
     const CL100K: [&str; 4] = ["gpt-4", "gpt-35", "gpt-3.5", "text-embedding"];
     const O200K: [&str; 3] = ["gpt-4o", "gpt-4.", "gpt-4-o"];

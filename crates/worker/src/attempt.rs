@@ -1,4 +1,4 @@
-//! One call of one job, and what it leads to: an outcome, another try, or back in line.
+//! One call of one job, and its result: an outcome, another attempt, or back to the queue.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,84 +12,85 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::held::{Held, InHand};
-use super::postpone::Postponed;
-use super::purse::Reserve;
-use super::record::{self, Finished};
-use super::states::Course;
-use super::{Target, retry};
-use admission::deployment::Feedback;
-use admission::{Booking, DeploymentIndex, Member};
+use super::allowance::SpendReservation;
+use super::batch_registry::BatchDisposition;
+use super::defer::DeferredJob;
+use super::leases::{BoxedJob, LeasedJob};
+use super::record::{self, FinishedJob};
+use super::{WorkerTarget, retry};
+use admission::deployment::CallFeedback;
+use admission::{Booking, DeploymentIndex, PoolMember};
 use domain::headers::RateHeaders;
 use domain::job::{Job, JobId};
-use domain::outcome::Failure;
-use model::Called;
+use domain::outcome::JobFailure;
+use model::CallResult;
 use model::verdict::{ErrorReply, Verdict};
 use store::{Store, StoreError};
-use telemetry::{Call, Progress};
+use telemetry::{CallSpan, WorkerProgress};
 
-/// How long a job waits in the worker whose call could not be paid for.
-pub(super) const UNFUNDED: Duration = Duration::from_secs(2);
+/// Wait in the worker of a job whose call its budget did not allow.
+pub(super) const BUDGET_WAIT: Duration = Duration::from_secs(2);
 
-/// What every call needs.
-pub(super) struct Caller {
-    pub(super) targets: Vec<Target>,
-    pub(super) max_tries: u32,
-    pub(super) postpone_from: Duration,
+/// Shared dependencies of all calls.
+pub(super) struct AttemptRunner {
+    pub(super) targets: Vec<WorkerTarget>,
+    pub(super) max_attempts: u32,
+    pub(super) defer_from: Duration,
     pub(super) store: Arc<dyn Store>,
-    pub(super) to_postpone: mpsc::Sender<Postponed>,
-    pub(super) to_record: mpsc::Sender<Box<Finished>>,
-    pub(super) progress: Arc<Progress>,
-    /// The grace time is over: calls in flight are broken off.
-    pub(super) cut: CancellationToken,
+    pub(super) to_defer: mpsc::Sender<DeferredJob>,
+    pub(super) to_record: mpsc::Sender<Box<FinishedJob>>,
+    pub(super) progress: Arc<WorkerProgress>,
+    /// Cancelled when the grace time is over: calls in flight are aborted.
+    pub(super) abort: CancellationToken,
 }
 
-/// The end of a call, as the conductor hears it.
-pub(super) struct Ended {
+/// End of a call, as reported to the dispatcher.
+pub(super) struct CallEnded {
     pub(super) job: JobId,
     pub(super) booking: Booking,
-    pub(super) feedback: Feedback,
-    /// What the response told of the deployment's limits.
-    pub(super) told: RateHeaders,
-    /// The job, if it has no outcome yet, and when it may go in line again.
-    pub(super) back: Option<(Held, Instant)>,
+    pub(super) feedback: CallFeedback,
+    /// Rate limits that the response reported for the deployment.
+    pub(super) rate_limits: RateHeaders,
+    /// The job, if it has no outcome yet, and the earliest time of its next admission.
+    pub(super) unfinished: Option<(BoxedJob, Instant)>,
     /// The store will not give the job's body; it would not take its outcome either.
     pub(super) store_failed: Option<StoreError>,
 }
 
-/// Tells the conductor of a call's end, also if the call panics: a deployment must not lose room.
-pub(super) struct Permit {
+/// Reports a call's end to the dispatcher, even after a panic: a deployment must not lose room.
+pub(super) struct CallPermit {
     job: JobId,
     booking: Booking,
-    told: RateHeaders,
-    ended: Option<mpsc::Sender<Ended>>,
+    rate_limits: RateHeaders,
+    ended: Option<mpsc::Sender<CallEnded>>,
 }
 
-impl Permit {
-    pub(super) fn new(job: JobId, booking: Booking, ended: mpsc::Sender<Ended>) -> Self {
-        Self { job, booking, told: RateHeaders::default(), ended: Some(ended) }
+impl CallPermit {
+    pub(super) fn new(job: JobId, booking: Booking, ended: mpsc::Sender<CallEnded>) -> Self {
+        Self { job, booking, rate_limits: RateHeaders::default(), ended: Some(ended) }
     }
 
     fn deployment(&self) -> DeploymentIndex {
         self.booking.deployment
     }
 
-    fn end(mut self, feedback: Feedback, back: Option<(Held, Instant)>) {
+    fn end(mut self, feedback: CallFeedback, back: Option<(BoxedJob, Instant)>) {
         self.send(feedback, back, None);
     }
 
-    fn fail(mut self, held: Held, error: StoreError) {
-        self.send(Feedback::Unclear, Some((held, Instant::now())), Some(error));
+    fn fail(mut self, held: BoxedJob, error: StoreError) {
+        self.send(CallFeedback::Unclear, Some((held, Instant::now())), Some(error));
     }
 
     fn send(
         &mut self,
-        feedback: Feedback,
-        back: Option<(Held, Instant)>,
+        feedback: CallFeedback,
+        back: Option<(BoxedJob, Instant)>,
         store_failed: Option<StoreError>,
     ) {
-        let (job, booking, told) = (self.job, self.booking, self.told);
-        let ended = Ended { job, booking, feedback, told, back, store_failed };
+        let (job, booking, told) = (self.job, self.booking, self.rate_limits);
+        let ended =
+            CallEnded { job, booking, feedback, rate_limits: told, unfinished: back, store_failed };
         // The channel has room for one message of every call in flight. It is closed only when
         // nobody counts calls any more.
         if let Some(channel) = self.ended.take() {
@@ -98,32 +99,35 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for CallPermit {
     fn drop(&mut self) {
-        self.send(Feedback::Unclear, None, None);
+        self.send(CallFeedback::Unclear, None, None);
     }
 }
 
 /// The batch's budget does not allow the call now.
-struct Unfunded;
+struct BudgetRefusal;
 
-/// Sets aside what the call may cost, if its batch has a budget.
-async fn reserve(held: &InHand, at: &Member) -> Result<Option<Reserve>, Unfunded> {
-    let Some(purse) = held.batch.purse() else { return Ok(None) };
-    match purse.worst(&held.delivery.job.model, held.estimate, at) {
-        Ok(worst) => purse.draw(worst).await.map(Some).ok_or(Unfunded),
+/// Reserves the call's maximum cost, if its batch has a budget.
+async fn reserve(
+    held: &LeasedJob,
+    at: &PoolMember,
+) -> Result<Option<SpendReservation>, BudgetRefusal> {
+    let Some(allowance) = held.batch.allowance() else { return Ok(None) };
+    match allowance.max_cost(&held.delivery.job.model, held.estimate, at) {
+        Ok(worst) => allowance.reserve(worst).await.map(Some).ok_or(BudgetRefusal),
         Err(why) => {
-            purse.give_up(why);
-            Err(Unfunded)
+            allowance.mark_unusable(why);
+            Err(BudgetRefusal)
         }
     }
 }
 
-impl Caller {
+impl AttemptRunner {
     /// Calls for a job and brings it one step further.
-    pub(super) async fn attempt(self: Arc<Self>, mut held: Held, mut permit: Permit) {
-        if held.place.is_lost() {
-            // Somebody else has it or will; a call now could be paid twice.
+    pub(super) async fn attempt(self: Arc<Self>, mut held: BoxedJob, mut permit: CallPermit) {
+        if held.slot.is_lost() {
+            // Another worker has it or will; a call now could be paid twice.
             return;
         }
         let job = match self.with_body(&held.delivery.job).await {
@@ -136,27 +140,28 @@ impl Caller {
         let reserve = match reserve(&held, &target.member).await {
             Ok(reserve) => reserve,
             // Nothing was sent. The batch may be paused by now, or its other calls leave something.
-            Err(Unfunded) => {
-                return permit.end(Feedback::Unclear, Some((held, Instant::now() + UNFUNDED)));
+            Err(BudgetRefusal) => {
+                return permit
+                    .end(CallFeedback::Unclear, Some((held, Instant::now() + BUDGET_WAIT)));
             }
         };
-        if held.place.is_lost() || held.batch.course() != Course::Go {
-            // It came while the store was asked for the body or the budget. Nothing was sent.
+        if held.slot.is_lost() || held.batch.disposition() != BatchDisposition::Run {
+            // The lease or the batch changed while we waited for the store. Nothing was sent.
             reserve.into_iter().for_each(|reserve| reserve.settle(0));
-            return permit.end(Feedback::Unclear, Some((held, Instant::now())));
+            return permit.end(CallFeedback::Unclear, Some((held, Instant::now())));
         }
         let began = Instant::now();
-        let observed = Call::begin(&job, (name, &target.client), held.charge, held.attempts);
-        let Some(Called { verdict, told }) = self.call(target, &job).await else {
-            // It may have been paid: what its batch's budget set aside stays so. No try is counted.
+        let observed = CallSpan::begin(&job, (name, &target.client), held.charge, held.attempts);
+        let Some(CallResult { verdict, rate_limits: told }) = self.call(target, &job).await else {
+            // It may have been paid: its reservation counts as spent. No attempt is counted.
             drop(job);
-            return permit.end(Feedback::Unclear, Some((held, Instant::now())));
+            return permit.end(CallFeedback::Unclear, Some((held, Instant::now())));
         };
         observed.end(&verdict);
-        // A body that lies aside is held only while it is needed.
+        // A body from a claim check is kept only while it is needed.
         drop(job);
-        permit.told = told;
-        if let (Some(reserve), Some(purse)) = (reserve, held.batch.purse()) {
+        permit.rate_limits = told;
+        if let (Some(reserve), Some(purse)) = (reserve, held.batch.allowance()) {
             let model = &held.delivery.job.model;
             reserve.settle(purse.cost(model, held.estimate, &target.member, &verdict));
         }
@@ -171,13 +176,13 @@ impl Caller {
         match verdict {
             Verdict::Answered(reply) => {
                 held.attempts += 1;
-                let finished = Finished::answered(held, name, reply, latency);
-                self.finish(finished, permit, Feedback::Responded).await;
+                let finished = FinishedJob::answered(held, name, reply, latency);
+                self.finish(finished, permit, CallFeedback::Responded).await;
             }
             Verdict::Refused(error) => {
                 held.attempts += 1;
-                let finished = Finished::refused(held, name, error, latency);
-                self.finish(finished, permit, Feedback::Responded).await;
+                let finished = FinishedJob::refused(held, name, error, latency);
+                self.finish(finished, permit, CallFeedback::Responded).await;
             }
             Verdict::Transient { error, retry_after } => {
                 self.retry(held, permit, error, retry_after).await;
@@ -186,86 +191,86 @@ impl Caller {
                 self.progress.throttled.fetch_add(1, Ordering::Relaxed);
                 held.delivery.job.history.throttled += 1;
                 let until = Instant::now() + pause;
-                permit.end(Feedback::Throttled { until }, Some((held, Instant::now())));
+                permit.end(CallFeedback::Throttled { until }, Some((held, Instant::now())));
             }
             Verdict::Unreachable { why } => {
                 let why = format!("{}: {why}", target.client.base());
-                permit.end(Feedback::Unreachable { why }, Some((held, Instant::now())));
+                permit.end(CallFeedback::Unreachable { why }, Some((held, Instant::now())));
             }
             Verdict::Missing { why } => {
                 let why = format!("{} says {why}", target.client.base());
-                permit.end(Feedback::Missing { why }, Some((held, Instant::now())));
+                permit.end(CallFeedback::Missing { why }, Some((held, Instant::now())));
             }
             Verdict::Misconfigured { why } => {
                 let why = format!("{} says {why}", target.client.base());
-                permit.end(Feedback::Misconfigured { why }, Some((held, Instant::now())));
+                permit.end(CallFeedback::Misconfigured { why }, Some((held, Instant::now())));
             }
         }
     }
 
-    /// Makes the call, unless the grace time ends before it does.
-    async fn call(&self, target: &Target, job: &Job) -> Option<Called> {
+    /// Makes the call, unless the grace time ends first.
+    async fn call(&self, target: &WorkerTarget, job: &Job) -> Option<CallResult> {
         tokio::select! {
             biased;
             called = target.client.call(job) => Some(called),
-            () = self.cut.cancelled() => None,
+            () = self.abort.cancelled() => None,
         }
     }
 
-    /// The job with its body, which is fetched if it lies aside; `None` if it is not there.
+    /// Returns the job with its body, fetched if it is a claim check; `None` if it is not there.
     async fn with_body<'j>(&self, job: &'j Job) -> Result<Option<Cow<'j, Job>>, StoreError> {
-        let Some(name) = job.payload() else { return Ok(Some(Cow::Borrowed(job))) };
-        let body = record::until_reached(|| self.store.get_payload(&name)).await?;
+        let Some(name) = job.payload_name() else { return Ok(Some(Cow::Borrowed(job))) };
+        let body = record::retry_until_reachable(|| self.store.get_payload(&name)).await?;
         Ok(body.and_then(|body| job.with_body(body)).map(Cow::Owned))
     }
 
-    /// If somebody else brought the job to its end meanwhile, the body is gone and the outcome that
-    /// is recorded stands.
-    async fn give_up_without_body(&self, held: Held, permit: Permit) {
-        let name = held.delivery.job.payload().unwrap_or_default();
+    /// Ends a job whose body is missing. If another worker finished the job meanwhile, the body is
+    /// gone and the recorded outcome stands.
+    async fn give_up_without_body(&self, held: BoxedJob, permit: CallPermit) {
+        let name = held.delivery.job.payload_name().unwrap_or_default();
         let description = format!(
-            "the request body lies aside, and the store has no payload '{name}' with that content: \
+            "the request body is a claim check, and the store has no payload '{name}' with that content: \
              enqueue the job again from its input"
         );
-        let finished = Finished::dead(held, "PayloadMissing", description);
+        let finished = FinishedJob::dead(held, "PayloadMissing", description);
         let _ = self.to_record.send(finished).await;
-        permit.end(Feedback::Unclear, None);
+        permit.end(CallFeedback::Unclear, None);
     }
 
-    /// Hands an outcome to the recorder; the permit is kept until there is room for it.
-    async fn finish(&self, finished: Box<Finished>, permit: Permit, feedback: Feedback) {
-        // The recorder is gone only if the store failed for good: then the job is redelivered.
+    /// Sends an outcome to the recorder; the permit is kept until there is room for it.
+    async fn finish(&self, finished: Box<FinishedJob>, permit: CallPermit, feedback: CallFeedback) {
+        // The recorder is gone only after a permanent store error: then the job is redelivered.
         let _ = self.to_record.send(finished).await;
         permit.end(feedback, None);
     }
 
     async fn retry(
         &self,
-        mut held: Held,
-        permit: Permit,
+        mut held: BoxedJob,
+        permit: CallPermit,
         error: ErrorReply,
         retry_after: Option<Duration>,
     ) {
         held.attempts += 1;
-        held.failed_at = Some(permit.deployment());
-        self.progress.faults.fetch_add(1, Ordering::Relaxed);
+        held.last_failed_on = Some(permit.deployment());
+        self.progress.transient_errors.fetch_add(1, Ordering::Relaxed);
         let why = format!("{}: {}", error.failure.code, error.failure.message);
-        let feedback = Feedback::Faulted { why };
-        if held.attempts >= self.max_tries {
-            let Failure { code, message } = error.failure.clone();
+        let feedback = CallFeedback::Transient { why };
+        if held.attempts >= self.max_attempts {
+            let JobFailure { code, message } = error.failure.clone();
             let description =
-                format!("{} tries, the last one ended with {code}: {message}", held.attempts);
+                format!("{} attempts, the last one ended with {code}: {message}", held.attempts);
             held.last_error = Some(error);
-            let finished = Finished::dead(held, "RetriesExhausted", description);
+            let finished = FinishedJob::dead(held, "RetriesExhausted", description);
             self.finish(finished, permit, feedback).await;
             return;
         }
         let wait = retry::delay(held.attempts, retry_after, random());
-        if wait >= self.postpone_from {
+        if wait >= self.defer_from {
             permit.end(feedback, None);
-            let postponed = Postponed::new(held, Timestamp::now() + wait, &error.failure);
-            // Closed only when the queue failed for good: then the job is redelivered.
-            let _ = self.to_postpone.send(postponed).await;
+            let postponed = DeferredJob::new(held, Timestamp::now() + wait, &error.failure);
+            // Closed only after a permanent queue error: then the job is redelivered.
+            let _ = self.to_defer.send(postponed).await;
             return;
         }
         let due = Instant::now() + wait;

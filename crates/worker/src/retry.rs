@@ -1,4 +1,4 @@
-//! When a job may try again after a passing fault: exponential backoff with full jitter.
+//! Delay of a retry after a transient error: exponential backoff with full jitter.
 //!
 //! The only file that knows the crate `backoff`, and it takes the growing schedule alone: the
 //! crate's own jitter is centred and may pass the maximum, and its default gives up by wall clock.
@@ -8,22 +8,22 @@ use std::time::Duration;
 use backoff::backoff::Backoff;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 
-const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(60);
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+const MAX_DELAY: Duration = Duration::from_secs(60);
 
-/// The wait before try number `tries + 1`: a random part (`random` is in 0..1) of a span that
-/// doubles with every try, or what the service asked for if that is longer.
-pub fn delay(tries: u32, retry_after: Option<Duration>, random: f64) -> Duration {
+/// Returns the wait before attempt number `attempts + 1`: a random part (`random` is in 0..1) of a
+/// span that doubles with every attempt, or the service's `retry_after` if that is longer.
+pub fn delay(attempts: u32, retry_after: Option<Duration>, random: f64) -> Duration {
     let mut schedule: ExponentialBackoff = ExponentialBackoffBuilder::new()
-        .with_initial_interval(FIRST)
+        .with_initial_interval(FIRST_DELAY)
         .with_multiplier(2.0)
-        .with_max_interval(LONGEST)
+        .with_max_interval(MAX_DELAY)
         .with_randomization_factor(0.0)
         .with_max_elapsed_time(None)
         .build();
     // The span stops growing long before 16 steps.
-    let span = (0..tries.clamp(1, 16)).filter_map(|_| schedule.next_backoff()).last();
-    let jittered = span.unwrap_or(LONGEST).mul_f64(random.clamp(0.0, 1.0));
+    let span = (0..attempts.clamp(1, 16)).filter_map(|_| schedule.next_backoff()).last();
+    let jittered = span.unwrap_or(MAX_DELAY).mul_f64(random.clamp(0.0, 1.0));
     jittered.max(retry_after.unwrap_or_default())
 }
 
@@ -36,7 +36,7 @@ mod tests {
         let longest = |tries| delay(tries, None, 1.0);
         let ms = Duration::from_millis;
         let spans = [longest(1), longest(2), longest(3), longest(8), longest(100)];
-        assert_eq!(spans, [ms(500), ms(1_000), ms(2_000), LONGEST, LONGEST]);
+        assert_eq!(spans, [ms(500), ms(1_000), ms(2_000), MAX_DELAY, MAX_DELAY]);
         assert_eq!(delay(5, None, 0.0), Duration::ZERO);
     }
 

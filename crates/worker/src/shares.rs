@@ -1,8 +1,8 @@
-//! Keeps this instance's shares of all quotas: exchanges words with its siblings, beat by beat.
+//! Keeps this instance's shares of all quotas: exchanges heartbeats with its siblings.
 //!
-//! `admission::shares` decides; here is the talking: to the conductor, which admits by the shares
-//! and knows the demands, and to the store, where the siblings' words are. People's questions come
-//! and are answered the same way.
+//! `admission::shares` decides; this task communicates: with the dispatcher, which admits by the
+//! shares and knows the demands, and with the store, where the siblings' heartbeats are. People's
+//! inquiries arrive and are answered the same way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,85 +15,90 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::Target;
-use super::explain::{Answer, Desk, Question};
-use admission::shares::{BEAT, Shares};
-use admission::snapshot::Standing;
-use domain::share::Word;
+use super::WorkerTarget;
+use super::inquiry::{InquiryAnswer, OpenInquiries, WorkerInquiry};
+use admission::shares::{EXCHANGE_INTERVAL, QuotaShares};
+use admission::snapshot::DemandSnapshot;
+use domain::heartbeat::Heartbeat;
 use store::{Store, StoreError};
 
-/// How long the conductor is waited for; then its last demands stand.
-const ANSWER_WAIT: Duration = Duration::from_millis(500);
+/// Time to wait for the dispatcher; after that its last demands stand.
+const DISPATCHER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a store that is away may keep us from ending.
-const GOODBYE_WAIT: Duration = Duration::from_secs(2);
+/// Time that an unreachable store may delay our end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the conductor is asked for.
-pub(super) enum Order {
-    /// To use these fractions of the quotas, in the order of the targets.
-    Use(Vec<f64>),
-    /// To take those jobs out of line whose batches may not go any more.
+/// Command to the dispatcher.
+pub(super) enum DispatcherCommand {
+    /// Use these fractions of the quotas, in the order of the targets.
+    UseShares(Vec<f64>),
+    /// Take the jobs of batches that may not run any more out of the wait queues.
     Recheck,
-    /// To say how the deployments stand.
-    Report(oneshot::Sender<Vec<Standing>>),
-    /// To tell people of the jobs that it holds.
-    Explain(Question, oneshot::Sender<Answer>),
+    /// Report the state of the deployments.
+    Report(oneshot::Sender<Vec<DemandSnapshot>>),
+    /// Report on the jobs that it holds.
+    Explain(WorkerInquiry, oneshot::Sender<InquiryAnswer>),
 }
 
-pub(super) struct Sharing {
+pub(super) struct ShareExchange {
     store: Arc<dyn Store>,
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<DispatcherCommand>,
     /// Name and quota of each target.
     targets: Vec<(String, String)>,
-    shares: Shares,
-    word: Word,
-    standings: Vec<Standing>,
+    shares: QuotaShares,
+    heartbeat: Heartbeat,
+    standings: Vec<DemandSnapshot>,
     measured_at: Instant,
-    desk: Desk,
-    /// Questions without an answer.
-    open: Vec<(Uuid, Question)>,
-    /// Somebody waits for an answer that we have: the beat is too far off.
+    inquiries: OpenInquiries,
+    /// Inquiries without an answer.
+    unanswered: Vec<(Uuid, WorkerInquiry)>,
+    /// We have an answer for somebody who waits: the next heartbeat is too far off.
     has_answers: bool,
-    looked: bool,
-    failing: bool,
+    has_observed: bool,
+    is_failing: bool,
 }
 
-impl Sharing {
+impl ShareExchange {
     pub(super) fn new(
         store: Arc<dyn Store>,
-        targets: &[Target],
-        orders: mpsc::Sender<Order>,
+        targets: &[WorkerTarget],
+        commands: mpsc::Sender<DispatcherCommand>,
     ) -> Self {
-        let quota = |target: &Target| {
+        let quota = |target: &WorkerTarget| {
             let model = target.member.models.first().map(String::as_str);
             target.client.quota_key(model)
         };
         let targets: Vec<_> = targets.iter().map(|t| (t.member.name.clone(), quota(t))).collect();
-        let shares = Shares::new(targets.iter().map(|(_, quota)| quota.clone()));
+        let shares = QuotaShares::new(targets.iter().map(|(_, quota)| quota.clone()));
         let about = json!({
             "host": host(),
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "started": Timestamp::now().to_string(),
         });
-        let word = Word { instance: Uuid::new_v4(), beat: 0, parts: shares.parts(), about };
+        let heartbeat = Heartbeat {
+            instance: Uuid::new_v4(),
+            sequence: 0,
+            quota_claims: shares.quota_claims(),
+            status: about,
+        };
         Self {
             store,
-            orders,
+            commands,
             targets,
             shares,
-            word,
+            heartbeat,
             standings: Vec::new(),
             measured_at: Instant::now(),
-            desk: Desk::default(),
-            open: Vec::new(),
+            inquiries: OpenInquiries::default(),
+            unanswered: Vec::new(),
             has_answers: false,
-            looked: false,
-            failing: false,
+            has_observed: false,
+            is_failing: false,
         }
     }
 
-    /// Runs until stopped; then the siblings are told at once.
+    /// Runs until stopped; then removes its heartbeat, so that the siblings know at once.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         self.apply();
         loop {
@@ -106,69 +111,70 @@ impl Sharing {
                 () = sleep_until(due) => {}
             }
             self.measure().await;
-            let exchanged = timeout(BEAT, self.exchange()).await;
-            self.note(exchanged.map_err(|_| "the store takes too long".to_owned()));
+            let exchanged = timeout(EXCHANGE_INTERVAL, self.exchange()).await;
+            self.log_result(exchanged.map_err(|_| "the store takes too long".to_owned()));
             self.apply();
-            self.answer().await;
+            self.answer_inquiries().await;
         }
-        let goodbye = timeout(GOODBYE_WAIT, self.store.remove_word(self.word.instance));
+        let goodbye =
+            timeout(SHUTDOWN_TIMEOUT, self.store.delete_heartbeat(self.heartbeat.instance));
         if !matches!(goodbye.await, Ok(Ok(()))) {
             debug!("the siblings will find out by themselves that this worker has gone");
         }
     }
 
-    /// Asks the conductor for the demands, about once a beat: shorter times would tell of chance.
+    /// Asks the dispatcher for the demands, about once a beat: shorter times would measure chance.
     async fn measure(&mut self) {
-        if self.measured_at.elapsed() < BEAT * 3 / 4 {
+        if self.measured_at.elapsed() < EXCHANGE_INTERVAL * 3 / 4 {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        if self.orders.try_send(Order::Report(answer)).is_err() {
+        if self.commands.try_send(DispatcherCommand::Report(answer)).is_err() {
             return;
         }
-        if let Ok(Ok(standings)) = timeout(ANSWER_WAIT, answered).await {
+        if let Ok(Ok(standings)) = timeout(DISPATCHER_TIMEOUT, answered).await {
             self.measured_at = Instant::now();
             self.standings = standings;
             for ((_, quota), standing) in self.targets.iter().zip(&self.standings) {
-                self.shares.want(quota, standing.demand);
+                self.shares.set_demand(quota, standing.demand);
             }
         }
     }
 
     async fn exchange(&mut self) -> Result<(), StoreError> {
-        if !self.looked {
+        if !self.has_observed {
             let words = self.siblings().await?;
-            self.shares.look(words, Instant::now());
-            self.looked = true;
+            self.shares.observe_siblings(words, Instant::now());
+            self.has_observed = true;
         }
         let began = Instant::now();
-        self.word.beat += 1;
-        self.word.parts = self.shares.parts();
-        self.word.about["deployments"] = self.deployments();
-        self.desk.tell(&mut self.word.about);
-        self.store.put_word(&self.word).await?;
+        self.heartbeat.sequence += 1;
+        self.heartbeat.quota_claims = self.shares.quota_claims();
+        self.heartbeat.status["deployments"] = self.deployments();
+        self.inquiries.write_answers(&mut self.heartbeat.status);
+        self.store.put_heartbeat(&self.heartbeat).await?;
         let words = self.siblings().await?;
-        self.open = self.desk.hear(&words);
-        self.shares.exchanged(&self.word.parts, words, began, Instant::now());
+        self.unanswered = self.inquiries.update(&words);
+        self.shares.record_exchange(&self.heartbeat.quota_claims, words, began, Instant::now());
         Ok(())
     }
 
-    /// Gathers the answers for those who ask; the next word tells them.
-    async fn answer(&mut self) {
-        for (asker, question) in std::mem::take(&mut self.open) {
+    /// Collects the answers to open inquiries; the next heartbeat carries them.
+    async fn answer_inquiries(&mut self) {
+        for (asker, question) in std::mem::take(&mut self.unanswered) {
             let (answer, answered) = oneshot::channel();
-            if self.orders.try_send(Order::Explain(question, answer)).is_err() {
+            if self.commands.try_send(DispatcherCommand::Explain(question, answer)).is_err() {
                 return;
             }
-            let Ok(Ok(answer)) = timeout(ANSWER_WAIT, answered).await else { return };
-            self.desk.answer(asker, answer);
+            let Ok(Ok(answer)) = timeout(DISPATCHER_TIMEOUT, answered).await else { return };
+            self.inquiries.answer(asker, answer);
             self.has_answers = true;
         }
     }
 
-    async fn siblings(&self) -> Result<Vec<Word>, StoreError> {
-        let mut words = self.store.words().await?;
-        words.retain(|word| word.instance != self.word.instance);
+    async fn siblings(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        let mut words = self.store.heartbeats().await?;
+        words.retain(|word| word.instance != self.heartbeat.instance);
         Ok(words)
     }
 
@@ -181,7 +187,7 @@ impl Sharing {
             .collect()
     }
 
-    fn note(&mut self, exchanged: Result<Result<(), StoreError>, String>) {
+    fn log_result(&mut self, exchanged: Result<Result<(), StoreError>, String>) {
         let failed = match exchanged {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -189,17 +195,17 @@ impl Sharing {
         };
         match failed {
             Some(why) => {
-                self.shares.failed(Instant::now());
-                if !self.failing {
+                self.shares.record_failure(Instant::now());
+                if !self.is_failing {
                     warn!(error = why, "can't reach the siblings; this worker's share will shrink");
                 }
-                self.failing = true;
+                self.is_failing = true;
             }
             None => {
-                if self.failing {
+                if self.is_failing {
                     info!("the siblings are reached again");
                 }
-                self.failing = false;
+                self.is_failing = false;
             }
         }
     }
@@ -209,12 +215,12 @@ impl Sharing {
         let fractions: Vec<f64> =
             self.targets.iter().map(|(_, quota)| self.shares.fraction(quota, now)).collect();
         debug!(siblings = self.shares.siblings(), ?fractions, "shares");
-        // Where the conductor is behind, it hears of it next time; it admits nothing meanwhile.
-        let _ = self.orders.try_send(Order::Use(fractions));
+        // If the dispatcher is behind, it gets them next time; it admits nothing meanwhile.
+        let _ = self.commands.try_send(DispatcherCommand::UseShares(fractions));
     }
 }
 
-/// What people know this machine or container by.
+/// Returns the name of this machine or container as people know it.
 fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = name.or_else(|| std::env::var("HOSTNAME").ok());

@@ -33,7 +33,7 @@ var terminationGraceSeconds = 60
 var nightSeconds = 43200
 
 // The queue's length knows nothing of quotas: it brings workers up to `maxWorkers`. What the dashboard
-// tells stops where the quota feeds no more. Only one of the two rules stands, since of several the
+// tells stops where the quota allows no more. Only one of the two rules stands, since of several the
 // greatest number wins.
 var byLength = {
   name: 'queue'

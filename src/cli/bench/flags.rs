@@ -1,31 +1,31 @@
-//! What can be said to `promptmill bench`: load, requests and reports.
+//! Flags of `promptmill bench`: load, requests and reports.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bench::Slo;
-use bench::sizes::{Shape, Sizes};
+use bench::sizes::{RequestShape, SizeDistribution};
 
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 #[command(next_help_heading = "Load (one of)")]
 pub(super) struct LoadFlags {
-    /// Requests a second at even distances, such as 20, 20/s or 600/m
+    /// Requests a second at even intervals, such as 20, 20/s or 600/m
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub(super) rate: Option<f64>,
-    /// Requests a second at random distances, as of many users
+    /// Requests a second at random intervals, as of many users
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub(super) poisson: Option<f64>,
-    /// Requests a second, growing evenly over the duration
+    /// Requests a second, growing linearly over the duration
     #[arg(long, value_name = "FROM..TO", value_parser = |text: &str| range(text, rate))]
     pub(super) ramp: Option<(f64, f64)>,
-    /// Requests at a time, each started when one ends [default: 8]
+    /// Requests in flight, each started when one ends [default: 8]
     #[arg(long, value_name = "N", value_parser = calls)]
     pub(super) concurrency: Option<usize>,
-    /// A phase at each concurrency, doubling, until more gives no more
+    /// One phase per concurrency, doubling, until throughput no longer grows
     #[arg(long, value_name = "FROM..TO", value_parser = |text: &str| range(text, calls))]
     pub(super) sweep: Option<(usize, usize)>,
-    /// Arrivals as recorded: JSONL or CSV of offset_seconds, prompt_tokens, output_tokens
+    /// Recorded arrivals: JSONL or CSV of offset_seconds, prompt_tokens, output_tokens
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompts", "shape"])]
     pub(super) replay: Option<PathBuf>,
 }
@@ -33,35 +33,35 @@ pub(super) struct LoadFlags {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Requests")]
 pub(super) struct RequestFlags {
-    /// Tokens in and out: 500 and 500, 2000 and 200, or 500 and 1000
+    /// Tokens of prompt and answer: 500 and 500, 2000 and 200, or 500 and 1000
     #[arg(long, value_enum, default_value_t = ShapeFlag::Balanced)]
     pub(super) shape: ShapeFlag,
     /// Tokens of each prompt: 500, uniform:100..900, normal:500,100 or lognormal:500,0.8
     #[arg(long, value_name = "SIZES")]
-    pub(super) prompt_tokens: Option<Sizes>,
-    /// Tokens that each answer may have, in the same forms
+    pub(super) prompt_tokens: Option<SizeDistribution>,
+    /// Token limit of each answer, in the same forms
     #[arg(long, value_name = "SIZES")]
-    pub(super) output_tokens: Option<Sizes>,
-    /// Prompts of a batch file, again and again
+    pub(super) output_tokens: Option<SizeDistribution>,
+    /// Send the prompts of this batch file, repeatedly
     #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "prompt_tokens", "output_tokens"])]
     pub(super) prompts: Option<PathBuf>,
-    /// Ask for whole answers; there is no time to first token then
+    /// Request answers without streaming; there is no time to first token then
     #[arg(long, conflicts_with_all = ["slo_ttft_ms", "slo_tbt_ms"])]
     pub(super) no_stream: bool,
-    /// The same prompts again and again, so that the service's cache helps
+    /// Repeat the same prompts, so that the service's cache helps
     #[arg(long)]
     pub(super) cacheable: bool,
-    /// The field that bounds answers; older servers know max_tokens only
+    /// Request field that limits answers; older servers know max_tokens only
     #[arg(long, value_name = "NAME", default_value = "max_completion_tokens")]
     #[arg(value_parser = ["max_completion_tokens", "max_tokens"])]
     pub(super) limit_field: String,
-    /// A good answer has its first token within so many milliseconds
+    /// Longest time to first token of a good answer, in milliseconds
     #[arg(long, value_name = "MS")]
     pub(super) slo_ttft_ms: Option<f64>,
-    /// … its tokens at most so many milliseconds apart on average
+    /// Longest average time between its tokens, in milliseconds
     #[arg(long, value_name = "MS")]
     pub(super) slo_tbt_ms: Option<f64>,
-    /// … and its end within so many
+    /// Longest time to its end, in milliseconds
     #[arg(long, value_name = "MS")]
     pub(super) slo_e2e_ms: Option<f64>,
 }
@@ -75,13 +75,13 @@ pub(super) struct OutputFlags {
     /// Write the report as JSON, for `bench compare`
     #[arg(long, value_name = "FILE")]
     pub(super) report: Option<PathBuf>,
-    /// Write every second of every phase as CSV
+    /// Write the figures of every second of every phase as CSV
     #[arg(long, value_name = "FILE")]
     pub(super) csv: Option<PathBuf>,
-    /// Write a page with plots
+    /// Write an HTML page with plots
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
-    /// Show no line a second
+    /// Print no progress line each second
     #[arg(long, short)]
     pub(super) quiet: bool,
 }
@@ -100,13 +100,13 @@ pub(super) enum RetryFlag {
 }
 
 impl RequestFlags {
-    pub(super) fn shape(&self) -> Shape {
+    pub(super) fn shape(&self) -> RequestShape {
         let named = match self.shape {
-            ShapeFlag::Balanced => Shape::BALANCED,
-            ShapeFlag::Context => Shape::CONTEXT,
-            ShapeFlag::Generation => Shape::GENERATION,
+            ShapeFlag::Balanced => RequestShape::BALANCED,
+            ShapeFlag::Context => RequestShape::CONTEXT,
+            ShapeFlag::Generation => RequestShape::GENERATION,
         };
-        Shape {
+        RequestShape {
             prompt: self.prompt_tokens.unwrap_or(named.prompt),
             output: self.output_tokens.unwrap_or(named.output),
         }
@@ -127,7 +127,7 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "write a share from 0 to 1".to_owned())
 }
 
-/// Requests a second: `20`, `20/s` or `600/m`.
+/// Parses requests a second: `20`, `20/s` or `600/m`.
 fn rate(text: &str) -> Result<f64, String> {
     let (number, per) = match text.split_once('/') {
         None | Some((_, "s")) => (text.trim_end_matches("/s"), 1.0),
@@ -149,5 +149,9 @@ fn range<T: PartialOrd>(
 ) -> Result<(T, T), String> {
     let (from, to) = text.split_once("..").ok_or("write a range like 1..64")?;
     let (from, to) = (read(from)?, read(to)?);
-    if from <= to { Ok((from, to)) } else { Err("a range goes from the less to the more".into()) }
+    if from <= to {
+        Ok((from, to))
+    } else {
+        Err("a range goes from the smaller to the larger number".into())
+    }
 }

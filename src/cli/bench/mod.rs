@@ -1,4 +1,4 @@
-//! `promptmill bench`: what a deployment gives under load, and whether two measurements differ.
+//! `promptmill bench`: measures a deployment under load, and compares two measurements.
 
 mod flags;
 mod pipeline;
@@ -14,18 +14,21 @@ use serde::Serialize;
 use flags::{LoadFlags, OutputFlags, RequestFlags, RetryFlag, seconds, share};
 
 use super::endpoint::EndpointFlags;
-use super::{Exit, Failure, interrupt, print, say};
+use super::{CommandError, ExitStatus, interrupt, print, say};
 use crate::config::Config;
-use bench::report::{Ended, Report, Setup};
-use bench::shapes::Load;
-use bench::{Bench, Phase, Prompts, Retry, Sample, Style, compare, sweep, trace};
-use intake::{self, Source};
-use worker::Target;
+use bench::load_shapes::LoadShape;
+use bench::report::{BenchReport, BenchSetup, BenchStopReason};
+use bench::{
+    Bench, LoadPhase, PromptGenerator, PromptStyle, RequestSample, RetryPolicy, compare, sweep,
+    trace,
+};
+use intake::{self, InputSource};
+use worker::WorkerTarget;
 
-/// Recorded prompts that are held in memory; more are of no use to a benchmark.
-const MOST_PROMPTS: usize = 10_000;
+/// Limit of recorded prompts in memory; more are of no use to a benchmark.
+const MAX_RECORDED_PROMPTS: usize = 10_000;
 
-/// Measure what a deployment gives: tokens a minute, latency, time to first token, throttling
+/// Measure a deployment: tokens a minute, latency, time to first token, throttling
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -33,36 +36,36 @@ const MOST_PROMPTS: usize = 10_000;
                   3 out of reach, 130 interrupted.\n\
                   docs/bench.md has the method and the definitions."
 )]
-pub(super) struct Args {
+pub(super) struct BenchArgs {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<BenchCommand>,
     #[command(flatten)]
-    at: EndpointFlags,
-    /// The deployment's name; without --endpoint, one of the configuration
+    endpoint_flags: EndpointFlags,
+    /// Deployment name; without --endpoint, one of the configuration
     #[arg(long, value_name = "NAME")]
     deployment: Option<String>,
-    /// The model's name in requests, where it is not the deployment's
+    /// Model name in requests, if it is not the deployment's
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Load before measuring, in seconds
+    /// Warm-up before measuring, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     warm_up: Duration,
     /// Measured time of each phase, in seconds [default: 60, or until --count or a replay ends it]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     duration: Option<Duration>,
-    /// Measured requests of each phase
+    /// Number of measured requests in each phase
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// What is done about 429s and passing faults
+    /// Retries after 429s and transient errors
     #[arg(long, value_enum, default_value_t = RetryFlag::None)]
     retry: RetryFlag,
-    /// Stop when this share of requests failed in ten seconds; 429s do not count, 1 never stops
+    /// Stop if over this share of requests failed in ten seconds; 429s do not count, 1 never stops
     #[arg(long, value_name = "0..1", default_value = "0.5", value_parser = share)]
     stop_at_error_rate: f64,
-    /// Requests that may be in flight at a constant, Poisson, ramp or replay load
+    /// Limit of requests in flight at a constant, Poisson, ramp or replay load
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_in_flight: usize,
-    /// Decides arrivals and sizes
+    /// Seed of arrivals and sizes
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -76,10 +79,12 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    /// Say what differs between two reports by more than chance
+enum BenchCommand {
+    /// Show the figures of two reports that differ by more than chance
     Compare {
+        /// First report
         a: PathBuf,
+        /// Second report
         b: PathBuf,
         /// Print as JSON on standard output
         #[arg(long)]
@@ -87,9 +92,9 @@ enum Command {
     },
 }
 
-pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
-    if let Some(Command::Compare { a, b, json }) = &args.command {
-        return compared(a, b, *json);
+pub(super) async fn run(args: BenchArgs, config: Config) -> Result<ExitStatus, CommandError> {
+    if let Some(BenchCommand::Compare { a, b, json }) = &args.command {
+        return compare_reports(a, b, *json);
     }
     if args.pipeline.pipeline {
         return pipeline::run(args, config).await;
@@ -98,20 +103,20 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     let (target, model) = args.target(config.clone())?;
     let prompts = args.prompts(&config, &model)?;
     let setup = args.setup(&target, &model, &phases);
-    args.output.can_be_written()?;
+    args.output.check_writable()?;
     let bench = Bench {
         client: target.client,
         prompts: Mutex::new(prompts),
         retry: match args.retry {
-            RetryFlag::None => Retry::None,
-            RetryFlag::Exponential => Retry::Exponential,
+            RetryFlag::None => RetryPolicy::None,
+            RetryFlag::Exponential => RetryPolicy::Exponential,
         },
         max_in_flight: args.max_in_flight.max(1),
         slo: args.requests.slo(),
         stop_at_error_rate: args.stop_at_error_rate,
         seed: args.seed,
     };
-    let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
     let quiet = args.output.quiet;
     let several = phases.len() > 1;
     let report = sweep::run(bench, setup, &phases, &stop, &mut |phase, second| {
@@ -122,54 +127,56 @@ pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
     })
     .await;
     args.output.write(&report)?;
-    Ok(exit(&report))
+    Ok(exit_status(&report))
 }
 
-fn exit(report: &Report) -> Exit {
+fn exit_status(report: &BenchReport) -> ExitStatus {
     match &report.ended {
-        Ended::Interrupted => Exit::Interrupted,
-        Ended::Misconfigured { .. } => Exit::Usage,
-        Ended::ErrorRate { last, .. } if last == Sample::UNREACHABLE => Exit::Unreachable,
-        Ended::ErrorRate { .. } => Exit::SomeFailed,
-        Ended::Complete => Exit::AllDone,
+        BenchStopReason::Interrupted => ExitStatus::Interrupted,
+        BenchStopReason::Misconfigured { .. } => ExitStatus::Usage,
+        BenchStopReason::ErrorRate { last, .. } if last == RequestSample::UNREACHABLE => {
+            ExitStatus::Unreachable
+        }
+        BenchStopReason::ErrorRate { .. } => ExitStatus::SomeFailed,
+        BenchStopReason::Complete => ExitStatus::AllDone,
     }
 }
 
-impl Args {
-    fn phases(&self) -> Result<Vec<Phase>, Failure> {
+impl BenchArgs {
+    fn phases(&self) -> Result<Vec<LoadPhase>, CommandError> {
         let flags = &self.load;
         let default =
             (self.count.is_none() && flags.replay.is_none()).then(|| Duration::from_secs(60));
         let duration = self.duration.or(default);
         let loads = match flags {
-            LoadFlags { rate: Some(rate), .. } => vec![Load::Constant { rate: *rate }],
-            LoadFlags { poisson: Some(rate), .. } => vec![Load::Poisson { rate: *rate }],
+            LoadFlags { rate: Some(rate), .. } => vec![LoadShape::Constant { rate: *rate }],
+            LoadFlags { poisson: Some(rate), .. } => vec![LoadShape::Poisson { rate: *rate }],
             LoadFlags { ramp: Some((from, to)), .. } => {
                 let span = duration.ok_or_else(|| {
-                    Failure::usage(anyhow::anyhow!("--ramp needs a --duration to grow over"))
+                    CommandError::usage(anyhow::anyhow!("--ramp needs a --duration to grow over"))
                 })?;
-                vec![Load::Ramp { from: *from, to: *to, hold: self.warm_up, span }]
+                vec![LoadShape::Ramp { from: *from, to: *to, hold: self.warm_up, span }]
             }
             LoadFlags { replay: Some(path), .. } => {
-                vec![Load::Replay(trace::read(path).map_err(Failure::usage)?.into())]
+                vec![LoadShape::Replay(trace::read(path).map_err(CommandError::usage)?.into())]
             }
             LoadFlags { sweep: Some((from, to)), .. } => {
-                sweep::levels(*from, *to).into_iter().map(Load::Concurrency).collect()
+                sweep::levels(*from, *to).into_iter().map(LoadShape::Concurrency).collect()
             }
-            _ => vec![Load::Concurrency(flags.concurrency.unwrap_or(8))],
+            _ => vec![LoadShape::Concurrency(flags.concurrency.unwrap_or(8))],
         };
-        // A recording has no part of it that is only for warming up.
+        // A recording has no warm-up part.
         let warm_up = if flags.replay.is_some() { Duration::ZERO } else { self.warm_up };
-        let phase = |load| Phase { load, warm_up, duration, count: self.count };
+        let phase = |load| LoadPhase { load, warm_up, duration, count: self.count };
         Ok(loads.into_iter().map(phase).collect())
     }
 
-    /// The deployment to call, and the model that requests name.
-    fn target(&self, mut config: Config) -> Result<(Target, String), Failure> {
+    /// Returns the deployment to call, and the model that requests name.
+    fn target(&self, mut config: Config) -> Result<(WorkerTarget, String), CommandError> {
         let name = self.deployment.as_deref();
-        let usage = |message: String| Failure::usage(anyhow::anyhow!(message));
-        if self.at.endpoint.is_some() {
-            config.deployments = vec![self.at.deployment(name)];
+        let usage = |message: String| CommandError::usage(anyhow::anyhow!(message));
+        if self.endpoint_flags.endpoint.is_some() {
+            config.deployments = vec![self.endpoint_flags.deployment(name)];
         } else if let Some(name) = name {
             let named = |d: &_| has_name(d, name);
             config.deployments.retain(named);
@@ -183,49 +190,51 @@ impl Args {
             ));
         }
         let deployment = config.deployments[0].deployment.clone();
-        let mut targets = config.targets().map_err(Failure::usage)?;
+        let mut targets = config.targets().map_err(CommandError::usage)?;
         let target = targets.remove(0);
         let model = self.model.clone().or(target.member.models.first().cloned()).or(deployment);
         let model = match (model, &self.requests.prompts) {
             (Some(model), _) => model,
             (None, Some(_)) => String::new(),
             (None, None) => {
-                return Err(usage("say which model is asked: --deployment or --model NAME".into()));
+                return Err(usage("name the model to call: --deployment or --model NAME".into()));
             }
         };
         Ok((target, model))
     }
 
-    fn prompts(&self, config: &Config, model: &str) -> Result<Prompts, Failure> {
+    fn prompts(&self, config: &Config, model: &str) -> Result<PromptGenerator, CommandError> {
         let flags = &self.requests;
-        let style = Style {
+        let style = PromptStyle {
             model: model.to_owned(),
             stream: !flags.no_stream && !self.pipeline.pipeline,
             cacheable: flags.cacheable,
             limit_field: flags.limit_field.clone(),
         };
         let Some(path) = &flags.prompts else {
-            return Ok(Prompts::made(flags.shape(), style, self.seed));
+            return Ok(PromptGenerator::generated(flags.shape(), style, self.seed));
         };
-        let source = Source::open(path, &std::env::temp_dir()).map_err(Failure::usage)?;
+        let source = InputSource::open(path, &std::env::temp_dir()).map_err(CommandError::usage)?;
         let mut reading = config.reading();
         reading.models = None;
         if !model.is_empty() {
             reading.default_model = Some(model.to_owned());
         }
-        let batch = "bench".parse().map_err(Failure::usage)?;
-        let jobs = intake::sample(&source, &reading, &batch, MOST_PROMPTS);
-        Ok(Prompts::recorded(&jobs.map_err(Failure::usage)?, style, self.seed))
+        let batch = "bench".parse().map_err(CommandError::usage)?;
+        let jobs = intake::sample(&source, &reading, &batch, MAX_RECORDED_PROMPTS);
+        Ok(PromptGenerator::recorded(&jobs.map_err(CommandError::usage)?, style, self.seed))
     }
 
-    fn setup(&self, target: &Target, model: &str, phases: &[Phase]) -> Setup {
+    fn setup(&self, target: &WorkerTarget, model: &str, phases: &[LoadPhase]) -> BenchSetup {
         let flags = &self.requests;
         let requests = match (&flags.prompts, phases) {
             (Some(path), _) => format!("prompts of {}", path.display()),
-            (None, [Phase { load: Load::Replay(_), .. }]) => "tokens as recorded".to_owned(),
+            (None, [LoadPhase { load: LoadShape::Replay(_), .. }]) => {
+                "tokens as recorded".to_owned()
+            }
             (None, _) => flags.shape().to_string(),
         };
-        Setup {
+        BenchSetup {
             deployment: self.deployment.clone().unwrap_or_else(|| {
                 if model.is_empty() { target.member.name.clone() } else { model.to_owned() }
             }),
@@ -242,27 +251,27 @@ impl Args {
     }
 }
 
-fn has_name(deployment: &crate::config::Deployment, name: &str) -> bool {
+fn has_name(deployment: &crate::config::DeploymentConfig, name: &str) -> bool {
     deployment.name.as_deref() == Some(name) || deployment.deployment.as_deref() == Some(name)
 }
 
 impl OutputFlags {
-    /// A path that can't be written is told before anything is paid for.
-    fn can_be_written(&self) -> Result<(), Failure> {
+    /// Creates the files, so that one that can't be written fails before anything is paid for.
+    fn check_writable(&self) -> Result<(), CommandError> {
         let paths = [&self.report, &self.csv, &self.html];
         paths.into_iter().flatten().try_for_each(|path| create(path).map(drop))
     }
 
-    fn write(&self, report: &Report) -> Result<(), Failure> {
-        let json = serde_json::to_string(report).map_err(Failure::unreachable)?;
+    fn write(&self, report: &BenchReport) -> Result<(), CommandError> {
+        let json = serde_json::to_string(report).map_err(CommandError::unreachable)?;
         if let Some(path) = &self.report {
-            to_file(path, |file| file.write_all(json.as_bytes()))?;
+            write_file(path, |file| file.write_all(json.as_bytes()))?;
         }
         if let Some(path) = &self.html {
-            to_file(path, |file| file.write_all(report.to_html().as_bytes()))?;
+            write_file(path, |file| file.write_all(report.to_html().as_bytes()))?;
         }
         if let Some(path) = &self.csv {
-            to_file(path, |file| report.write_csv(file))?;
+            write_file(path, |file| report.write_csv(file))?;
         }
         let shown = if self.json { json } else { report.to_string() };
         print(shown.trim_end());
@@ -270,26 +279,28 @@ impl OutputFlags {
     }
 }
 
-fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|error| cant_write(path, error))
+fn create(path: &Path) -> Result<File, CommandError> {
+    File::create(path).map_err(|error| write_error(path, error))
 }
 
-fn to_file(
+fn write_file(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let mut file = BufWriter::new(create(path)?);
-    write(&mut file).and_then(|()| file.flush()).map_err(|error| cant_write(path, error))
+    write(&mut file).and_then(|()| file.flush()).map_err(|error| write_error(path, error))
 }
 
-fn cant_write(path: &Path, error: io::Error) -> Failure {
-    Failure::usage(anyhow::Error::new(error).context(format!("can't write {}", path.display())))
+fn write_error(path: &Path, error: io::Error) -> CommandError {
+    CommandError::usage(
+        anyhow::Error::new(error).context(format!("can't write {}", path.display())),
+    )
 }
 
-fn compared(a: &Path, b: &Path, json: bool) -> Result<Exit, Failure> {
-    let read = |path: &Path| -> Result<Report, Failure> {
+fn compare_reports(a: &Path, b: &Path, json: bool) -> Result<ExitStatus, CommandError> {
+    let read = |path: &Path| -> Result<BenchReport, CommandError> {
         let failed = |error: anyhow::Error| {
-            Failure::usage(error.context(format!("{} is no report of bench", path.display())))
+            CommandError::usage(error.context(format!("{} is no report of bench", path.display())))
         };
         let text = std::fs::read(path).map_err(|error| failed(error.into()))?;
         serde_json::from_slice(&text).map_err(|error| failed(error.into()))
@@ -297,10 +308,11 @@ fn compared(a: &Path, b: &Path, json: bool) -> Result<Exit, Failure> {
     let phases = compare::compare(&read(a)?, &read(b)?);
     if json {
         #[derive(Serialize)]
-        struct Out<'a> {
-            phases: &'a [compare::Compared],
+        struct CompareOutput<'a> {
+            phases: &'a [compare::PhaseComparison],
         }
-        let out = serde_json::to_string(&Out { phases: &phases }).map_err(Failure::unreachable)?;
+        let out = serde_json::to_string(&CompareOutput { phases: &phases })
+            .map_err(CommandError::unreachable)?;
         print(&out);
     } else {
         phases.iter().for_each(|phase| print(&phase.to_string()));
@@ -309,5 +321,5 @@ fn compared(a: &Path, b: &Path, json: bool) -> Result<Exit, Failure> {
              Each is judged at 5 %: of twenty figures that are the same, one is expected to differ.",
         );
     }
-    Ok(Exit::AllDone)
+    Ok(ExitStatus::AllDone)
 }

@@ -1,31 +1,33 @@
-//! `promptmill bench --pipeline`: queue to store, on the configured parts.
+//! `promptmill bench --pipeline`: measures queue to store, on the configured backends.
 //!
-//! The embedded queue and store are made anew in a folder of the state directory and removed after: so
-//! it is the disk that is used in earnest, and no job of anybody's.
+//! The embedded queue and store are created in a folder of the state directory and removed after:
+//! this measures the real disk and touches no existing job.
 
 use std::io;
 
 use tempfile::TempDir;
 
-use super::{Args, to_file};
+use super::{BenchArgs, write_file};
 use crate::backends;
-use crate::cli::{Exit, Failure, interrupt, print, say};
-use crate::config::{self, Config, Deployment};
-use bench::Prompts;
-use bench::pipeline::{self, Ended, Pipe, PipeError, PipeReport, PipeSetup};
-use domain::outcome::Ending;
+use crate::cli::{CommandError, ExitStatus, interrupt, print, say};
+use crate::config::{self, Config, DeploymentConfig};
+use bench::PromptGenerator;
+use bench::pipeline::{
+    self, PipelineBench, PipelineError, PipelineReport, PipelineSetup, PipelineStopReason,
+};
+use domain::outcome::OutcomeStatus;
 use queue::QueueError;
 use simulator::{self, Simulator};
 use store::StoreError;
-use worker::Settings;
+use worker::WorkerSettings;
 
-/// Jobs that are sent where nothing is said.
-const JOBS: u64 = 10_000;
+/// Default number of jobs.
+const DEFAULT_JOBS: u64 = 10_000;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Pipeline")]
 pub(super) struct PipelineFlags {
-    /// Measure the whole pipe: --count jobs into the configured queue, through a worker, into the store
+    /// Measure the pipeline: --count jobs into the configured queue, through a worker, to the store
     #[arg(long, conflicts_with_all = ["rate", "poisson", "ramp", "sweep", "replay", "warm_up",
         "duration", "retry", "stop_at_error_rate", "max_in_flight", "no_stream", "slo_ttft_ms",
         "slo_tbt_ms", "slo_e2e_ms", "csv", "html"])]
@@ -35,25 +37,25 @@ pub(super) struct PipelineFlags {
     simulate: bool,
 }
 
-pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure> {
+pub(super) async fn run(args: BenchArgs, mut config: Config) -> Result<ExitStatus, CommandError> {
     let _simulator = match args.pipeline.simulate {
         true => Some(simulate(&mut config).await?),
         false => None,
     };
     args.choose_deployments(&mut config)?;
-    args.output.can_be_written()?;
+    args.output.check_writable()?;
     let (prompts, requests) = args.pipe_prompts(&config)?;
-    let stop = interrupt::stop_on_signals().map_err(Failure::unreachable)?;
-    let directory = scratch(&mut config).map_err(Failure::usage)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
+    let directory = scratch_state(&mut config).map_err(CommandError::usage)?;
     let backends = backends::open(&config).await?;
-    let targets = config.targets().map_err(Failure::usage)?;
-    let is_alone = is_embedded(&config) == (true, true);
-    let pipe = Pipe {
+    let targets = config.targets().map_err(CommandError::usage)?;
+    let is_alone = embedded_backends(&config) == (true, true);
+    let pipe = PipelineBench {
         queue: backends.queue.clone(),
         store: backends.store.clone(),
-        settings: Settings { shared: !is_alone, ..config.worker() },
+        settings: WorkerSettings { shared: !is_alone, ..config.worker_settings() },
         prompts,
-        jobs: args.count.unwrap_or(JOBS),
+        jobs: args.count.unwrap_or(DEFAULT_JOBS),
         targets,
     };
     let setup = setup(&config, &pipe, requests);
@@ -65,56 +67,57 @@ pub(super) async fn run(args: Args, mut config: Config) -> Result<Exit, Failure>
     })
     .await;
     backends.queue.close().await;
-    let report = measured.map_err(failure)?;
+    let report = measured.map_err(pipeline_error)?;
     write(&args, &report)?;
     drop(directory);
     if !is_alone && !quiet {
         say(&format!("its outcomes stay in the store, as batch {}", report.batch));
     }
-    Ok(exit(&report))
+    Ok(exit_status(&report))
 }
 
-fn failure(error: PipeError) -> Failure {
+fn pipeline_error(error: PipelineError) -> CommandError {
     let passing = matches!(
         error,
-        PipeError::Queue(QueueError::Unavailable(_)) | PipeError::Store(StoreError::Unavailable(_))
+        PipelineError::Queue(QueueError::Unavailable(_))
+            | PipelineError::Store(StoreError::Unavailable(_))
     );
-    if passing { Failure::unreachable(error) } else { Failure::usage(error) }
+    if passing { CommandError::unreachable(error) } else { CommandError::usage(error) }
 }
 
-fn exit(report: &PipeReport) -> Exit {
-    let jobs = report.worked.endings.get(&Ending::Succeeded).copied().unwrap_or(0);
+fn exit_status(report: &PipelineReport) -> ExitStatus {
+    let jobs = report.worked.endings.get(&OutcomeStatus::Succeeded).copied().unwrap_or(0);
     match report.ended {
-        Ended::Interrupted => Exit::Interrupted,
-        Ended::NoDeployment { .. } => Exit::Usage,
-        Ended::Unreachable { .. } => Exit::Unreachable,
-        Ended::Complete if jobs == report.setup.jobs => Exit::AllDone,
-        Ended::Complete => Exit::SomeFailed,
+        PipelineStopReason::Interrupted => ExitStatus::Interrupted,
+        PipelineStopReason::NoDeployment { .. } => ExitStatus::Usage,
+        PipelineStopReason::Unreachable { .. } => ExitStatus::Unreachable,
+        PipelineStopReason::Complete if jobs == report.setup.jobs => ExitStatus::AllDone,
+        PipelineStopReason::Complete => ExitStatus::SomeFailed,
     }
 }
 
-fn write(args: &Args, report: &PipeReport) -> Result<(), Failure> {
-    let json = serde_json::to_string(report).map_err(Failure::unreachable)?;
+fn write(args: &BenchArgs, report: &PipelineReport) -> Result<(), CommandError> {
+    let json = serde_json::to_string(report).map_err(CommandError::unreachable)?;
     if let Some(path) = &args.output.report {
-        to_file(path, |file| io::Write::write_all(file, json.as_bytes()))?;
+        write_file(path, |file| io::Write::write_all(file, json.as_bytes()))?;
     }
     let shown = if args.output.json { json } else { report.to_string() };
     print(shown.trim_end());
     Ok(())
 }
 
-impl Args {
-    fn choose_deployments(&self, config: &mut Config) -> Result<(), Failure> {
+impl BenchArgs {
+    fn choose_deployments(&self, config: &mut Config) -> Result<(), CommandError> {
         let name = self.deployment.as_deref();
-        if self.at.endpoint.is_some() {
-            config.deployments = vec![self.at.deployment(name)];
+        if self.endpoint_flags.endpoint.is_some() {
+            config.deployments = vec![self.endpoint_flags.deployment(name)];
         } else if let Some(name) = name {
             config.deployments.retain(|deployment| super::has_name(deployment, name));
         }
         if config.deployments.is_empty() {
             let message = "no deployment to call: give --endpoint URL, the --deployment NAME of one \
                            in the configuration, or --simulate";
-            return Err(Failure::usage(anyhow::anyhow!(message)));
+            return Err(CommandError::usage(anyhow::anyhow!(message)));
         }
         if let Some(calls) = self.load.concurrency {
             config.deployments.iter_mut().for_each(|d| d.concurrency = Some(calls));
@@ -122,15 +125,15 @@ impl Args {
         Ok(())
     }
 
-    /// Whole answers: nobody looks on while a batch is worked.
-    fn pipe_prompts(&self, config: &Config) -> Result<(Prompts, String), Failure> {
+    /// Builds prompts without streaming: nobody watches while a batch is worked.
+    fn pipe_prompts(&self, config: &Config) -> Result<(PromptGenerator, String), CommandError> {
         let first = &config.deployments[0];
         let named = [self.model.as_ref(), first.model.as_ref(), first.models.first()];
         let model = named.into_iter().flatten().next().or(first.deployment.as_ref()).cloned();
         let model = model.or_else(|| self.requests.prompts.is_some().then(String::new));
         let model = model.ok_or_else(|| {
-            let message = "say which model is asked: --deployment or --model NAME";
-            Failure::usage(anyhow::anyhow!(message))
+            let message = "name the model to call: --deployment or --model NAME";
+            CommandError::usage(anyhow::anyhow!(message))
         })?;
         let requests = match &self.requests.prompts {
             Some(path) => format!("prompts of {}", path.display()),
@@ -140,29 +143,32 @@ impl Args {
     }
 }
 
-/// The simulator instead of all deployments; it has no limit and no latency.
-async fn simulate(config: &mut Config) -> Result<Simulator, Failure> {
-    let settings = simulator::Settings { ledger_samples: false, ..simulator::Settings::default() };
+/// Starts the simulator in place of all deployments, without limit and latency.
+async fn simulate(config: &mut Config) -> Result<Simulator, CommandError> {
+    let settings = simulator::SimulatorSettings {
+        ledger_samples: false,
+        ..simulator::SimulatorSettings::default()
+    };
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let simulator = simulator::start(address, settings).await.map_err(Failure::unreachable)?;
-    config.deployments = vec![Deployment {
+    let simulator = simulator::start(address, settings).await.map_err(CommandError::unreachable)?;
+    config.deployments = vec![DeploymentConfig {
         name: Some("simulator".into()),
         endpoint: format!("http://{}/openai/v1", simulator.addr()),
         models: vec!["gpt-4.1-mini".into()],
-        ..Deployment::default()
+        ..DeploymentConfig::default()
     }];
     Ok(simulator)
 }
 
-/// Whether the queue and the store are in the state directory.
-fn is_embedded(config: &Config) -> (bool, bool) {
-    let queue = matches!(config.queue, config::Queue::Local);
-    (queue, matches!(config.store, config::Store::Local))
+/// Returns whether the queue, and whether the store, is in the state directory.
+fn embedded_backends(config: &Config) -> (bool, bool) {
+    let queue = matches!(config.queue, config::QueueBackend::Local);
+    (queue, matches!(config.store, config::StoreBackend::Local))
 }
 
-/// A new state directory inside of the configured one, where there is need of one.
-fn scratch(config: &mut Config) -> io::Result<Option<TempDir>> {
-    if is_embedded(config) == (false, false) {
+/// Creates a state directory inside the configured one, if a backend is embedded.
+fn scratch_state(config: &mut Config) -> io::Result<Option<TempDir>> {
+    if embedded_backends(config) == (false, false) {
         return Ok(None);
     }
     std::fs::create_dir_all(&config.state.dir)?;
@@ -171,19 +177,21 @@ fn scratch(config: &mut Config) -> io::Result<Option<TempDir>> {
     Ok(Some(directory))
 }
 
-fn setup(config: &Config, pipe: &Pipe, requests: String) -> PipeSetup {
+fn setup(config: &Config, pipe: &PipelineBench, requests: String) -> PipelineSetup {
     let embedded = || {
         let parent = config.state.dir.parent().unwrap_or(&config.state.dir);
         format!("embedded, in {}", parent.display())
     };
-    PipeSetup {
+    PipelineSetup {
         queue: match &config.queue {
-            config::Queue::Local => embedded(),
-            config::Queue::ServiceBus(settings) => format!("Service Bus, '{}'", settings.queue),
+            config::QueueBackend::Local => embedded(),
+            config::QueueBackend::ServiceBus(settings) => {
+                format!("Service Bus, '{}'", settings.queue)
+            }
         },
         store: match &config.store {
-            config::Store::Local => embedded(),
-            config::Store::Cosmos(settings) => format!("Cosmos DB, '{}'", settings.database),
+            config::StoreBackend::Local => embedded(),
+            config::StoreBackend::Cosmos(settings) => format!("Cosmos DB, '{}'", settings.database),
         },
         deployments: pipe.targets.iter().map(|target| target.member.name.clone()).collect(),
         requests,

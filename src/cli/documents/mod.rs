@@ -1,7 +1,7 @@
-//! `promptmill documents`: a night's work over a folder or container of documents.
+//! `promptmill documents`: a nightly batch over a folder or container of documents.
 
 mod night;
-mod place;
+mod night_backend;
 mod preview;
 mod text;
 
@@ -11,43 +11,43 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use clap::ValueHint;
 
-use self::night::Night;
+use self::night::NightCommand;
 use super::local::LocalFlags;
-use super::{Exit, Failure, say};
+use super::{CommandError, ExitStatus, say};
 use crate::config::Config;
 use documents::Recipe;
-use documents::gather::{GatherError, Reading};
-use documents::source::{Source, SourceError};
-use documents::table::Form;
+use documents::collect::{CollectError, DocumentReader};
+use documents::source::{DocumentSource, DocumentSourceError};
+use documents::table::AnswerTableFormat;
 use domain::job::BatchId;
 use domain::prices::Prices;
-use plan::Due;
-use reader::Limits;
+use plan::DueTime;
+use reader::ReadLimits;
 
-/// Put documents through a recipe's prompts; what earlier nights answered is not asked again
+/// Run a recipe's prompts on documents; answers of earlier nights are reused
 ///
-/// Without --run the prompts go to the configured queue, for workers to take, and this waits for their
-/// answers. It may be started any number of times: a night that is open goes on, and one that somebody
-/// conducts already is left to them.
+/// Without --run the prompts go to the configured queue, for workers to take, and this command
+/// waits for their answers. It may be started any number of times: an open night is resumed, and
+/// one that another process conducts is left to it.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// A folder, or the URL of a blob container or of a prefix in it [default: documents.source of the
+pub(super) struct DocumentsArgs {
+    /// Folder, or URL of a blob container or of a prefix in it [default: documents.source of the
     /// configuration]
     #[arg(long, value_name = "PLACE", value_hint = ValueHint::DirPath)]
     source: Option<String>,
-    /// What is asked about them
+    /// Recipe with the prompts to run
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     recipe: PathBuf,
-    /// The answers as a table: .csv, .parquet or .jsonl
+    /// File for the answers as a table: .csv, .parquet or .jsonl
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     table: Option<PathBuf>,
-    /// The night's name [default: the recipe's and the date]
+    /// Name of the night's batch [default: the recipe's and the date]
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
-    /// Ask again what was refused or did not fit its schema on earlier nights
+    /// Repeat prompts that were refused or did not fit their schema on earlier nights
     #[arg(long)]
     retry_failed: bool,
-    /// End when the first prompts are in the queue; start it again for what follows, and for the table
+    /// End when the first prompts are in the queue; start again for those that follow and the table
     #[arg(long, conflicts_with_all = ["run", "table"])]
     no_wait: bool,
     /// Print the first N documents' prompts, tokens and cost, and call nothing
@@ -60,8 +60,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    when: When,
-    /// Work here, on the embedded queue and store, until all is answered
+    deadline: DeadlineFlags,
+    /// Work in this process, on the embedded queue and store, until all is answered
     #[arg(long)]
     run: bool,
     #[command(flatten)]
@@ -69,103 +69,110 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, clap::Args)]
-struct When {
-    /// By when it is wanted: a time of day, or a moment with its zone. What has not been sent then is
-    /// left to the next night
+struct DeadlineFlags {
+    /// Deadline: a time of day, or a timestamp with its zone. Prompts not sent by then are left to
+    /// the next night
     #[arg(long, value_name = "TIME")]
-    finish_by: Option<Due>,
-    /// The time zone of times of day, such as Asia/Tokyo [default: the machine's]
+    finish_by: Option<DueTime>,
+    /// Time zone of times of day, such as Asia/Tokyo [default: the machine's]
     #[arg(long, value_name = "NAME")]
     time_zone: Option<String>,
-    /// Ask nothing if it can't be done by --finish-by
+    /// Send nothing if it can't be done by --finish-by
     #[arg(long, requires = "finish_by")]
     strict: bool,
 }
 
-pub(super) async fn run(args: Args, config: Config) -> Result<Exit, Failure> {
+pub(super) async fn run(args: DocumentsArgs, config: Config) -> Result<ExitStatus, CommandError> {
     if let Some(table) = &args.table {
-        Form::of(table).map_err(Failure::usage)?;
+        AnswerTableFormat::of(table).map_err(CommandError::usage)?;
     }
-    let (_simulator, config) = args.answering(config).await?;
-    let work = Work::open(&args.recipe, args.source.as_deref(), &config).await?;
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(Failure::usage)?;
+    let (_simulator, config) = args.with_run_flags(config).await?;
+    let work = DocumentsSetup::open(&args.recipe, args.source.as_deref(), &config).await?;
+    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
     if let Some(count) = args.preview {
-        return preview::show(&work.reading(), count, &prices).await;
+        return preview::show(&work.document_reader(), count, &prices).await;
     }
     if let Some(path) = &args.batch_file {
-        return preview::write(&work.reading(), path).await;
+        return preview::write(&work.document_reader(), path).await;
     }
-    let (recipe, reading) = (&work.recipe, &work.reading());
-    Night { args: &args, config: &config, recipe, reading, prices }.conduct().await
+    let (recipe, reading) = (&work.recipe, &work.document_reader());
+    NightCommand { args: &args, config: &config, recipe, reader: reading, prices }.run().await
 }
 
-/// Writes the prompts of a recipe about all of its documents as a batch file, for `plan`. What combines
-/// answers is not among them: it is made of the answers.
+/// Writes a recipe's prompts about all its documents as a batch file, for `plan`. Prompts that
+/// combine answers are not among them: they are made of the answers.
 pub(super) async fn write_prompts(
     config: &Config,
     recipe: &Path,
     source: Option<&str>,
     path: &Path,
-) -> Result<(), Failure> {
-    let work = Work::open(recipe, source, config).await?;
-    preview::write(&work.reading(), path).await?;
+) -> Result<(), CommandError> {
+    let work = DocumentsSetup::open(recipe, source, config).await?;
+    preview::write(&work.document_reader(), path).await?;
     if work.recipe.reduce.is_some() {
-        say("note: what combines the answers of parts is not planned: it depends on the answers");
+        say(
+            "note: prompts that combine the answers of parts are not planned: they depend on the answers",
+        );
     }
     Ok(())
 }
 
-/// A recipe, its documents, and what they are read with.
-struct Work {
+/// A recipe, its documents, and the program and limits for reading them.
+struct DocumentsSetup {
     recipe: Arc<Recipe>,
-    source: Source,
-    reader: PathBuf,
-    limits: Limits,
+    source: DocumentSource,
+    reader_program: PathBuf,
+    limits: ReadLimits,
     scratch: tempfile::TempDir,
 }
 
-impl Work {
-    async fn open(recipe: &Path, source: Option<&str>, config: &Config) -> Result<Self, Failure> {
-        let recipe = Recipe::load(recipe).map(Arc::new).map_err(Failure::usage)?;
-        let limits = Limits { file_bytes: recipe.max_file_mib << 20, ..Limits::default() };
+impl DocumentsSetup {
+    async fn open(
+        recipe: &Path,
+        source: Option<&str>,
+        config: &Config,
+    ) -> Result<Self, CommandError> {
+        let recipe = Recipe::load(recipe).map(Arc::new).map_err(CommandError::usage)?;
+        let limits = ReadLimits { file_bytes: recipe.max_file_mib << 20, ..ReadLimits::default() };
         Ok(Self {
             recipe,
-            source: open(source, config).await?,
-            // What may break its reader is read by this program once more.
-            reader: std::env::current_exe().map_err(Failure::unreachable)?,
+            source: open_source(source, config).await?,
+            // Documents that may break their reader are read by a child process of this program.
+            reader_program: std::env::current_exe().map_err(CommandError::unreachable)?,
             limits,
-            scratch: tempfile::tempdir().map_err(Failure::unreachable)?,
+            scratch: tempfile::tempdir().map_err(CommandError::unreachable)?,
         })
     }
 
-    fn reading(&self) -> Reading<'_> {
-        Reading {
+    fn document_reader(&self) -> DocumentReader<'_> {
+        DocumentReader {
             source: &self.source,
             recipe: &self.recipe,
-            reader: &self.reader,
+            reader_program: &self.reader_program,
             limits: &self.limits,
             scratch: self.scratch.path().to_owned(),
         }
     }
 }
 
-async fn open(given: Option<&str>, config: &Config) -> Result<Source, Failure> {
+async fn open_source(given: Option<&str>, config: &Config) -> Result<DocumentSource, CommandError> {
     let given = given.or(config.documents.source.as_deref());
-    let given =
-        given.ok_or_else(|| Failure::usage(anyhow!("say where the documents are: --source")))?;
-    Source::open(given, &config.documents).await.map_err(of_source)
+    let given = given.ok_or_else(|| {
+        CommandError::usage(anyhow!("name the location of the documents: --source"))
+    })?;
+    DocumentSource::open(given, &config.documents).await.map_err(source_error)
 }
 
-impl Args {
-    /// The configuration with the flags of `--run` laid over, and the simulator if it is to answer.
-    async fn answering(
+impl DocumentsArgs {
+    /// Applies the flags of `--run` to the configuration; starts the simulator if it is to answer.
+    async fn with_run_flags(
         &self,
         config: Config,
-    ) -> Result<(Option<simulator::Simulator>, Config), Failure> {
-        match (self.run, self.local.any()) {
-            (true, _) => self.local.answering(self.local.apply(config)?).await,
+    ) -> Result<(Option<simulator::Simulator>, Config), CommandError> {
+        match (self.run, self.local.is_given()) {
+            (true, _) => self.local.start_simulator(self.local.apply(config)?).await,
             (false, false) => Ok((None, config)),
-            (false, true) => Err(Failure::usage(anyhow!(
+            (false, true) => Err(CommandError::usage(anyhow!(
                 "--simulate, --endpoint, --state and the limits go with --run; without it, workers \
                  call what their configuration says"
             ))),
@@ -173,20 +180,20 @@ impl Args {
     }
 }
 
-fn of_source(error: SourceError) -> Failure {
-    if error.is_passing() { Failure::unreachable(error) } else { Failure::usage(error) }
+fn source_error(error: DocumentSourceError) -> CommandError {
+    if error.is_transient() { CommandError::unreachable(error) } else { CommandError::usage(error) }
 }
 
-fn of_gathering(error: GatherError) -> Failure {
+fn collect_error(error: CollectError) -> CommandError {
     match error {
-        GatherError::Source(error) => of_source(error),
-        GatherError::Template(_) => Failure::usage(error),
-        error => Failure::unreachable(error),
+        CollectError::Source(error) => source_error(error),
+        CollectError::Template(_) => CommandError::usage(error),
+        error => CommandError::unreachable(error),
     }
 }
 
-/// A file that appears whole, under its name, at the end.
-fn replace(path: &Path, with: &Path) -> anyhow::Result<()> {
+/// Copies `with` to `path` atomically: the file appears under its name only when complete.
+fn copy_atomically(path: &Path, with: &Path) -> anyhow::Result<()> {
     use anyhow::Context;
     let failed = || format!("can't write {}", path.display());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

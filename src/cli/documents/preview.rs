@@ -1,32 +1,32 @@
-//! What would be asked, without asking it.
+//! Prompts that a night would send, without sending them.
 
 use std::path::Path;
 
-use super::{of_gathering, replace};
-use crate::cli::{Exit, Failure, print, say};
-use documents::asks::{Asks, Terms};
-use documents::earlier::Earlier;
-use documents::gather::{Reading, gather};
-use documents::ledger::Ledger;
+use super::{collect_error, copy_atomically};
+use crate::cli::{CommandError, ExitStatus, print, say};
+use documents::collect::{DocumentReader, collect_documents};
+use documents::history::NightHistory;
+use documents::ledger::NightLedger;
+use documents::requests::{NightRequests, RequestTags};
 use domain::job::Api;
-use domain::outcome::Usage;
+use domain::outcome::TokenUsage;
 use domain::prices::Prices;
 use state::sqlite::Database;
 use store::local::LocalStore;
 
-/// Prints the prompts of the first documents; tokens and cost go beside them.
+/// Prints the prompts of the first documents; tokens and cost go to stderr.
 pub(super) async fn show(
-    reading: &Reading<'_>,
+    reading: &DocumentReader<'_>,
     count: usize,
     prices: &Prices,
-) -> Result<Exit, Failure> {
-    let documents = reading.preview(count).await.map_err(of_gathering)?;
+) -> Result<ExitStatus, CommandError> {
+    let documents = reading.preview(count).await.map_err(collect_error)?;
     let model = &reading.recipe.model;
     let cost = |usage| match prices.cost(model, usage, false) {
         Some(cost) => format!("{cost} {}", prices.currency),
-        None => format!("unknown ({})", prices.lacks(model, None)),
+        None => format!("unknown ({})", prices.missing_price(model, None)),
     };
-    let mut all = Usage::default();
+    let mut all = TokenUsage::default();
     let mut unread = 0;
     for (document, bodies) in &documents {
         let bodies = match bodies {
@@ -41,7 +41,7 @@ pub(super) async fn show(
             let body = body.to_string();
             let estimate = tokens::estimate(Api::ChatCompletions, model, body.as_bytes());
             let (prompt, completion) = (estimate.prompt.into(), estimate.max_output.into());
-            let usage = Usage { prompt, completion, ..Usage::default() };
+            let usage = TokenUsage { prompt, completion, ..TokenUsage::default() };
             all += usage;
             print(&body);
             say(&format!(
@@ -52,7 +52,7 @@ pub(super) async fn show(
             ));
         }
     }
-    let asked = Usage { completion: 0, ..all };
+    let asked = TokenUsage { completion: 0, ..all };
     say(&format!(
         "{} documents, {unread} of them unread: {} prompt tokens for {}; with the longest answers {}; \
          prices of {}",
@@ -62,21 +62,25 @@ pub(super) async fn show(
         cost(all),
         prices.date
     ));
-    Ok(if unread == 0 { Exit::AllDone } else { Exit::SomeFailed })
+    Ok(if unread == 0 { ExitStatus::AllDone } else { ExitStatus::SomeFailed })
 }
 
-/// Writes the prompts about all documents as a batch file, whatever earlier nights know.
-pub(super) async fn write(reading: &Reading<'_>, path: &Path) -> Result<Exit, Failure> {
-    // There is nothing to know, so it is kept nowhere.
-    let nothing = tempfile::tempdir().map_err(Failure::unreachable)?;
-    let store = LocalStore::new(Database::open(nothing.path()).map_err(Failure::unreachable)?);
-    let ledger = Ledger::default();
-    let earlier = Earlier { store: &store, ledger: &ledger, open: &[], schema: None };
-    let terms = Terms { recipe: reading.recipe.name.clone(), ..Terms::default() };
-    let mut asks = Asks::new(&reading.scratch).map_err(Failure::unreachable)?;
-    let documents =
-        gather(reading, &earlier, &mut asks, &terms, |_, _| {}).await.map_err(of_gathering)?;
-    replace(path, asks.path()).map_err(Failure::unreachable)?;
+/// Writes the prompts about all documents as a batch file, ignoring earlier nights.
+pub(super) async fn write(
+    reading: &DocumentReader<'_>,
+    path: &Path,
+) -> Result<ExitStatus, CommandError> {
+    // No earlier night is used, so the store and the ledger are empty.
+    let nothing = tempfile::tempdir().map_err(CommandError::unreachable)?;
+    let store = LocalStore::new(Database::open(nothing.path()).map_err(CommandError::unreachable)?);
+    let ledger = NightLedger::default();
+    let history = NightHistory { store: &store, ledger: &ledger, unclosed: &[], schema: None };
+    let tags = RequestTags { recipe: reading.recipe.name.clone(), ..RequestTags::default() };
+    let mut requests = NightRequests::new(&reading.scratch).map_err(CommandError::unreachable)?;
+    let documents = collect_documents(reading, &history, &mut requests, &tags, |_, _| {})
+        .await
+        .map_err(collect_error)?;
+    copy_atomically(path, requests.path()).map_err(CommandError::unreachable)?;
     let mut unread = 0;
     for document in &documents {
         if let Some(why) = &document.unread {
@@ -86,8 +90,8 @@ pub(super) async fn write(reading: &Reading<'_>, path: &Path) -> Result<Exit, Fa
     }
     say(&format!(
         "{} prompts about {} documents; {unread} documents unread",
-        asks.asked().len(),
+        requests.added().len(),
         documents.len()
     ));
-    Ok(if unread == 0 { Exit::AllDone } else { Exit::SomeFailed })
+    Ok(if unread == 0 { ExitStatus::AllDone } else { ExitStatus::SomeFailed })
 }

@@ -1,75 +1,75 @@
-//! The night in words.
+//! Messages about a night.
 
-use crate::cli::progress::clock;
+use crate::cli::progress::duration_text;
 use crate::cli::say;
-use documents::morning::Morning;
+use documents::summary::NightSummary;
 use domain::prices::Prices;
-use plan::Forecast;
+use plan::PlanForecast;
 
-/// The morning's report for people.
-pub(super) fn say_morning(morning: &Morning, prices: &Prices) {
-    for fault in &morning.faults {
+/// Prints the night's report for people.
+pub(super) fn say_summary(summary: &NightSummary, prices: &Prices) {
+    for fault in &summary.faults {
         let part = fault.part.map_or_else(String::new, |part| format!(", part {part}"));
         say(&format!("{}{part}: {}: {}", fault.document, fault.state.as_str(), fault.why));
     }
-    let d = &morning.documents;
+    let d = &summary.documents;
     say(&format!(
         "documents: {} ({} new, {} changed, {} same, {} unread), {} removed",
         d.all, d.new, d.changed, d.same, d.unread, d.removed
     ));
-    let r = &morning.requests;
+    let r = &summary.requests;
     say(&format!(
-        "prompts:   {} asked ({} to mend an answer), {} reused, {} asked by several parts",
+        "prompts:   {} sent ({} to repair an answer), {} reused, {} shared by several parts",
         r.asked, r.repairs, r.reused, r.duplicates
     ));
-    let rows = &morning.rows;
+    let rows = &summary.rows;
     say(&format!(
         "answers:   {} answered, {} failed, {} unfinished",
         rows.answered, rows.failed, rows.unfinished
     ));
-    let cost = if morning.cost.unpriced_tokens == 0 {
-        format!("{} {}", morning.cost.known, prices.currency)
+    let cost = if summary.cost.unpriced_tokens == 0 {
+        format!("{} {}", summary.cost.known, prices.currency)
     } else {
         "unknown".to_owned()
     };
-    let saved = match morning.saved.cost {
+    let saved = match summary.saved.cost {
         Some(cost) => format!("{cost} {}", prices.currency),
         None => "unknown".to_owned(),
     };
     say(&format!(
         "tokens:    {} prompt, {} completion for {cost}; saved {} for {saved}; prices of {}",
-        morning.usage.prompt,
-        morning.usage.completion,
-        morning.saved.usage.total(),
+        summary.usage.prompt,
+        summary.usage.completion,
+        summary.saved.usage.total(),
         prices.date
     ));
-    say(&when(morning));
+    say(&finish_line(summary));
 }
 
-fn when(morning: &Morning) -> String {
-    let took = clock(morning.ended_at.duration_since(morning.began_at).as_secs_f64());
-    match (morning.finish_by, morning.is_met) {
+fn finish_line(summary: &NightSummary) -> String {
+    let took = duration_text(summary.ended_at.duration_since(summary.began_at).as_secs_f64());
+    match (summary.finish_by, summary.is_met) {
         (Some(by), Some(true)) => format!("finished:  after {took}, wanted by {by:.0}: met"),
         (Some(by), _) => format!("finished:  after {took}, wanted by {by:.0}: missed"),
         (None, _) => format!("finished:  after {took}"),
     }
 }
 
-/// What the plan says of the time that is left.
-pub(super) fn say_fit(forecast: &Forecast, left: f64, fits: bool, strict: bool) {
-    let p95 = clock(forecast.seconds.p95);
-    let left = clock(left);
+/// Prints the planned time against the time that is left.
+pub(super) fn say_fit(forecast: &PlanForecast, left: f64, fits: bool, strict: bool) {
+    let p95 = duration_text(forecast.seconds.p95);
+    let left = duration_text(left);
     if fits {
         say(&format!("plan: done in {p95} of the {left} that are left"));
         return;
     }
     let what = if strict {
-        "nothing is asked: give it more time or quota, or leave --strict away"
+        "nothing is sent: allow more time or quota, or omit --strict"
     } else {
-        "what is not sent by then is left to the next night"
+        "prompts not sent by then are left to the next night"
     };
     say(&format!(
-        "plan: {p95} are needed and {left} are left ({} binds): {what}",
+        "plan: {p95} are needed and {left} are left (limited by {}): {what}",
         forecast.binding
     ));
 }
@@ -79,31 +79,31 @@ mod tests {
     use super::*;
     use jiff::Timestamp;
 
-    use documents::morning::{Documents, Requests, Rows, Saved};
+    use documents::summary::{DocumentCounts, RequestCounts, ReuseSavings, RowCounts};
 
     #[test]
     fn the_time_that_was_wanted_is_met_or_missed() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        let mut morning = Morning {
+        let mut morning = NightSummary {
             recipe: "r".into(),
             batch: "r-2026-11-29".parse().unwrap(),
-            documents: Documents::default(),
-            rows: Rows::default(),
-            requests: Requests::default(),
+            documents: DocumentCounts::default(),
+            rows: RowCounts::default(),
+            requests: RequestCounts::default(),
             usage: Default::default(),
             cost: Default::default(),
-            saved: Saved::default(),
+            saved: ReuseSavings::default(),
             began_at: at("2026-11-28T22:00:00Z"),
             ended_at: at("2026-11-28T23:01:00Z"),
             finish_by: None,
             is_met: None,
             faults: Vec::new(),
         };
-        assert_eq!(when(&morning), "finished:  after 1h01m");
+        assert_eq!(finish_line(&morning), "finished:  after 1h01m");
         morning.finish_by = Some(at("2026-11-29T06:00:00Z"));
         morning.is_met = Some(true);
-        assert!(when(&morning).ends_with("wanted by 2026-11-29T06:00:00Z: met"));
+        assert!(finish_line(&morning).ends_with("wanted by 2026-11-29T06:00:00Z: met"));
         morning.is_met = Some(false);
-        assert!(when(&morning).ends_with("missed"));
+        assert!(finish_line(&morning).ends_with("missed"));
     }
 }

@@ -1,21 +1,21 @@
-//! What `status` says, in lines.
+//! Text lines of `status`.
 
 use indicatif::HumanCount;
 
-use crate::cli::progress::clock;
+use crate::cli::progress::duration_text;
+use domain::heartbeat::{Heartbeat, QuotaClaim};
 use domain::prices::Prices;
-use domain::share::{Part, Word};
-use queue::Depth;
-use report::deployments::Deployment;
-use report::forecast::{Basis, Eta, Range, Rate};
-use report::live::Live;
-use report::replicas::Replicas;
-use report::replicas::useful::Why;
+use queue::QueueDepth;
+use report::autoscale::ScalingAdvice;
+use report::autoscale::formula::ScalingReason;
+use report::deployments::DeploymentStatus;
+use report::forecast::{BatchRate, Eta, EtaBasis, ForecastRange};
+use report::live::LiveStatus;
 use report::usage::Cost;
 
-/// A batch: its counts, and under them its pace, end and cost.
-pub(super) fn batch(live: &Live, prices: &Prices) -> Vec<String> {
-    let s = &live.standing;
+/// Formats a batch: its counts, and under them its pace, ETA and cost.
+pub(super) fn batch(live: &LiveStatus, prices: &Prices) -> Vec<String> {
+    let s = &live.status;
     let usage = s.totals.usage;
     let budget = s.budget.as_ref().map_or(String::new(), |budget| format!(", budget of {budget}"));
     let counts = format!(
@@ -28,33 +28,33 @@ pub(super) fn batch(live: &Live, prices: &Prices) -> Vec<String> {
         usage.prompt,
         usage.completion
     );
-    vec![counts, format!("  {}", course(live, prices))]
+    vec![counts, format!("  {}", pace_and_cost(live, prices))]
 }
 
-/// A batch in one line, for one that is watched without a terminal.
-pub(super) fn batch_in_short(live: &Live, prices: &Prices) -> String {
-    let s = &live.standing;
+/// Formats a batch in one line, for watching without a terminal.
+pub(super) fn batch_in_short(live: &LiveStatus, prices: &Prices) -> String {
+    let s = &live.status;
     let ended = s.totals.ended();
-    let (state, course) = (state(live), course(live, prices));
+    let (state, course) = (state(live), pace_and_cost(live, prices));
     format!("{}: {state}, {ended}/{}{}, {course}", s.batch, s.jobs, endings(live))
 }
 
-/// The state, and why it is so where somebody said so.
-fn state(live: &Live) -> String {
-    let s = &live.standing;
+/// Formats the state, with its reason if one was given.
+fn state(live: &LiveStatus) -> String {
+    let s = &live.status;
     let why = s.reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
     format!("{}{why}", s.state.as_str())
 }
 
-fn endings(live: &Live) -> String {
-    live.standing.totals.endings.iter().map(|(ending, n)| format!(", {n} {ending}")).collect()
+fn endings(live: &LiveStatus) -> String {
+    live.status.totals.endings.iter().map(|(ending, n)| format!(", {n} {ending}")).collect()
 }
 
-/// Pace, end and cost.
-fn course(live: &Live, prices: &Prices) -> String {
+/// Formats pace, ETA and cost.
+fn pace_and_cost(live: &LiveStatus, prices: &Prices) -> String {
     let mut parts = Vec::new();
     if let Some(forecast) = live.forecast {
-        parts.push(live.rate.map_or_else(|| "nothing ended lately".to_owned(), rate));
+        parts.push(live.rate.map_or_else(|| "no job ended recently".to_owned(), rate));
         parts.push(forecast.eta.map_or_else(|| "ETA unknown".to_owned(), eta));
     }
     parts.push(format!("cost {}", cost(live.cost, prices)));
@@ -65,20 +65,27 @@ fn course(live: &Live, prices: &Prices) -> String {
     parts.join(", ")
 }
 
-fn rate(rate: Rate) -> String {
+fn rate(rate: BatchRate) -> String {
     let tokens = HumanCount(rate.tokens_per_minute.round() as u64);
     format!("{:.1} jobs/s, {tokens} tokens/min", rate.jobs_per_second)
 }
 
 fn eta(Eta { basis, seconds }: Eta) -> String {
     match (basis, seconds) {
-        (Basis::Quota, Range { likely, .. }) => {
-            format!("ETA {} at the soonest, by the quota", clock(likely))
+        (EtaBasis::Quota, ForecastRange { likely, .. }) => {
+            format!("ETA {} at the soonest, by the quota", duration_text(likely))
         }
-        (Basis::Rate, Range { low: Some(low), likely, high: Some(high) }) if low < high => {
-            format!("ETA {} ({} to {})", clock(likely), clock(low), clock(high))
+        (EtaBasis::Rate, ForecastRange { low: Some(low), likely, high: Some(high) })
+            if low < high =>
+        {
+            format!(
+                "ETA {} ({} to {})",
+                duration_text(likely),
+                duration_text(low),
+                duration_text(high)
+            )
         }
-        (Basis::Rate, Range { likely, .. }) => format!("ETA {}", clock(likely)),
+        (EtaBasis::Rate, ForecastRange { likely, .. }) => format!("ETA {}", duration_text(likely)),
     }
 }
 
@@ -91,23 +98,23 @@ fn cost(cost: Cost, prices: &Prices) -> String {
     }
 }
 
-fn money(range: Range) -> String {
+fn money(range: ForecastRange) -> String {
     match range {
-        Range { low: Some(low), likely, high: Some(high) } if low < high => {
+        ForecastRange { low: Some(low), likely, high: Some(high) } if low < high => {
             format!("{likely:.4} ({low:.4} to {high:.4})")
         }
-        Range { likely, .. } => format!("{likely:.4}"),
+        ForecastRange { likely, .. } => format!("{likely:.4}"),
     }
 }
 
-pub(super) fn queue(depth: Depth) -> String {
+pub(super) fn queue(depth: QueueDepth) -> String {
     format!(
         "queue: {} ready, {} locked, {} scheduled, {} dead letters",
         depth.active, depth.locked, depth.scheduled, depth.dead_letters
     )
 }
 
-pub(super) fn deployment(d: &Deployment) -> String {
+pub(super) fn deployment(d: &DeploymentStatus) -> String {
     let tpm = d.tpm.map_or_else(|| "unknown".to_owned(), |tpm| tpm.to_string());
     let mut line = format!(
         "deployment {}: {} tokens in the last minute of {tpm} TPM, {} waiting, {} calls in flight, \
@@ -117,37 +124,37 @@ pub(super) fn deployment(d: &Deployment) -> String {
     if let Some(ms) = d.paused_ms {
         line += &format!(", paused by a 429 for {} s more", ms.div_ceil(1_000));
     }
-    d.troubles.iter().for_each(|why| line += &format!(", kept off: {why}"));
+    d.troubles.iter().for_each(|why| line += &format!(", not used: {why}"));
     line
 }
 
-pub(super) fn worker(word: &Word) -> String {
-    let about = |key: &str| word.about[key].as_str().unwrap_or("unknown").to_owned();
-    let part = |(quota, part): (&String, &Part)| {
+pub(super) fn worker(word: &Heartbeat) -> String {
+    let about = |key: &str| word.status[key].as_str().unwrap_or("unknown").to_owned();
+    let part = |(quota, part): (&String, &QuotaClaim)| {
         let percent = |fraction: f64| format!("{:.0} %", fraction * 100.0);
         format!("{} of {quota} (could use {})", percent(part.claim), percent(part.demand))
     };
-    let parts: Vec<_> = word.parts.iter().map(part).collect();
+    let parts: Vec<_> = word.quota_claims.iter().map(part).collect();
     format!(
         "worker {} on {}, since {}: {}",
-        word.about["pid"],
+        word.status["pid"],
         about("host"),
         about("started"),
         parts.join(", ")
     )
 }
 
-/// How many workers are of use, and why not more.
-pub(super) fn replicas(replicas: Replicas) -> String {
+/// Formats the number of useful workers, and why not more.
+pub(super) fn replicas(replicas: ScalingAdvice) -> String {
     let why = match replicas.why {
-        Why::NothingToDo => "nothing could go now",
-        Why::Backlog => "what waits needs no more",
-        Why::Quota => "the quota feeds no more",
-        Why::NotMeasured => "no call was answered yet",
-        Why::Bounds => "by the bounds of [scaling]",
+        ScalingReason::NothingToDo => "no job could start now",
+        ScalingReason::Backlog => "the backlog needs no more",
+        ScalingReason::Quota => "the quota allows no more",
+        ScalingReason::NotMeasured => "no call was answered yet",
+        ScalingReason::Bounds => "by the bounds of [scaling]",
     };
-    let Replicas { useful_replicas, workers, .. } = replicas;
-    format!("workers of use now: {useful_replicas} ({why}); at work: {workers}")
+    let ScalingAdvice { useful_replicas, workers, .. } = replicas;
+    format!("useful workers now: {useful_replicas} ({why}); running: {workers}")
 }
 
 #[cfg(test)]
@@ -168,11 +175,12 @@ mod tests {
 
     #[test]
     fn an_end_is_told_with_what_it_is_told_by() {
-        let told =
-            |basis, low, high| eta(Eta { basis, seconds: Range { low, likely: 90.0, high } });
-        assert_eq!(told(Basis::Rate, Some(60.0), Some(120.0)), "ETA 1m30s (1m00s to 2m00s)");
-        assert_eq!(told(Basis::Rate, None, None), "ETA 1m30s");
-        let by_quota = told(Basis::Quota, Some(90.0), None);
+        let told = |basis, low, high| {
+            eta(Eta { basis, seconds: ForecastRange { low, likely: 90.0, high } })
+        };
+        assert_eq!(told(EtaBasis::Rate, Some(60.0), Some(120.0)), "ETA 1m30s (1m00s to 2m00s)");
+        assert_eq!(told(EtaBasis::Rate, None, None), "ETA 1m30s");
+        let by_quota = told(EtaBasis::Quota, Some(90.0), None);
         assert_eq!(by_quota, "ETA 1m30s at the soonest, by the quota");
     }
 }

@@ -1,52 +1,52 @@
-//! `status --watch`: a picture that is drawn over on a terminal, a line a look anywhere else.
+//! `status --watch`: a screen redrawn in place on a terminal, one line per refresh elsewhere.
 
 use std::io::{IsTerminal, stdout};
 
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Args, Seen, text};
-use crate::cli::{Exit, Failure, print, say};
+use super::{StatusArgs, StatusSnapshot, text};
+use crate::cli::{CommandError, ExitStatus, print, say};
 use domain::prices::Prices;
-use report::live::{Live, Watch};
+use report::live::{LiveStatus, LiveWatcher};
 use store::{BatchState, Store, StoreError};
 
-/// To the upper left corner; nothing more on the line; nothing more below (ECMA-48: CUP, EL, ED).
-/// What is drawn over does not flicker, as what is cleared first would.
+/// Cursor to the upper left corner; clear rest of line; clear below (ECMA-48: CUP, EL, ED).
+/// Overwriting does not flicker, as clearing first would.
 const HOME: &str = "\x1b[H";
 const END_LINE: &str = "\x1b[K\n";
 const END: &str = "\x1b[J";
 
 pub(super) async fn watch(
-    args: &Args,
+    args: &StatusArgs,
     store: &dyn Store,
     prices: &Prices,
-) -> Result<Exit, Failure> {
+) -> Result<ExitStatus, CommandError> {
     let mut tick = interval(args.interval());
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut watch = Watch::default();
+    let mut watch = LiveWatcher::default();
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     let on_terminal = !args.json && stdout().is_terminal();
     loop {
         tokio::select! {
             biased;
-            _ = &mut interrupted => return Ok(Exit::Interrupted),
+            _ = &mut interrupted => return Ok(ExitStatus::Interrupted),
             _ = tick.tick() => {}
         }
         let seen = tokio::select! {
             biased;
-            _ = &mut interrupted => return Ok(Exit::Interrupted),
-            seen = Seen::now(store, args.batch.as_ref(), prices, Some(&mut watch)) => seen,
+            _ = &mut interrupted => return Ok(ExitStatus::Interrupted),
+            seen = StatusSnapshot::read(store, args.batch.as_ref(), prices, Some(&mut watch)) => seen,
         };
         let seen = match seen {
             Ok(seen) => seen,
-            // Whoever watches through a night wants to be told, and to go on.
+            // A watch that runs all night reports the outage and goes on.
             Err(error @ StoreError::Unavailable(_)) => {
-                say(&format!("{}: {error}", time()));
+                say(&format!("{}: {error}", time_of_day()));
                 continue;
             }
-            Err(error) => return Err(Failure::unreachable(error)),
+            Err(error) => return Err(CommandError::unreachable(error)),
         };
         if args.json {
             let mut seen = seen.json(None, prices);
@@ -54,41 +54,41 @@ pub(super) async fn watch(
             print(&seen.to_string());
         } else if on_terminal {
             let lines = seen.lines(prices, None).join(END_LINE);
-            let head = format!("{} · every {} s", time(), args.interval);
+            let head = format!("{} · every {} s", time_of_day(), args.interval);
             print(&format!("{HOME}{head}{END_LINE}{lines}{END_LINE}{END}"));
         } else {
             let open = seen.batches.iter().filter(|live| !is_over(live) || args.batch.is_some());
             let batches: Vec<_> = open.map(|live| text::batch_in_short(live, prices)).collect();
             if !batches.is_empty() {
-                print(&format!("{} {}", time(), batches.join(" | ")));
+                print(&format!("{} {}", time_of_day(), batches.join(" | ")));
             }
         }
         if seen.batches.iter().all(is_over) {
-            say(&the_end(&seen.batches));
-            return Ok(Exit::AllDone);
+            say(&closing_text(&seen.batches));
+            return Ok(ExitStatus::AllDone);
         }
     }
 }
 
-fn is_over(live: &Live) -> bool {
-    let state = live.standing.state;
+fn is_over(live: &LiveStatus) -> bool {
+    let state = live.status.state;
     match state {
         BatchState::Done => true,
-        // Calls in flight are recorded yet, and jobs that were dropped are.
-        BatchState::Cancelled => live.standing.pending == 0,
+        // Calls in flight, and jobs that were dropped, are still being recorded.
+        BatchState::Cancelled => live.status.pending == 0,
         BatchState::Enqueuing | BatchState::Running | BatchState::Paused => false,
     }
 }
 
-fn the_end(batches: &[Live]) -> String {
+fn closing_text(batches: &[LiveStatus]) -> String {
     match batches {
         [] => "there are no batches".to_owned(),
-        [one] => format!("batch {} is done", one.standing.batch),
+        [one] => format!("batch {} is done", one.status.batch),
         all => format!("all {} batches are done", all.len()),
     }
 }
 
-/// Now, in UTC.
-fn time() -> String {
+/// Formats the time now, in UTC.
+fn time_of_day() -> String {
     Timestamp::now().strftime("%H:%M:%S").to_string()
 }

@@ -2,7 +2,7 @@
 //! and read them.
 //!
 //! Clients differ in what they send (a string where the specification says symbol, a missing
-//! field), so everything that carries a client's own data is read through [`Value`] and not through
+//! field), so everything that carries a client's own data is read through `Cell` and not through
 //! typed structs.
 
 use serde_amqp::Value;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use promptmill::queue::service_bus::https::HttpsQueue;
-use promptmill::queue::service_bus::{ServiceBusQueue, Settings, Transport};
+use promptmill::queue::service_bus::{ServiceBusQueue, ServiceBusSettings, ServiceBusTransport};
 use service_bus_broker::Broker;
 pub use service_bus_broker::QueueSettings;
 
@@ -25,8 +25,8 @@ pub async fn start(queue: QueueSettings) -> Broker {
     service_bus_broker::start("127.0.0.1:0", settings).await.unwrap()
 }
 
-pub fn settings(broker: &Broker) -> Settings {
-    Settings::new(broker.connection_string(), JOBS)
+pub fn settings(broker: &Broker) -> ServiceBusSettings {
+    ServiceBusSettings::new(broker.connection_string(), JOBS)
 }
 
 pub fn queue(broker: &Broker) -> ServiceBusQueue {
@@ -45,9 +45,9 @@ pub async fn start_for_https(queue: QueueSettings) -> Broker {
     service_bus_broker::start("127.0.0.1:0", settings).await.unwrap()
 }
 
-pub fn https_settings(broker: &Broker) -> Settings {
-    Settings {
-        transport: Transport::Https,
+pub fn https_settings(broker: &Broker) -> ServiceBusSettings {
+    ServiceBusSettings {
+        transport: ServiceBusTransport::Https,
         dead_letter_queue: Some(DEAD.to_owned()),
         ..settings(broker)
     }
@@ -58,7 +58,7 @@ pub fn https_queue(broker: &Broker) -> HttpsQueue {
 }
 
 /// The settings of a queue behind a relay.
-pub fn settings_through(broker: &Broker, addr: SocketAddr) -> Settings {
+pub fn settings_through(broker: &Broker, addr: SocketAddr) -> ServiceBusSettings {
     let string = broker.connection_string().replace(&broker.addr().to_string(), &addr.to_string());
-    Settings::new(string, JOBS)
+    ServiceBusSettings::new(string, JOBS)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use promptmill::job::{Amendment, History};
+use promptmill::job::{Amendment, JobHistory};
 use promptmill::queue::{DeadLetter, DeadLetterReason, Queue};
 
 use crate::jobs::{Prover, job};
@@ -22,10 +22,10 @@ pub async fn a_job_comes_out_as_it_went_in(queue: Arc<dyn Queue>) {
     let mut sent = job("b", "a");
     sent.position = 41;
     sent.deadline = Some("2030-01-01T00:00:00Z".parse().unwrap());
-    sent.look_up = true;
+    sent.may_have_outcome = true;
     let mut aside = job("b", "aside");
-    aside.put_aside();
-    aside.history.tries = 2;
+    aside.offload_body();
+    aside.history.attempts = 2;
     aside.history.last_error = Some("http_503: 混雑".into());
     aside.history.first_enqueued = Some("2026-11-23T16:00:00.5Z".parse().unwrap());
     for mut sent in [sent, aside] {
@@ -49,14 +49,14 @@ pub async fn a_postponed_job_comes_at_its_time_with_its_tries_and_uncounted(queu
     for tries in 1..=3 {
         let due = Timestamp::now() + Duration::from_millis(700);
         let error = format!("http_503: try {tries}");
-        queue.postpone(vec![delivery.postpone(due, tries, Some(&error))]).await.unwrap();
+        queue.defer(vec![delivery.defer(due, tries, Some(&error))]).await.unwrap();
         assert!(queue.receive(10, AT_ONCE).await.unwrap().is_empty(), "it is not due");
         assert_eq!(queue.depth().await.unwrap().scheduled, 1);
         delivery = queue.receive(10, LONG).await.unwrap().remove(0);
         assert!(Timestamp::now() >= due);
         assert_eq!((delivery.count, delivery.job.id), (1, job("b", "a").id));
         let history = &delivery.job.history;
-        assert_eq!((history.tries, history.postponed, history.resubmitted), (tries, tries, 0));
+        assert_eq!((history.attempts, history.deferred, history.resubmitted), (tries, tries, 0));
         assert_eq!((&history.last_error, history.first_enqueued), (&Some(error), enqueued));
     }
     let proof = prover.prove(&delivery.job).await;
@@ -73,10 +73,10 @@ pub async fn postponing_under_a_lost_lock_leaves_nothing_that_is_not_looked_up(
     let second = queue.receive(10, LONG).await.unwrap().remove(0);
     assert_eq!(second.count, 2);
     let due = Timestamp::now() + Duration::from_millis(100);
-    queue.postpone(vec![lost.postpone(due, 1, None)]).await.unwrap();
+    queue.defer(vec![lost.defer(due, 1, None)]).await.unwrap();
     assert!(queue.renew(&[second.lock]).await.unwrap()[0].is_some(), "it is still held");
     for copy in queue.receive(10, LOCK / 2).await.unwrap() {
-        assert!(copy.job.look_up, "a copy beside a held job is looked up");
+        assert!(copy.job.may_have_outcome, "a copy beside a held job is looked up");
     }
 }
 
@@ -130,7 +130,7 @@ pub async fn a_resubmitted_dead_letter_is_a_new_job_that_knows_its_past(queue: A
     for times in 1..=2 {
         // With the same tries each time: what waits for the second time is no duplicate of the first.
         let due = Timestamp::now() + Duration::from_millis(50);
-        queue.postpone(vec![delivery.postpone(due, 1, Some("http_500"))]).await.unwrap();
+        queue.defer(vec![delivery.defer(due, 1, Some("http_500"))]).await.unwrap();
         delivery = queue.receive(1, LONG).await.unwrap().remove(0);
         let proof = prover.prove(&delivery.job).await;
         let reason = DeadLetterReason { reason: "R".into(), description: "D".into() };
@@ -144,11 +144,11 @@ pub async fn a_resubmitted_dead_letter_is_a_new_job_that_knows_its_past(queue: A
         );
         delivery = queue.receive(1, LONG).await.unwrap().remove(0);
         assert_eq!(delivery.count, 1);
-        assert!(delivery.job.look_up);
-        let expected = History {
+        assert!(delivery.job.may_have_outcome);
+        let expected = JobHistory {
             resubmitted: times,
             first_enqueued: delivery.job.history.first_enqueued,
-            ..History::default()
+            ..JobHistory::default()
         };
         assert_eq!(delivery.job.history, expected);
         let now_known = expected.first_enqueued.unwrap();
@@ -237,7 +237,7 @@ pub async fn a_dead_letter_is_kept_with_its_reason(queue: Arc<dyn Queue>) {
     let proof = prover.prove(&delivery.job).await;
     let reason = DeadLetterReason {
         reason: "RetriesExhausted".into(),
-        description: "8 tries, the last one ended with http_500: 障害".into(),
+        description: "8 attempts, the last one ended with http_500: 障害".into(),
     };
     queue.settle(vec![delivery.dead_letter(proof, reason.clone())]).await.unwrap();
     let letters = queue.dead_letters(0, 10).await.unwrap();
@@ -307,7 +307,7 @@ pub async fn empty_batches_do_nothing(queue: Arc<dyn Queue>) {
     queue.send(Vec::new()).await.unwrap();
     queue.settle(Vec::new()).await.unwrap();
     queue.abandon(&[]).await.unwrap();
-    queue.postpone(Vec::new()).await.unwrap();
+    queue.defer(Vec::new()).await.unwrap();
     assert!(queue.resubmit(&[], &Amendment::default()).await.unwrap().is_empty());
     assert!(queue.discard(&[]).await.unwrap().is_empty());
     assert!(queue.renew(&[]).await.unwrap().is_empty());

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use promptmill::budget::{Claim, Limit};
+use promptmill::budget::{BudgetClaim, BudgetLimit};
+use promptmill::heartbeat::{Heartbeat, QuotaClaim};
 use promptmill::job::{BatchId, JobId};
-use promptmill::outcome::{Ending, Failure, Outcome, Usage};
-use promptmill::share::{Part, Word};
+use promptmill::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
 use promptmill::store::{
-    Batch, BatchState, Brief, Minute, Note, Order, Recorded, Running, Store, Totals,
+    Batch, BatchState, BatchTotals, KvRecord, MinuteTotals, OutcomeSummary, Recorded,
+    RunningTotals, SortOrder, Store,
 };
 use uuid::Uuid;
 
@@ -31,12 +32,12 @@ pub fn outcome(batch: &BatchId, n: u64) -> Outcome {
         position: n,
         // Above 2^53, so that a store that keeps it as a floating point number is found out.
         digest: u64::MAX - n,
-        ending: if n % 10 == 3 { Ending::Failed } else { Ending::Succeeded },
+        ending: if n % 10 == 3 { OutcomeStatus::Failed } else { OutcomeStatus::Succeeded },
         status_code: Some(200),
         request_id: Some(format!("request-{n}")),
         body: Some(format!(r#"{{"id":"{n}","choices":[]}}"#).into()),
         failure: None,
-        usage: Usage { prompt: 100 + n, cached: n, completion: 10, reasoning: 2 },
+        usage: TokenUsage { prompt: 100 + n, cached: n, completion: 10, reasoning: 2 },
         service_tier: n.is_multiple_of(2).then(|| "flex".into()),
         attempts: 1 + (n % 3) as u32,
         throttled: (n % 4) as u32,
@@ -54,8 +55,8 @@ pub fn outcomes(batch: &BatchId, count: u64) -> Vec<Outcome> {
 }
 
 /// What the store must say of these outcomes, computed without it.
-pub fn totals_of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Totals {
-    let mut totals = Totals::default();
+pub fn totals_of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> BatchTotals {
+    let mut totals = BatchTotals::default();
     for o in outcomes {
         *totals.endings.entry(o.ending).or_default() += 1;
         totals.usage += o.usage;
@@ -68,7 +69,7 @@ pub async fn record(store: &AnyStore, outcomes: &[Outcome]) -> Vec<Recorded> {
     store.record(Arc::new(outcomes.to_vec())).await.unwrap()
 }
 
-pub async fn all(store: &AnyStore, batch: &BatchId, order: Order) -> Vec<Outcome> {
+pub async fn all(store: &AnyStore, batch: &BatchId, order: SortOrder) -> Vec<Outcome> {
     store.outcomes(batch, order).await.unwrap().try_collect().await.unwrap()
 }
 
@@ -91,14 +92,14 @@ fn by_job(outcomes: Vec<Outcome>) -> BTreeMap<JobId, Outcome> {
 pub async fn the_first_outcome_of_a_job_wins(store: AnyStore) {
     let batch = batch_id("night");
     let first = outcome(&batch, 1);
-    let late = Outcome { ending: Ending::Dead, digest: 5, body: None, ..first.clone() };
+    let late = Outcome { ending: OutcomeStatus::Dead, digest: 5, body: None, ..first.clone() };
     assert!(record(&store, std::slice::from_ref(&first)).await[0].is_first());
     let proof = record(&store, &[late]).await[0];
     assert!(!proof.is_first());
     assert_eq!((proof.job_id(), proof.ending(), proof.digest()), {
         (first.job_id, first.ending, first.digest)
     });
-    assert_eq!(all(&store, &batch, Order::AsStored).await, std::slice::from_ref(&first));
+    assert_eq!(all(&store, &batch, SortOrder::AsStored).await, std::slice::from_ref(&first));
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of([&first]));
 }
 
@@ -111,7 +112,7 @@ pub async fn the_same_outcome_recorded_again_is_not_the_first(store: AnyStore) {
 pub async fn a_job_that_is_there_twice_in_one_call_is_recorded_once(store: AnyStore) {
     let batch = batch_id("night");
     let (first, other) = (outcome(&batch, 1), outcome(&batch, 2));
-    let late = Outcome { ending: Ending::Expired, ..first.clone() };
+    let late = Outcome { ending: OutcomeStatus::Expired, ..first.clone() };
     let proofs = record(&store, &[first.clone(), other.clone(), late]).await;
     let firsts: Vec<bool> = proofs.iter().map(Recorded::is_first).collect();
     assert_eq!(firsts, [true, true, false]);
@@ -150,7 +151,7 @@ pub async fn concurrent_duplicates_are_counted_once(store: AnyStore) {
     }
     assert_eq!(winners.len(), 100, "every job has a first outcome");
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(winners.values()));
-    assert_eq!(by_job(all(&store, &batch, Order::AsStored).await), winners);
+    assert_eq!(by_job(all(&store, &batch, SortOrder::AsStored).await), winners);
 }
 
 pub async fn look_ups_are_answered_in_the_order_asked(store: AnyStore) {
@@ -160,7 +161,7 @@ pub async fn look_ups_are_answered_in_the_order_asked(store: AnyStore) {
     let name = |n: usize| known[n].custom_id.as_str();
     let asked = [name(7), "never enqueued", name(0), name(13)];
     let found = store.look_up(&batch, &asked).await.unwrap();
-    let found: Vec<Option<(JobId, Ending, u64, bool)>> = found
+    let found: Vec<Option<(JobId, OutcomeStatus, u64, bool)>> = found
         .iter()
         .map(|r| r.map(|r| (r.job_id(), r.ending(), r.digest(), r.is_first())))
         .collect();
@@ -177,8 +178,8 @@ pub async fn an_outcome_comes_back_as_it_was(store: AnyStore) {
             "{\"z\":\"日本語の答え 🍣\",  \"a\":[1e400, 12345678901234567890, null]}".into(),
         ),
         metadata: Some("{\"team\": \"経理\",\"a\" :1}".into()),
-        failure: Some(Failure { code: "content_filter".into(), message: "方針".into() }),
-        ending: Ending::Failed,
+        failure: Some(JobFailure { code: "content_filter".into(), message: "方針".into() }),
+        ending: OutcomeStatus::Failed,
         ..outcome(&batch, 0)
     };
     let bare = Outcome {
@@ -186,10 +187,10 @@ pub async fn an_outcome_comes_back_as_it_was(store: AnyStore) {
         request_id: None,
         body: None,
         failure: None,
-        usage: Usage::default(),
+        usage: TokenUsage::default(),
         attempts: 0,
         deployment: String::new(),
-        ending: Ending::Cancelled,
+        ending: OutcomeStatus::Cancelled,
         ..outcome(&batch, 1)
     };
     record(&store, &[full.clone(), bare.clone()]).await;
@@ -201,7 +202,7 @@ pub async fn an_outcome_comes_back_as_it_was(store: AnyStore) {
     assert_eq!(store.outcome(&batch, "never enqueued").await.unwrap(), None);
     let stranger = JobId::new(&batch, "never enqueued");
     assert_eq!(store.outcome_by_id(&batch, stranger).await.unwrap(), None);
-    assert_eq!(all(&store, &batch, Order::ByPosition).await, [full, bare]);
+    assert_eq!(all(&store, &batch, SortOrder::ByPosition).await, [full, bare]);
 }
 
 pub async fn a_body_of_three_megabytes_is_kept(store: AnyStore) {
@@ -212,7 +213,7 @@ pub async fn a_body_of_three_megabytes_is_kept(store: AnyStore) {
     assert!(record(&store, std::slice::from_ref(&big)).await[0].is_first());
     let late = Outcome { latency_ms: 1, ..big.clone() };
     assert!(!record(&store, &[late]).await[0].is_first());
-    for order in [Order::AsStored, Order::ByPosition] {
+    for order in [SortOrder::AsStored, SortOrder::ByPosition] {
         assert!(all(&store, &batch, order).await == std::slice::from_ref(&big), "{order:?}");
     }
 }
@@ -222,7 +223,7 @@ pub async fn five_thousand_outcomes_stream_completely(store: AnyStore) {
     let outcomes = outcomes(&batch, 5_000);
     record(&store, &outcomes).await;
     record(&store, &[outcome(&batch_id("another"), 1)]).await;
-    let streamed = all(&store, &batch, Order::AsStored).await;
+    let streamed = all(&store, &batch, SortOrder::AsStored).await;
     assert_eq!(streamed.len(), 5_000);
     assert!(by_job(streamed) == by_job(outcomes.clone()));
     assert_eq!(store.totals(&batch).await.unwrap(), totals_of(&outcomes));
@@ -234,7 +235,7 @@ pub async fn outcomes_stream_by_position_when_asked(store: AnyStore) {
     let mut shuffled = outcomes.clone();
     shuffled.sort_by_key(|outcome| outcome.job_id);
     record(&store, &shuffled).await;
-    assert!(all(&store, &batch, Order::ByPosition).await == outcomes);
+    assert!(all(&store, &batch, SortOrder::ByPosition).await == outcomes);
 }
 
 pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
@@ -242,11 +243,11 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
     let mut given = outcomes(&batch, 300);
     for outcome in given.iter_mut().step_by(7) {
         outcome.metadata = Some(r#"{"team":"東京"}"#.into());
-        outcome.failure = Some(Failure { code: "content_filter".into(), message: "no".into() });
+        outcome.failure = Some(JobFailure { code: "content_filter".into(), message: "no".into() });
     }
     record(&store, &given).await;
-    let key = |b: &Brief| (b.latency_ms, format!("{b:?}"));
-    let brief = |o: Outcome| Brief {
+    let key = |b: &OutcomeSummary| (b.latency_ms, format!("{b:?}"));
+    let brief = |o: Outcome| OutcomeSummary {
         ending: Some(o.ending),
         failure: o.failure,
         usage: o.usage,
@@ -260,12 +261,13 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
         deadline: o.deadline,
         metadata: o.metadata,
     };
-    let mut briefs: Vec<_> = store.briefs(&batch).await.unwrap().try_collect().await.unwrap();
+    let mut briefs: Vec<_> =
+        store.outcome_summaries(&batch).await.unwrap().try_collect().await.unwrap();
     briefs.sort_by_key(key);
     let mut expected: Vec<_> = given.into_iter().map(brief).collect();
     expected.sort_by_key(key);
     assert_eq!(briefs, expected);
-    let nobody = store.briefs(&batch_id("nobody")).await.unwrap();
+    let nobody = store.outcome_summaries(&batch_id("nobody")).await.unwrap();
     assert_eq!(nobody.try_collect::<Vec<_>>().await.unwrap(), []);
 }
 
@@ -282,7 +284,7 @@ pub async fn running_sums_tell_deployments_models_tiers_and_minutes_apart(store:
     // What is there already is not counted again.
     record(&store, &mine[..9]).await;
     let since: Timestamp = "2026-11-23T16:51:30Z".parse().unwrap();
-    let running = store.running(&batch, since).await.unwrap();
+    let running = store.running_totals(&batch, since).await.unwrap();
     assert_eq!(running.totals(), totals_of(&mine));
     let by_key = |o: &Outcome| (o.deployment.clone(), o.model.clone(), o.service_tier.clone());
     for sum in &running.sums {
@@ -294,11 +296,11 @@ pub async fn running_sums_tell_deployments_models_tiers_and_minutes_apart(store:
     let minute = |n: usize| {
         let tokens = mine[8 * n..8 * (n + 1)].iter().map(|o| o.usage.total()).sum();
         let at: Timestamp = format!("2026-11-23T16:{}:00Z", 50 + n).parse().unwrap();
-        (at.as_second() / 60, Minute { jobs: 8, tokens, from_second: 10 })
+        (at.as_second() / 60, MinuteTotals { jobs: 8, tokens, from_second: 10 })
     };
     assert_eq!(running.minutes, (1..5).map(minute).collect(), "the first minute was before");
-    let nobody = store.running(&batch_id("nobody"), since).await.unwrap();
-    assert_eq!(nobody, Running::default());
+    let nobody = store.running_totals(&batch_id("nobody"), since).await.unwrap();
+    assert_eq!(nobody, RunningTotals::default());
 }
 
 pub async fn batches_are_listed_newest_first(store: AnyStore) {
@@ -369,42 +371,42 @@ pub async fn of_state_changes_at_the_same_time_one_wins(store: AnyStore) {
 
 pub async fn a_budget_is_claimed_and_given_back(store: AnyStore) {
     let (night, day) = (batch_id("night"), batch_id("day"));
-    let claim = |take, spent| Claim { take, spent, is_debt: false };
+    let claim = |take, spent| BudgetClaim { take, spent, is_debt: false };
     assert_eq!(store.budget(&night).await.unwrap(), None);
     assert_eq!(store.claim(&night, &claim(1, 0)).await.unwrap(), None);
-    let limit = Limit::money(50.0, "円").unwrap();
+    let limit = BudgetLimit::money(50.0, "円").unwrap();
     let first = store.limit_budget(&night, &limit).await.unwrap();
     assert_eq!((first.allowed, first.committed, first.spent), (50_000_000_000, 0, 0));
-    let tokens = store.limit_budget(&day, &Limit::tokens(1 << 53).unwrap()).await.unwrap();
+    let tokens = store.limit_budget(&day, &BudgetLimit::tokens(1 << 53).unwrap()).await.unwrap();
     assert_eq!(store.budget(&day).await.unwrap(), Some(tokens));
     let (granted, taken) = store.claim(&night, &claim(50_000_000_000, 0)).await.unwrap().unwrap();
-    assert_eq!((granted, taken.left()), (true, 0));
+    assert_eq!((granted, taken.unclaimed()), (true, 0));
     let refused = store.claim(&night, &claim(1, 9)).await.unwrap();
     assert_eq!(refused, Some((false, taken)), "a refused claim changes nothing");
     let (granted, after) = store.claim(&night, &claim(-49_999_999_999, 1)).await.unwrap().unwrap();
     assert_eq!((granted, after.committed, after.spent), (true, 1, 1));
-    let more = store.limit_budget(&night, &Limit::money(80.0, "円").unwrap()).await.unwrap();
+    let more = store.limit_budget(&night, &BudgetLimit::money(80.0, "円").unwrap()).await.unwrap();
     assert_eq!((more.allowed, more.committed, more.spent), (80_000_000_000, 1, 1));
-    assert_eq!(store.limit_budget(&night, &Limit::tokens(9).unwrap()).await.unwrap(), more);
+    assert_eq!(store.limit_budget(&night, &BudgetLimit::tokens(9).unwrap()).await.unwrap(), more);
     assert_eq!(store.budget(&night).await.unwrap(), Some(more));
     assert_eq!(store.batches().await.unwrap(), [], "a budget announces no batch");
-    assert_eq!(all(&store, &night, Order::AsStored).await, []);
-    assert_eq!(store.totals(&night).await.unwrap(), Totals::default());
+    assert_eq!(all(&store, &night, SortOrder::AsStored).await, []);
+    assert_eq!(store.totals(&night).await.unwrap(), BatchTotals::default());
 }
 
 pub async fn of_claims_at_the_same_time_no_more_are_granted_than_allowed(store: AnyStore) {
     let night = batch_id("night");
-    store.limit_budget(&night, &Limit::tokens(100).unwrap()).await.unwrap();
+    store.limit_budget(&night, &BudgetLimit::tokens(100).unwrap()).await.unwrap();
     let work = |n: u64| {
         let (store, night) = (store.clone(), night.clone());
         async move {
-            let take = Claim { take: 10, ..Claim::default() };
+            let take = BudgetClaim { take: 10, ..BudgetClaim::default() };
             let mut spent = 0;
             for _ in 0..3 {
                 let (granted, now) = store.claim(&night, &take).await.unwrap().unwrap();
                 assert!(now.committed <= 100 && now.spent <= now.committed, "{now:?}");
                 if granted {
-                    let back = Claim { take: -(n as i64), spent: 10 - n, is_debt: false };
+                    let back = BudgetClaim { take: -(n as i64), spent: 10 - n, is_debt: false };
                     store.claim(&night, &back).await.unwrap();
                     spent += 10 - n;
                 }
@@ -433,9 +435,9 @@ pub async fn a_batch_can_be_announced_after_its_first_outcomes(store: AnyStore) 
 
 pub async fn of_an_unknown_batch_nothing_is_known(store: AnyStore) {
     let batch = batch_id("never-seen");
-    assert_eq!(store.totals(&batch).await.unwrap(), Totals::default());
+    assert_eq!(store.totals(&batch).await.unwrap(), BatchTotals::default());
     assert_eq!(store.look_up(&batch, &["1"]).await.unwrap(), [None]);
-    for order in [Order::AsStored, Order::ByPosition] {
+    for order in [SortOrder::AsStored, SortOrder::ByPosition] {
         assert_eq!(all(&store, &batch, order).await, []);
     }
     assert_eq!(store.batches().await.unwrap(), []);
@@ -444,37 +446,37 @@ pub async fn of_an_unknown_batch_nothing_is_known(store: AnyStore) {
 pub async fn a_dead_outcome_is_withdrawn_and_what_it_cost_stays(store: AnyStore) {
     let batch = batch_id("night");
     let mut mine = outcomes(&batch, 6);
-    mine[2].ending = Ending::Dead;
-    mine[4].ending = Ending::Dead;
+    mine[2].ending = OutcomeStatus::Dead;
+    mine[4].ending = OutcomeStatus::Dead;
     record(&store, &mine).await;
     let mut totals = totals_of(&mine);
     let names: Vec<_> = mine.iter().map(|outcome| outcome.custom_id.clone()).collect();
     let asked = [names[4].as_str(), &names[1], "never enqueued"];
     for _ in 0..2 {
-        let stand = store.withdraw_dead(&batch, &asked).await.unwrap();
+        let stand = store.reopen_dead(&batch, &asked).await.unwrap();
         let endings: Vec<_> = stand.iter().map(|proof| proof.map(|p| p.ending())).collect();
-        assert_eq!(endings, [None, Some(Ending::Succeeded), None]);
-        totals.endings.insert(Ending::Dead, 1);
+        assert_eq!(endings, [None, Some(OutcomeStatus::Succeeded), None]);
+        totals.endings.insert(OutcomeStatus::Dead, 1);
         assert_eq!(store.totals(&batch).await.unwrap(), totals);
-        for order in [Order::AsStored, Order::ByPosition] {
+        for order in [SortOrder::AsStored, SortOrder::ByPosition] {
             let left = by_job(all(&store, &batch, order).await);
             assert_eq!((left.len(), left.contains_key(&mine[4].job_id)), (5, false));
         }
     }
     assert_eq!(store.look_up(&batch, &asked).await.unwrap()[0], None);
     // Twice dead: both times are paid for.
-    for ending in [Ending::Dead, Ending::Succeeded] {
+    for ending in [OutcomeStatus::Dead, OutcomeStatus::Succeeded] {
         let again = Outcome { ending, latency_ms: 1, ..mine[4].clone() };
         assert!(record(&store, std::slice::from_ref(&again)).await[0].is_first());
-        store.withdraw_dead(&batch, &[&names[2], &names[4]]).await.unwrap();
+        store.reopen_dead(&batch, &[&names[2], &names[4]]).await.unwrap();
         totals.usage += again.usage;
         totals.attempts += u64::from(again.attempts);
     }
-    totals.endings = [(Ending::Succeeded, 4), (Ending::Failed, 1)].into();
+    totals.endings = [(OutcomeStatus::Succeeded, 4), (OutcomeStatus::Failed, 1)].into();
     assert_eq!(store.totals(&batch).await.unwrap(), totals);
-    let briefs = store.briefs(&batch).await.unwrap();
-    let mut summed = Totals::default();
-    let sum = |brief: Brief| {
+    let briefs = store.outcome_summaries(&batch).await.unwrap();
+    let mut summed = BatchTotals::default();
+    let sum = |brief: OutcomeSummary| {
         summed.usage += brief.usage;
         summed.attempts += u64::from(brief.attempts);
         brief.ending.inspect(|ending| *summed.endings.entry(*ending).or_default() += 1);
@@ -483,7 +485,7 @@ pub async fn a_dead_outcome_is_withdrawn_and_what_it_cost_stays(store: AnyStore)
     briefs.try_for_each(sum).await.unwrap();
     assert_eq!(summed, totals, "the briefs say the same");
     assert_eq!(store.look_up(&batch, &asked).await.unwrap()[0].unwrap().ending(), {
-        Ending::Succeeded
+        OutcomeStatus::Succeeded
     });
 }
 
@@ -500,73 +502,74 @@ pub async fn payloads_of_any_size_come_back_until_they_are_deleted(store: AnySto
     }
 }
 
-fn word(instance: u128, beat: u64) -> Word {
+fn word(instance: u128, beat: u64) -> Heartbeat {
     let parts = [("https://a/北/gpt", 1.0, 0.125), ("b/#?\\", 0.1, 1.0 / 3.0)];
-    let part = |(name, demand, claim): (&str, f64, f64)| (name.to_owned(), Part { demand, claim });
-    Word {
+    let part =
+        |(name, demand, claim): (&str, f64, f64)| (name.to_owned(), QuotaClaim { demand, claim });
+    Heartbeat {
         instance: Uuid::from_u128(instance),
-        beat,
-        parts: parts.into_iter().map(part).collect(),
-        about: serde_json::json!({ "host": "夜", "deployments": [1, null, { "x": 0.5 }] }),
+        sequence: beat,
+        quota_claims: parts.into_iter().map(part).collect(),
+        status: serde_json::json!({ "host": "夜", "deployments": [1, null, { "x": 0.5 }] }),
     }
 }
 
 pub async fn words_are_heard_as_they_were_said_until_they_are_taken_back(store: AnyStore) {
-    assert_eq!(store.words().await.unwrap(), []);
+    assert_eq!(store.heartbeats().await.unwrap(), []);
     for word in [word(1, 1), word(2, 5), word(1, 2)] {
-        store.put_word(&word).await.unwrap();
+        store.put_heartbeat(&word).await.unwrap();
     }
-    let mut heard = store.words().await.unwrap();
+    let mut heard = store.heartbeats().await.unwrap();
     heard.sort_by_key(|word| word.instance);
     assert_eq!(heard, [word(1, 2), word(2, 5)], "the last word of each");
-    store.remove_word(Uuid::from_u128(1)).await.unwrap();
-    store.remove_word(Uuid::from_u128(9)).await.unwrap();
-    assert_eq!(store.words().await.unwrap(), [word(2, 5)]);
+    store.delete_heartbeat(Uuid::from_u128(1)).await.unwrap();
+    store.delete_heartbeat(Uuid::from_u128(9)).await.unwrap();
+    assert_eq!(store.heartbeats().await.unwrap(), [word(2, 5)]);
 }
 
-fn note(id: &str, json: &str) -> Note {
-    Note { kind: "file".into(), id: id.into(), json: json.into() }
+fn note(id: &str, json: &str) -> KvRecord {
+    KvRecord { kind: "file".into(), id: id.into(), json: json.into() }
 }
 
 pub async fn a_note_is_written_by_who_knew_what_it_was(store: AnyStore) {
     let (first, second) = (note("a-1", r#"{"n": 1.0, "夜":"x"}"#), note("a-1", "{}"));
-    assert!(!store.put_note(&first, Some("{}")).await.unwrap(), "there is none yet");
-    assert!(store.put_note(&first, None).await.unwrap());
-    assert!(!store.put_note(&second, None).await.unwrap());
-    assert!(!store.put_note(&second, Some(r#"{"n":1.0,"夜":"x"}"#)).await.unwrap());
-    assert_eq!(store.note("file", "a-1").await.unwrap().as_ref(), Some(&first.json));
-    assert!(store.put_note(&second, Some(&first.json)).await.unwrap());
-    assert_eq!(store.note("file", "a-1").await.unwrap().as_deref(), Some("{}"));
+    assert!(!store.put_kv(&first, Some("{}")).await.unwrap(), "there is none yet");
+    assert!(store.put_kv(&first, None).await.unwrap());
+    assert!(!store.put_kv(&second, None).await.unwrap());
+    assert!(!store.put_kv(&second, Some(r#"{"n":1.0,"夜":"x"}"#)).await.unwrap());
+    assert_eq!(store.get_kv("file", "a-1").await.unwrap().as_ref(), Some(&first.json));
+    assert!(store.put_kv(&second, Some(&first.json)).await.unwrap());
+    assert_eq!(store.get_kv("file", "a-1").await.unwrap().as_deref(), Some("{}"));
     let raced = futures_util::future::join_all((0..8).map(|n| {
         let store = store.clone();
-        async move { store.put_note(&note("a-1", &n.to_string()), Some("{}")).await.unwrap() }
+        async move { store.put_kv(&note("a-1", &n.to_string()), Some("{}")).await.unwrap() }
     }));
     assert_eq!(raced.await.into_iter().filter(|won| *won).count(), 1);
 }
 
 pub async fn notes_are_listed_by_kind_until_they_are_removed(store: AnyStore) {
-    let other = Note { kind: "batch".into(), ..note("a", "1") };
+    let other = KvRecord { kind: "batch".into(), ..note("a", "1") };
     for note in [note("a", "2"), note("b", "3"), other.clone()] {
-        assert!(store.put_note(&note, None).await.unwrap());
+        assert!(store.put_kv(&note, None).await.unwrap());
     }
-    let mut listed = store.notes("file").await.unwrap();
+    let mut listed = store.list_kv("file").await.unwrap();
     listed.sort_by(|a, b| a.id.cmp(&b.id));
     assert_eq!(listed, [note("a", "2"), note("b", "3")]);
     for id in ["a", "b", "never there"] {
-        store.remove_note("file", id).await.unwrap();
+        store.delete_kv("file", id).await.unwrap();
     }
-    assert_eq!(store.notes("file").await.unwrap(), []);
-    assert_eq!(store.notes("batch").await.unwrap(), [other]);
-    assert_eq!(store.note("file", "a").await.unwrap(), None);
-    assert_eq!(store.words().await.unwrap(), []);
+    assert_eq!(store.list_kv("file").await.unwrap(), []);
+    assert_eq!(store.list_kv("batch").await.unwrap(), [other]);
+    assert_eq!(store.get_kv("file", "a").await.unwrap(), None);
+    assert_eq!(store.heartbeats().await.unwrap(), []);
 }
 
 pub async fn of_words_said_at_the_same_time_the_later_reader_hears_both(store: AnyStore) {
     let talk = |instance: u128| {
         let store = store.clone();
         async move {
-            store.put_word(&word(instance, 1)).await.unwrap();
-            store.words().await.unwrap().len()
+            store.put_heartbeat(&word(instance, 1)).await.unwrap();
+            store.heartbeats().await.unwrap().len()
         }
     };
     let heard = futures_util::future::join_all((0..8).map(talk)).await;
@@ -574,7 +577,7 @@ pub async fn of_words_said_at_the_same_time_the_later_reader_hears_both(store: A
 }
 
 pub async fn empty_calls_do_nothing(store: AnyStore) {
-    assert_eq!(store.withdraw_dead(&batch_id("night"), &[]).await.unwrap(), []);
+    assert_eq!(store.reopen_dead(&batch_id("night"), &[]).await.unwrap(), []);
     assert_eq!(record(&store, &[]).await, []);
     assert_eq!(store.look_up(&batch_id("night"), &[]).await.unwrap(), []);
 }

@@ -9,7 +9,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cosmos_host::Host;
-use promptmill::store::cosmos::{Consistency, CosmosStore, Credential, Settings, init};
+use promptmill::store::cosmos::{
+    CosmosConsistency, CosmosCredential, CosmosSettings, CosmosStore, init,
+};
 
 /// One server for all tests of a binary. It has a runtime of its own, since a test's ends with it.
 pub fn shared_host() -> &'static Host {
@@ -34,15 +36,15 @@ pub async fn own_host() -> Host {
 }
 
 /// Settings with a new database.
-pub fn settings(host: &Host) -> Settings {
+pub fn settings(host: &Host) -> CosmosSettings {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    Settings {
+    CosmosSettings {
         endpoint: host.endpoint(),
         database: format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
-        credential: Credential::Key(host.key().into()),
+        credential: CosmosCredential::Key(host.key().into()),
         emulator: true,
         preferred_regions: Vec::new(),
-        consistency: Consistency::Account,
+        consistency: CosmosConsistency::Account,
         shards: NonZeroU32::new(8).unwrap(),
         writes_in_flight: NonZeroUsize::new(32).unwrap(),
         patience_s: 30,

@@ -7,9 +7,9 @@ use std::time::Duration;
 use cosmos_host::Host;
 use futures_util::TryStreamExt;
 use promptmill::job::BatchId;
-use promptmill::simulator::{self, Faults, Latency, Simulator};
+use promptmill::simulator::{self, FaultRates, SimulatedLatency, Simulator};
 use promptmill::store::cosmos::CosmosStore;
-use promptmill::store::{Order, Store};
+use promptmill::store::{SortOrder, Store};
 use service_bus_broker::Broker;
 use tokio::time::Instant;
 
@@ -34,7 +34,7 @@ pub fn size(name: &str, usual: usize) -> usize {
 /// What a fleet is to work on, and with what.
 pub struct Setup {
     pub jobs: usize,
-    pub simulator: simulator::Settings,
+    pub simulator: simulator::SimulatorSettings,
     /// More lines for the queue's table.
     pub queue: &'static str,
     /// More tables.
@@ -49,10 +49,14 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         // Slow enough that the workers are at work when something happens to them.
-        let latency = Latency { base_ms: 150.0, sigma: 0.5, ..Latency::default() };
+        let latency =
+            SimulatedLatency { base_ms: 150.0, sigma: 0.5, ..SimulatedLatency::default() };
         Self {
             jobs: 300,
-            simulator: simulator::Settings { latency, ..simulator::Settings::default() },
+            simulator: simulator::SimulatorSettings {
+                latency,
+                ..simulator::SimulatorSettings::default()
+            },
             queue: "",
             tables: "",
             concurrency: CONCURRENCY,
@@ -75,9 +79,9 @@ pub struct Fleet {
 
 impl Fleet {
     /// Starts everything and enqueues the jobs; `queue` are more lines for that table.
-    pub async fn start(jobs: usize, faults: Faults, queue: &'static str) -> Self {
+    pub async fn start(jobs: usize, faults: FaultRates, queue: &'static str) -> Self {
         let usual = Setup::default();
-        let simulator = simulator::Settings { faults, ..usual.simulator };
+        let simulator = simulator::SimulatorSettings { faults, ..usual.simulator };
         Self::with(Setup { jobs, simulator, queue, ..usual }).await
     }
 
@@ -154,7 +158,7 @@ impl Fleet {
     /// Prompts whose outcome is stored, with how often they had been called for by now.
     pub async fn stored(&self) -> HashMap<String, u64> {
         let batch: BatchId = "night".parse().unwrap();
-        let outcomes = self.store.outcomes(&batch, Order::AsStored).await.unwrap();
+        let outcomes = self.store.outcomes(&batch, SortOrder::AsStored).await.unwrap();
         let outcomes: Vec<_> = outcomes.try_collect().await.unwrap();
         let arrived = self.arrived().await;
         let prompts = outcomes.into_iter().map(|outcome| format!("prompt {}", outcome.position));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use promptmill::job::{Api, BatchId, Estimate, History, Job, JobId};
-use promptmill::outcome::{Ending, Outcome, Usage};
+use promptmill::job::{Api, BatchId, Job, JobHistory, JobId, TokenEstimate};
+use promptmill::outcome::{Outcome, OutcomeStatus, TokenUsage};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
 use promptmill::store::{Recorded, Store};
@@ -21,18 +21,18 @@ pub fn job(batch: &str, custom_id: &str) -> Job {
         api: Api::ChatCompletions,
         model: "m".into(),
         body: Bytes::from(body),
-        estimate: Some(Estimate { prompt: 8, max_output: 16 }),
+        estimate: Some(TokenEstimate { prompt: 8, max_output: 16 }),
         deadline: None,
         not_before: None,
         priority: 0,
         metadata: Some(r#"{"team":"営業"}"#.into()),
-        look_up: false,
-        aside: None,
-        history: History::default(),
+        may_have_outcome: false,
+        claim_check: None,
+        history: JobHistory::default(),
     }
 }
 
-pub fn outcome(job: &Job, ending: Ending) -> Outcome {
+pub fn outcome(job: &Job, ending: OutcomeStatus) -> Outcome {
     Outcome {
         job_id: job.id,
         batch_id: job.batch_id.clone(),
@@ -44,7 +44,7 @@ pub fn outcome(job: &Job, ending: Ending) -> Outcome {
         request_id: Some("r".into()),
         body: Some(Bytes::from_static(br#"{"choices":[]}"#)),
         failure: None,
-        usage: Usage { prompt: 8, cached: 0, completion: 5, reasoning: 0 },
+        usage: TokenUsage { prompt: 8, cached: 0, completion: 5, reasoning: 0 },
         service_tier: None,
         attempts: 1,
         throttled: 0,
@@ -75,7 +75,7 @@ impl Prover {
     }
 
     pub async fn prove_all(&self, jobs: &[Job]) -> Vec<Recorded> {
-        let outcomes = jobs.iter().map(|job| outcome(job, Ending::Succeeded)).collect();
+        let outcomes = jobs.iter().map(|job| outcome(job, OutcomeStatus::Succeeded)).collect();
         self.store.record(Arc::new(outcomes)).await.unwrap()
     }
 }

@@ -1,4 +1,5 @@
 //! What several test files share.
+#![allow(clippy::new_without_default, reason = "fixtures, not library types")]
 #![allow(clippy::unwrap_used, reason = "these are the bodies of tests")]
 #![allow(clippy::print_stderr, reason = "who runs the tests learns what did not run")]
 

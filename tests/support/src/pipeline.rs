@@ -4,15 +4,17 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promptmill::admission::Member;
-use promptmill::admission::deployment::Limits;
-use promptmill::model::Client;
-use promptmill::model::endpoint::{Endpoint, Given};
+use promptmill::admission::PoolMember;
+use promptmill::admission::deployment::DeploymentLimits;
+use promptmill::model::ModelClient;
+use promptmill::model::endpoint::{Endpoint, EndpointConfig};
 use promptmill::queue::Queue;
-use promptmill::simulator::{self, Faults, Simulator};
+use promptmill::simulator::{self, FaultRates, Simulator};
 use promptmill::store::Store;
-use promptmill::telemetry::Progress;
-use promptmill::worker::{Halt, POSTPONE_FROM, Settings, Target, Worker, all_queued};
+use promptmill::telemetry::WorkerProgress;
+use promptmill::worker::{
+    DEFER_FROM, Worker, WorkerExit, WorkerSettings, WorkerTarget, all_queued,
+};
 use tokio_util::sync::CancellationToken;
 
 pub const LONG: Duration = Duration::from_secs(60);
@@ -24,39 +26,40 @@ pub struct Backends {
     pub alive: Box<dyn Any + Send>,
 }
 
-pub async fn simulator(faults: Faults) -> Simulator {
-    let settings = simulator::Settings { faults, ..simulator::Settings::default() };
+pub async fn simulator(faults: FaultRates) -> Simulator {
+    let settings =
+        simulator::SimulatorSettings { faults, ..simulator::SimulatorSettings::default() };
     simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap()
 }
 
 pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
     let url = format!("http://{}/v1", simulator.addr());
-    let endpoint = Endpoint::new(Given { url, ..Given::default() }).unwrap();
+    let endpoint = Endpoint::new(EndpointConfig { url, ..EndpointConfig::default() }).unwrap();
     Worker {
         queue: on.queue.clone(),
         store: on.store.clone(),
-        targets: vec![Target {
-            member: Member {
+        targets: vec![WorkerTarget {
+            member: PoolMember {
                 name: "simulator".into(),
-                limits: Limits { concurrency: 4, ..Limits::default() },
-                ..Member::default()
+                limits: DeploymentLimits { concurrency: 4, ..DeploymentLimits::default() },
+                ..PoolMember::default()
             },
-            client: Client::new(endpoint, LONG).unwrap(),
+            client: ModelClient::new(endpoint, LONG).unwrap(),
         }],
-        settings: Settings {
+        settings: WorkerSettings {
             shared: false,
             spill_after: Duration::ZERO,
             drain: Some(all_queued()),
-            only: None,
+            only_batch: None,
             prices: None,
             max_held: 16,
-            max_tries: 3,
+            max_attempts: 3,
             max_deliveries: 5,
-            postpone_from: POSTPONE_FROM,
+            defer_from: DEFER_FROM,
             shutdown_grace: Duration::from_secs(1),
             unreachable_after: LONG,
         },
-        progress: Arc::<Progress>::default(),
+        progress: Arc::<WorkerProgress>::default(),
     }
 }
 
@@ -64,5 +67,5 @@ pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
 pub async fn drain(worker: Worker) {
     let ran = worker.run(CancellationToken::new());
     let halt = tokio::time::timeout(LONG, ran).await.expect("it drains in time").unwrap();
-    assert_eq!(halt, Halt::Drained);
+    assert_eq!(halt, WorkerExit::Drained);
 }

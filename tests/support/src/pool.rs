@@ -8,11 +8,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use promptmill::admission::deployment::{Feedback, Limits as Told};
-use promptmill::admission::{Admission, Booking, DeploymentIndex, Member, Next, Ticket};
+use promptmill::admission::deployment::{CallFeedback, DeploymentLimits as Told};
+use promptmill::admission::{
+    Admission, AdmissionDecision, AdmissionTicket, Booking, DeploymentIndex, PoolMember,
+};
 use promptmill::headers::RateHeaders;
-use promptmill::simulator::bucket::Bucket;
-use promptmill::simulator::quota::{Limits, Quota, Verdict};
+use promptmill::simulator::bucket::LeakyBucket;
+use promptmill::simulator::quota::{QuotaLimits, QuotaVerdict, ServiceQuota};
 use tokio::time::Instant;
 
 const WINDOW: Duration = Duration::from_secs(60);
@@ -103,7 +105,7 @@ pub enum Sizes {
 pub struct Report {
     pub services: Vec<Used>,
     pub succeeded: u64,
-    /// Calls refused for want of quota.
+    /// Calls throttled (429).
     pub refused: u64,
     /// Calls refused for want of room on a flex tier.
     pub no_room: u64,
@@ -172,7 +174,7 @@ impl Scene {
 enum Event {
     Wake,
     Arrive(Booking, u64),
-    End(Booking, u64, Feedback, RateHeaders),
+    End(Booking, u64, CallFeedback, RateHeaders),
     Retry(u64, usize),
     Others(usize),
     Quota(usize, u64),
@@ -184,8 +186,8 @@ struct Run {
     start: Instant,
     now: Duration,
     admission: Admission<u64>,
-    quotas: Vec<Quota>,
-    buckets: Vec<Bucket>,
+    quotas: Vec<ServiceQuota>,
+    buckets: Vec<LeakyBucket>,
     /// Charged by our own calls, by service and window.
     charged: Vec<BTreeMap<u64, (u64, u64)>>,
     events: BTreeMap<(Duration, u64), Event>,
@@ -201,17 +203,18 @@ struct Run {
 impl Run {
     fn new(scene: Scene) -> Self {
         let start = Instant::now();
-        let member = |(n, s): (usize, &Service)| Member {
+        let member = |(n, s): (usize, &Service)| PoolMember {
             name: format!("d{n}"),
             tier: s.tier,
             limits: s.told.clone(),
             quota: format!("q{}", s.flex.map_or(n, |flex| flex.quota_of)),
-            ..Member::default()
+            ..PoolMember::default()
         };
         let members = scene.services.iter().enumerate().map(member).collect();
-        let quota =
-            |s: &Service| Quota::new(Limits { tpm: Some(s.tpm), rpm: s.rpm }, WINDOW, SLICE);
-        let bucket = |s: &Service| Bucket::new(s.phase, s.tpm, Duration::from_secs(10));
+        let quota = |s: &Service| {
+            ServiceQuota::new(QuotaLimits { tpm: Some(s.tpm), rpm: s.rpm }, WINDOW, SLICE)
+        };
+        let bucket = |s: &Service| LeakyBucket::new(s.phase, s.tpm, Duration::from_secs(10));
         let mut run = Self {
             admission: Admission::new(members, scene.spill_after, start),
             quotas: scene.services.iter().map(quota).collect(),
@@ -276,8 +279,8 @@ impl Run {
 
     fn offer(&mut self, charge: u64, avoid: Option<usize>) {
         let now = self.start + self.now;
-        let ticket = Ticket {
-            lane: self.admission.lane_for("m"),
+        let ticket = AdmissionTicket {
+            group: self.admission.group_for("m"),
             charge,
             priority: 0,
             deadline: None,
@@ -291,14 +294,14 @@ impl Run {
     fn admit(&mut self) {
         loop {
             match self.admission.next(self.start + self.now) {
-                Next::Go(charge, booking) => {
+                AdmissionDecision::Go(charge, booking) => {
                     self.waiting -= 1;
                     self.under_way += 1;
                     let jitter = NETWORK.mul_f64(self.roll());
                     self.plan(self.now + NETWORK + jitter, Event::Arrive(booking, charge));
                     self.fill();
                 }
-                Next::Wait(Some(at)) => {
+                AdmissionDecision::Wait(Some(at)) => {
                     let at = at.saturating_duration_since(self.start).max(self.now);
                     let ticks = at.as_nanos().div_ceil(TICK.as_nanos()) as u32;
                     let at = (TICK * ticks).max(self.now + TICK);
@@ -309,7 +312,7 @@ impl Run {
                     self.wake = Some((at, self.numbers));
                     return;
                 }
-                Next::Wait(None) => return,
+                AdmissionDecision::Wait(None) => return,
                 other => panic!("{other:?}"),
             }
         }
@@ -323,11 +326,11 @@ impl Run {
             Event::End(booking, charge, feedback, told) => {
                 self.under_way -= 1;
                 let back = match &feedback {
-                    Feedback::Responded => {
+                    CallFeedback::Responded => {
                         self.report.succeeded += 1;
                         None
                     }
-                    Feedback::Throttled { .. } => Some((Duration::ZERO, usize::MAX)),
+                    CallFeedback::Throttled { .. } => Some((Duration::ZERO, usize::MAX)),
                     _ => Some((Duration::from_secs(1), booking.deployment.0)),
                 };
                 self.admission.observe(&booking, feedback, &told, now);
@@ -349,7 +352,7 @@ impl Run {
                 self.plan(self.now + Duration::from_millis(250), Event::Others(n));
             }
             Event::Quota(n, tpm) => {
-                let limits = Limits { tpm: Some(tpm), rpm: self.scene.services[n].rpm };
+                let limits = QuotaLimits { tpm: Some(tpm), rpm: self.scene.services[n].rpm };
                 self.scene.services[n].tpm = tpm;
                 let phase = self.scene.services[n].phase;
                 self.quotas[n].set_limits(self.now + phase, limits);
@@ -369,7 +372,7 @@ impl Run {
         let at = self.now + self.scene.services[n].phase;
         let service = &self.scene.services[n];
         let down = service.outage.is_some_and(|(from, to)| (from..to).contains(&self.now));
-        let faulted = Feedback::Faulted { why: "503".into() };
+        let faulted = CallFeedback::Transient { why: "503".into() };
         if down || fault < service.faults / 2.0 {
             let end = Event::End(booking, charge, faulted, RateHeaders::default());
             return self.plan(self.now + NETWORK * 2, end);
@@ -380,16 +383,16 @@ impl Run {
         let booked_at = flex.map_or(n, |flex| flex.quota_of);
         let verdict = if no_room {
             self.report.no_room += 1;
-            Verdict::TokensFull { retry_after: Duration::ZERO }
+            QuotaVerdict::TokensFull { retry_after: Duration::ZERO }
         } else if service.ptu {
             match self.buckets[n].admit(at, cost) {
-                Ok(()) => Verdict::Admitted,
-                Err(retry_after) => Verdict::TokensFull { retry_after },
+                Ok(()) => QuotaVerdict::Admitted,
+                Err(retry_after) => QuotaVerdict::TokensFull { retry_after },
             }
         } else {
             self.quotas[booked_at].admit(at, cost)
         };
-        let standing = self.quotas[booked_at].standing(at);
+        let standing = self.quotas[booked_at].status(at);
         let told = RateHeaders {
             limit_tokens: standing.limits.tpm,
             limit_requests: standing.limits.rpm,
@@ -408,20 +411,21 @@ impl Run {
             (false, false) => RateHeaders::default(),
         };
         match verdict {
-            Verdict::Admitted => {
+            QuotaVerdict::Admitted => {
                 let window = (at.as_nanos() / WINDOW.as_nanos()) as u64;
                 let charged = self.charged[n].entry(window).or_default();
                 *charged = (charged.0 + cost, self.scene.services[n].tpm);
-                let answer = (Feedback::Responded, told);
+                let answer = (CallFeedback::Responded, told);
                 let failed = fault < self.scene.services[n].faults;
                 let (feedback, told) =
                     if failed { (faulted, RateHeaders::default()) } else { answer };
                 self.plan(self.now + latency, Event::End(booking, charge, feedback, told));
             }
-            Verdict::TokensFull { retry_after } | Verdict::RequestsFull { retry_after } => {
+            QuotaVerdict::TokensFull { retry_after }
+            | QuotaVerdict::RequestsFull { retry_after } => {
                 self.report.refused += u64::from(!no_room);
                 let until = self.start + self.now + NETWORK + retry_after;
-                let end = Event::End(booking, charge, Feedback::Throttled { until }, told);
+                let end = Event::End(booking, charge, CallFeedback::Throttled { until }, told);
                 self.plan(self.now + NETWORK, end);
             }
         }

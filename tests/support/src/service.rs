@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use promptmill::simulator::{self, Ledger, Settings, Simulator};
+use promptmill::simulator::{self, LedgerSnapshot, Simulator, SimulatorSettings};
 
 /// A simulator beside the test; its runtime lives as long as this value.
 pub struct Service {
@@ -12,7 +12,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn start(settings: Settings) -> Self {
+    pub fn start(settings: SimulatorSettings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -27,7 +27,7 @@ impl Service {
         format!("http://{}/v1", self.simulator.addr())
     }
 
-    pub fn ledger(&self) -> Ledger {
+    pub fn ledger(&self) -> LedgerSnapshot {
         self.simulator.ledger()
     }
 

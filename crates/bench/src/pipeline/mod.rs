@@ -1,7 +1,7 @@
-//! The whole pipe, measured: jobs go into the queue, through one worker, and into the store.
+//! Benchmark of the whole pipeline: jobs go into the queue, through one worker, and into the store.
 //!
-//! It is the worker that works anywhere else, on the queue, the store and the deployments that it is
-//! given; only the jobs are made here.
+//! It runs the ordinary worker on the queue, the store and the deployments that it is given; only
+//! the jobs are generated here.
 
 mod report;
 
@@ -16,41 +16,44 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use report::{Calls, Ended, Enqueued, PipeReport, PipeSetup, QuotaUse, Worked};
+pub use report::{
+    CallErrorCounts, EnqueueStats, PipelineReport, PipelineSetup, PipelineStopReason, QuotaUse,
+    WorkStats,
+};
 
 use super::drive::{micros, processor_time};
-use super::prompts::Prompts;
-use super::report::Dist;
-use admission::snapshot::Snapshot;
+use super::prompts::PromptGenerator;
+use super::report::LatencyDistribution;
+use admission::snapshot::DeploymentSnapshot;
 use control::batches;
 use control::{self, ControlError};
 use domain::job::{BatchId, Job, JobId};
-use domain::outcome::Ending;
+use domain::outcome::OutcomeStatus;
 use queue::{Queue, QueueError};
 use store::{Batch, BatchState, Store, StoreError};
-use telemetry::Progress;
-use worker::{Halt, Settings, Target, Worker, WorkerError, all_queued};
+use telemetry::WorkerProgress;
+use worker::{Worker, WorkerError, WorkerExit, WorkerSettings, WorkerTarget, all_queued};
 
 /// Jobs that go to the queue in one call, and bytes of their bodies: as `enqueue` sends them.
-const CHUNK: usize = 2_000;
+const CHUNK_JOBS: usize = 2_000;
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// How exactly the end of the work is seen.
-const LOOK: Duration = Duration::from_millis(10);
+/// Interval of polling the progress: how exactly the end of the work is seen.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What is measured.
-pub struct Pipe {
+/// Pipeline to measure, and its jobs.
+pub struct PipelineBench {
     pub queue: Arc<dyn Queue>,
     pub store: Arc<dyn Store>,
-    pub targets: Vec<Target>,
-    pub settings: Settings,
-    pub prompts: Prompts,
+    pub targets: Vec<WorkerTarget>,
+    pub settings: WorkerSettings,
+    pub prompts: PromptGenerator,
     pub jobs: u64,
 }
 
-/// Why nothing was measured.
+/// Reason why nothing was measured.
 #[derive(Debug, thiserror::Error)]
-pub enum PipeError {
+pub enum PipelineError {
     #[error(
         "the queue holds {pending} jobs already, and this worker would work them too: \
          drain it first, or measure on a queue of its own"
@@ -66,31 +69,31 @@ pub enum PipeError {
     Control(#[from] ControlError),
 }
 
-/// How far it is, once a second.
+/// Progress, once a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PipeLive {
+pub struct PipelineLiveStats {
     pub elapsed: Duration,
     pub ended: u64,
-    /// In this second.
+    /// Jobs that ended in this second.
     pub recent: u64,
     pub throttled: u64,
     pub held: u64,
 }
 
-/// Sends the jobs, works them to their ends, and says how that went. `live` hears of every second of
-/// the work.
+/// Enqueues the jobs, works them to their ends, and returns the report. Calls `live` every second
+/// of the work.
 ///
 /// # Errors
 /// If the queue is not empty, or the queue, the store or the worker fails.
 pub async fn run(
-    mut pipe: Pipe,
-    setup: PipeSetup,
+    mut pipe: PipelineBench,
+    setup: PipelineSetup,
     stop: &CancellationToken,
-    live: &mut (dyn FnMut(&PipeLive) + Send),
-) -> Result<PipeReport, PipeError> {
+    live: &mut (dyn FnMut(&PipelineLiveStats) + Send),
+) -> Result<PipelineReport, PipelineError> {
     let pending = pipe.queue.depth().await?.pending();
     if pending > 0 {
-        return Err(PipeError::Occupied { pending });
+        return Err(PipelineError::Occupied { pending });
     }
     let started_at = Timestamp::now();
     let batch: BatchId =
@@ -101,14 +104,14 @@ pub async fn run(
     if worked.jobs >= pipe.jobs {
         batches::close(pipe.store.as_ref(), &batch).await?;
     } else {
-        // What is left of it must cost nothing, whoever receives it.
+        // Jobs that are left must cost nothing, no matter which worker receives them.
         control::cancel(pipe.store.as_ref(), &batch).await?;
     }
     let promptmill = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(PipeReport { promptmill, started_at, setup, batch, ended, enqueued, worked })
+    Ok(PipelineReport { promptmill, started_at, setup, batch, ended, enqueued, worked })
 }
 
-impl Pipe {
+impl PipelineBench {
     async fn put_batch(&self, batch: &BatchId) -> Result<(), StoreError> {
         let document = Batch {
             id: batch.clone(),
@@ -122,12 +125,12 @@ impl Pipe {
         self.store.put_batch(&document).await
     }
 
-    /// Only the queue's time counts, not that of making the jobs.
+    /// Enqueues the jobs. Only the queue's time counts, not that of making them.
     async fn enqueue(
         &mut self,
         batch: &BatchId,
         stop: &CancellationToken,
-    ) -> Result<Enqueued, QueueError> {
+    ) -> Result<EnqueueStats, QueueError> {
         let mut calls = Histogram::<u64>::new(3).expect("three digits are allowed");
         let mut spent = Duration::ZERO;
         let mut sent = 0;
@@ -138,12 +141,17 @@ impl Pipe {
             self.queue.send(jobs).await?;
             let took = began.elapsed();
             spent += took;
-            // It grows with the longest time, so there is none that it refuses.
+            // The histogram grows with the longest time, so it refuses none.
             let _ = calls.record(micros(took));
         }
         let seconds = spent.as_secs_f64();
-        let send = Dist::of(&calls);
-        Ok(Enqueued { jobs: sent, seconds, jobs_per_second: sent as f64 / seconds.max(1e-9), send })
+        let send = LatencyDistribution::of(&calls);
+        Ok(EnqueueStats {
+            jobs: sent,
+            seconds,
+            jobs_per_second: sent as f64 / seconds.max(1e-9),
+            send,
+        })
     }
 
     fn chunk(&mut self, batch: &BatchId, from: u64) -> Vec<Job> {
@@ -157,7 +165,7 @@ impl Pipe {
             job.position = position;
             bytes += job.body.len();
             jobs.push(job);
-            if jobs.len() == CHUNK || bytes >= CHUNK_BYTES {
+            if jobs.len() == CHUNK_JOBS || bytes >= CHUNK_BYTES {
                 break;
             }
         }
@@ -168,16 +176,16 @@ impl Pipe {
         &self,
         batch: &BatchId,
         stop: &CancellationToken,
-        live: &mut (dyn FnMut(&PipeLive) + Send),
-    ) -> Result<(Worked, Ended), PipeError> {
-        let progress = Arc::<Progress>::default();
+        live: &mut (dyn FnMut(&PipelineLiveStats) + Send),
+    ) -> Result<(WorkStats, PipelineStopReason), PipelineError> {
+        let progress = Arc::<WorkerProgress>::default();
         let worker = Worker {
             queue: self.queue.clone(),
             store: self.store.clone(),
             targets: self.targets.clone(),
-            settings: Settings {
+            settings: WorkerSettings {
                 drain: Some(all_queued()),
-                only: Some(batch.clone()),
+                only_batch: Some(batch.clone()),
                 ..self.settings.clone()
             },
             progress: progress.clone(),
@@ -185,40 +193,40 @@ impl Pipe {
         let processor = processor_time();
         let began = Instant::now();
         let mut working = tokio::spawn(worker.run(stop.clone()));
-        let (span, series) = watch(&progress, self.jobs, &mut working, live).await;
-        let halt = working.await.map_err(|_| WorkerError::Panicked)??;
+        let (span, series) = poll_progress(&progress, self.jobs, &mut working, live).await;
+        let exit = working.await.map_err(|_| WorkerError::Panicked)??;
         let spent = processor_time().saturating_sub(processor);
-        let ended = match halt {
-            Halt::Drained => Ended::Complete,
-            Halt::Stopped | Halt::Paused { .. } => Ended::Interrupted,
-            Halt::NoDeployment { why } => Ended::NoDeployment { why },
-            Halt::Unreachable { why } => Ended::Unreachable { why },
+        let ended = match exit {
+            WorkerExit::Drained => PipelineStopReason::Complete,
+            WorkerExit::Stopped | WorkerExit::Paused { .. } => PipelineStopReason::Interrupted,
+            WorkerExit::NoDeployment { why } => PipelineStopReason::NoDeployment { why },
+            WorkerExit::Unreachable { why } => PipelineStopReason::Unreachable { why },
         };
         let span = span.unwrap_or_else(|| began.elapsed());
-        Ok((worked(&progress, span, spent, series), ended))
+        Ok((work_stats(&progress, span, spent, series), ended))
     }
 }
 
-/// Looks on until all is recorded or the worker has ended; returns how long the first took, and the
+/// Polls until all is recorded or the worker has ended; returns how long the first took, and the
 /// jobs that ended in each whole second.
-async fn watch(
-    progress: &Progress,
+async fn poll_progress(
+    progress: &WorkerProgress,
     jobs: u64,
-    working: &mut JoinHandle<Result<Halt, WorkerError>>,
-    live: &mut (dyn FnMut(&PipeLive) + Send),
+    working: &mut JoinHandle<Result<WorkerExit, WorkerError>>,
+    live: &mut (dyn FnMut(&PipelineLiveStats) + Send),
 ) -> (Option<Duration>, Vec<u64>) {
     let began = Instant::now();
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(POLL_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut series = Vec::new();
     let mut before = 0;
     loop {
-        looks.tick().await;
+        ticks.tick().await;
         let (elapsed, ended) = (began.elapsed(), progress.ended());
         if elapsed.as_secs() > series.len() as u64 {
             let throttled = progress.throttled.load(Ordering::Relaxed);
             let held = progress.held.load(Ordering::Relaxed);
-            live(&PipeLive { elapsed, ended, recent: ended - before, throttled, held });
+            live(&PipelineLiveStats { elapsed, ended, recent: ended - before, throttled, held });
             series.push(ended - before);
             before = ended;
         }
@@ -231,26 +239,31 @@ async fn watch(
     }
 }
 
-fn worked(progress: &Progress, span: Duration, processor: Duration, series: Vec<u64>) -> Worked {
+fn work_stats(
+    progress: &WorkerProgress,
+    span: Duration,
+    processor: Duration,
+    series: Vec<u64>,
+) -> WorkStats {
     let jobs = progress.ended();
     let per_job = |of: f64| if jobs > 0 { of / jobs as f64 } else { 0.0 };
     let seconds = span.as_secs_f64();
     let commits = progress.commits.load(Ordering::Relaxed);
     let charged = progress.charged.load(Ordering::Relaxed);
-    let endings = Ending::ALL.map(|ending| (ending, progress.of(ending)));
-    Worked {
+    let endings = OutcomeStatus::ALL.map(|ending| (ending, progress.of(ending)));
+    WorkStats {
         jobs,
         endings: endings.into_iter().filter(|(_, jobs)| *jobs > 0).collect(),
         seconds,
         jobs_per_second: jobs as f64 / seconds.max(1e-9),
         series,
-        calls: Calls {
+        calls: CallErrorCounts {
             throttled: progress.throttled.load(Ordering::Relaxed),
-            faults: progress.faults.load(Ordering::Relaxed),
+            faults: progress.transient_errors.load(Ordering::Relaxed),
         },
         tokens_per_minute: progress.tokens() as f64 / seconds.max(1e-9) * 60.0,
-        record: Dist::of(&progress.record.histogram()),
-        settle: Dist::of(&progress.settle.histogram()),
+        record: LatencyDistribution::of(&progress.record_latency.histogram()),
+        settle: LatencyDistribution::of(&progress.settle_latency.histogram()),
         jobs_per_commit: if commits > 0 { jobs as f64 / commits as f64 } else { 0.0 },
         quota: QuotaUse::of(&progress.deployments.borrow(), charged, seconds),
         cpu_us_per_job: per_job(processor.as_secs_f64() * 1e6),
@@ -258,9 +271,9 @@ fn worked(progress: &Progress, span: Duration, processor: Duration, series: Vec<
 }
 
 impl QuotaUse {
-    /// None where a deployment has no quota that is known.
-    fn of(deployments: &[Snapshot], charged: u64, seconds: f64) -> Option<Self> {
-        let tpm = |d: &Snapshot| d.tpm_learnt.or(d.tpm_configured);
+    /// Returns `None` where a deployment's quota is unknown.
+    fn of(deployments: &[DeploymentSnapshot], charged: u64, seconds: f64) -> Option<Self> {
+        let tpm = |d: &DeploymentSnapshot| d.tpm_learnt.or(d.tpm_configured);
         let tpm: u64 = deployments.iter().map(tpm).sum::<Option<u64>>().filter(|tpm| *tpm > 0)?;
         let charged_tpm = charged as f64 / seconds.max(1e-9) * 60.0;
         Some(Self { tpm, charged_tpm, used: charged_tpm / tpm as f64 })

@@ -1,4 +1,4 @@
-//! What the pipe came to: as a value, and as a terminal shows it.
+//! Report of a pipeline benchmark: as a value, and as terminal output.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,41 +6,41 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::PipeLive;
-use crate::report::Dist;
+use super::PipelineLiveStats;
+use crate::report::LatencyDistribution;
 use domain::job::BatchId;
-use domain::outcome::Ending;
+use domain::outcome::OutcomeStatus;
 
-/// A pipe, measured.
+/// Measurements of a pipeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PipeReport {
+pub struct PipelineReport {
     /// The version that measured.
     pub promptmill: String,
     pub started_at: Timestamp,
-    pub setup: PipeSetup,
-    /// The name of the jobs in the store.
+    pub setup: PipelineSetup,
+    /// Batch of the jobs in the store.
     pub batch: BatchId,
-    pub ended: Ended,
-    pub enqueued: Enqueued,
-    pub worked: Worked,
+    pub ended: PipelineStopReason,
+    pub enqueued: EnqueueStats,
+    pub worked: WorkStats,
 }
 
-/// What it was made of.
+/// Configuration that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PipeSetup {
+pub struct PipelineSetup {
     pub queue: String,
     pub store: String,
     pub deployments: Vec<String>,
     pub requests: String,
     pub jobs: u64,
-    /// Calls that may be in flight at a time.
+    /// Limit of calls in flight.
     pub calls: usize,
 }
 
-/// Why it was over.
+/// Reason why the measurement ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ended {
+pub enum PipelineStopReason {
     Complete,
     Interrupted,
     /// No deployment will answer as configured.
@@ -52,63 +52,63 @@ pub enum Ended {
     },
 }
 
-/// Jobs into the queue.
+/// Sending jobs to the queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Enqueued {
+pub struct EnqueueStats {
     pub jobs: u64,
-    /// In the queue's hands.
+    /// Time spent in the queue's calls.
     pub seconds: f64,
     pub jobs_per_second: f64,
-    /// Of calls with up to 2,000 jobs.
-    pub send: Option<Dist>,
+    /// Durations of calls with up to 2,000 jobs.
+    pub send: Option<LatencyDistribution>,
 }
 
-/// Jobs from the queue to their ends.
+/// Work on the jobs, from the queue to their outcomes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Worked {
+pub struct WorkStats {
     /// Jobs with an outcome.
     pub jobs: u64,
-    pub endings: BTreeMap<Ending, u64>,
+    pub endings: BTreeMap<OutcomeStatus, u64>,
     /// From the worker's start to the last outcome.
     pub seconds: f64,
     pub jobs_per_second: f64,
     /// Outcomes in each whole second.
     pub series: Vec<u64>,
-    pub calls: Calls,
-    /// Of the answers: prompt and completion.
+    pub calls: CallErrorCounts,
+    /// Tokens of the answers: prompt and completion.
     pub tokens_per_minute: f64,
     /// From a job's end to its outcome being durable: a crash in this time pays the call again.
-    pub record: Option<Dist>,
-    /// From there until the queue has forgotten the job.
-    pub settle: Option<Dist>,
+    pub record: Option<LatencyDistribution>,
+    /// Latency from there until the queue has removed the job.
+    pub settle: Option<LatencyDistribution>,
     pub jobs_per_commit: f64,
-    /// Absent where a deployment's quota is not known.
+    /// Absent where a deployment's quota is unknown.
     pub quota: Option<QuotaUse>,
     /// Processor time of this process.
     pub cpu_us_per_job: f64,
 }
 
-/// Calls that brought no outcome.
+/// Calls without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Calls {
-    /// Refused for quota.
+pub struct CallErrorCounts {
+    /// Throttled (429).
     pub throttled: u64,
-    /// Ended in a passing fault.
+    /// Ended in a transient error.
     pub faults: u64,
 }
 
-/// How much of the quota was used.
+/// Use of the quota.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct QuotaUse {
-    /// Of all deployments, as configured or learnt.
+    /// Tokens a minute of all deployments, as configured or learnt.
     pub tpm: u64,
-    /// Booked: prompt plus the most that each may answer, refused calls included.
+    /// Booked tokens: prompt plus the most that each may answer, throttled calls included.
     pub charged_tpm: f64,
-    /// 1.0: all of it.
+    /// Share of the quota; 1.0 is all of it.
     pub used: f64,
 }
 
-impl fmt::Display for PipeReport {
+impl fmt::Display for PipelineReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { setup, enqueued, worked, .. } = self;
         writeln!(f, "queue       {}", setup.queue)?;
@@ -133,17 +133,21 @@ impl fmt::Display for PipeReport {
             dist.as_ref().map_or(Ok(()), |dist| write_dist(f, name, dist))?;
         }
         match &self.ended {
-            Ended::Complete => Ok(()),
-            Ended::Interrupted => {
-                writeln!(f, "\ninterrupted: the figures are of what was worked until then")
+            PipelineStopReason::Complete => Ok(()),
+            PipelineStopReason::Interrupted => {
+                writeln!(f, "\ninterrupted: the figures cover the work done until then")
             }
-            Ended::NoDeployment { why } => writeln!(f, "\nstopped: no deployment answers: {why}"),
-            Ended::Unreachable { why } => writeln!(f, "\nstopped: no endpoint is in reach: {why}"),
+            PipelineStopReason::NoDeployment { why } => {
+                writeln!(f, "\nstopped: no deployment answers: {why}")
+            }
+            PipelineStopReason::Unreachable { why } => {
+                writeln!(f, "\nstopped: no endpoint can be reached: {why}")
+            }
         }
     }
 }
 
-impl fmt::Display for Worked {
+impl fmt::Display for WorkStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -153,8 +157,8 @@ impl fmt::Display for Worked {
         for (n, (ending, jobs)) in self.endings.iter().enumerate() {
             write!(f, "{} {jobs} {ending}", if n > 0 { "," } else { "" })?;
         }
-        let Calls { throttled, faults } = self.calls;
-        writeln!(f, "\ncalls       {throttled} refused for quota (429), {faults} passing faults")?;
+        let CallErrorCounts { throttled, faults } = self.calls;
+        writeln!(f, "\ncalls       {throttled} throttled (429), {faults} transient errors")?;
         writeln!(f, "tokens      {:.0} a minute", self.tokens_per_minute)?;
         match &self.quota {
             Some(QuotaUse { tpm, charged_tpm, used }) => writeln!(
@@ -172,7 +176,7 @@ impl fmt::Display for Worked {
     }
 }
 
-fn write_dist(f: &mut fmt::Formatter<'_>, name: &str, dist: &Dist) -> fmt::Result {
+fn write_dist(f: &mut fmt::Formatter<'_>, name: &str, dist: &LatencyDistribution) -> fmt::Result {
     write!(f, "{name:<6} {:>9.2}", dist.mean_ms)?;
     for share in [0.5, 0.9, 0.95, 0.99, 0.999] {
         write!(f, " {:>9.2}", dist.percentile(share).map_or(0.0, |percentile| percentile.ms))?;
@@ -180,7 +184,7 @@ fn write_dist(f: &mut fmt::Formatter<'_>, name: &str, dist: &Dist) -> fmt::Resul
     writeln!(f, " {:>9.2}", dist.max_ms)
 }
 
-impl fmt::Display for PipeLive {
+impl fmt::Display for PipelineLiveStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ended, recent, throttled, held, .. } = self;
         let elapsed = self.elapsed.as_secs_f64();

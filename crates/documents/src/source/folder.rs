@@ -1,8 +1,8 @@
 //! Documents in a folder of this machine.
 //!
-//! Links: one to a file of the same folder is that file once more. One that leads out of the folder is
-//! listed and refused when it is fetched, since whoever may write into the folder could else have any
-//! file of this machine read to a model. Links to folders are not followed, so nothing turns in a circle.
+//! A link to a file of the same folder is that file once more. A link out of the folder is listed
+//! and refused when it is fetched: otherwise anyone who may write into the folder could have any
+//! file of this machine read to a model. Links to folders are not followed, so there are no cycles.
 //! Pipes, sockets and devices are no documents.
 
 use std::fs::{self, DirEntry, Metadata};
@@ -10,33 +10,33 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::choose::Choice;
-use super::{Fetched, Listed, Place, SourceError, Version};
+use super::glob_filter::GlobFilter;
+use super::{DocumentSourceError, DocumentVersion, FetchedFile, FileLocation, ListedDocument};
 
-/// A folder that is there.
+/// A folder that exists.
 #[derive(Debug, Clone)]
-pub struct Folder {
-    /// Without links, so that what leads out of it can be told.
+pub struct FolderSource {
+    /// Canonical path, so that links out of it are detected.
     root: PathBuf,
 }
 
-impl Folder {
-    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
+impl FolderSource {
+    pub(super) fn open(path: &Path) -> Result<Self, DocumentSourceError> {
         match path.canonicalize() {
             Ok(root) if root.is_dir() => Ok(Self { root }),
-            _ => Err(SourceError::NoFolder { path: path.to_owned() }),
+            _ => Err(DocumentSourceError::NoFolder { path: path.to_owned() }),
         }
     }
 
-    pub(super) fn list(&self, choice: &Choice) -> Vec<Listed> {
+    pub(super) fn list(&self, filter: &GlobFilter) -> Vec<ListedDocument> {
         let mut found = Vec::new();
         let mut folders = vec![PathBuf::new()];
         while let Some(folder) = folders.pop() {
             let at = self.root.join(&folder);
             let entries = fs::read_dir(at).and_then(Iterator::collect::<io::Result<Vec<DirEntry>>>);
-            // Who asks for it is told why; see `fetch`.
+            // `fetch` reports the reason.
             let Ok(entries) = entries else {
-                found.push(Listed::new(&folder, "/", None));
+                found.push(ListedDocument::new(&folder, "/", None));
                 continue;
             };
             for entry in entries {
@@ -45,52 +45,56 @@ impl Folder {
                     folders.push(path);
                     continue;
                 }
-                // Through links; one to nothing is listed, and missed when it is fetched.
+                // Follows links; a broken one is listed, and reported missing by `fetch`.
                 let metadata = fs::metadata(entry.path()).ok();
                 if metadata.as_ref().is_none_or(Metadata::is_file) {
-                    let listed = Listed::new(&path, "", metadata.as_ref());
-                    found.extend(Some(listed).filter(|listed| choice.takes(&listed.name)));
+                    let listed = ListedDocument::new(&path, "", metadata.as_ref());
+                    found.extend(Some(listed).filter(|listed| filter.matches(&listed.name)));
                 }
             }
         }
         found
     }
 
-    pub(super) fn fetch(&self, listed: &Listed, limit: u64) -> Result<Fetched, SourceError> {
+    pub(super) fn fetch(
+        &self,
+        listed: &ListedDocument,
+        limit: u64,
+    ) -> Result<FetchedFile, DocumentSourceError> {
         let path = self.root.join(listed.path.as_deref().unwrap_or(Path::new(&listed.name)));
         if listed.name.ends_with('/') {
             fs::read_dir(&path)?;
-            return Err(SourceError::Changed);
+            return Err(DocumentSourceError::Changed);
         }
         let real = path.canonicalize().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => SourceError::Vanished,
-            _ => SourceError::Io(error),
+            io::ErrorKind::NotFound => DocumentSourceError::Vanished,
+            _ => DocumentSourceError::Io(error),
         })?;
         if !real.starts_with(&self.root) {
-            return Err(SourceError::LeadsOut);
+            return Err(DocumentSourceError::OutsideSource);
         }
         let bytes = fs::metadata(&real)?.len();
         if bytes > limit {
-            return Err(SourceError::TooLarge { bytes, limit });
+            return Err(DocumentSourceError::TooLarge { bytes, limit });
         }
-        Ok(Fetched(Place::Theirs(path)))
+        Ok(FetchedFile(FileLocation::Original(path)))
     }
 }
 
-impl Listed {
+impl ListedDocument {
     fn new(path: &Path, end: &str, metadata: Option<&Metadata>) -> Self {
-        let name = shown(path) + end;
-        let is_told = Path::new(&name) == path;
+        let name = display_name(path) + end;
+        let is_lossless = Path::new(&name) == path;
         Self {
-            version: metadata.map_or(Version(String::new()), Version::of_file),
+            version: metadata.map_or(DocumentVersion(String::new()), DocumentVersion::of_file),
             bytes: metadata.map_or(0, Metadata::len),
-            path: (!is_told).then(|| path.to_owned()),
+            path: (!is_lossless).then(|| path.to_owned()),
             name,
         }
     }
 }
 
-impl Version {
+impl DocumentVersion {
     fn of_file(metadata: &Metadata) -> Self {
         let changed = metadata.modified().ok();
         let nanos = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
@@ -98,8 +102,8 @@ impl Version {
     }
 }
 
-/// A name that tells all bytes of the path: Japanese folders of old machines are not in UTF-8.
-fn shown(path: &Path) -> String {
+/// Returns a name with all bytes of the path: old Japanese folders are not in UTF-8.
+fn display_name(path: &Path) -> String {
     let mut name = String::new();
     for part in path.components() {
         if !name.is_empty() {
@@ -121,19 +125,19 @@ mod tests {
 
     use super::*;
 
-    fn folder() -> (tempfile::TempDir, Folder) {
+    fn folder() -> (tempfile::TempDir, FolderSource) {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = FolderSource::open(dir.path()).unwrap();
         (dir, folder)
     }
 
-    fn list(folder: &Folder) -> Vec<Listed> {
-        let mut found = folder.list(&Choice::new(&["**/*".into()], &[]).unwrap());
+    fn list(folder: &FolderSource) -> Vec<ListedDocument> {
+        let mut found = folder.list(&GlobFilter::new(&["**/*".into()], &[]).unwrap());
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
     }
 
-    fn names(found: &[Listed]) -> Vec<&str> {
+    fn names(found: &[ListedDocument]) -> Vec<&str> {
         found.iter().map(|listed| listed.name.as_str()).collect()
     }
 
@@ -155,7 +159,7 @@ mod tests {
             assert_eq!(fs::read(&*fetched).unwrap(), b"text");
         }
         let refused = folder.fetch(&found[0], 3);
-        assert!(matches!(refused, Err(SourceError::TooLarge { bytes: 4, limit: 3 })));
+        assert!(matches!(refused, Err(DocumentSourceError::TooLarge { bytes: 4, limit: 3 })));
     }
 
     #[test]
@@ -173,8 +177,8 @@ mod tests {
         let found = list(&folder);
         assert_eq!(names(&found), ["broken.txt", "in/a.txt", "out.txt", "same.txt"]);
         let fetched = |n: usize| folder.fetch(&found[n], 99);
-        assert!(matches!(fetched(0), Err(SourceError::Vanished)));
-        assert!(matches!(fetched(2), Err(SourceError::LeadsOut)));
+        assert!(matches!(fetched(0), Err(DocumentSourceError::Vanished)));
+        assert!(matches!(fetched(2), Err(DocumentSourceError::OutsideSource)));
         assert_eq!(fs::read(&*fetched(3).unwrap()).unwrap(), b"a");
     }
 
@@ -188,15 +192,15 @@ mod tests {
         fs::write(&path, "three").unwrap();
         assert_ne!(list(&folder)[0].version, first[0].version);
         fs::remove_file(&path).unwrap();
-        assert!(matches!(folder.fetch(&first[0], 99), Err(SourceError::Vanished)));
+        assert!(matches!(folder.fetch(&first[0], 99), Err(DocumentSourceError::Vanished)));
     }
 
     #[test]
     fn a_folder_that_cannot_be_read_is_told_and_not_missed() {
         let (dir, folder) = folder();
         // Root may read what is forbidden; so the folder goes away under its listing's feet.
-        let unread = Listed::new(Path::new("closed"), "/", None);
-        assert!(matches!(folder.fetch(&unread, 9), Err(SourceError::Io(_))));
+        let unread = ListedDocument::new(Path::new("closed"), "/", None);
+        assert!(matches!(folder.fetch(&unread, 9), Err(DocumentSourceError::Io(_))));
         drop(dir);
         assert_eq!(names(&list(&folder)), ["/"]);
     }
@@ -204,7 +208,7 @@ mod tests {
     #[test]
     fn a_source_that_is_no_folder_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let said = Folder::open(file.path()).unwrap_err().to_string();
+        let said = FolderSource::open(file.path()).unwrap_err().to_string();
         assert!(said.contains(&*file.path().to_string_lossy()), "{said}");
     }
 }

@@ -1,18 +1,18 @@
-//! Where documents lie: a folder, or a container of Azure Blob Storage.
+//! Sources of documents: a folder, or a container of Azure Blob Storage.
 //!
-//! Both list what there is and hand a document over as a file. They differ in what a listing is worth:
-//! a blob's ETag changes whenever the blob does (Azure docs: "Specifying conditional headers for Blob
-//! service operations"), so a blob that is known by it need not be downloaded. A file's size and time
-//! are a hint only, since copying tools set the time back; [`Source::knows_versions`] tells which it is.
+//! Both list documents and hand each over as a file. Their versions differ: a blob's ETag changes
+//! whenever the blob does (Azure docs: "Specifying conditional headers for Blob service
+//! operations"), so a blob with a known one need not be downloaded. A file's size and time are a
+//! hint only, since copying tools set the time back; see [`DocumentSource::has_reliable_versions`].
 //!
-//! `address` reads the URL, `choose` the globs, `folder` and `container` are the two kinds, and
-//! `fault` says what Blob Storage's refusals mean. Vendor types stay in `container` and `fault`.
+//! `container_url` parses the URL, `glob_filter` the globs, `folder` and `container` are the kinds,
+//! `azure_error` converts errors. Vendor types stay in `azure_error`, `container` and `settings`.
 
-mod address;
-mod choose;
+mod azure_error;
 mod container;
-mod fault;
+mod container_url;
 mod folder;
+mod glob_filter;
 mod settings;
 
 use std::fmt;
@@ -23,74 +23,74 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 
-use choose::Choice;
-pub use container::Container;
-pub use folder::Folder;
-pub use settings::{BlobSettings, SettingsError};
+pub use container::BlobContainer;
+pub use folder::FolderSource;
+use glob_filter::GlobFilter;
+pub use settings::{BlobSettings, BlobSettingsError};
 
-/// A document as a listing shows it.
+/// A document as listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// Its path below the source, parts separated by `/`. What is not UTF-8 in a file's name is shown
-    /// as `\xNN`. A folder that can't be read stands here too, its name ending in `/`, so that it is
-    /// told and not missed.
+pub struct ListedDocument {
+    /// Path below the source, separated by `/`. Bytes of a file's name that are not UTF-8 are shown
+    /// as `\xNN`. A folder that can't be read is listed too, its name ending in `/`, so that it is
+    /// reported and not missed.
     pub name: String,
-    pub version: Version,
+    pub version: DocumentVersion,
     pub bytes: u64,
-    /// Where it lies below its folder, if the name does not tell.
+    /// Path below its folder, if `name` does not show it exactly.
     path: Option<PathBuf>,
 }
 
-/// What changes when a document does: a blob's ETag, a file's size and time. Two versions of different
-/// documents tell nothing.
+/// Value that changes when a document does: a blob's ETag, a file's size and time. Versions of
+/// different documents can't be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Version(String);
+pub struct DocumentVersion(String);
 
-impl Version {
+impl DocumentVersion {
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Display for Version {
+impl fmt::Display for DocumentVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// Where a night's documents come from.
-pub enum Source {
-    Folder(Folder),
-    Container(Container),
+/// Source of a night's documents.
+pub enum DocumentSource {
+    Folder(FolderSource),
+    Container(BlobContainer),
 }
 
-impl Source {
-    /// `given` is a folder's path, or `https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]`. Of an
-    /// identity a token is fetched here, so that one that does not work is told at once.
+impl DocumentSource {
+    /// Opens a folder, or `https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]`. Fetches a
+    /// token of an identity, so that one that does not work is reported at once.
     ///
     /// # Errors
-    /// If there is no such folder, the URL is none of Blob Storage, or the identity gives no token.
-    pub async fn open(given: &str, settings: &BlobSettings) -> Result<Self, SourceError> {
+    /// If the folder does not exist, the URL is not one of Blob Storage, or there is no token.
+    pub async fn open(given: &str, settings: &BlobSettings) -> Result<Self, DocumentSourceError> {
         if given.starts_with("https://") || given.starts_with("http://") {
-            return Container::open(given, settings).await.map(Self::Container);
+            return BlobContainer::open(given, settings).await.map(Self::Container);
         }
         let path = PathBuf::from(given);
-        blocking(move || Folder::open(&path)).await.map(Self::Folder)
+        blocking(move || FolderSource::open(&path)).await.map(Self::Folder)
     }
 
-    /// All documents that a glob of `include` finds and none of `exclude`, by name. Globs are those of
-    /// shells: `*` and `**` don't find names that begin with a dot, and letters match in either case.
-    /// Holds what it finds in memory, and one page of 5,000 blobs besides.
+    /// Lists all documents that a glob of `include` matches and none of `exclude`, by name. Globs
+    /// are those of shells: `*` and `**` don't match names that begin with a dot; but case is
+    /// ignored. Holds the result in memory, and one page of 5,000 blobs besides.
     ///
     /// # Errors
-    /// If a glob is none, or Blob Storage does not let us list.
+    /// If a glob is invalid, or Blob Storage does not let us list.
     pub async fn list(
         &self,
         include: &[String],
         exclude: &[String],
-    ) -> Result<Vec<Listed>, SourceError> {
-        let choice = Choice::new(include, exclude)?;
+    ) -> Result<Vec<ListedDocument>, DocumentSourceError> {
+        let choice = GlobFilter::new(include, exclude)?;
         let mut found = match self {
             Self::Folder(folder) => {
                 let folder = folder.clone();
@@ -102,18 +102,18 @@ impl Source {
         Ok(found)
     }
 
-    /// The file that holds the document's bytes: itself, or a temporary one in `scratch`, which ends
-    /// in the document's extension. Neither is larger than `limit` bytes. Of a blob it is exactly the
-    /// listed version.
+    /// Returns the file that holds the document's bytes: the original, or a temporary one in
+    /// `scratch` with the document's extension. Neither is larger than `limit` bytes. A blob's is
+    /// exactly the listed version.
     ///
     /// # Errors
-    /// [`SourceError::is_the_documents`] tells whether others may still be had.
+    /// [`DocumentSourceError::is_document_error`] tells if others may still be fetched.
     pub async fn fetch(
         &self,
-        listed: &Listed,
+        listed: &ListedDocument,
         limit: u64,
         scratch: &Path,
-    ) -> Result<Fetched, SourceError> {
+    ) -> Result<FetchedFile, DocumentSourceError> {
         match self {
             Self::Folder(folder) => {
                 let (folder, listed) = (folder.clone(), listed.clone());
@@ -123,48 +123,48 @@ impl Source {
         }
     }
 
-    /// Whether a document whose version is the same is the same, so that it need not be fetched.
-    pub fn knows_versions(&self) -> bool {
+    /// Returns true if an equal version means an equal document, which need not be fetched.
+    pub fn has_reliable_versions(&self) -> bool {
         matches!(self, Self::Container(_))
     }
 
-    /// Asks for one document's name, to see that we may.
+    /// Lists one document, to check the access.
     ///
     /// # Errors
-    /// If we may not, or nobody answers.
-    pub async fn reach(&self) -> Result<(), SourceError> {
+    /// If access is denied, or the service does not answer.
+    pub async fn check_access(&self) -> Result<(), DocumentSourceError> {
         match self {
             Self::Folder(_) => Ok(()),
-            Self::Container(container) => container.reach().await,
+            Self::Container(container) => container.check_access().await,
         }
     }
 }
 
-/// A document's bytes, as the path of a file. If the file was made for it, it ends with this value.
+/// File that holds a document's bytes. A temporary one is deleted with this value.
 #[derive(Debug)]
-pub struct Fetched(Place);
+pub struct FetchedFile(FileLocation);
 
 #[derive(Debug)]
-enum Place {
-    Theirs(PathBuf),
-    Ours(TempPath),
+enum FileLocation {
+    Original(PathBuf),
+    Temporary(TempPath),
 }
 
-impl Deref for Fetched {
+impl Deref for FetchedFile {
     type Target = Path;
 
     fn deref(&self) -> &Path {
         match &self.0 {
-            Place::Theirs(path) => path,
-            Place::Ours(path) => path,
+            FileLocation::Original(path) => path,
+            FileLocation::Temporary(path) => path,
         }
     }
 }
 
-/// Why a source, or one document of it, can't be had.
+/// Reason why a source, or one document of it, is not available.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    #[error("'{glob}' is no glob: {source}")]
+pub enum DocumentSourceError {
+    #[error("'{glob}' is not a valid glob: {source}")]
     Glob { glob: String, source: glob::PatternError },
     #[error("the source {} is no folder", path.display())]
     NoFolder { path: PathBuf },
@@ -172,17 +172,17 @@ pub enum SourceError {
     #[error("the source {address}: {problem}")]
     Address { address: String, problem: &'static str },
     #[error("documents: {0}")]
-    Settings(#[from] SettingsError),
+    Settings(#[from] BlobSettingsError),
     #[error("documents.credential: {0}")]
     Identity(String),
     #[error("Blob Storage does not answer: {0}")]
     Unreachable(String),
-    #[error("Blob Storage answers what can't be read: {0}")]
-    Answer(String),
-    #[error("Blob Storage refuses with {status} {code}{mend}")]
-    Refused { status: u16, code: String, mend: &'static str },
+    #[error("Blob Storage sent an invalid response: {0}")]
+    InvalidResponse(String),
+    #[error("Blob Storage refuses with {status} {code}{hint}")]
+    Refused { status: u16, code: String, hint: &'static str },
     #[error("its download broke off each time: {0}")]
-    BrokenOff(String),
+    Interrupted(String),
     #[error("is gone since it was listed")]
     Vanished,
     #[error("changed since it was listed; the next run takes it as it is then")]
@@ -195,22 +195,22 @@ pub enum SourceError {
     #[error("has {bytes} bytes, more than {limit}; raise max_file_mib in the recipe, or cut it")]
     TooLarge { bytes: u64, limit: u64 },
     #[error("is a link that leads out of the source; copy the file, or take a source above both")]
-    LeadsOut,
+    OutsideSource,
     #[error("can't be read: {0}")]
     Io(#[from] io::Error),
 }
 
-impl SourceError {
-    /// Whether it is one document's own, so that the night goes on without it.
-    pub fn is_the_documents(&self) -> bool {
+impl DocumentSourceError {
+    /// Returns true if the error is one document's own, so that the night goes on without it.
+    pub fn is_document_error(&self) -> bool {
         match self {
             Self::Refused { .. }
-            | Self::BrokenOff(_)
+            | Self::Interrupted(_)
             | Self::Vanished
             | Self::Changed
             | Self::Archived
             | Self::TooLarge { .. }
-            | Self::LeadsOut
+            | Self::OutsideSource
             | Self::Io(_) => true,
             Self::Glob { .. }
             | Self::NoFolder { .. }
@@ -218,20 +218,20 @@ impl SourceError {
             | Self::Settings(_)
             | Self::Identity(_)
             | Self::Unreachable(_)
-            | Self::Answer(_) => false,
+            | Self::InvalidResponse(_) => false,
         }
     }
 
-    /// Whether waiting may help.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::BrokenOff(_))
+    /// Returns true if waiting may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Interrupted(_))
     }
 }
 
-/// Files are read where they may wait for a disk.
+/// Runs file operations on a thread that may wait for a disk.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
-) -> Result<T, SourceError> {
+    work: impl FnOnce() -> Result<T, DocumentSourceError> + Send + 'static,
+) -> Result<T, DocumentSourceError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|ended| Err(SourceError::Io(io::Error::other(ended))))
+    done.unwrap_or_else(|ended| Err(DocumentSourceError::Io(io::Error::other(ended))))
 }

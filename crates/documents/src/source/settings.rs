@@ -6,31 +6,31 @@ use azure_core::credentials::TokenCredential;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::SourceError;
+use super::DocumentSourceError;
 use domain::secret::hidden_option;
 use identity::Identity;
 
-/// Where documents come from, and as whom we come to Blob Storage: with an identity, with a shared
-/// access signature, or with neither to a container that is open to all. Not with an account's key,
-/// which may do anything: Microsoft's crate takes none.
+/// Source of documents, and access to Blob Storage: with an identity, with a shared access
+/// signature, or with neither to a public container. Not with an account's key, which may do
+/// anything: Microsoft's crate takes none.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BlobSettings {
-    /// The folder or container of `documents` where its command line names none.
+    /// Folder or container of `documents` if its command line names none.
     pub source: Option<String>,
     /// Needs the role "Storage Blob Data Reader".
     pub credential: Option<Identity>,
-    /// A shared access signature, what follows the `?` of its URL: for reading and listing. Best given
-    /// by the environment.
+    /// Shared access signature for reading and listing: the part of its URL after the `?`. Best
+    /// given by the environment.
     #[serde(serialize_with = "hidden_option")]
     pub sas: Option<SecretString>,
-    /// A server on this machine or network that is none of Azure's: plain HTTP, its account in the path.
+    /// Server on this machine or network that is not Azure's: plain HTTP, its account in the path.
     pub emulator: bool,
 }
 
-/// What is wrong with the section.
+/// Reason why the section is invalid.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub enum BlobSettingsError {
     #[error("'credential' and 'sas' exclude each other; take one of them away")]
     Both,
     #[error("'source' is no place for a SAS; give what follows its '?' as the setting 'sas'")]
@@ -39,23 +39,23 @@ pub enum SettingsError {
 
 impl BlobSettings {
     /// # Errors
-    /// Says what is wrong.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    /// If the section is invalid.
+    pub fn check(&self) -> Result<(), BlobSettingsError> {
         if self.credential.is_some() && self.sas.is_some() {
-            return Err(SettingsError::Both);
+            return Err(BlobSettingsError::Both);
         }
-        // It is shown wherever settings are.
+        // The source is shown wherever settings are.
         match &self.source {
             Some(url) if url.starts_with("http") && url.contains('?') => {
-                Err(SettingsError::SasInSource)
+                Err(BlobSettingsError::SasInSource)
             }
             _ => Ok(()),
         }
     }
 
-    pub(super) fn identity(&self) -> Result<Option<Arc<dyn TokenCredential>>, SourceError> {
+    pub(super) fn identity(&self) -> Result<Option<Arc<dyn TokenCredential>>, DocumentSourceError> {
         let identity = self.credential.as_ref().map(Identity::credential).transpose();
-        identity.map_err(|e| SourceError::Identity(format!("it can't be used here: {e}")))
+        identity.map_err(|e| DocumentSourceError::Identity(format!("it can't be used here: {e}")))
     }
 }
 

@@ -1,5 +1,5 @@
-//! What is asked otherwise when a dead letter is worked again. The body stays the user's own, so the
-//! job stays the same to all who know it; the amendment is applied to what goes out.
+//! Amendment of a dead letter that is worked again. The body stays the user's own, so the job keeps
+//! its identity; the amendment is applied to what goes out.
 
 use std::borrow::Cow;
 
@@ -7,22 +7,22 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::edit::Edits;
+use super::json_edits::JsonEdits;
 use super::{Api, Job};
 
-/// What takes the place of what the body says.
+/// Values that replace those of the body.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Amendment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The most tokens of an answer. Embeddings have none.
+    /// Longest answer in tokens. Embeddings have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
 }
 
 #[derive(Deserialize)]
-struct Fields<'a> {
+struct OutputLimitFields<'a> {
     #[serde(borrow)]
     max_tokens: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -36,47 +36,49 @@ impl Amendment {
         *self == Self::default()
     }
 
-    /// Adds another one, which counts where both say something.
-    fn add(&mut self, later: &Self) {
+    /// Merges a later amendment, which takes precedence.
+    fn merge(&mut self, later: &Self) {
         self.model = later.model.clone().or_else(|| self.model.take());
         self.max_tokens = later.max_tokens.or(self.max_tokens);
     }
 }
 
 impl Job {
-    /// Makes a dead letter's job one to be worked again, amended. It may have been worked meanwhile,
-    /// so it is to be looked up.
-    pub fn begin_anew(&mut self, amendment: &Amendment) {
+    /// Turns a dead letter's job into one to be worked again, amended. It may have an outcome by
+    /// now, so it is to be looked up.
+    pub fn resubmit(&mut self, amendment: &Amendment) {
         self.history.resubmit();
         self.not_before = None;
-        self.look_up = true;
-        self.history.amendment.add(amendment);
+        self.may_have_outcome = true;
+        self.history.amendment.merge(amendment);
         if let Some(model) = &amendment.model {
             self.model.clone_from(model);
         }
         match (&mut self.estimate, amendment.max_tokens) {
-            // Its body is at hand: whoever works it counts again.
-            (estimate, _) if self.aside.is_none() && !amendment.is_empty() => *estimate = None,
+            // Its body is at hand: the worker counts again.
+            (estimate, _) if self.claim_check.is_none() && !amendment.is_empty() => {
+                *estimate = None
+            }
             (Some(estimate), Some(most)) => estimate.max_output = estimate.max_output.max(most),
             _ => {}
         }
     }
 
-    /// The body with the amendment of its longest answer; the model is put in by who calls it.
+    /// Returns the body with the amended longest answer; the caller puts the model in.
     pub fn amended_body(&self) -> Cow<'_, Bytes> {
         let Some(most) = self.history.amendment.max_tokens.filter(|_| self.api != Api::Embeddings)
         else {
             return Cow::Borrowed(&self.body);
         };
-        let Ok(fields) = serde_json::from_slice::<Fields<'_>>(&self.body) else {
+        let Ok(fields) = serde_json::from_slice::<OutputLimitFields<'_>>(&self.body) else {
             return Cow::Borrowed(&self.body);
         };
-        let said = [fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens];
-        let mut edits = Edits::default();
-        for value in said.into_iter().flatten() {
+        let present = [fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens];
+        let mut edits = JsonEdits::default();
+        for value in present.into_iter().flatten() {
             edits.replace(&self.body, value, most.to_string());
         }
-        if said.iter().all(Option::is_none) {
+        if present.iter().all(Option::is_none) {
             let name = match self.api {
                 Api::Responses => "max_output_tokens",
                 _ => "max_completion_tokens",
@@ -90,7 +92,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Estimate;
+    use crate::job::TokenEstimate;
 
     fn job(api: &str, body: &str) -> Job {
         let message = format!(r#"{{"custom_id":"c","batch_id":"b","url":"{api}","body":{body}}}"#);
@@ -99,7 +101,7 @@ mod tests {
 
     fn amended(api: &str, body: &str) -> String {
         let mut job = job(api, body);
-        job.begin_anew(&Amendment { max_tokens: Some(9), ..Amendment::default() });
+        job.resubmit(&Amendment { max_tokens: Some(9), ..Amendment::default() });
         String::from_utf8(job.amended_body().to_vec()).unwrap()
     }
 
@@ -121,10 +123,10 @@ mod tests {
     #[test]
     fn an_amended_job_stays_the_same_and_is_counted_again() {
         let mut job = job("/v1/chat/completions", r#"{"model":"m","max_tokens":4}"#);
-        job.estimate = Some(Estimate { prompt: 1, max_output: 4 });
+        job.estimate = Some(TokenEstimate { prompt: 1, max_output: 4 });
         let digest = job.digest();
-        job.begin_anew(&Amendment { model: Some("large".into()), ..Amendment::default() });
-        job.begin_anew(&Amendment { max_tokens: Some(9), ..Amendment::default() });
+        job.resubmit(&Amendment { model: Some("large".into()), ..Amendment::default() });
+        job.resubmit(&Amendment { max_tokens: Some(9), ..Amendment::default() });
         let message = job.to_message().unwrap();
         let again = Job::from_message(&message).unwrap();
         assert_eq!(again, job);
@@ -135,9 +137,9 @@ mod tests {
     #[test]
     fn a_body_that_lies_aside_is_charged_no_less_than_the_longest_answer() {
         let mut job = job("/v1/chat/completions", r#"{"model":"m","max_tokens":4}"#);
-        job.estimate = Some(Estimate { prompt: 1, max_output: 4 });
-        job.put_aside();
-        job.begin_anew(&Amendment { max_tokens: Some(9), ..Amendment::default() });
-        assert_eq!(job.estimate, Some(Estimate { prompt: 1, max_output: 9 }));
+        job.estimate = Some(TokenEstimate { prompt: 1, max_output: 4 });
+        job.offload_body();
+        job.resubmit(&Amendment { max_tokens: Some(9), ..Amendment::default() });
+        assert_eq!(job.estimate, Some(TokenEstimate { prompt: 1, max_output: 9 }));
     }
 }

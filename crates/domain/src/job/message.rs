@@ -1,5 +1,5 @@
-//! A job as a queue's message: the same JSON on every backend, so that a job enqueued by somebody
-//! else's script is worked like one of ours.
+//! JSON form of a job in a queue, the same on every backend: a job enqueued by somebody else's
+//! script is worked like one of ours.
 
 use std::borrow::Cow;
 
@@ -8,50 +8,50 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Api, Aside, BatchId, Estimate, History, Job, JobId};
+use super::{Api, BatchId, ClaimCheck, Job, JobHistory, JobId, TokenEstimate};
 
 impl Job {
-    /// The queue message: one JSON object.
+    /// Writes the queue message: one JSON object.
     ///
     /// # Errors
     /// Fails if `body` or `metadata` is not JSON, which intake never lets through.
     pub fn to_message(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let body = match self.aside {
+        let body = match self.claim_check {
             None => Some(serde_json::from_slice(&self.body)?),
             Some(_) => None,
         };
         let metadata = self.metadata.as_deref().map(serde_json::from_str);
-        serde_json::to_vec(&Message {
+        serde_json::to_vec(&JobMessage {
             custom_id: self.custom_id.as_str().into(),
             batch_id: self.batch_id.clone(),
             method: Some("POST".into()),
             url: self.api,
             body,
-            body_ref: self.aside,
-            model: self.aside.map(|_| self.model.as_str().into()),
+            body_ref: self.claim_check,
+            model: self.claim_check.map(|_| self.model.as_str().into()),
             position: Some(self.position),
             estimate: self.estimate,
             deadline: self.deadline,
             not_before: self.not_before,
             priority: self.priority,
             metadata: metadata.transpose()?,
-            look_up: self.look_up,
+            may_have_outcome: self.may_have_outcome,
             history: self.history.clone(),
         })
     }
 
-    /// Reads a queue message, from whoever wrote it.
+    /// Reads a queue message, written by any program.
     ///
     /// # Errors
     /// Says what the message lacks to be a job.
     pub fn from_message(message: &[u8]) -> Result<Self, serde_json::Error> {
-        let m: Message<'_> = serde_json::from_slice(message)?;
+        let m: JobMessage<'_> = serde_json::from_slice(message)?;
         if m.method.as_deref().is_some_and(|method| method != "POST") {
             return Err(serde::de::Error::custom("'method' must be \"POST\""));
         }
         let model = match (m.body, m.body_ref) {
-            (Some(body), None) => serde_json::from_str::<Model<'_>>(body.get())?.model,
-            // Nobody fetches a body only to count it.
+            (Some(body), None) => serde_json::from_str::<ModelField<'_>>(body.get())?.model,
+            // No body is fetched only to count it.
             (None, Some(_)) if m.estimate.is_none() => {
                 return Err(serde::de::Error::missing_field("estimate"));
             }
@@ -70,13 +70,13 @@ impl Job {
             api: m.url,
             model: m.history.amendment.model.clone().unwrap_or_else(|| model.into_owned()),
             body: Bytes::copy_from_slice(body),
-            aside: m.body_ref,
+            claim_check: m.body_ref,
             estimate: m.estimate,
             deadline: m.deadline,
             not_before: m.not_before,
             priority: m.priority,
             metadata: m.metadata.map(|raw| raw.get().into()),
-            look_up: m.look_up,
+            may_have_outcome: m.may_have_outcome,
             history: m.history,
         })
     }
@@ -84,7 +84,7 @@ impl Job {
 
 /// The JSON form of a [`Job`] in the queue.
 #[derive(Serialize, Deserialize)]
-struct Message<'a> {
+struct JobMessage<'a> {
     #[serde(borrow)]
     custom_id: Cow<'a, str>,
     batch_id: BatchId,
@@ -94,14 +94,14 @@ struct Message<'a> {
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     body: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    body_ref: Option<Aside>,
-    /// Beside a body that lies aside; otherwise it stands in the body.
+    body_ref: Option<ClaimCheck>,
+    /// Set with `body_ref`; otherwise the model is in the body.
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     model: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    estimate: Option<Estimate>,
+    estimate: Option<TokenEstimate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,13 +111,13 @@ struct Message<'a> {
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a RawValue>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    look_up: bool,
-    #[serde(default, skip_serializing_if = "History::is_empty")]
-    history: History,
+    may_have_outcome: bool,
+    #[serde(default, skip_serializing_if = "JobHistory::is_empty")]
+    history: JobHistory,
 }
 
 #[derive(Deserialize)]
-struct Model<'a> {
+struct ModelField<'a> {
     #[serde(borrow)]
     model: Cow<'a, str>,
 }

@@ -1,13 +1,13 @@
-//! What is asked: one prompt request and the names it goes by.
+//! Job: one prompt request and its ids.
 //!
-//! Knows no other station. `message` is the form of a [`Job`] in every queue, `aside` is about bodies
-//! that are too large for one, `history` what a job carries from one message to the next, and `trace`
-//! which trace it belongs to.
+//! Depends on no other stage. `message` is the form of a [`Job`] in every queue, `claim_check`
+//! stores bodies that are too large for one, `history` is what a job carries from one message to
+//! the next, and `trace` the trace it belongs to.
 
 mod amendment;
-mod aside;
-pub mod edit;
+mod claim_check;
 mod history;
+pub mod json_edits;
 mod message;
 mod trace;
 
@@ -21,21 +21,21 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use amendment::Amendment;
-pub use aside::Aside;
-pub use history::History;
+pub use claim_check::ClaimCheck;
+pub use history::JobHistory;
 pub use trace::{BadTraceParent, TraceParent};
 
-/// Namespace of all job ids. Changing it would make every known job a stranger.
+/// Namespace of all job ids. Changing it would change the id of every known job.
 const JOB_NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_41a6_52f0_5a8e_9b1d_c0ff_ee00_0001);
 
-/// The name of a batch: a set of jobs that is enqueued, watched and exported together.
+/// Name of a batch: a set of jobs that is enqueued, watched and exported together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BatchId(Arc<str>);
 
-/// A batch name that can't be one.
+/// Invalid batch name.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is no batch name: use 1 to 100 letters, digits, '-', '_' or '.'")]
+#[error("'{0}' is not a valid batch name: use 1 to 100 letters, digits, '-', '_' or '.'")]
 pub struct BadBatchId(String);
 
 impl BatchId {
@@ -47,7 +47,7 @@ impl BatchId {
 impl FromStr for BatchId {
     type Err = BadBatchId;
 
-    /// Names are limited to what is safe in a file name, a URL path and a Cosmos DB id alike.
+    /// Accepts only names that are safe in a file name, a URL path and a Cosmos DB id alike.
     fn from_str(name: &str) -> Result<Self, BadBatchId> {
         let legal = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.chars().count() > 100 || !name.chars().all(legal) {
@@ -77,15 +77,16 @@ impl fmt::Display for BatchId {
     }
 }
 
-/// A job's one name everywhere: message id in the queue, item id in the store, trace attribute.
+/// Id of a job everywhere: message id in the queue, item id in the store, trace attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(Uuid);
 
 impl JobId {
-    /// The UUIDv5 of (batch id, custom id): the same input gives the same id on every machine.
+    /// Returns the UUIDv5 of (batch id, custom id): the same input gives the same id on every
+    /// machine.
     pub fn new(batch: &BatchId, custom_id: &str) -> Self {
-        // No batch id contains a line feed, so two pairs never run together into one name.
+        // No batch id contains a line feed, so two pairs never make the same name.
         let name = [batch.as_str(), "\n", custom_id].concat();
         Self(Uuid::new_v5(&JOB_NAMESPACE, name.as_bytes()))
     }
@@ -105,7 +106,7 @@ impl fmt::Display for JobId {
     }
 }
 
-/// The APIs a job can ask for, by the `url` of its line.
+/// APIs that a job can call, by the `url` of its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Api {
     #[serde(rename = "/v1/chat/completions", alias = "/chat/completions")]
@@ -136,17 +137,17 @@ impl Api {
     }
 }
 
-/// The tokens that a job is expected to take, counted once where it enters.
+/// Tokens that a job is expected to take, counted once at intake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Estimate {
+pub struct TokenEstimate {
     /// Prompt tokens by the model's tokenizer, the chat format's own tokens included.
     pub prompt: u32,
-    /// The most tokens the answer may have, over all choices.
+    /// Longest answer in tokens, over all choices.
     pub max_output: u32,
 }
 
-impl Estimate {
-    /// What Azure OpenAI books against the quota on arrival: prompt plus maximum output.
+impl TokenEstimate {
+    /// Returns what Azure OpenAI books against the quota on arrival: prompt plus maximum output.
     pub fn charge(self) -> u64 {
         u64::from(self.prompt) + u64::from(self.max_output)
     }
@@ -159,35 +160,35 @@ pub struct Job {
     pub batch_id: BatchId,
     /// The user's own name for the job, unique within its batch.
     pub custom_id: String,
-    /// Place in the batch's input, from 0: what `--ordered` sorts by.
+    /// Place in the batch's input, from 0: the sort key of `--ordered`.
     pub position: u64,
     pub api: Api,
-    /// The model that is asked for; the pool that serves it decides which deployment answers.
+    /// Requested model; the pool that serves it decides which deployment answers.
     pub model: String,
-    /// The request body: one JSON object, as the user wrote it; empty while it lies aside.
+    /// Request body: one JSON object, as the user wrote it; empty with a claim check.
     pub body: Bytes,
-    /// Says that the body lies in the store, since it is too large for the queue.
-    pub aside: Option<Aside>,
-    /// Absent when whoever enqueued the job did not count; the worker counts then.
-    pub estimate: Option<Estimate>,
-    /// After this time the job ends as expired, without a call.
+    /// Reference to the stored body, if it is too large for the queue.
+    pub claim_check: Option<ClaimCheck>,
+    /// Absent when the job was enqueued without a count; the worker counts then.
+    pub estimate: Option<TokenEstimate>,
+    /// Time after which the job ends as expired, without a call.
     pub deadline: Option<Timestamp>,
-    /// Before this time the job is not handed out.
+    /// Time before which the job is not handed out.
     pub not_before: Option<Timestamp>,
-    /// Higher goes first; 0 where nothing was said.
+    /// Higher goes first; 0 by default.
     pub priority: i32,
     /// The user's own JSON object, carried to the outcome.
     pub metadata: Option<Box<str>>,
     /// The job may have an outcome although it was never handed out under this message: look it up
     /// before any call.
-    pub look_up: bool,
-    pub history: History,
+    pub may_have_outcome: bool,
+    pub history: JobHistory,
 }
 
 impl Job {
-    /// A fingerprint of what is asked (API and body), to tell a repeated job from a changed one.
+    /// Returns a fingerprint of API and body, to tell a repeated job from a changed one.
     pub fn digest(&self) -> u64 {
-        self.aside.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
+        self.claim_check.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
     }
 }
 
@@ -209,14 +210,18 @@ mod tests {
             api: Api::ChatCompletions,
             model: "gpt-4.1".into(),
             body: Bytes::from_static(br#"{"model":"gpt-4.1","messages":[]}"#),
-            aside: None,
-            estimate: Some(Estimate { prompt: 3, max_output: 16 }),
+            claim_check: None,
+            estimate: Some(TokenEstimate { prompt: 3, max_output: 16 }),
             deadline: Some("2026-11-24T06:00:00Z".parse().unwrap()),
             not_before: None,
             priority: 2,
             metadata: Some(r#"{"team":"経理"}"#.into()),
-            look_up: true,
-            history: History { tries: 2, last_error: Some("逾時".into()), ..History::default() },
+            may_have_outcome: true,
+            history: JobHistory {
+                attempts: 2,
+                last_error: Some("逾時".into()),
+                ..JobHistory::default()
+            },
         }
     }
 
@@ -230,7 +235,7 @@ mod tests {
     fn a_job_whose_body_lies_aside_travels_without_it_and_knows_it_again() {
         let whole = job();
         let mut aside = whole.clone();
-        let body = aside.put_aside();
+        let body = aside.offload_body();
         assert_eq!(aside.digest(), whole.digest());
         let message = aside.to_message().unwrap();
         assert!(!String::from_utf8(message.clone()).unwrap().contains("messages"));

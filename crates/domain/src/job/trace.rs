@@ -1,12 +1,12 @@
-//! Whose trace a job belongs to, as W3C Trace Context writes it: carried in the job's message.
+//! Trace context of a job (W3C Trace Context), carried in its message.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A `traceparent` (W3C Trace Context, level 1): the trace, the step in it that came before, and
-/// whether the trace is kept.
+/// A `traceparent` (W3C Trace Context, level 1): the trace, the step before in it, and whether the
+/// trace is sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     pub trace_id: [u8; 16],
@@ -14,9 +14,9 @@ pub struct TraceParent {
     pub flags: u8,
 }
 
-/// A text that is no `traceparent`.
+/// Invalid `traceparent`.
 #[derive(Debug, thiserror::Error)]
-#[error("no traceparent of W3C Trace Context")]
+#[error("not a W3C traceparent")]
 pub struct BadTraceParent;
 
 impl fmt::Display for TraceParent {
@@ -30,7 +30,8 @@ impl fmt::Display for TraceParent {
 impl FromStr for TraceParent {
     type Err = BadTraceParent;
 
-    /// A later version may have more fields; the first four are read as they are in this one.
+    /// Reads a `traceparent`. A later version may have more fields; the first four are read as
+    /// here.
     fn from_str(text: &str) -> Result<Self, BadTraceParent> {
         let mut fields = text.split('-');
         let mut hex = |digits: usize| {
@@ -46,7 +47,7 @@ impl FromStr for TraceParent {
         }
         Ok(Self {
             trace_id: trace_id.to_be_bytes(),
-            // As many digits were read as fit.
+            // Exactly as many digits were read as fit.
             span_id: (span_id as u64).to_be_bytes(),
             flags: flags as u8,
         })
@@ -59,7 +60,7 @@ impl Serialize for TraceParent {
     }
 }
 
-/// Reads what another program wrote: a job is not refused for the trace that it names.
+/// Reads another program's trace: a job is not rejected for an invalid one.
 pub(super) fn read_leniently<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<TraceParent>, D::Error> {

@@ -1,12 +1,12 @@
 //! The embedded queue: the `queue` and `dead_letters` tables of the state file.
 //!
-//! A row is handed out by moving its `available_at` to the lock's expiry, so a lock that runs out
-//! needs nobody to notice it: the row is simply available again. `rows` turns jobs into rows and back,
-//! `dead` keeps the dead letters, `sight` looks without taking.
+//! A row is handed out by moving its `available_at` to the lock's expiry, so an expired lock needs
+//! no cleanup: the row is simply available again. `rows` turns jobs into rows and back,
+//! `dead_letters` keeps the dead letters, `peek` looks without locking.
 
-mod dead;
+mod dead_letters;
+mod peek;
 mod rows;
-mod sight;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use tokio::sync::{Notify, oneshot};
 use tracing::warn;
 use uuid::Uuid;
 
-use super::sight::{Sight, Sought};
+use super::peek::{PeekFilter, PeekResult};
 use super::{
-    DeadLetter, Delivery, Depth, LockToken, Postponement, Queue, QueueError, Sent, Settlement,
-    SettlementKind,
+    DeadLetter, DeferOrder, Delivery, LockToken, Queue, QueueDepth, QueueError, SendCounts,
+    Settlement, SettlementKind,
 };
 use domain::job::{Amendment, BatchId, Job};
 use rows::HandOut;
 use state::sqlite::{Database, SqliteError};
 
-/// Jobs that another process adds to the file make no sound here; this bounds how late we see them.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Bound on our delay in seeing jobs that another process adds: it sends no notification.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The embedded queue; clones share it.
 #[derive(Clone)]
@@ -36,29 +36,29 @@ pub struct LocalQueue {
     database: Database,
     lock_duration: Duration,
     /// The one batch to hand out and count; `None`: all.
-    only: Option<BatchId>,
+    only_batch: Option<BatchId>,
     changed: Arc<Notify>,
 }
 
 impl LocalQueue {
     pub fn new(database: Database, lock_duration: Duration) -> Self {
-        Self { database, lock_duration, only: None, changed: Arc::default() }
+        Self { database, lock_duration, only_batch: None, changed: Arc::default() }
     }
 
-    /// The same queue, of which only one batch is handed out and counted.
-    pub fn only(self, batch: BatchId) -> Self {
-        Self { only: Some(batch), ..self }
+    /// Restricts the queue to handing out and counting one batch.
+    pub fn only_batch(self, batch: BatchId) -> Self {
+        Self { only_batch: Some(batch), ..self }
     }
 
-    /// Frees all locks. Only for whoever holds the state directory alone: the holders of these
+    /// Frees all locks. Only for the exclusive holder of the state directory: the holders of these
     /// locks are dead, and waiting for expiry would only cost time.
     ///
-    /// The hand-outs are not counted, since most of these jobs were held and never started: whoever
-    /// stops and starts often must not turn them into dead letters. They may have an outcome, though,
-    /// so they are looked up when they are handed out again.
+    /// The hand-outs are not counted, since most of these jobs were held and never started:
+    /// frequent stops and starts must not turn them into dead letters. They may have an outcome,
+    /// though, so they are looked up when they are handed out again.
     ///
     /// # Errors
-    /// What the database said.
+    /// The database's error.
     pub async fn release_orphans(&self) -> Result<usize, QueueError> {
         let sql = "UPDATE queue SET available_at = 0, lock = NULL, look_up = 1,
                           delivery_count = delivery_count - 1
@@ -66,7 +66,7 @@ impl LocalQueue {
         Ok(self.database.write(|c| c.execute(sql, [])).await?)
     }
 
-    /// Hands out what is there. Runs to its end also if the caller is gone by then, and gives back
+    /// Hands out available jobs. Runs to its end even if the caller is gone by then, and releases
     /// what nobody took: a lock that nobody knows of would hide its job until it expires.
     async fn take(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
         let (answer, answered) = oneshot::channel();
@@ -78,22 +78,22 @@ impl LocalQueue {
                 now,
                 until: now + this.lock_duration,
                 nonce: Uuid::new_v4().as_u64_pair().0.cast_signed(),
-                only: this.only.clone(),
+                only_batch: this.only_batch.clone(),
             };
             let taken = this.database.write(move |c| hand_out.run(c)).await;
             if let Err(Ok(untaken)) = answer.send(taken) {
                 let locks: Vec<_> = untaken.iter().map(|delivery| delivery.lock).collect();
                 if let Err(error) = this.abandon(&locks).await {
-                    warn!(%error, "could not give jobs back; their locks will expire");
+                    warn!(%error, "could not release jobs; their locks will expire");
                 }
             }
         });
         Ok(answered.await.unwrap_or(Err(SqliteError::Stopped))?)
     }
 
-    /// How long until a row becomes available by itself.
-    async fn next_in(&self) -> Result<Option<Duration>, QueueError> {
-        let only = self.only.clone();
+    /// Returns the time until the next row becomes available by itself.
+    async fn next_available_in(&self) -> Result<Option<Duration>, QueueError> {
+        let only = self.only_batch.clone();
         let read = move |c: &Connection| {
             let sql = "SELECT available_at FROM queue WHERE ?1 IS NULL OR batch_id = ?1
                        ORDER BY available_at LIMIT 1";
@@ -110,14 +110,14 @@ impl LocalQueue {
 
 #[async_trait]
 impl Queue for LocalQueue {
-    async fn send(&self, jobs: Vec<Job>) -> Result<Sent, QueueError> {
+    async fn send(&self, jobs: Vec<Job>) -> Result<SendCounts, QueueError> {
         if jobs.is_empty() {
-            return Ok(Sent::default());
+            return Ok(SendCounts::default());
         }
         let total = jobs.len() as u64;
         let accepted = self.database.write(move |c| rows::insert(c, &jobs)).await?;
         self.changed.notify_waiters();
-        Ok(Sent { accepted, duplicates: total - accepted })
+        Ok(SendCounts { accepted, duplicates: total - accepted })
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
@@ -129,7 +129,12 @@ impl Queue for LocalQueue {
             if !taken.is_empty() || left.is_zero() {
                 return Ok(taken);
             }
-            let next = self.next_in().await?.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).min(left);
+            let next = self
+                .next_available_in()
+                .await?
+                .unwrap_or(POLL_INTERVAL)
+                .min(POLL_INTERVAL)
+                .min(left);
             // The lower bound keeps clock granularity from turning this into a spin.
             let _ = tokio::time::timeout(next.max(Duration::from_millis(1)), changed).await;
         }
@@ -159,11 +164,11 @@ impl Queue for LocalQueue {
         Ok(self.database.write(move |c| settle(c, &settlements)).await?)
     }
 
-    async fn postpone(&self, postponements: Vec<Postponement>) -> Result<(), QueueError> {
+    async fn defer(&self, postponements: Vec<DeferOrder>) -> Result<(), QueueError> {
         if postponements.is_empty() {
             return Ok(());
         }
-        self.database.write(move |c| rows::postpone(c, &postponements)).await?;
+        self.database.write(move |c| rows::defer(c, &postponements)).await?;
         // One may come due sooner than what the receivers wait for.
         self.changed.notify_waiters();
         Ok(())
@@ -171,7 +176,7 @@ impl Queue for LocalQueue {
 
     async fn abandon(&self, locks: &[LockToken]) -> Result<(), QueueError> {
         let locks = locks.to_vec();
-        // A delivery that is given back untouched was none: its count goes back too.
+        // A delivery released untouched is not counted.
         let free = |c: &Connection| {
             let mut free = c.prepare_cached(
                 "UPDATE queue SET available_at = 0, lock = NULL, delivery_count = delivery_count - 1
@@ -187,25 +192,25 @@ impl Queue for LocalQueue {
         Ok(())
     }
 
-    async fn depth(&self) -> Result<Depth, QueueError> {
+    async fn depth(&self) -> Result<QueueDepth, QueueError> {
         let now = Timestamp::now();
-        let only = self.only.clone();
+        let only = self.only_batch.clone();
         let count = move |c: &Connection| {
-            let depth = sight::depth(c, only.as_ref(), now)?;
+            let depth = peek::depth(c, only.as_ref(), now)?;
             let dead = "SELECT count(*) FROM dead_letters";
             let dead_letters = c.query_row(dead, [], |row| row.get(0))?;
-            Ok(Depth { dead_letters, ..depth })
+            Ok(QueueDepth { dead_letters, ..depth })
         };
         Ok(self.database.read(count).await?)
     }
 
-    async fn look(&self, sought: &Sought) -> Result<Sight, QueueError> {
+    async fn peek(&self, sought: &PeekFilter) -> Result<PeekResult, QueueError> {
         let (sought, now) = (sought.clone(), Timestamp::now());
-        Ok(self.database.read(move |c| sight::look(c, &sought, now)).await?)
+        Ok(self.database.read(move |c| peek::peek(c, &sought, now)).await?)
     }
 
     async fn dead_letters(&self, from: i64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        Ok(self.database.read(move |c| dead::list(c, from, max)).await?)
+        Ok(self.database.read(move |c| dead_letters::list(c, from, max)).await?)
     }
 
     async fn resubmit(
@@ -215,14 +220,15 @@ impl Queue for LocalQueue {
     ) -> Result<Vec<i64>, QueueError> {
         let amendment = amendment.clone();
         let numbers = numbers.to_vec();
-        let done = self.database.write(move |c| dead::resubmit(c, &numbers, &amendment)).await?;
+        let done =
+            self.database.write(move |c| dead_letters::resubmit(c, &numbers, &amendment)).await?;
         self.changed.notify_waiters();
         Ok(done)
     }
 
     async fn discard(&self, numbers: &[i64]) -> Result<Vec<i64>, QueueError> {
         let numbers = numbers.to_vec();
-        Ok(self.database.write(move |c| dead::discard(c, &numbers)).await?)
+        Ok(self.database.write(move |c| dead_letters::discard(c, &numbers)).await?)
     }
 }
 
@@ -240,7 +246,7 @@ fn settle(c: &Connection, settlements: &[Settlement]) -> rusqlite::Result<()> {
     let mut remove = c.prepare_cached("DELETE FROM queue WHERE seq = ?1 AND lock = ?2")?;
     for settlement in settlements {
         if let SettlementKind::DeadLetter(reason) = settlement.kind() {
-            dead::set_aside(c, settlement.lock(), reason)?;
+            dead_letters::insert_dead_letter(c, settlement.lock(), reason)?;
         }
         remove.execute(rows::row_of(settlement.lock()))?;
     }

@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::{Delivery, LockToken, Postponement};
-use domain::job::{Api, BatchId, Estimate, History, Job, JobId};
+use crate::{DeferOrder, Delivery, LockToken};
+use domain::job::{Api, BatchId, Job, JobHistory, JobId, TokenEstimate};
 use state::sqlite::{parsed, text};
 
-/// A job's columns in the order in which [`read_job`] takes them, from column 2 on.
+/// Columns of a job in the order in which [`read_job`] takes them, from column 2 on.
 macro_rules! job_columns {
     () => {
         "job_id, batch_id, custom_id, position, url, model, prompt_tokens, max_output_tokens, \
@@ -20,8 +20,8 @@ macro_rules! job_columns {
 }
 pub(super) use job_columns;
 
-/// A token names its row and this one hand-out of it.
-fn token(seq: i64, nonce: i64) -> LockToken {
+/// Returns the token of a row and this one hand-out of it.
+fn lock_token(seq: i64, nonce: i64) -> LockToken {
     LockToken(Uuid::from_u64_pair(seq.cast_unsigned(), nonce.cast_unsigned()))
 }
 
@@ -53,23 +53,23 @@ pub(super) fn insert(c: &Connection, jobs: &[Job]) -> rusqlite::Result<u64> {
             job.estimate.map(|e| e.max_output),
             job.deadline.map(|at| at.to_string()),
             job.metadata,
-            job.look_up,
+            job.may_have_outcome,
             job.history.first_enqueued.unwrap_or(now).as_millisecond(),
             history_column(&job.history)?,
-            job.aside.map(|aside| json(&aside)).transpose()?,
+            job.claim_check.map(|aside| json(&aside)).transpose()?,
             text(&job.body)?,
         ])?;
     }
     Ok(accepted as u64)
 }
 
-/// One hand-out of some jobs.
+/// One hand-out of up to `max` jobs.
 pub(super) struct HandOut {
     pub(super) max: usize,
     pub(super) now: Timestamp,
     pub(super) until: Timestamp,
     pub(super) nonce: i64,
-    pub(super) only: Option<BatchId>,
+    pub(super) only_batch: Option<BatchId>,
 }
 
 impl HandOut {
@@ -84,12 +84,12 @@ impl HandOut {
         let parameters = named_params! {
             ":now": self.now.as_millisecond(),
             ":max": self.max,
-            ":only": self.only.as_ref().map(BatchId::as_str),
+            ":only": self.only_batch.as_ref().map(BatchId::as_str),
         };
         let mut taken = find
             .query_map(parameters, |row| {
                 Ok(Delivery {
-                    lock: token(row.get(0)?, self.nonce),
+                    lock: lock_token(row.get(0)?, self.nonce),
                     locked_until: self.until,
                     count: row.get(1)?,
                     job: read_job(row)?,
@@ -108,14 +108,14 @@ impl HandOut {
     }
 }
 
-/// Makes jobs invisible until their time. What is handed out to wait was no delivery.
-pub(super) fn postpone(c: &Connection, postponements: &[Postponement]) -> rusqlite::Result<()> {
+/// Makes jobs invisible until their time. The hand-out of a deferred job is not counted.
+pub(super) fn defer(c: &Connection, postponements: &[DeferOrder]) -> rusqlite::Result<()> {
     let mut wait = c.prepare_cached(
         "UPDATE queue SET available_at = ?3, lock = NULL, delivery_count = delivery_count - 1,
                           history = ?4
          WHERE seq = ?1 AND lock = ?2",
     )?;
-    for Postponement { lock, job, until } in postponements {
+    for DeferOrder { lock, job, until } in postponements {
         let (seq, nonce) = row_of(*lock);
         let history = history_column(&job.history)?;
         wait.execute(params![seq, nonce, until.as_millisecond(), history])?;
@@ -126,7 +126,7 @@ pub(super) fn postpone(c: &Connection, postponements: &[Postponement]) -> rusqli
 pub(super) fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
     let prompt: Option<u32> = row.get(8)?;
     let max_output: Option<u32> = row.get(9)?;
-    let mut history: History = read_json(row, 16)?.unwrap_or_default();
+    let mut history: JobHistory = read_json(row, 16)?.unwrap_or_default();
     history.first_enqueued = Timestamp::from_millisecond(row.get(15)?).ok();
     Ok(Job {
         id: JobId::from_bytes(row.get(2)?),
@@ -136,26 +136,26 @@ pub(super) fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
         api: parsed(row, 6, Api::from_url)?,
         model: row.get(7)?,
         body: row.get::<_, String>(14)?.into(),
-        aside: read_json(row, 17)?,
+        claim_check: read_json(row, 17)?,
         estimate: prompt
             .zip(max_output)
-            .map(|(prompt, max_output)| Estimate { prompt, max_output }),
+            .map(|(prompt, max_output)| TokenEstimate { prompt, max_output }),
         deadline: match row.get_ref(10)? {
             ValueRef::Null => None,
             _ => Some(parsed(row, 10, |at| at.parse().ok())?),
         },
-        // What is handed out is past it.
+        // A job that is handed out is past it.
         not_before: None,
         priority: row.get(12)?,
         metadata: row.get(11)?,
-        look_up: row.get(13)?,
+        may_have_outcome: row.get(13)?,
         history,
     })
 }
 
-/// Nearly all jobs have nothing to tell but when they were enqueued, which has its own column.
-fn history_column(history: &History) -> rusqlite::Result<Option<String>> {
-    let rest = History { first_enqueued: None, ..history.clone() };
+/// Serializes the history; `None` for nearly all jobs, whose enqueue time has its own column.
+fn history_column(history: &JobHistory) -> rusqlite::Result<Option<String>> {
+    let rest = JobHistory { first_enqueued: None, ..history.clone() };
     (!rest.is_empty()).then(|| json(&rest)).transpose()
 }
 

@@ -1,8 +1,8 @@
-//! What an entity is set to and how much it holds: its description, over HTTPS beside the messages.
+//! Settings and counts of an entity: its description, over HTTPS beside the messages.
 //!
 //! Reading it takes a key with the right Manage, or the role Data Owner for an Entra ID identity,
-//! and an open way to port 443. Without these everything goes on: nobody's work hangs on it but the
-//! counts of the `https` transport.
+//! and access to port 443. Without these work goes on: only the counts of the `https` transport
+//! depend on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,76 +15,76 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
-use super::fault::{Fault, Trouble};
-use super::http::{Call, Http};
-use super::settings::{Plan, Settings, SettingsError};
-use crate::Depth;
+use super::error::{BrokerError, TransportError};
+use super::http::{HttpCall, NamespaceClient};
+use super::settings::{ResolvedSettings, ServiceBusSettings, ServiceBusSettingsError};
+use crate::QueueDepth;
 
 /// The version that has all of a queue's fields and no more than we know
 /// (learn.microsoft.com, "Service Bus management REST").
 const VERSION: &str = "api-version=2017-04";
 
-const SERVICE_BUS: &str = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect";
+const XML_NAMESPACE: &str = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect";
 
 /// The longest that the service allows.
 pub const LONGEST_LOCK: Duration = Duration::from_secs(300);
 
-/// How a queue is set, as far as our work depends on it.
+/// Settings and counts of a queue, as far as our work depends on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Properties {
+pub struct QueueProperties {
     pub lock: Duration,
-    /// Failed deliveries after which the queue sets a message aside.
+    /// Failed deliveries after which the queue dead-letters a message.
     pub max_deliveries: u32,
-    /// Absent where the description does not say, as a subscription's.
+    /// `None` where the description does not say, like that of a subscription.
     pub drops_duplicates: Option<bool>,
-    pub depth: Depth,
+    pub depth: QueueDepth,
 }
 
-/// What is known of a queue.
+/// Result of an inspection.
 #[derive(Debug)]
-pub enum Inspection {
-    Known(Properties),
+pub enum QueueInspection {
+    Known(QueueProperties),
     /// There is none of this name.
     Missing(String),
-    /// It can't be seen, and why.
+    /// It can't be read, for this reason.
     Hidden(String),
 }
 
-/// What became of one queue that is needed.
+/// Result of providing one queue that is needed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Prepared {
+pub enum ProvisionResult {
     Found(String),
     Created(String),
-    /// Somebody with more rights has to, for this reason.
+    /// Someone with more rights has to create it, for this reason.
     ToCreate {
         name: String,
         why: String,
     },
 }
 
-/// Asks for descriptions.
-pub struct Admin {
-    http: Arc<Http>,
+/// Client for the descriptions of entities.
+pub struct ServiceBusAdmin {
+    http: Arc<NamespaceClient>,
     source: String,
     target: String,
     dead_letter_queue: Option<String>,
 }
 
-impl Admin {
+impl ServiceBusAdmin {
     /// `credential` is used where the settings name a namespace and no key.
     ///
     /// # Errors
     /// Says which setting is wrong.
     pub fn new(
-        settings: &Settings,
+        settings: &ServiceBusSettings,
         credential: Option<Arc<dyn TokenCredential>>,
-    ) -> Result<Self, SettingsError> {
-        let plan = Plan::new(settings, credential)?;
-        let http = Arc::new(Http::new(&plan)?);
-        Ok(Self::of(&plan, http))
+    ) -> Result<Self, ServiceBusSettingsError> {
+        let plan = ResolvedSettings::new(settings, credential)?;
+        let http = Arc::new(NamespaceClient::new(&plan)?);
+        Ok(Self::from_resolved(&plan, http))
     }
 
-    pub(super) fn of(plan: &Plan, http: Arc<Http>) -> Self {
+    pub(super) fn from_resolved(plan: &ResolvedSettings, http: Arc<NamespaceClient>) -> Self {
         Self {
             http,
             source: plan.source.clone(),
@@ -93,36 +93,37 @@ impl Admin {
         }
     }
 
-    /// The queue's settings and counts, in one try. A subscription's duplicates are its topic's.
-    pub async fn inspect(&self) -> Inspection {
-        let hidden = |fault: Fault| Inspection::Hidden(fault.to_string());
+    /// Reads settings and counts in one attempt; for a subscription, duplicate detection of the
+    /// topic.
+    pub async fn inspect(&self) -> QueueInspection {
+        let hidden = |fault: BrokerError| QueueInspection::Hidden(fault.to_string());
         let mut properties = match self.properties(&self.source).await {
             Ok(Some(properties)) => properties,
-            Ok(None) => return Inspection::Missing(self.source.clone()),
+            Ok(None) => return QueueInspection::Missing(self.source.clone()),
             Err(fault) => return hidden(fault),
         };
         if self.target != self.source {
             match self.description(&self.target).await {
                 Ok(Some(topic)) => properties.drops_duplicates = drops_duplicates(&topic),
-                Ok(None) => return Inspection::Missing(self.target.clone()),
+                Ok(None) => return QueueInspection::Missing(self.target.clone()),
                 Err(fault) => return hidden(fault),
             }
         }
         match &self.dead_letter_queue {
             Some(name) => match self.description(name).await {
-                Ok(None) => Inspection::Missing(name.clone()),
-                _ => Inspection::Known(properties),
+                Ok(None) => QueueInspection::Missing(name.clone()),
+                _ => QueueInspection::Known(properties),
             },
-            None => Inspection::Known(properties),
+            None => QueueInspection::Known(properties),
         }
     }
 
-    /// Whether the messages' side answers and takes our token, for those who may see no more: a
-    /// lock that nobody holds is given back.
+    /// Checks that the messages' endpoint answers and takes our token, for identities that may see
+    /// no more: unlocks a message that nobody has locked.
     ///
     /// # Errors
     /// Says why not.
-    pub async fn reach(&self) -> Result<(), String> {
+    pub async fn check_access(&self) -> Result<(), String> {
         let path = format!("/{}/messages/0/{}", self.source, Uuid::nil());
         match self.call(Method::PUT, path, None).await {
             Err(fault) if !fault.is_missing() => Err(fault.to_string()),
@@ -130,37 +131,37 @@ impl Admin {
         }
     }
 
-    /// Creates the queue, and the one for dead letters if there is to be one, where they are
-    /// missing and we may. Topics and subscriptions are left to others.
-    pub async fn prepare(&self, max_deliveries: u32) -> Vec<Prepared> {
-        let mut all = vec![self.prepare_one(&self.source, max_deliveries).await];
+    /// Creates the queue, and the one for dead letters if configured, where they are missing and we
+    /// may. Topics and subscriptions are left to others.
+    pub async fn provision(&self, max_deliveries: u32) -> Vec<ProvisionResult> {
+        let mut all = vec![self.provision_one(&self.source, max_deliveries).await];
         if let Some(name) = &self.dead_letter_queue {
-            all.push(self.prepare_one(name, max_deliveries).await);
+            all.push(self.provision_one(name, max_deliveries).await);
         }
         all
     }
 
-    async fn prepare_one(&self, name: &str, max_deliveries: u32) -> Prepared {
-        let to_create = |why| Prepared::ToCreate { name: name.to_owned(), why };
+    async fn provision_one(&self, name: &str, max_deliveries: u32) -> ProvisionResult {
+        let to_create = |why| ProvisionResult::ToCreate { name: name.to_owned(), why };
         match self.description(name).await {
-            Ok(Some(_)) => Prepared::Found(name.to_owned()),
+            Ok(Some(_)) => ProvisionResult::Found(name.to_owned()),
             Ok(None) if name.to_ascii_lowercase().contains("/subscriptions/") => {
                 to_create("topics and their subscriptions are not created here".to_owned())
             }
             Ok(None) => match self.create(name, max_deliveries).await {
-                Ok(()) => Prepared::Created(name.to_owned()),
+                Ok(()) => ProvisionResult::Created(name.to_owned()),
                 // Somebody else was faster.
-                Err(fault) if fault.is_conflict() => Prepared::Found(name.to_owned()),
+                Err(fault) if fault.is_conflict() => ProvisionResult::Found(name.to_owned()),
                 Err(fault) => to_create(fault.to_string()),
             },
             Err(fault) => to_create(fault.to_string()),
         }
     }
 
-    /// How much the queue holds; what was copied to the queue for dead jobs is dead letters too.
-    pub(super) async fn depth(&self) -> Result<Depth, Fault> {
-        let Some(Properties { mut depth, .. }) = self.properties(&self.source).await? else {
-            return Err(Fault::last(Trouble::NoQueue(self.source.clone())));
+    /// Returns the queue's counts; copies in the queue for dead jobs count as dead letters.
+    pub(super) async fn depth(&self) -> Result<QueueDepth, BrokerError> {
+        let Some(QueueProperties { mut depth, .. }) = self.properties(&self.source).await? else {
+            return Err(BrokerError::permanent(TransportError::NoQueue(self.source.clone())));
         };
         if let Some(name) = &self.dead_letter_queue {
             let aside = self.properties(name).await?;
@@ -169,14 +170,15 @@ impl Admin {
         Ok(depth)
     }
 
-    async fn properties(&self, name: &str) -> Result<Option<Properties>, Fault> {
+    async fn properties(&self, name: &str) -> Result<Option<QueueProperties>, BrokerError> {
         let Some(text) = self.description(name).await? else { return Ok(None) };
-        let unreadable = || Fault::from(Trouble::Unreadable("the queue's description"));
-        Ok(Some(read(&text).ok_or_else(unreadable)?))
+        let unreadable =
+            || BrokerError::from(TransportError::Unreadable("the queue's description"));
+        Ok(Some(parse_properties(&text).ok_or_else(unreadable)?))
     }
 
-    /// The Atom entry; an entity that is missing is answered with an empty feed, or not at all.
-    async fn description(&self, name: &str) -> Result<Option<String>, Fault> {
+    /// Returns the Atom entry; a missing entity is answered with an empty feed, or an error.
+    async fn description(&self, name: &str) -> Result<Option<String>, BrokerError> {
         match self.call(Method::GET, format!("/{name}"), None).await {
             Ok(body) => {
                 let text = String::from_utf8_lossy(&body).into_owned();
@@ -187,8 +189,8 @@ impl Admin {
         }
     }
 
-    async fn create(&self, name: &str, max_deliveries: u32) -> Result<(), Fault> {
-        let body = wanted(max_deliveries);
+    async fn create(&self, name: &str, max_deliveries: u32) -> Result<(), BrokerError> {
+        let body = queue_description(max_deliveries);
         self.call(Method::PUT, format!("/{name}"), Some(body)).await.map(drop)
     }
 
@@ -197,22 +199,22 @@ impl Admin {
         method: Method,
         path: String,
         body: Option<String>,
-    ) -> Result<Bytes, Fault> {
+    ) -> Result<Bytes, BrokerError> {
         let mut headers = HeaderMap::new();
         if body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/atom+xml"));
         }
         let query = Some(VERSION.to_owned());
         let body = Bytes::from(body.unwrap_or_default());
-        Ok(self.http.call(Call { method, path, query, headers, body }).await?.body)
+        Ok(self.http.call(HttpCall { method, path, query, headers, body }).await?.body)
     }
 }
 
-/// A queue as our work wants it. The fields' order is the service's.
-fn wanted(max_deliveries: u32) -> String {
+/// Describes a queue as our work needs it. The fields' order is the service's.
+fn queue_description(max_deliveries: u32) -> String {
     format!(
         "<entry xmlns=\"http://www.w3.org/2005/Atom\"><content type=\"application/xml\">\
-         <QueueDescription xmlns=\"{SERVICE_BUS}\">\
+         <QueueDescription xmlns=\"{XML_NAMESPACE}\">\
          <LockDuration>PT{}M</LockDuration>\
          <RequiresDuplicateDetection>true</RequiresDuplicateDetection>\
          <DeadLetteringOnMessageExpiration>true</DeadLetteringOnMessageExpiration>\
@@ -222,16 +224,16 @@ fn wanted(max_deliveries: u32) -> String {
     )
 }
 
-fn read(text: &str) -> Option<Properties> {
+fn parse_properties(text: &str) -> Option<QueueProperties> {
     let document = Document::parse(text).ok()?;
     let field = |name: &str| field(&document, name);
     let count = |name: &str| field(name).and_then(|text| text.parse().ok()).unwrap_or(0);
     let lock: SignedDuration = field("LockDuration")?.parse().ok()?;
-    Some(Properties {
+    Some(QueueProperties {
         lock: Duration::try_from(lock).ok()?,
         max_deliveries: field("MaxDeliveryCount")?.parse().ok()?,
         drops_duplicates: field("RequiresDuplicateDetection").map(|text| text == "true"),
-        depth: Depth {
+        depth: QueueDepth {
             // Locked ones are among them.
             active: count("ActiveMessageCount"),
             locked: 0,
@@ -267,16 +269,17 @@ mod tests {
             <d2p1:DeadLetterMessageCount>2</d2p1:DeadLetterMessageCount>
             <d2p1:ScheduledMessageCount>1</d2p1:ScheduledMessageCount>
             </CountDetails></QueueDescription></content></entry>"#;
-        let depth = Depth { active: 5, locked: 0, scheduled: 1, dead_letters: 2 };
+        let depth = QueueDepth { active: 5, locked: 0, scheduled: 1, dead_letters: 2 };
         let lock = Duration::from_secs(90);
-        let expected = Properties { lock, max_deliveries: 7, drops_duplicates: Some(true), depth };
-        assert_eq!(read(text), Some(expected));
-        assert_eq!(read("<feed/>"), None);
+        let expected =
+            QueueProperties { lock, max_deliveries: 7, drops_duplicates: Some(true), depth };
+        assert_eq!(parse_properties(text), Some(expected));
+        assert_eq!(parse_properties("<feed/>"), None);
     }
 
     #[test]
     fn what_is_wanted_is_well_formed() {
-        let read = read(&wanted(12)).unwrap();
+        let read = parse_properties(&queue_description(12)).unwrap();
         assert_eq!((read.lock, read.max_deliveries), (LONGEST_LOCK, 12));
         assert_eq!(read.drops_duplicates, Some(true));
     }

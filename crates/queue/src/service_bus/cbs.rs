@@ -1,5 +1,5 @@
-//! Claims: the tokens by which a connection may use the queue, put to the broker's `$cbs` node and
-//! renewed ahead of their end.
+//! Claims-based security: tokens that let a connection use the queue, put to the broker's `$cbs`
+//! node and renewed before they expire.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +15,20 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 use tracing::{debug, warn};
 
-use super::fault::Fault;
-use super::request::{Request, RequestLink};
+use super::error::BrokerError;
+use super::request::{NodeRequest, RequestLink};
 
 const SCOPE: &str = "https://servicebus.azure.net/.default";
 
-/// What stays as it is in a signature's fields.
+/// Characters that are escaped in a signature's fields.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// How long after a failed renewal the next is tried, while the old token still holds.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// Pause after a failed renewal, while the old token is still valid.
+const RENEW_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// How a token is come by.
+/// Source of tokens.
 #[derive(Debug, Clone)]
-pub(super) enum Credential {
+pub(super) enum BrokerCredential {
     Sas { key: SharedKey, lifetime: Duration },
     Entra(Arc<dyn TokenCredential>),
 }
@@ -40,28 +40,33 @@ pub(super) struct SharedKey {
     pub(super) key: SecretString,
 }
 
-/// One token, and when it ends.
-pub(super) struct Token {
+/// A token and its expiry.
+pub(super) struct BrokerToken {
     kind: &'static str,
     pub(super) text: SecretString,
-    pub(super) ends: Timestamp,
+    pub(super) expires_at: Timestamp,
 }
 
-impl Credential {
-    pub(super) async fn token(&self, audience: &str) -> Result<Token, Fault> {
+impl BrokerCredential {
+    pub(super) async fn token(&self, audience: &str) -> Result<BrokerToken, BrokerError> {
         match self {
             Self::Sas { key, lifetime } => {
-                // A signature ends with a whole second.
+                // A signature expires on a whole second.
                 let ends = (Timestamp::now() + *lifetime).as_second();
                 let text = key.sign(audience, ends);
-                let ends = Timestamp::from_second(ends).map_err(Fault::passing)?;
-                Ok(Token { kind: "servicebus.windows.net:sastoken", text, ends })
+                let ends = Timestamp::from_second(ends).map_err(BrokerError::transient)?;
+                Ok(BrokerToken { kind: "servicebus.windows.net:sastoken", text, expires_at: ends })
             }
             Self::Entra(credential) => {
-                let token = credential.get_token(&[SCOPE], None).await.map_err(Fault::passing)?;
+                let token =
+                    credential.get_token(&[SCOPE], None).await.map_err(BrokerError::transient)?;
                 let ends = Timestamp::from_second(token.expires_on.unix_timestamp());
-                let ends = ends.map_err(Fault::passing)?;
-                Ok(Token { kind: "jwt", text: token.token.secret().to_owned().into(), ends })
+                let ends = ends.map_err(BrokerError::transient)?;
+                Ok(BrokerToken {
+                    kind: "jwt",
+                    text: token.token.secret().to_owned().into(),
+                    expires_at: ends,
+                })
             }
         }
     }
@@ -80,45 +85,48 @@ impl SharedKey {
     }
 }
 
-/// The claims of one connection.
-pub(super) struct Claims {
-    pub(super) credential: Credential,
-    /// The entities that tokens are for, as `sb://host/entity`.
+/// Tokens of one connection.
+pub(super) struct CbsClaims {
+    pub(super) credential: BrokerCredential,
+    /// Entities that tokens are for, as `sb://host/entity`.
     pub(super) audiences: Vec<String>,
 }
 
-impl Claims {
-    /// Puts a token for every audience; tells when the first of them ends.
-    pub(super) async fn put(&self, node: &RequestLink) -> Result<Timestamp, Fault> {
+impl CbsClaims {
+    /// Puts a token for every audience; returns the first expiry.
+    pub(super) async fn put(&self, node: &RequestLink) -> Result<Timestamp, BrokerError> {
         let mut first_end = Timestamp::MAX;
         for audience in &self.audiences {
             let token = self.credential.token(audience).await?;
-            first_end = first_end.min(token.ends);
-            let request = Request {
+            first_end = first_end.min(token.expires_at);
+            let request = NodeRequest {
                 operation: "put-token",
                 properties: vec![
                     ("type", SimpleValue::String(token.kind.to_owned())),
                     ("name", SimpleValue::String(audience.clone())),
-                    ("expiration", SimpleValue::Timestamp(token.ends.as_millisecond().into())),
+                    (
+                        "expiration",
+                        SimpleValue::Timestamp(token.expires_at.as_millisecond().into()),
+                    ),
                 ],
                 body: Value::String(token.text.expose_secret().to_owned()),
             };
-            node.ask(request).await?.into_body()?;
+            node.request(request).await?.into_body()?;
         }
         Ok(first_end)
     }
 
-    /// Renews the tokens when four fifths of their time are over, until one can't be renewed.
-    pub(super) async fn keep(&self, node: RequestLink, mut ends: Timestamp) -> Fault {
+    /// Renews the tokens when four fifths of their lifetime are over, until one can't be renewed.
+    pub(super) async fn keep_renewed(&self, node: RequestLink, mut ends: Timestamp) -> BrokerError {
         loop {
             let left = left_until(ends);
             tokio::time::sleep(left * 4 / 5).await;
             ends = loop {
                 match self.put(&node).await {
                     Ok(ends) => break ends,
-                    Err(fault) if fault.is_passing() && left_until(ends) > TRY_AGAIN => {
-                        warn!(error = %fault, "could not renew the queue's token; trying again");
-                        tokio::time::sleep(TRY_AGAIN).await;
+                    Err(fault) if fault.is_transient() && left_until(ends) > RENEW_RETRY_DELAY => {
+                        warn!(error = %fault, "could not renew the queue's token; retrying");
+                        tokio::time::sleep(RENEW_RETRY_DELAY).await;
                     }
                     Err(fault) => return fault,
                 }

@@ -1,9 +1,9 @@
-//! One connection at a time, replaced by itself when it is lost.
+//! One connection at a time, replaced automatically when it is lost.
 //!
 //! All links of a queue share one session, because frames of one session keep their order: a
-//! settlement is at the broker before the question that follows it. A link that ends is attached
-//! again to the same session by its owner; a session or connection that ends takes everything with
-//! it, and the next who asks for [`Connector::live`] gets a new one.
+//! settlement is at the broker before the request that follows it. A link that ends is reattached
+//! to the same session by its owner; a session or connection that ends takes everything with it,
+//! and the next call of [`AmqpConnector::live`] makes a new one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,57 +26,57 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::cbs::Claims;
-use super::fault::{Fault, Trouble};
+use super::cbs::CbsClaims;
+use super::error::{BrokerError, TransportError};
 use super::request::{CBS, RequestLink};
 
-/// One try, from the name look-up to the first token.
+/// Time limit of one attempt, from the name lookup to the first token.
 const CONNECT_WAIT: Duration = Duration::from_secs(20);
 
-/// How long the broker may be silent before it is taken for dead. The service sends empty frames
-/// at half of what is asked for.
+/// Silence after which the broker counts as dead. The service sends empty frames at half of the
+/// time asked for.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// How long a goodbye may take.
+/// Time limit of closing a connection.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// The pause before try number `failures + 1`: a random part (`random` is in 0..1) of a span that
-/// doubles, never less than a tenth of it, so that a fleet of workers does not come back at once.
-pub(super) fn pause(failures: u32, random: f64) -> Duration {
+/// Returns the pause before attempt `failures + 1`: a random part (`random` is in 0..1) of a span
+/// that doubles, never less than a tenth of it, so that a fleet of workers does not return at once.
+pub(super) fn backoff(failures: u32, random: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    let span = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
+    let span = (FIRST_BACKOFF * (1 << doublings)).min(MAX_BACKOFF);
     span.mul_f64(0.1 + 0.9 * random.clamp(0.0, 1.0))
 }
 
-/// How long an operation goes on trying, and how it went so far.
-pub(super) struct Patience {
+/// Retry budget of one operation, and its failures so far.
+pub(super) struct RetryBudget {
     patience: Duration,
     end: Instant,
     failures: u32,
-    last: Option<Fault>,
+    last: Option<BrokerError>,
 }
 
-impl Patience {
+impl RetryBudget {
     pub(super) fn new(patience: Duration) -> Self {
         Self { patience, end: Instant::now() + patience, failures: 0, last: None }
     }
 
-    /// Takes one try. `None`: it failed in passing, the pause is over, and it is time to try again.
-    pub(super) async fn bear<T>(
+    /// Makes one attempt. `None` means a transient error whose pause is over: try again.
+    pub(super) async fn run<T>(
         &mut self,
-        step: impl Future<Output = Result<T, Fault>>,
-    ) -> Option<Result<T, Fault>> {
+        step: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Option<Result<T, BrokerError>> {
         match tokio::time::timeout_at(self.end, step).await {
-            Ok(Err(fault)) if fault.is_passing() => {
+            Ok(Err(fault)) if fault.is_transient() => {
                 self.failures += 1;
-                let next = Instant::now() + pause(self.failures, rand::random());
+                let next = Instant::now() + backoff(self.failures, rand::random());
                 if next >= self.end {
                     return Some(Err(fault));
                 }
-                debug!(error = %fault, failures = self.failures, "the queue is away; trying again");
+                debug!(error = %fault, failures = self.failures, "the queue is unreachable; retrying");
                 self.last = Some(fault);
                 tokio::time::sleep_until(next).await;
                 None
@@ -84,43 +84,43 @@ impl Patience {
             Ok(done) => Some(done),
             Err(_) => {
                 let last = self.last.take();
-                Some(Err(last.unwrap_or_else(|| Trouble::NoAnswer(self.patience).into())))
+                Some(Err(last.unwrap_or_else(|| TransportError::NoAnswer(self.patience).into())))
             }
         }
     }
 }
 
-/// Where to connect.
-pub(super) struct Place {
+/// Address of the broker, and the protocols to reach it.
+pub(super) struct BrokerAddress {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) tls: bool,
     pub(super) websocket: bool,
 }
 
-/// Gives out the live connection.
-pub(super) struct Connector {
-    place: Place,
-    claims: Arc<Claims>,
-    current: Mutex<Current>,
+/// Owner of the live connection.
+pub(super) struct AmqpConnector {
+    address: BrokerAddress,
+    claims: Arc<CbsClaims>,
+    current: Mutex<ConnectionSlot>,
     tasks: TaskTracker,
 }
 
 #[derive(Default)]
-struct Current {
-    live: Option<Arc<Live>>,
+struct ConnectionSlot {
+    live: Option<Arc<AmqpConnection>>,
     failures: u32,
     not_before: Option<Instant>,
 }
 
 /// A connection with its session, until it ends.
-pub(super) struct Live {
+pub(super) struct AmqpConnection {
     session: Mutex<SessionHandle<()>>,
     ended: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Live {
+impl AmqpConnection {
     pub(super) async fn session(&self) -> MutexGuard<'_, SessionHandle<()>> {
         self.session.lock().await
     }
@@ -129,17 +129,17 @@ impl Live {
         self.ended.is_cancelled()
     }
 
-    /// Takes a step for no longer than the connection lives: the library may leave one hanging that
-    /// the connection's end overtook.
-    pub(super) async fn step<T>(
+    /// Runs a step for no longer than the connection lives: the library may leave a step hanging
+    /// that the connection's end overtook.
+    pub(super) async fn run_while_alive<T>(
         &self,
-        step: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, Fault> {
+        step: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
         let taken = self.ended.run_until_cancelled(step).await;
-        taken.unwrap_or_else(|| Err(Trouble::ConnectionLost.into()))
+        taken.unwrap_or_else(|| Err(TransportError::ConnectionLost.into()))
     }
 
-    /// Gives the connection up, for instance because its token ended.
+    /// Ends the connection, for instance because its token expired.
     pub(super) fn end(&self) {
         self.ended.cancel();
     }
@@ -151,65 +151,65 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for AmqpConnection {
     fn drop(&mut self) {
         self.ended.cancel();
     }
 }
 
-impl Connector {
-    pub(super) fn new(place: Place, claims: Claims) -> Self {
+impl AmqpConnector {
+    pub(super) fn new(address: BrokerAddress, claims: CbsClaims) -> Self {
         Self {
-            place,
+            address,
             claims: Arc::new(claims),
             current: Mutex::default(),
             tasks: TaskTracker::new(),
         }
     }
 
-    /// The live connection; makes one where there is none. One try, after the pause that is due.
-    pub(super) async fn live(&self) -> Result<Arc<Live>, Fault> {
+    /// Returns the live connection, or makes one: in one attempt, after the pause that is due.
+    pub(super) async fn live(&self) -> Result<Arc<AmqpConnection>, BrokerError> {
         let mut current = self.current.lock().await;
         if let Some(live) = current.live.as_ref().filter(|live| !live.is_ended()) {
             return Ok(live.clone());
         }
         current.live = None;
         if self.tasks.is_closed() {
-            return Err(Fault::last(Trouble::Closed));
+            return Err(BrokerError::permanent(TransportError::Closed));
         }
         if let Some(at) = current.not_before {
             tokio::time::sleep_until(at).await;
         }
         let made = tokio::time::timeout(CONNECT_WAIT, self.connect()).await;
-        let made = made.unwrap_or_else(|_| Err(Trouble::NoAnswer(CONNECT_WAIT).into()));
-        // Also after a success: a connection that breaks at once must not be made in a spin.
+        let made = made.unwrap_or_else(|_| Err(TransportError::NoAnswer(CONNECT_WAIT).into()));
+        // Also after a success: a connection that breaks at once must not be remade in a busy loop.
         current.failures = if made.is_ok() { 0 } else { current.failures + 1 };
-        current.not_before = Some(Instant::now() + pause(current.failures, rand::random()));
+        current.not_before = Some(Instant::now() + backoff(current.failures, rand::random()));
         let live = Arc::new(made?);
-        info!(host = self.place.host, "connected to the queue");
+        info!(host = self.address.host, "connected to the queue");
         current.live = Some(live.clone());
         Ok(live)
     }
 
-    /// Attaches a link to the live connection. A token that has ended gets one more try with a new
-    /// connection; refused then, it is refused.
+    /// Attaches a link to the live connection. An unauthorized attempt is repeated once with a new
+    /// connection, whose token is new; a second refusal is final.
     pub(super) async fn attach<L>(
         &self,
-        attach: impl Fn(Arc<Live>) -> BoxFuture<'static, Result<L, Fault>> + Send,
-    ) -> Result<(Arc<Live>, L), Fault> {
+        attach: impl Fn(Arc<AmqpConnection>) -> BoxFuture<'static, Result<L, BrokerError>> + Send,
+    ) -> Result<(Arc<AmqpConnection>, L), BrokerError> {
         let mut renewed = false;
         loop {
             let live = self.live().await?;
-            let step = live.step(attach(live.clone()));
+            let step = live.run_while_alive(attach(live.clone()));
             let attached = tokio::time::timeout(CONNECT_WAIT, step).await;
-            match attached.unwrap_or_else(|_| Err(Trouble::NoAnswer(CONNECT_WAIT).into())) {
+            match attached.unwrap_or_else(|_| Err(TransportError::NoAnswer(CONNECT_WAIT).into())) {
                 Ok(link) => return Ok((live, link)),
                 Err(fault) if fault.is_unauthorized() && !renewed => {
                     renewed = true;
                     live.end();
                 }
                 Err(fault) => {
-                    if fault.is_passing() && live.session().await.is_ended() {
+                    if fault.is_transient() && live.session().await.is_ended() {
                         live.end();
                     }
                     return Err(fault);
@@ -223,7 +223,7 @@ impl Connector {
         self.tasks.spawn(task);
     }
 
-    /// Says goodbye and waits until every task is done.
+    /// Closes the connection and waits, for a bounded time, until every task is done.
     pub(super) async fn close(&self) {
         self.tasks.close();
         let goodbye = async {
@@ -235,30 +235,34 @@ impl Connector {
         let _ = tokio::time::timeout(CLOSE_WAIT * 2, goodbye).await;
     }
 
-    async fn connect(&self) -> Result<Live, Fault> {
+    async fn connect(&self) -> Result<AmqpConnection, BrokerError> {
         let mut connection = self.open().await?;
-        let session = Session::begin(&mut connection).await.map_err(Fault::passing)?;
+        let session = Session::begin(&mut connection).await.map_err(BrokerError::transient)?;
         let ended = CancellationToken::new();
-        let live =
-            Live { session: Mutex::new(session), ended: ended.clone(), tasks: self.tasks.clone() };
+        let live = AmqpConnection {
+            session: Mutex::new(session),
+            ended: ended.clone(),
+            tasks: self.tasks.clone(),
+        };
         self.tasks.spawn(watch(connection, ended));
-        let node = live.step(RequestLink::attach(&live, CBS)).await?;
+        let node = live.run_while_alive(RequestLink::attach(&live, CBS)).await?;
         let ends = self.claims.put(&node).await?;
         let claims = self.claims.clone();
         let ended = live.ended.clone();
         live.spawn(async move {
-            let fault = claims.keep(node, ends).await;
-            debug!(error = %fault, "the queue's token could not be renewed; connecting anew");
+            let fault = claims.keep_renewed(node, ends).await;
+            debug!(error = %fault, "the queue's token could not be renewed; reconnecting");
             ended.cancel();
         });
         Ok(live)
     }
 
-    async fn open(&self) -> Result<ConnectionHandle<()>, Fault> {
-        let Place { host, port, tls, websocket } = &self.place;
-        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(Fault::passing)?;
+    async fn open(&self) -> Result<ConnectionHandle<()>, BrokerError> {
+        let BrokerAddress { host, port, tls, websocket } = &self.address;
+        let stream =
+            TcpStream::connect((host.as_str(), *port)).await.map_err(BrokerError::transient)?;
         // Dispositions are small frames that somebody waits for.
-        stream.set_nodelay(true).map_err(Fault::passing)?;
+        stream.set_nodelay(true).map_err(BrokerError::transient)?;
         match (tls, websocket) {
             (false, false) => self.open_over(stream).await,
             (false, true) => self.open_websocket("ws", stream).await,
@@ -271,17 +275,17 @@ impl Connector {
         &self,
         scheme: &str,
         stream: S,
-    ) -> Result<ConnectionHandle<()>, Fault>
+    ) -> Result<ConnectionHandle<()>, BrokerError>
     where
         S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static,
     {
-        let Place { host, port, .. } = &self.place;
+        let BrokerAddress { host, port, .. } = &self.address;
         let address = format!("{scheme}://{host}:{port}/$servicebus/websocket");
         let stream = WebSocketStream::connect_with_stream(address, stream);
-        self.open_over(stream.await.map_err(Fault::passing)?).await
+        self.open_over(stream.await.map_err(BrokerError::transient)?).await
     }
 
-    async fn open_over<S>(&self, stream: S) -> Result<ConnectionHandle<()>, Fault>
+    async fn open_over<S>(&self, stream: S) -> Result<ConnectionHandle<()>, BrokerError>
     where
         S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static,
     {
@@ -289,26 +293,26 @@ impl Connector {
             .container_id(format!("promptmill-{}", Uuid::new_v4()))
             // TLS is done by now, whatever the port: the library is not to start it again.
             .scheme("amqp")
-            .hostname(self.place.host.as_str())
+            .hostname(self.address.host.as_str())
             .sasl_profile(SaslProfile::Anonymous)
             .idle_time_out(u32::try_from(IDLE.as_millis()).unwrap_or(u32::MAX))
             .open_with_stream(stream)
             .await
-            .map_err(Fault::passing)
+            .map_err(BrokerError::transient)
     }
 }
 
 async fn secure(
     host: &str,
     stream: TcpStream,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Fault> {
-    let config = ClientConfig::with_platform_verifier().map_err(Fault::last)?;
-    let name = ServerName::try_from(host.to_owned()).map_err(Fault::last)?;
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, BrokerError> {
+    let config = ClientConfig::with_platform_verifier().map_err(BrokerError::permanent)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(BrokerError::permanent)?;
     let connector = TlsConnector::from(Arc::new(config));
-    connector.connect(name, stream).await.map_err(Fault::passing)
+    connector.connect(name, stream).await.map_err(BrokerError::transient)
 }
 
-/// Owns the connection: tells when it ends, and closes it when it is given up.
+/// Owns the connection: reports when it ends, and closes it when it is given up.
 async fn watch(mut connection: ConnectionHandle<()>, ended: CancellationToken) {
     tokio::select! {
         closed = connection.on_close() => {
@@ -327,10 +331,10 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_up_to_its_bound() {
-        assert_eq!(pause(0, 1.0), FIRST_PAUSE);
-        assert_eq!(pause(1, 1.0), FIRST_PAUSE);
-        assert_eq!(pause(3, 1.0), FIRST_PAUSE * 4);
-        assert_eq!(pause(50, 1.0), LONGEST_PAUSE);
-        assert_eq!(pause(50, 0.0), LONGEST_PAUSE / 10);
+        assert_eq!(backoff(0, 1.0), FIRST_BACKOFF);
+        assert_eq!(backoff(1, 1.0), FIRST_BACKOFF);
+        assert_eq!(backoff(3, 1.0), FIRST_BACKOFF * 4);
+        assert_eq!(backoff(50, 1.0), MAX_BACKOFF);
+        assert_eq!(backoff(50, 0.0), MAX_BACKOFF / 10);
     }
 }

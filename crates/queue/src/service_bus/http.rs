@@ -1,7 +1,7 @@
 //! The namespace over HTTP: one client for the REST transport and for the descriptions of entities.
 //!
-//! Puts every request on the configured host with a token of ours, takes the way out that is set
-//! (a `proxy`, or what HTTPS_PROXY and NO_PROXY say), and tells passing trouble from refusals.
+//! Sends every request to the configured host with a token of ours, through the configured proxy
+//! (`proxy`, or what HTTPS_PROXY and NO_PROXY say), and tells transient errors from refusals.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -14,21 +14,21 @@ use reqwest::{Method, NoProxy, Proxy};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
-use super::cbs::Credential;
-use super::fault::Fault;
-use super::settings::{Plan, SettingsError};
+use super::cbs::BrokerCredential;
+use super::error::BrokerError;
+use super::settings::{ResolvedSettings, ServiceBusSettingsError};
 
-/// The time a connection may take to be made.
+/// Time limit of making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A whole request; the longest wait that is asked of the service is far below it.
+/// Time limit of a whole request; the longest wait that is asked of the service is far below it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is shown of an error's text.
+/// Characters that are shown of an error's text.
 const LONGEST_DETAIL: usize = 300;
 
-/// What is asked.
-pub(super) struct Call {
+/// One request.
+pub(super) struct HttpCall {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) query: Option<String>,
@@ -36,33 +36,33 @@ pub(super) struct Call {
     pub(super) body: Bytes,
 }
 
-/// What was answered with success.
-pub(super) struct Answer {
+/// A successful response.
+pub(super) struct HttpReply {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
 /// A client of one namespace.
-pub(super) struct Http {
+pub(super) struct NamespaceClient {
     client: reqwest::Client,
     /// Scheme, host and port.
     base: String,
-    /// What tokens are for: the entity's path goes behind it.
+    /// Audience of tokens, before the entity's path.
     audience: String,
-    credential: Credential,
-    tokens: Mutex<HashMap<String, Signed>>,
+    credential: BrokerCredential,
+    tokens: Mutex<HashMap<String, EntityToken>>,
 }
 
-/// A token, as it stands in the header.
+/// A token as header value.
 #[derive(Clone)]
-struct Signed {
+struct EntityToken {
     value: HeaderValue,
     renew_at: Timestamp,
 }
 
-impl Http {
-    pub(super) fn new(plan: &Plan) -> Result<Self, SettingsError> {
+impl NamespaceClient {
+    pub(super) fn new(plan: &ResolvedSettings) -> Result<Self, ServiceBusSettingsError> {
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -73,13 +73,14 @@ impl Http {
             // under a request.
             .pool_idle_timeout(REQUEST_TIMEOUT);
         if let Some(proxy) = &plan.proxy {
-            // The parser's own words would show the address, which may hold a password.
-            let proxy = Proxy::all(proxy.expose_secret()).map_err(|_| SettingsError::BadProxy)?;
+            // The parser's own message would show the address, which may hold a password.
+            let proxy =
+                Proxy::all(proxy.expose_secret()).map_err(|_| ServiceBusSettingsError::BadProxy)?;
             client = client.proxy(proxy.no_proxy(NoProxy::from_env()));
         }
         let scheme = if plan.tls { "https" } else { "http" };
         Ok(Self {
-            client: client.build().map_err(SettingsError::HttpClient)?,
+            client: client.build().map_err(ServiceBusSettingsError::HttpClient)?,
             base: format!("{scheme}://{}:{}", plan.host, plan.http_port),
             audience: format!("https://{}", plan.host),
             credential: plan.credential.clone(),
@@ -87,8 +88,8 @@ impl Http {
         })
     }
 
-    /// Asks once; a token that has ended meanwhile is replaced.
-    pub(super) async fn call(&self, call: Call) -> Result<Answer, Fault> {
+    /// Sends a request once; a token that has expired meanwhile is replaced.
+    pub(super) async fn call(&self, call: HttpCall) -> Result<HttpReply, BrokerError> {
         let (value, is_new) = self.token(entity_of(&call.path)).await?;
         let result = self.send(&call, value).await;
         match result {
@@ -101,7 +102,7 @@ impl Http {
         }
     }
 
-    async fn send(&self, call: &Call, token: HeaderValue) -> Result<Answer, Fault> {
+    async fn send(&self, call: &HttpCall, token: HeaderValue) -> Result<HttpReply, BrokerError> {
         let mut url = format!("{}{}", self.base, call.path);
         if let Some(query) = &call.query {
             url = format!("{url}?{query}");
@@ -112,18 +113,18 @@ impl Http {
             .headers(call.headers.clone())
             .header(AUTHORIZATION, token)
             .body(call.body.clone());
-        let mut response = request.send().await.map_err(failed)?;
+        let mut response = request.send().await.map_err(request_error)?;
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
-        let body = response.bytes().await.map_err(failed)?;
+        let body = response.bytes().await.map_err(request_error)?;
         if status.is_success() {
-            return Ok(Answer { status: status.as_u16(), headers, body });
+            return Ok(HttpReply { status: status.as_u16(), headers, body });
         }
-        Err(Fault::answered(status.as_u16(), &detail(&body)))
+        Err(BrokerError::from_status(status.as_u16(), &error_detail(&body)))
     }
 
-    /// A token for an entity, and whether it was made for this request.
-    async fn token(&self, entity: &str) -> Result<(HeaderValue, bool), Fault> {
+    /// Returns a token for an entity, and whether it was made for this request.
+    async fn token(&self, entity: &str) -> Result<(HeaderValue, bool), BrokerError> {
         let mut tokens = self.tokens.lock().await;
         let now = Timestamp::now();
         if let Some(token) = tokens.get(entity).filter(|token| token.renew_at > now) {
@@ -131,38 +132,39 @@ impl Http {
         }
         let token = self.credential.token(&format!("{}{entity}", self.audience)).await?;
         let text = match self.credential {
-            Credential::Sas { .. } => token.text,
-            Credential::Entra(_) => {
+            BrokerCredential::Sas { .. } => token.text,
+            BrokerCredential::Entra(_) => {
                 SecretString::from(format!("Bearer {}", token.text.expose_secret()))
             }
         };
-        let mut value = HeaderValue::from_str(text.expose_secret()).map_err(Fault::last)?;
+        let mut value =
+            HeaderValue::from_str(text.expose_secret()).map_err(BrokerError::permanent)?;
         value.set_sensitive(true);
-        let life = Duration::try_from(token.ends.duration_since(now)).unwrap_or_default();
-        let signed = Signed { value: value.clone(), renew_at: now + life * 4 / 5 };
+        let life = Duration::try_from(token.expires_at.duration_since(now)).unwrap_or_default();
+        let signed = EntityToken { value: value.clone(), renew_at: now + life * 4 / 5 };
         tokens.insert(entity.to_owned(), signed);
         Ok((value, true))
     }
 }
 
-/// The entity that a path is about: keys may be good for one entity alone.
+/// Returns the entity of a path: keys may be good for one entity alone.
 fn entity_of(path: &str) -> &str {
     path.find("/messages").map_or(path, |end| &path[..end])
 }
 
-/// No answer came; the library's own words end before the cause.
-fn failed(error: reqwest::Error) -> Fault {
+/// Converts an error without response; the library's own message ends before the cause.
+fn request_error(error: reqwest::Error) -> BrokerError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(deeper) = cause {
         text = format!("{text}: {deeper}");
         cause = deeper.source();
     }
-    Fault::passing(text)
+    BrokerError::transient(text)
 }
 
-/// What the service says in words, out of its XML where it is that.
-fn detail(body: &[u8]) -> String {
+/// Returns the service's message, out of its XML where it is XML.
+fn error_detail(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let inner = text.split_once("<Detail>").and_then(|(_, rest)| rest.split_once("</Detail>"));
     inner.map_or(&*text, |(detail, _)| detail).chars().take(LONGEST_DETAIL).collect()
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn the_services_words_are_taken_out_of_their_xml() {
         let said = b"<Error><Code>401</Code><Detail>claims required</Detail></Error>";
-        assert_eq!(detail(said), "claims required");
-        assert_eq!(detail(b"<html>proxy</html>"), "<html>proxy</html>");
+        assert_eq!(error_detail(said), "claims required");
+        assert_eq!(error_detail(b"<html>proxy</html>"), "<html>proxy</html>");
     }
 }

@@ -1,7 +1,7 @@
-//! What is asked of a queue's `$management` node: renewing locks, settling where no link can, and
-//! looking without locking.
+//! Requests to a queue's `$management` node: renewing locks, settling where no link can, and
+//! peeking.
 //!
-//! Every question may be asked twice, so each is asked again when its answer was lost: a second
+//! Every request may be repeated, so each is sent again when its response was lost: a second
 //! settlement finds the lock gone, which is no error.
 
 use std::collections::VecDeque;
@@ -17,49 +17,52 @@ use jiff::Timestamp;
 use serde_amqp::read::SliceReader;
 use tokio::sync::Mutex;
 
-use super::connection::{Connector, Live, Patience};
-use super::fault::{Fault, Trouble};
-use super::inbound::Verdict;
-use super::message::{self, Received};
-use super::request::{Request, RequestLink};
+use super::connection::{AmqpConnection, AmqpConnector, RetryBudget};
+use super::error::{BrokerError, TransportError};
+use super::message::{self, ReceivedMessage};
+use super::receiving_link::DeliveryDisposition;
+use super::request::{NodeRequest, RequestLink};
 use crate::LockToken;
 
 const RENEW: &str = "com.microsoft:renew-lock";
 const PEEK: &str = "com.microsoft:peek-message";
 const UPDATE: &str = "com.microsoft:update-disposition";
 
-/// Lock tokens in one question.
-const TOKENS: usize = 100;
+/// Lock tokens in one request.
+const TOKENS_PER_REQUEST: usize = 100;
 
-/// Messages in one look; the service gives no more.
-pub(super) const PAGE: usize = 250;
+/// Messages in one peek; the service gives no more.
+pub(super) const PEEK_PAGE: usize = 250;
 
-/// The management node of a queue or of its dead-letter side.
-pub(super) struct Management {
-    connector: Arc<Connector>,
+/// The management node of a queue or of its dead-letter subqueue.
+pub(super) struct ManagementNode {
+    connector: Arc<AmqpConnector>,
     node: String,
     patience: Duration,
-    link: Mutex<Option<(Arc<Live>, RequestLink)>>,
+    link: Mutex<Option<(Arc<AmqpConnection>, RequestLink)>>,
 }
 
-type Arguments = Vec<(&'static str, Value)>;
+type RequestArguments = Vec<(&'static str, Value)>;
 
-impl Management {
-    pub(super) fn new(connector: Arc<Connector>, entity: &str, patience: Duration) -> Self {
+impl ManagementNode {
+    pub(super) fn new(connector: Arc<AmqpConnector>, entity: &str, patience: Duration) -> Self {
         let node = format!("{entity}/$management");
         Self { connector, node, patience, link: Mutex::default() }
     }
 
-    /// Extends locks; in the order asked, the new expiry, or `None` where the lock is lost.
-    pub(super) async fn renew(&self, locks: &[LockToken]) -> Result<Vec<Option<Timestamp>>, Fault> {
+    /// Extends locks; returns the new expiries in the order asked, `None` where the lock is lost.
+    pub(super) async fn renew(
+        &self,
+        locks: &[LockToken],
+    ) -> Result<Vec<Option<Timestamp>>, BrokerError> {
         let mut renewed = Vec::with_capacity(locks.len());
-        let mut parts = parts(locks.len());
+        let mut parts = token_ranges(locks.len());
         while let Some(part) = parts.pop_front() {
             let tokens = &locks[part.clone()];
-            match self.ask(RENEW, vec![("lock-tokens", guids(tokens))]).await {
+            match self.request(RENEW, vec![("lock-tokens", guids(tokens))]).await {
                 Ok(body) => {
                     let times = expirations(&body).filter(|times| times.len() == tokens.len());
-                    let times = times.ok_or(Trouble::Unreadable(RENEW))?;
+                    let times = times.ok_or(TransportError::Unreadable(RENEW))?;
                     renewed.extend(times.into_iter().map(Some));
                 }
                 Err(fault) if fault.is_lock_lost() => {
@@ -73,14 +76,18 @@ impl Management {
         Ok(renewed)
     }
 
-    /// Settles deliveries of links that are gone, and waits until it is done. A lost lock is none.
-    pub(super) async fn settle(&self, locks: &[LockToken], verdict: &Verdict) -> Result<(), Fault> {
+    /// Settles deliveries of links that are gone, and waits for that. A lost lock is no error.
+    pub(super) async fn settle(
+        &self,
+        locks: &[LockToken],
+        verdict: &DeliveryDisposition,
+    ) -> Result<(), BrokerError> {
         let (status, reason) = match verdict {
-            Verdict::Complete => ("completed", None),
-            Verdict::Abandon => ("abandoned", None),
-            Verdict::DeadLetter(reason) => ("suspended", Some(reason)),
+            DeliveryDisposition::Complete => ("completed", None),
+            DeliveryDisposition::Abandon => ("abandoned", None),
+            DeliveryDisposition::DeadLetter(reason) => ("suspended", Some(reason)),
         };
-        let mut parts = parts(locks.len());
+        let mut parts = token_ranges(locks.len());
         while let Some(part) = parts.pop_front() {
             let mut arguments = vec![
                 ("disposition-status", Value::String(status.to_owned())),
@@ -92,7 +99,7 @@ impl Management {
                     ("deadletter-description", Value::String(reason.description.clone())),
                 ]);
             }
-            match self.ask(UPDATE, arguments).await {
+            match self.request(UPDATE, arguments).await {
                 Ok(_) => {}
                 Err(fault) if fault.is_lock_lost() => {
                     halve(&mut parts, part);
@@ -103,53 +110,61 @@ impl Management {
         Ok(())
     }
 
-    /// Messages from a sequence number on, without locking them; none means that there are none.
-    /// A page may hold fewer than are there, since it is bounded in bytes as well.
-    pub(super) async fn peek(&self, from: i64, count: usize) -> Result<Vec<Received>, Fault> {
-        let count = i32::try_from(count.min(PAGE)).unwrap_or(i32::MAX);
+    /// Peeks at messages from a sequence number on; an empty page means that there are none. A page
+    /// may hold fewer than are there, since it is bounded in bytes as well.
+    pub(super) async fn peek(
+        &self,
+        from: i64,
+        count: usize,
+    ) -> Result<Vec<ReceivedMessage>, BrokerError> {
+        let count = i32::try_from(count.min(PEEK_PAGE)).unwrap_or(i32::MAX);
         let arguments =
             vec![("from-sequence-number", Value::Long(from)), ("message-count", Value::Int(count))];
-        let body = self.ask(PEEK, arguments).await?;
-        peeked(&body).ok_or_else(|| Trouble::Unreadable(PEEK).into())
+        let body = self.request(PEEK, arguments).await?;
+        peeked(&body).ok_or_else(|| TransportError::Unreadable(PEEK).into())
     }
 
-    async fn ask(&self, operation: &'static str, arguments: Arguments) -> Result<Value, Fault> {
+    async fn request(
+        &self,
+        operation: &'static str,
+        arguments: RequestArguments,
+    ) -> Result<Value, BrokerError> {
         let body: OrderedMap<Value, Value> = arguments
             .into_iter()
             .map(|(name, value)| (Value::String(name.to_owned()), value))
             .collect();
         let body = Value::Map(body);
-        let mut patience = Patience::new(self.patience);
+        let mut patience = RetryBudget::new(self.patience);
         loop {
-            let request = Request { operation, properties: Vec::new(), body: body.clone() };
-            if let Some(answer) = patience.bear(self.ask_once(request)).await {
+            let request = NodeRequest { operation, properties: Vec::new(), body: body.clone() };
+            if let Some(answer) = patience.run(self.request_once(request)).await {
                 return answer;
             }
         }
     }
 
-    async fn ask_once(&self, request: Request) -> Result<Value, Fault> {
+    async fn request_once(&self, request: NodeRequest) -> Result<Value, BrokerError> {
         let (live, link) = self.link().await?;
-        let answer = match link.ask(request).await {
+        let answer = match link.request(request).await {
             Ok(reply) => reply.into_body(),
             Err(fault) => Err(fault),
         };
         if let Some(fault) = answer.as_ref().err().filter(|fault| !fault.is_lock_lost()) {
-            if fault.is_of_token() {
+            if fault.is_token_expired() {
                 live.end();
             }
-            // Whatever it was, a new link is the cleanest try.
+            // Whatever it was, a new link is the cleanest retry.
             self.link.lock().await.take();
         }
         answer
     }
 
-    async fn link(&self) -> Result<(Arc<Live>, RequestLink), Fault> {
+    async fn link(&self) -> Result<(Arc<AmqpConnection>, RequestLink), BrokerError> {
         let mut link = self.link.lock().await;
         if let Some(open) = link.as_ref().filter(|(live, _)| !live.is_ended()) {
             return Ok(open.clone());
         }
-        let attach = |live: Arc<Live>| -> BoxFuture<'static, _> {
+        let attach = |live: Arc<AmqpConnection>| -> BoxFuture<'static, _> {
             let node = self.node.clone();
             Box::pin(async move { RequestLink::attach(&live, &node).await })
         };
@@ -159,12 +174,15 @@ impl Management {
     }
 }
 
-/// The parts of a question about `total` tokens.
-fn parts(total: usize) -> VecDeque<Range<usize>> {
-    (0..total).step_by(TOKENS).map(|from| from..total.min(from + TOKENS)).collect()
+/// Splits `total` tokens into requests.
+fn token_ranges(total: usize) -> VecDeque<Range<usize>> {
+    (0..total)
+        .step_by(TOKENS_PER_REQUEST)
+        .map(|from| from..total.min(from + TOKENS_PER_REQUEST))
+        .collect()
 }
 
-/// One lost lock fails the whole question: asks again by halves. False if there is but one.
+/// Halves a request that one lost lock made fail as a whole. False if it has but one lock.
 fn halve(parts: &mut VecDeque<Range<usize>>, part: Range<usize>) -> bool {
     if part.len() < 2 {
         return false;
@@ -200,7 +218,7 @@ fn expirations(body: &Value) -> Option<Vec<Timestamp>> {
     times.iter().map(time).collect()
 }
 
-fn peeked(body: &Value) -> Option<Vec<Received>> {
+fn peeked(body: &Value) -> Option<Vec<ReceivedMessage>> {
     let messages = match entry(body, "messages") {
         Some(Value::List(messages)) => messages.as_slice(),
         Some(Value::Array(messages)) => messages.0.as_slice(),
@@ -216,8 +234,8 @@ fn peeked(body: &Value) -> Option<Vec<Received>> {
     messages.iter().map(one).collect()
 }
 
-/// Where the next look goes on.
-pub(super) fn after(page: &[Received]) -> Option<i64> {
+/// Returns the sequence number at which the next peek goes on.
+pub(super) fn next_sequence(page: &[ReceivedMessage]) -> Option<i64> {
     page.last().and_then(message::sequence_number).map(|last| last + 1)
 }
 
@@ -228,7 +246,7 @@ mod tests {
     #[test]
     fn a_failed_question_is_halved_down_to_the_lost_lock() {
         let lost = 137;
-        let mut parts = parts(250);
+        let mut parts = token_ranges(250);
         let (mut asked, mut renewed) = (0, Vec::new());
         while let Some(part) = parts.pop_front() {
             asked += 1;

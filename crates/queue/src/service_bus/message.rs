@@ -1,4 +1,4 @@
-//! A job as an AMQP message and back, and the lock token behind a delivery tag.
+//! A job as an AMQP message and back, and the lock token in a delivery tag.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use fe2o3_amqp::types::primitives::{Binary, SimpleValue, Symbol, Value};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::sight::{Place, Seen, Sight, Sought};
+use crate::peek::{PeekFilter, PeekResult, PeekedJob, QueuePosition};
 use crate::{DeadLetter, DeadLetterReason, LockToken};
 use domain::job::{Job, JobId, TraceParent};
 
@@ -21,8 +21,8 @@ const ENQUEUED: &str = "x-opt-enqueued-time";
 const SCHEDULED: &str = "x-opt-scheduled-enqueue-time";
 pub(super) const SEQUENCE: &str = "x-opt-sequence-number";
 
-/// Where the trace of a message stands: by W3C's draft for AMQP, and where Microsoft's SDKs had it
-/// before (learn.microsoft.com, "End-to-end tracing and diagnostics").
+/// Properties with the trace of a message: by W3C's draft for AMQP, and by Microsoft's SDKs before
+/// (learn.microsoft.com, "End-to-end tracing and diagnostics").
 pub(super) const TRACE: [&str; 2] = ["traceparent", "Diagnostic-Id"];
 
 pub(super) const REASON: &str = "DeadLetterReason";
@@ -34,27 +34,27 @@ const LONGEST_REASON: usize = 4_096;
 /// The shortest lock that can be set; assumed where a delivery does not say.
 const SHORTEST_LOCK: Duration = Duration::from_secs(5);
 
-/// A batch as Service Bus has it: each data section is a whole message.
+/// Format of a Service Bus batch: each data section is a whole message.
 pub(super) const BATCH_FORMAT: u32 = 0x8001_3700;
 
 /// A data section's own bytes around its content.
 const SECTION_FRAME: usize = 8;
 
 /// A message without its delivery.
-pub(super) type Received = Message<Body<Value>>;
+pub(super) type ReceivedMessage = Message<Body<Value>>;
 
 /// A job, ready for the wire.
-pub(super) struct Encoded {
+pub(super) struct EncodedMessage {
     pub(super) message: Message<Data>,
     /// The size of the message by itself.
     pub(super) size: usize,
 }
 
-impl Encoded {
+impl EncodedMessage {
     pub(super) fn new(job: &Job) -> Result<Self, EncodeError> {
         let body = job.to_message()?;
         let properties = Properties::builder()
-            // Duplicate detection knows messages by this.
+            // Duplicate detection compares this.
             .message_id(MessageId::String(message_id(job)))
             .content_type(Symbol::from("application/json"))
             .build();
@@ -80,22 +80,22 @@ impl Encoded {
         Ok(Self { message, size })
     }
 
-    /// What the job adds to a batch.
+    /// Bytes that the job adds to a batch.
     pub(super) fn size_in_batch(&self) -> usize {
         self.size + SECTION_FRAME
     }
 }
 
-/// The job's id. What follows it in the queue has the place in its history added: a second message
-/// of the same place is a duplicate, one of the next place must not be taken for one.
+/// Returns the job's id. Later messages of the job have their place in its history added: a second
+/// message of the same place is a duplicate, one of the next place must not be taken for one.
 pub(super) fn message_id(job: &Job) -> String {
-    match (job.history.resubmitted, job.history.postponed) {
+    match (job.history.resubmitted, job.history.deferred) {
         (0, 0) => job.id.to_string(),
         (resubmitted, postponed) => format!("{}/{resubmitted}.{postponed}", job.id),
     }
 }
 
-/// Why a job can't be a message; intake lets no such job through.
+/// A job that can't be a message; intake lets no such job through.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EncodeError {
     #[error("a job's body is no JSON")]
@@ -104,7 +104,7 @@ pub(super) enum EncodeError {
     Amqp(#[from] serde_amqp::Error),
 }
 
-/// The message as bytes: its sections one after the other.
+/// Encodes the message: its sections one after the other.
 pub(super) fn bytes_of(message: &Message<Data>) -> Result<Vec<u8>, serde_amqp::Error> {
     let mut bytes = serde_amqp::to_vec(&message.header)?;
     if let Some(annotations) = &message.message_annotations {
@@ -118,7 +118,7 @@ pub(super) fn bytes_of(message: &Message<Data>) -> Result<Vec<u8>, serde_amqp::E
     Ok(bytes)
 }
 
-/// The body's bytes; `Err` says what stands there instead.
+/// Returns the body's bytes; `Err` says what stands there instead.
 pub(super) fn body_of(body: &Body<Value>) -> Result<Cow<'_, [u8]>, &'static str> {
     match body {
         Body::Data(sections) => Ok(match sections.as_slice() {
@@ -134,8 +134,8 @@ pub(super) fn body_of(body: &Body<Value>) -> Result<Cow<'_, [u8]>, &'static str>
     }
 }
 
-/// A dead letter's reason as the service takes it.
-pub(super) fn limited(reason: DeadLetterReason) -> DeadLetterReason {
+/// Truncates a dead letter's reason to what the service takes.
+pub(super) fn truncate_reason(reason: DeadLetterReason) -> DeadLetterReason {
     let cut = |text: String| match text.char_indices().nth(LONGEST_REASON) {
         Some((end, _)) => text[..end].to_owned(),
         None => text,
@@ -143,32 +143,36 @@ pub(super) fn limited(reason: DeadLetterReason) -> DeadLetterReason {
     DeadLetterReason { reason: cut(reason.reason), description: cut(reason.description) }
 }
 
-/// How often the message was handed out, this time included: on the wire the count is of failures.
-pub(super) fn delivery_count(message: &Received) -> u32 {
+/// Returns the number of deliveries, this one included: on the wire the count is of failures.
+pub(super) fn delivery_count(message: &ReceivedMessage) -> u32 {
     message.header.as_ref().map_or(0, |header| header.delivery_count).saturating_add(1)
 }
 
-pub(super) fn locked_until(message: &Received) -> Timestamp {
+pub(super) fn locked_until(message: &ReceivedMessage) -> Timestamp {
     time(message, LOCKED_UNTIL).unwrap_or_else(|| Timestamp::now() + SHORTEST_LOCK)
 }
 
-pub(super) fn enqueued(message: &Received) -> Option<Timestamp> {
+pub(super) fn enqueued(message: &ReceivedMessage) -> Option<Timestamp> {
     time(message, ENQUEUED)
 }
 
-pub(super) fn is_scheduled(message: &Received, now: Timestamp) -> bool {
+pub(super) fn is_scheduled(message: &ReceivedMessage, now: Timestamp) -> bool {
     time(message, SCHEDULED).is_some_and(|due| due > now)
 }
 
-pub(super) fn sequence_number(message: &Received) -> Option<i64> {
+pub(super) fn sequence_number(message: &ReceivedMessage) -> Option<i64> {
     match annotation(message, SEQUENCE)? {
         Value::Long(number) => Some(*number),
         _ => None,
     }
 }
 
-/// Adds what is seen on a page. The service does not tell of locks.
-pub(super) fn look(page: &[Received], sought: &Sought, sight: &mut Sight) {
+/// Adds the jobs of a peeked page. The service does not report locks.
+pub(super) fn add_peeked_page(
+    page: &[ReceivedMessage],
+    sought: &PeekFilter,
+    sight: &mut PeekResult,
+) {
     let now = Timestamp::now();
     for message in page {
         let job = body_of(&message.body).ok().and_then(|body| Job::from_message(&body).ok());
@@ -180,15 +184,16 @@ pub(super) fn look(page: &[Received], sought: &Sought, sight: &mut Sight) {
             *count += 1;
         }
         if sought.jobs.contains(&job.id) {
-            let place = due.map_or(Place::Active, |until| Place::Scheduled { until });
+            let place =
+                due.map_or(QueuePosition::Active, |until| QueuePosition::Scheduled { until });
             let deliveries = message.header.as_ref().map_or(0, |header| header.delivery_count);
-            sight.jobs.push(Seen::new(job, deliveries, place));
+            sight.jobs.push(PeekedJob::new(job, deliveries, place));
         }
     }
 }
 
-/// The trace that whoever sent the message put it in.
-pub(super) fn traceparent(message: &Received) -> Option<TraceParent> {
+/// Returns the trace that the message's sender put it in.
+pub(super) fn traceparent(message: &ReceivedMessage) -> Option<TraceParent> {
     let properties = message.application_properties.as_ref()?;
     TRACE.iter().find_map(|name| match properties.get(*name)? {
         SimpleValue::String(text) => text.parse().ok(),
@@ -196,8 +201,8 @@ pub(super) fn traceparent(message: &Received) -> Option<TraceParent> {
     })
 }
 
-/// A message of the dead-letter side.
-pub(super) fn dead_letter(message: Received) -> DeadLetter {
+/// Converts a message of the dead-letter subqueue.
+pub(super) fn dead_letter(message: ReceivedMessage) -> DeadLetter {
     let text = |name: &str| match message.application_properties.as_ref()?.get(name)? {
         SimpleValue::String(text) => Some(text.clone()),
         _ => None,
@@ -214,20 +219,20 @@ pub(super) fn dead_letter(message: Received) -> DeadLetter {
     DeadLetter { number, job_id, message, reason, delivery_count, at }
 }
 
-fn annotation<'m>(message: &'m Received, name: &str) -> Option<&'m Value> {
+fn annotation<'m>(message: &'m ReceivedMessage, name: &str) -> Option<&'m Value> {
     let annotations: &MessageAnnotations = message.message_annotations.as_ref()?;
     annotations.get(&OwnedKey::from(name))
 }
 
-fn time(message: &Received, name: &str) -> Option<Timestamp> {
+fn time(message: &ReceivedMessage, name: &str) -> Option<Timestamp> {
     match annotation(message, name)? {
         Value::Timestamp(at) => Timestamp::from_millisecond(at.milliseconds()).ok(),
         _ => None,
     }
 }
 
-/// The lock token in a delivery tag: a GUID as .NET lays it out, its first three numbers with the
-/// low byte first.
+/// Returns the lock token in a delivery tag: a GUID in .NET's layout, its first three numbers with
+/// the low byte first.
 pub(super) fn lock_token(tag: &[u8]) -> Option<LockToken> {
     let bytes: [u8; 16] = tag.try_into().ok()?;
     Some(LockToken(Uuid::from_bytes_le(bytes)))
@@ -248,7 +253,7 @@ mod tests {
     #[test]
     fn a_long_reason_is_cut_between_characters() {
         let long = DeadLetterReason { reason: "短".into(), description: "長".repeat(5_000) };
-        let cut = limited(long);
+        let cut = truncate_reason(long);
         assert_eq!((cut.reason.as_str(), cut.description.chars().count()), ("短", LONGEST_REASON));
     }
 }

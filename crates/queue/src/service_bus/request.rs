@@ -1,7 +1,7 @@
-//! Question and answer over a pair of links: what `$cbs` and `$management` have in common.
+//! Request and response over a pair of links, as `$cbs` and `$management` use it.
 //!
-//! One task owns the pair, so that many questions can be under way at once. Ends with its
-//! connection; whoever asked is told why.
+//! One task owns the pair, so that many requests can be in flight at once. It ends with its
+//! connection; every caller gets the error.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,28 +16,28 @@ use fe2o3_amqp::{Delivery, Receiver, Sender};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::connection::Live;
-use super::fault::{Fault, Trouble};
+use super::connection::AmqpConnection;
+use super::error::{BrokerError, TransportError};
 
 /// The node that takes tokens.
 pub(super) const CBS: &str = "$cbs";
 
-/// Questions that may wait for the task; more wait in their callers.
+/// Requests that may wait for the task; more wait in their callers.
 const BACKLOG: usize = 64;
 
-/// Answers that may be under way at once.
+/// Responses that may be in flight at once.
 const CREDIT: u32 = 256;
 
-/// An answer takes one round trip; after this long it was lost.
+/// Time after which a response, which takes one round trip, counts as lost.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
-pub(super) struct Request {
+pub(super) struct NodeRequest {
     pub(super) operation: &'static str,
     pub(super) properties: Vec<(&'static str, SimpleValue)>,
     pub(super) body: Value,
 }
 
-pub(super) struct Reply {
+pub(super) struct NodeReply {
     operation: &'static str,
     status: i64,
     description: String,
@@ -45,21 +45,24 @@ pub(super) struct Reply {
     body: Value,
 }
 
-impl Reply {
-    /// The answer, or the broker's refusal as a fault.
-    pub(super) fn into_body(self) -> Result<Value, Fault> {
+impl NodeReply {
+    /// Returns the response's body, or the broker's refusal as an error.
+    pub(super) fn into_body(self) -> Result<Value, BrokerError> {
         match self.status {
             200..=299 => Ok(self.body),
             status => {
-                let condition = self.condition.unwrap_or_else(|| usual_condition(status).into());
-                Err(Fault::said(condition, format!("{}: {}", self.operation, self.description)))
+                let condition = self.condition.unwrap_or_else(|| default_condition(status).into());
+                Err(BrokerError::from_condition(
+                    condition,
+                    format!("{}: {}", self.operation, self.description),
+                ))
             }
         }
     }
 }
 
-/// The condition behind a status, where the broker names none.
-fn usual_condition(status: i64) -> &'static str {
+/// Returns the condition of a status for which the broker names none.
+fn default_condition(status: i64) -> &'static str {
     match status {
         401 | 403 => "amqp:unauthorized-access",
         404 => "amqp:not-found",
@@ -69,20 +72,20 @@ fn usual_condition(status: i64) -> &'static str {
     }
 }
 
-/// The way to ask. The task ends when the last clone is dropped.
+/// Handle for requests. The task ends when the last clone is dropped.
 #[derive(Clone)]
 pub(super) struct RequestLink {
-    questions: mpsc::Sender<Question>,
+    requests: mpsc::Sender<QueuedRequest>,
 }
 
-struct Question {
-    request: Request,
-    answer: oneshot::Sender<Result<Reply, Fault>>,
+struct QueuedRequest {
+    request: NodeRequest,
+    answer: oneshot::Sender<Result<NodeReply, BrokerError>>,
 }
 
 impl RequestLink {
     /// Attaches a pair of links to a node such as `jobs/$management`.
-    pub(super) async fn attach(live: &Live, node: &str) -> Result<Self, Fault> {
+    pub(super) async fn attach(live: &AmqpConnection, node: &str) -> Result<Self, BrokerError> {
         let reply_to = format!("promptmill-{}", Uuid::new_v4());
         let mut properties = Fields::new();
         if node != CBS {
@@ -108,50 +111,50 @@ impl RequestLink {
             .await?;
         drop(session);
         let (questions, asked) = mpsc::channel(BACKLOG);
-        let pair = Pair { sender, receiver, reply_to, waiting: HashMap::new(), asked: 0 };
+        let pair = LinkPair { sender, receiver, reply_to, waiting: HashMap::new(), last_id: 0 };
         live.spawn(pair.run(asked));
-        Ok(Self { questions })
+        Ok(Self { requests: questions })
     }
 
-    pub(super) async fn ask(&self, request: Request) -> Result<Reply, Fault> {
+    pub(super) async fn request(&self, request: NodeRequest) -> Result<NodeReply, BrokerError> {
         let (answer, answered) = oneshot::channel();
         let exchange = async {
-            let question = Question { request, answer };
-            self.questions.send(question).await.map_err(|_| Trouble::ConnectionLost)?;
-            answered.await.unwrap_or_else(|_| Err(Trouble::ConnectionLost.into()))
+            let question = QueuedRequest { request, answer };
+            self.requests.send(question).await.map_err(|_| TransportError::ConnectionLost)?;
+            answered.await.unwrap_or_else(|_| Err(TransportError::ConnectionLost.into()))
         };
         match tokio::time::timeout(ANSWER_WAIT, exchange).await {
             Ok(reply) => reply,
-            Err(_) => Err(Trouble::NoAnswer(ANSWER_WAIT).into()),
+            Err(_) => Err(TransportError::NoAnswer(ANSWER_WAIT).into()),
         }
     }
 }
 
-struct Waiting {
+struct PendingReply {
     operation: &'static str,
-    answer: oneshot::Sender<Result<Reply, Fault>>,
+    answer: oneshot::Sender<Result<NodeReply, BrokerError>>,
 }
 
-/// The links and who waits for what.
-struct Pair {
+/// The links and the requests that wait for a response.
+struct LinkPair {
     sender: Sender,
     receiver: Receiver,
     reply_to: String,
-    waiting: HashMap<u64, Waiting>,
-    asked: u64,
+    waiting: HashMap<u64, PendingReply>,
+    last_id: u64,
 }
 
-impl Pair {
-    async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
+impl LinkPair {
+    async fn run(mut self, mut questions: mpsc::Receiver<QueuedRequest>) {
         let fault = loop {
             let step = tokio::select! {
                 question = questions.recv() => match question {
-                    Some(question) => self.put(question).await,
+                    Some(question) => self.send(question).await,
                     None => return,
                 },
                 answer = self.receiver.recv::<Body<Value>>() => match answer {
                     Ok(delivery) => {
-                        self.take(delivery);
+                        self.receive_reply(delivery);
                         Ok(())
                     }
                     Err(error) => Err(error.into()),
@@ -170,13 +173,13 @@ impl Pair {
         }
     }
 
-    async fn put(&mut self, question: Question) -> Result<(), Fault> {
-        // Those who gave up waiting are gone; nobody else would clear them away.
+    async fn send(&mut self, question: QueuedRequest) -> Result<(), BrokerError> {
+        // Requests whose callers gave up; nobody else would clear them away.
         self.waiting.retain(|_, waiting| !waiting.answer.is_closed());
-        self.asked += 1;
-        let Question { request, answer } = question;
+        self.last_id += 1;
+        let QueuedRequest { request, answer } = question;
         let operation = request.operation;
-        self.waiting.insert(self.asked, Waiting { operation, answer });
+        self.waiting.insert(self.last_id, PendingReply { operation, answer });
         let named = [("operation", SimpleValue::String(operation.to_owned()))];
         let properties: OrderedMap<_, _> = named
             .into_iter()
@@ -186,7 +189,7 @@ impl Pair {
         let message = Message::builder()
             .properties(
                 Properties::builder()
-                    .message_id(MessageId::String(self.asked.to_string()))
+                    .message_id(MessageId::String(self.last_id.to_string()))
                     .reply_to(self.reply_to.clone())
                     .build(),
             )
@@ -194,12 +197,12 @@ impl Pair {
             .body(AmqpValue(request.body))
             .build();
         let sent = tokio::time::timeout(ANSWER_WAIT, self.sender.send_batchable(message)).await;
-        // What counts is the answer; the send's own outcome says nothing more.
-        let _outcome = sent.map_err(|_| Trouble::NoAnswer(ANSWER_WAIT))??;
+        // The response is what counts; the send's own outcome says nothing more.
+        let _outcome = sent.map_err(|_| TransportError::NoAnswer(ANSWER_WAIT))??;
         Ok(())
     }
 
-    fn take(&mut self, delivery: Delivery<Body<Value>>) {
+    fn receive_reply(&mut self, delivery: Delivery<Body<Value>>) {
         let message = delivery.into_message();
         let correlation = message.properties.and_then(|properties| properties.correlation_id);
         let number = match correlation {
@@ -212,7 +215,7 @@ impl Pair {
         // The two nodes spell the same fields differently.
         let field = |names: [&str; 2]| names.iter().find_map(|name| properties.get(*name));
         let status = field(["status-code", "statusCode"]).and_then(integer);
-        let reply = status.map(|status| Reply {
+        let reply = status.map(|status| NodeReply {
             operation: waiting.operation,
             status,
             description: field(["status-description", "statusDescription"])
@@ -224,7 +227,7 @@ impl Pair {
                 _ => Value::Null,
             },
         });
-        let unreadable = Trouble::Unreadable(waiting.operation);
+        let unreadable = TransportError::Unreadable(waiting.operation);
         let _ = waiting.answer.send(reply.ok_or_else(|| unreadable.into()));
     }
 }

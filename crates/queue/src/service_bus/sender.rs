@@ -1,5 +1,5 @@
-//! Jobs on their way into the queue: packed into batches as large as the link takes, many under
-//! way at once.
+//! Sends jobs into the queue: packed into batches as large as the link takes, many in flight at
+//! once.
 //!
 //! A send whose confirmation is lost is sent again. Duplicate detection on the queue drops the
 //! second copy; where it is off, the copy says that it may be one (`look_up`), so that no result is
@@ -19,39 +19,39 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::connection::{Connector, Live, Patience};
-use super::fault::{Fault, Trouble};
-use super::message::{BATCH_FORMAT, Encoded, bytes_of};
+use super::connection::{AmqpConnection, AmqpConnector, RetryBudget};
+use super::error::{BrokerError, TransportError};
+use super::message::{BATCH_FORMAT, EncodedMessage, bytes_of};
 use crate::QueueError;
 use domain::job::Job;
 
-/// Batches that are on their way at once.
+/// Batches that are in flight at once.
 const WINDOW: usize = 8;
 
 /// No batch is larger, whatever single messages may be.
 const LARGEST_BATCH: usize = 1 << 20;
 
-/// Left free in every message: what the service adds, and a second try of the same message.
+/// Bytes left free in every message: for what the service adds, and a second attempt to send it.
 const MARGIN: usize = 512;
 
-/// Left free in a job's first message besides: what its history adds to those that follow.
+/// Bytes left free in a job's first message besides: for what history adds to its later ones.
 const ROOM_FOR_HISTORY: usize = 512;
 
-/// After this long a confirmation was lost.
+/// Time after which a confirmation counts as lost.
 const CONFIRM_WAIT: Duration = Duration::from_secs(10);
 
-type Confirmation = DeliveryFut<Result<Outcome, SendError>>;
+type SendConfirmation = DeliveryFut<Result<Outcome, SendError>>;
 
-pub(super) struct Outbox {
-    connector: Arc<Connector>,
+pub(super) struct JobSender {
+    connector: Arc<AmqpConnector>,
     target: String,
     patience: Duration,
-    /// Taken out while it is used, so that a send that was broken off leaves no half-used link.
-    link: Mutex<Option<(Arc<Live>, Sender)>>,
+    /// Taken out while it is used, so that a cancelled send leaves no half-used link.
+    link: Mutex<Option<(Arc<AmqpConnection>, Sender)>>,
 }
 
-impl Outbox {
-    pub(super) fn new(connector: Arc<Connector>, target: String, patience: Duration) -> Self {
+impl JobSender {
+    pub(super) fn new(connector: Arc<AmqpConnector>, target: String, patience: Duration) -> Self {
         Self { connector, target, patience, link: Mutex::default() }
     }
 
@@ -61,30 +61,31 @@ impl Outbox {
     }
 
     async fn send_all(&self, jobs: Vec<Job>, room: usize) -> Result<(), QueueError> {
-        let encoded: Result<Vec<_>, _> = jobs.iter().map(Encoded::new).collect();
+        let encoded: Result<Vec<_>, _> = jobs.iter().map(EncodedMessage::new).collect();
         let encoded = encoded.map_err(|error| QueueError::Refused(error.into()))?;
-        let mut patience = Patience::new(self.patience);
+        let mut patience = RetryBudget::new(self.patience);
         let limit = loop {
-            if let Some(limit) = patience.bear(self.limit()).await {
+            if let Some(limit) = patience.run(self.size_limit()).await {
                 break limit?.saturating_sub(room);
             }
         };
-        let too_large = |(n, message): (usize, &Encoded)| (message.size > limit).then_some(n);
+        let too_large =
+            |(n, message): (usize, &EncodedMessage)| (message.size > limit).then_some(n);
         let positions: Vec<_> = encoded.iter().enumerate().filter_map(too_large).collect();
         if !positions.is_empty() {
             return Err(QueueError::TooLarge { positions, limit });
         }
-        let mut waiting = Waiting { jobs, encoded };
-        let mut patience = Patience::new(self.patience);
+        let mut waiting = UnconfirmedJobs { jobs, encoded };
+        let mut patience = RetryBudget::new(self.patience);
         loop {
-            if let Some(sent) = patience.bear(self.send_waiting(&mut waiting)).await {
+            if let Some(sent) = patience.run(self.send_unconfirmed(&mut waiting)).await {
                 return Ok(sent?);
             }
         }
     }
 
     /// Sends further messages of jobs; the largest go without the text of their last error. Returns
-    /// the places of those that are too large all the same: other programs leave no margin.
+    /// the positions of those that are too large all the same: other programs leave no margin.
     pub(super) async fn send_again(&self, mut jobs: Vec<Job>) -> Result<Vec<usize>, QueueError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
@@ -106,7 +107,7 @@ impl Outbox {
         Ok(too_large)
     }
 
-    /// Sends all, or none and tells which are too large.
+    /// Sends all, or none and returns the positions of those that are too large.
     async fn send_unless_too_large(&self, jobs: &[Job]) -> Result<Vec<usize>, QueueError> {
         match self.send_all(jobs.to_vec(), 0).await {
             Ok(()) => Ok(Vec::new()),
@@ -115,26 +116,26 @@ impl Outbox {
         }
     }
 
-    async fn limit(&self) -> Result<usize, Fault> {
+    async fn size_limit(&self) -> Result<usize, BrokerError> {
         let mut slot = self.link.lock().await;
-        let (live, sender) = self.take(&mut slot).await?;
+        let (live, sender) = self.take_link(&mut slot).await?;
         let limit = limit_of(&sender);
         *slot = Some((live, sender));
         Ok(limit)
     }
 
-    /// Sends what still waits; what was confirmed does not wait any more when this fails.
-    async fn send_waiting(&self, waiting: &mut Waiting) -> Result<(), Fault> {
+    /// Sends the unconfirmed messages; those confirmed before an error are removed.
+    async fn send_unconfirmed(&self, waiting: &mut UnconfirmedJobs) -> Result<(), BrokerError> {
         let mut slot = self.link.lock().await;
-        let (live, mut sender) = self.take(&mut slot).await?;
+        let (live, mut sender) = self.take_link(&mut slot).await?;
         let batches = batches(&waiting.encoded, limit_of(&sender).min(LARGEST_BATCH));
         let mut sent = 0;
         let mut confirmed = 0;
-        let mut under_way: VecDeque<(usize, Confirmation)> = VecDeque::new();
+        let mut under_way: VecDeque<(usize, SendConfirmation)> = VecDeque::new();
         let sending = async {
             for batch in batches {
                 sent = batch.end;
-                let confirmation = put(&mut sender, &waiting.encoded[batch]).await?;
+                let confirmation = send_batch(&mut sender, &waiting.encoded[batch]).await?;
                 under_way.push_back((sent, confirmation));
                 if under_way.len() == WINDOW {
                     let (end, confirmation) = under_way.pop_front().expect("it is full");
@@ -148,27 +149,27 @@ impl Outbox {
             }
             Ok(())
         };
-        let result: Result<(), Fault> = live.step(sending).await;
+        let result: Result<(), BrokerError> = live.run_while_alive(sending).await;
         match &result {
             Ok(()) => *slot = Some((live, sender)),
             Err(fault) => {
-                if fault.is_of_token() {
+                if fault.is_token_expired() {
                     live.end();
                 }
-                waiting.keep(confirmed, sent)?;
+                waiting.retain_unconfirmed(confirmed, sent)?;
             }
         }
         result
     }
 
-    async fn take(
+    async fn take_link(
         &self,
-        slot: &mut Option<(Arc<Live>, Sender)>,
-    ) -> Result<(Arc<Live>, Sender), Fault> {
+        slot: &mut Option<(Arc<AmqpConnection>, Sender)>,
+    ) -> Result<(Arc<AmqpConnection>, Sender), BrokerError> {
         if let Some(open) = slot.take().filter(|(live, _)| !live.is_ended()) {
             return Ok(open);
         }
-        let attach = |live: Arc<Live>| -> BoxFuture<'static, _> {
+        let attach = |live: Arc<AmqpConnection>| -> BoxFuture<'static, _> {
             let target = self.target.clone();
             Box::pin(async move {
                 let mut session = live.session().await;
@@ -180,25 +181,25 @@ impl Outbox {
     }
 }
 
-/// What one message may weigh on this link.
+/// Returns the size limit of one message on this link.
 fn limit_of(sender: &Sender) -> usize {
     let limit = sender.max_message_size().filter(|limit| *limit > 0);
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     limit.saturating_sub(MARGIN)
 }
 
-/// What is not confirmed yet.
-struct Waiting {
+/// Jobs whose send is not confirmed yet.
+struct UnconfirmedJobs {
     jobs: Vec<Job>,
-    encoded: Vec<Encoded>,
+    encoded: Vec<EncodedMessage>,
 }
 
-impl Waiting {
-    /// Lets go what was confirmed; marks what was sent and may have arrived.
-    fn keep(&mut self, confirmed: usize, sent: usize) -> Result<(), Fault> {
+impl UnconfirmedJobs {
+    /// Removes the confirmed jobs; marks those that were sent and may have arrived.
+    fn retain_unconfirmed(&mut self, confirmed: usize, sent: usize) -> Result<(), BrokerError> {
         for n in confirmed..sent {
-            self.jobs[n].look_up = true;
-            self.encoded[n] = Encoded::new(&self.jobs[n]).map_err(Fault::last)?;
+            self.jobs[n].may_have_outcome = true;
+            self.encoded[n] = EncodedMessage::new(&self.jobs[n]).map_err(BrokerError::permanent)?;
         }
         self.jobs.drain(..confirmed);
         self.encoded.drain(..confirmed);
@@ -207,7 +208,7 @@ impl Waiting {
 }
 
 /// Ranges of messages that fit into one batch each; a message over `limit` goes alone.
-fn batches(messages: &[Encoded], limit: usize) -> Vec<Range<usize>> {
+fn batches(messages: &[EncodedMessage], limit: usize) -> Vec<Range<usize>> {
     let mut batches: Vec<Range<usize>> = Vec::new();
     let mut size = 0;
     for (n, message) in messages.iter().enumerate() {
@@ -223,13 +224,17 @@ fn batches(messages: &[Encoded], limit: usize) -> Vec<Range<usize>> {
     batches
 }
 
-async fn put(sender: &mut Sender, messages: &[Encoded]) -> Result<Confirmation, Fault> {
+async fn send_batch(
+    sender: &mut Sender,
+    messages: &[EncodedMessage],
+) -> Result<SendConfirmation, BrokerError> {
     if let [alone] = messages {
         return Ok(sender.send_batchable(alone.message.clone()).await?);
     }
-    let whole = |encoded: &Encoded| bytes_of(&encoded.message).map(|m| Data(Binary::from(m)));
+    let whole =
+        |encoded: &EncodedMessage| bytes_of(&encoded.message).map(|m| Data(Binary::from(m)));
     let sections: Result<Vec<_>, _> = messages.iter().map(whole).collect();
-    let sections: Batch<Data> = sections.map_err(Fault::last)?.into();
+    let sections: Batch<Data> = sections.map_err(BrokerError::permanent)?.into();
     let first_id = messages.first().and_then(|first| first.message.properties.clone());
     let id: Option<MessageId> = first_id.and_then(|properties| properties.message_id);
     let properties = Properties { message_id: id, ..Properties::default() };
@@ -238,15 +243,15 @@ async fn put(sender: &mut Sender, messages: &[Encoded]) -> Result<Confirmation, 
     Ok(sender.send_batchable(envelope).await?)
 }
 
-async fn confirm(confirmation: Confirmation) -> Result<(), Fault> {
+async fn confirm(confirmation: SendConfirmation) -> Result<(), BrokerError> {
     let outcome = tokio::time::timeout(CONFIRM_WAIT, confirmation).await;
-    match outcome.map_err(|_| Trouble::NoAnswer(CONFIRM_WAIT))?? {
+    match outcome.map_err(|_| TransportError::NoAnswer(CONFIRM_WAIT))?? {
         Outcome::Accepted(_) => Ok(()),
         Outcome::Rejected(rejected) => Err(match rejected.error {
             Some(error) => error.into(),
-            None => Trouble::Unreadable("send").into(),
+            None => TransportError::Unreadable("send").into(),
         }),
-        _ => Err(Trouble::Unreadable("send").into()),
+        _ => Err(TransportError::Unreadable("send").into()),
     }
 }
 
@@ -254,9 +259,9 @@ async fn confirm(confirmation: Confirmation) -> Result<(), Fault> {
 mod tests {
     use super::*;
 
-    fn message(size: usize) -> Encoded {
+    fn message(size: usize) -> EncodedMessage {
         let message = Message::builder().body(Data(Binary::from(Vec::new()))).build();
-        Encoded { message, size }
+        EncodedMessage { message, size }
     }
 
     #[test]

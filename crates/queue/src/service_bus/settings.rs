@@ -1,7 +1,7 @@
-//! What can be set for a Service Bus queue, and what a connection string says.
+//! Settings of a Service Bus queue, and the parser of connection strings.
 //!
-//! Everything is checked here, before anything is connected, so that a wrong setting is told with
-//! its mend and never shows as a connection that does not come about.
+//! Everything is checked here, before anything is connected, so that a wrong setting is reported
+//! with its fix and never shows as a failed connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use azure_core::error::ErrorKind;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::cbs::{Credential, SharedKey};
+use super::cbs::{BrokerCredential, SharedKey};
 use domain::secret::hidden_option;
 use identity::Identity;
 
@@ -19,59 +19,59 @@ const AMQPS_PORT: u16 = 5671;
 const AMQP_PORT: u16 = 5672;
 const HTTPS_PORT: u16 = 443;
 
-/// Where Microsoft's emulator answers HTTP.
+/// HTTP port of Microsoft's emulator.
 const EMULATOR_HTTP_PORT: u16 = 5300;
 
 /// Longer than any clock skew, and what the SDKs of the service use.
 const DEFAULT_SAS_LIFETIME: u64 = 3_600;
 
-/// Long enough for a broker that moves to another node, short enough to be told tonight.
+/// Long enough for a broker that moves to another node, short enough to be reported tonight.
 const DEFAULT_PATIENCE: u64 = 60;
 
-/// How to reach a queue. One of `connection_string` and `namespace` is needed.
+/// Connection to a queue. One of `connection_string` and `namespace` is needed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// With a shared access key, as the portal shows it.
+pub struct ServiceBusSettings {
+    /// Connection string with a shared access key, as the portal shows it.
     #[serde(default, serialize_with = "hidden_option")]
     pub connection_string: Option<SecretString>,
-    /// The host, such as `contoso.servicebus.windows.net`; then Entra ID gives the tokens.
+    /// Host, such as `contoso.servicebus.windows.net`; Entra ID then provides the tokens.
     #[serde(default)]
     pub namespace: Option<String>,
-    /// As whom to come to the namespace.
+    /// Identity for the namespace.
     #[serde(default)]
     pub credential: Option<Identity>,
     /// A queue, or a subscription as `topic/Subscriptions/name`: jobs are then sent to the topic.
     pub queue: String,
     #[serde(default)]
-    pub transport: Transport,
+    pub transport: ServiceBusTransport,
     /// With transport "https", which has no dead-lettering: a queue that gets a copy of each dead
     /// job's message, with the reason in its properties.
     #[serde(default)]
     pub dead_letter_queue: Option<String>,
-    /// An HTTP proxy, such as `http://proxy.contoso.com:3128`, for transport "https" and for the
-    /// queue's description; what HTTPS_PROXY says if absent. NO_PROXY is heeded either way.
+    /// HTTP proxy, such as `http://proxy.contoso.com:3128`, for transport "https" and for the
+    /// queue's description; HTTPS_PROXY if absent. NO_PROXY applies either way.
     #[serde(default, serialize_with = "hidden_option")]
     pub proxy: Option<SecretString>,
-    /// How long one signature is good for; it is renewed in time.
+    /// Lifetime of one signature; it is renewed in time.
     #[serde(default = "default_sas_lifetime")]
     pub sas_lifetime_seconds: u64,
-    /// How long an operation waits for a queue that is away before it says so.
+    /// Time that an operation waits for an unreachable queue before it fails.
     #[serde(default = "default_patience")]
     pub patience_seconds: u64,
 }
 
-/// What carries the messages: AMQP, or REST requests.
+/// Protocol that carries the messages: AMQP, or REST requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Transport {
+pub enum ServiceBusTransport {
     /// TLS on port 5671.
     #[default]
     Amqp,
     /// A WebSocket on port 443, for networks that let nothing else out.
     Websocket,
-    /// REST requests, for networks in which only an HTTP proxy leads out. Slower, and its limits
-    /// are told in `https`.
+    /// REST requests, for networks in which only an HTTP proxy leads out. Slower, with the limits
+    /// that `https` lists.
     Https,
 }
 
@@ -83,15 +83,15 @@ fn default_patience() -> u64 {
     DEFAULT_PATIENCE
 }
 
-impl Settings {
-    /// A queue by its connection string, everything else by default.
+impl ServiceBusSettings {
+    /// Settings for a connection string, everything else by default.
     pub fn new(connection_string: impl Into<SecretString>, queue: impl Into<String>) -> Self {
         Self {
             connection_string: Some(connection_string.into()),
             namespace: None,
             credential: None,
             queue: queue.into(),
-            transport: Transport::default(),
+            transport: ServiceBusTransport::default(),
             dead_letter_queue: None,
             proxy: None,
             sas_lifetime_seconds: DEFAULT_SAS_LIFETIME,
@@ -99,27 +99,27 @@ impl Settings {
         }
     }
 
-    /// Finds what is wrong before anything is connected, without fetching a token.
+    /// Checks the settings before anything is connected, without fetching a token.
     ///
     /// # Errors
-    /// Says which setting it is.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    /// Names the setting.
+    pub fn check(&self) -> Result<(), ServiceBusSettingsError> {
         match (&self.namespace, &self.credential) {
-            (None, Some(_)) => return Err(SettingsError::CredentialBesideKey),
-            (Some(_), None) => return Err(SettingsError::NoCredential),
+            (None, Some(_)) => return Err(ServiceBusSettingsError::CredentialBesideKey),
+            (Some(_), None) => return Err(ServiceBusSettingsError::NoCredential),
             _ => {}
         }
-        let nobody: Arc<dyn TokenCredential> = Arc::new(Nobody);
-        Plan::new(self, Some(nobody)).map(drop)
+        let nobody: Arc<dyn TokenCredential> = Arc::new(PlaceholderCredential);
+        ResolvedSettings::new(self, Some(nobody)).map(drop)
     }
 }
 
-/// Stands where a credential will stand, while settings are only checked.
+/// Placeholder for a credential, while settings are only checked.
 #[derive(Debug)]
-struct Nobody;
+struct PlaceholderCredential;
 
 #[async_trait::async_trait]
-impl TokenCredential for Nobody {
+impl TokenCredential for PlaceholderCredential {
     async fn get_token(
         &self,
         _scopes: &[&str],
@@ -129,9 +129,9 @@ impl TokenCredential for Nobody {
     }
 }
 
-/// What is wrong with the settings.
+/// A fault in the settings.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub enum ServiceBusSettingsError {
     #[error("give either 'connection_string' or 'namespace'")]
     NotOneAddress,
     #[error("the connection string has no '{0}'")]
@@ -150,15 +150,13 @@ pub enum SettingsError {
     NoCredential,
     #[error("'{0}' must be at least 1")]
     Zero(&'static str),
-    #[error(
-        "'dead_letter_queue' goes with transport = \"https\"; AMQP sets dead letters aside in place"
-    )]
+    #[error("'dead_letter_queue' goes with transport = \"https\"; AMQP dead-letters in place")]
     DeadLetterQueueOverAmqp,
     #[error("'dead_letter_queue' must be another queue than 'queue'")]
     DeadLettersToItself,
     #[error("'proxy' should be a URL, such as http://proxy.contoso.com:3128")]
     BadProxy,
-    #[error("transport = \"https\" is no AMQP")]
+    #[error("transport = \"https\" is not AMQP")]
     NotAmqp,
     #[error("the HTTP client can't be set up")]
     HttpClient(#[source] reqwest::Error),
@@ -166,75 +164,78 @@ pub enum SettingsError {
     Rest(String),
 }
 
-/// The settings, understood.
-pub(super) struct Plan {
+/// Settings, parsed and checked.
+pub(super) struct ResolvedSettings {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) tls: bool,
-    pub(super) transport: Transport,
-    pub(super) credential: Credential,
-    /// Where jobs are received from.
+    pub(super) transport: ServiceBusTransport,
+    pub(super) credential: BrokerCredential,
+    /// Entity that jobs are received from.
     pub(super) source: String,
-    /// Where jobs are sent to; the same but for topics.
+    /// Entity that jobs are sent to; the same but for topics.
     pub(super) target: String,
     pub(super) patience: Duration,
-    /// Where the namespace answers HTTP.
+    /// HTTP port of the namespace.
     pub(super) http_port: u16,
     pub(super) proxy: Option<SecretString>,
     pub(super) dead_letter_queue: Option<String>,
 }
 
-impl Plan {
+impl ResolvedSettings {
     pub(super) fn new(
-        settings: &Settings,
+        settings: &ServiceBusSettings,
         entra: Option<Arc<dyn TokenCredential>>,
-    ) -> Result<Self, SettingsError> {
+    ) -> Result<Self, ServiceBusSettingsError> {
         let counts = [
             ("sas_lifetime_seconds", settings.sas_lifetime_seconds),
             ("patience_seconds", settings.patience_seconds),
         ];
         if let Some((name, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
-            return Err(SettingsError::Zero(name));
+            return Err(ServiceBusSettingsError::Zero(name));
         }
         let source = settings.queue.trim_matches('/').to_owned();
         if source.is_empty() {
-            return Err(SettingsError::NoQueue);
+            return Err(ServiceBusSettingsError::NoQueue);
         }
         let (given, credential) = match (&settings.connection_string, &settings.namespace) {
             (Some(string), None) => {
-                let given = Given::parse(string.expose_secret())?;
-                let credential = Credential::Sas {
+                let given = ConnectionString::parse(string.expose_secret())?;
+                let credential = BrokerCredential::Sas {
                     key: given.key()?,
                     lifetime: Duration::from_secs(settings.sas_lifetime_seconds),
                 };
                 (given, credential)
             }
             (None, Some(namespace)) => {
-                let entra = entra.ok_or(SettingsError::NoCredential)?;
-                let given = Given { endpoint: namespace, ..Given::default() };
-                (given, Credential::Entra(entra))
+                let entra = entra.ok_or(ServiceBusSettingsError::NoCredential)?;
+                let given = ConnectionString { endpoint: namespace, ..ConnectionString::default() };
+                (given, BrokerCredential::Entra(entra))
             }
-            _ => return Err(SettingsError::NotOneAddress),
+            _ => return Err(ServiceBusSettingsError::NotOneAddress),
         };
         if let Some(path) = given.entity_path.filter(|path| !path.eq_ignore_ascii_case(&source)) {
-            return Err(SettingsError::OtherQueue { of_string: path.to_owned(), set: source });
+            return Err(ServiceBusSettingsError::OtherQueue {
+                of_string: path.to_owned(),
+                set: source,
+            });
         }
         let tls = !given.emulator;
         let (host, port) = host_and_port(given.endpoint)?;
         let usual_port = match (settings.transport, tls) {
-            (Transport::Websocket | Transport::Https, true) => HTTPS_PORT,
-            (Transport::Amqp, true) => AMQPS_PORT,
-            (Transport::Https, false) => EMULATOR_HTTP_PORT,
-            (Transport::Amqp | Transport::Websocket, false) => AMQP_PORT,
+            (ServiceBusTransport::Websocket | ServiceBusTransport::Https, true) => HTTPS_PORT,
+            (ServiceBusTransport::Amqp, true) => AMQPS_PORT,
+            (ServiceBusTransport::Https, false) => EMULATOR_HTTP_PORT,
+            (ServiceBusTransport::Amqp | ServiceBusTransport::Websocket, false) => AMQP_PORT,
         };
-        let is_https = settings.transport == Transport::Https;
+        let is_https = settings.transport == ServiceBusTransport::Https;
         // A port that is named for AMQP is none for HTTP.
         let own_port = port.filter(|port| is_https || ![AMQP_PORT, AMQPS_PORT].contains(port));
         let dead_letter_queue = settings.dead_letter_queue.as_deref().map(|q| q.trim_matches('/'));
         match dead_letter_queue {
-            Some(_) if !is_https => return Err(SettingsError::DeadLetterQueueOverAmqp),
+            Some(_) if !is_https => return Err(ServiceBusSettingsError::DeadLetterQueueOverAmqp),
             Some(name) if name.eq_ignore_ascii_case(&source) => {
-                return Err(SettingsError::DeadLettersToItself);
+                return Err(ServiceBusSettingsError::DeadLettersToItself);
             }
             _ => {}
         }
@@ -254,28 +255,30 @@ impl Plan {
     }
 }
 
-/// The part before `/Subscriptions/`, or all of it.
+/// Returns the part before `/Subscriptions/`, or all of it.
 fn topic_of(source: &str) -> &str {
     let at = source.to_ascii_lowercase().find("/subscriptions/");
     at.map_or(source, |at| &source[..at])
 }
 
-fn host_and_port(endpoint: &str) -> Result<(String, Option<u16>), SettingsError> {
+fn host_and_port(endpoint: &str) -> Result<(String, Option<u16>), ServiceBusSettingsError> {
     let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) => (host, Some(port.parse().map_err(|_| SettingsError::BadEndpoint)?)),
+        Some((host, port)) => {
+            (host, Some(port.parse().map_err(|_| ServiceBusSettingsError::BadEndpoint)?))
+        }
         None => (authority, None),
     };
     if host.is_empty() {
-        return Err(SettingsError::BadEndpoint);
+        return Err(ServiceBusSettingsError::BadEndpoint);
     }
     Ok((host.to_owned(), port))
 }
 
 /// A connection string's parts.
 #[derive(Default)]
-struct Given<'a> {
+struct ConnectionString<'a> {
     endpoint: &'a str,
     key_name: Option<&'a str>,
     key: Option<&'a str>,
@@ -283,8 +286,8 @@ struct Given<'a> {
     emulator: bool,
 }
 
-impl<'a> Given<'a> {
-    fn parse(text: &'a str) -> Result<Self, SettingsError> {
+impl<'a> ConnectionString<'a> {
+    fn parse(text: &'a str) -> Result<Self, ServiceBusSettingsError> {
         let mut given = Self::default();
         for part in text.split(';') {
             // A key may itself contain '=', so only the first one separates.
@@ -300,14 +303,14 @@ impl<'a> Given<'a> {
             }
         }
         if given.endpoint.is_empty() {
-            return Err(SettingsError::Missing("Endpoint"));
+            return Err(ServiceBusSettingsError::Missing("Endpoint"));
         }
         Ok(given)
     }
 
-    fn key(&self) -> Result<SharedKey, SettingsError> {
-        let name = self.key_name.ok_or(SettingsError::Missing("SharedAccessKeyName"))?;
-        let key = self.key.ok_or(SettingsError::Missing("SharedAccessKey"))?;
+    fn key(&self) -> Result<SharedKey, ServiceBusSettingsError> {
+        let name = self.key_name.ok_or(ServiceBusSettingsError::Missing("SharedAccessKeyName"))?;
+        let key = self.key.ok_or(ServiceBusSettingsError::Missing("SharedAccessKey"))?;
         Ok(SharedKey { name: name.to_owned(), key: key.to_owned().into() })
     }
 }
@@ -319,8 +322,8 @@ mod tests {
     const CLOUD: &str = "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=n;\
                          SharedAccessKey=c2VjcmV0=";
 
-    fn plan(string: &str, queue: &str) -> Result<Plan, SettingsError> {
-        Plan::new(&Settings::new(string, queue), None)
+    fn plan(string: &str, queue: &str) -> Result<ResolvedSettings, ServiceBusSettingsError> {
+        ResolvedSettings::new(&ServiceBusSettings::new(string, queue), None)
     }
 
     #[test]
@@ -338,28 +341,31 @@ mod tests {
 
     #[test]
     fn a_websocket_goes_to_the_port_that_firewalls_let_through() {
-        let mut settings = Settings::new(CLOUD, "jobs");
-        settings.transport = Transport::Websocket;
-        assert_eq!(Plan::new(&settings, None).unwrap().port, 443);
+        let mut settings = ServiceBusSettings::new(CLOUD, "jobs");
+        settings.transport = ServiceBusTransport::Websocket;
+        assert_eq!(ResolvedSettings::new(&settings, None).unwrap().port, 443);
     }
 
     #[test]
     fn https_has_ports_and_settings_of_its_own() {
-        let mut settings = Settings::new(CLOUD, "jobs");
-        assert_eq!(Plan::new(&settings, None).unwrap().http_port, 443);
+        let mut settings = ServiceBusSettings::new(CLOUD, "jobs");
+        assert_eq!(ResolvedSettings::new(&settings, None).unwrap().http_port, 443);
         settings.dead_letter_queue = Some("jobs-dead".into());
-        let refused = Plan::new(&settings, None).err().unwrap();
+        let refused = ResolvedSettings::new(&settings, None).err().unwrap();
         assert!(refused.to_string().starts_with("'dead_letter_queue' goes with"), "{refused}");
-        settings.transport = Transport::Https;
-        let plan = Plan::new(&settings, None).unwrap();
+        settings.transport = ServiceBusTransport::Https;
+        let plan = ResolvedSettings::new(&settings, None).unwrap();
         assert_eq!((plan.port, plan.http_port), (443, 443));
         settings.dead_letter_queue = Some("Jobs".into());
-        assert!(matches!(Plan::new(&settings, None), Err(SettingsError::DeadLettersToItself)));
+        assert!(matches!(
+            ResolvedSettings::new(&settings, None),
+            Err(ServiceBusSettingsError::DeadLettersToItself)
+        ));
         let named = format!("{CLOUD};UseDevelopmentEmulator=true").replace(".net/", ".net:5672/");
         assert_eq!(plan_of(&named).http_port, 5300);
     }
 
-    fn plan_of(string: &str) -> Plan {
+    fn plan_of(string: &str) -> ResolvedSettings {
         plan(string, "jobs").unwrap()
     }
 
@@ -374,7 +380,7 @@ mod tests {
 
     #[test]
     fn wrong_settings_say_their_mend() {
-        let said = |result: Result<Plan, SettingsError>| match result {
+        let said = |result: Result<ResolvedSettings, ServiceBusSettingsError>| match result {
             Ok(_) => panic!("taken"),
             Err(error) => error.to_string(),
         };
@@ -383,24 +389,24 @@ mod tests {
         assert!(said(plan(CLOUD, "/")).starts_with("'queue' is empty"));
         let other = format!("{CLOUD};EntityPath=a");
         assert!(said(plan(&other, "b")).contains("for the queue 'a'"));
-        let mut both = Settings::new(CLOUD, "q");
+        let mut both = ServiceBusSettings::new(CLOUD, "q");
         both.namespace = Some("h".into());
-        assert!(said(Plan::new(&both, None)).starts_with("give either"));
+        assert!(said(ResolvedSettings::new(&both, None)).starts_with("give either"));
     }
 
     #[test]
     fn settings_are_read_and_unknown_ones_refused() {
-        let read = |text: &str| toml::from_str::<Settings>(text);
+        let read = |text: &str| toml::from_str::<ServiceBusSettings>(text);
         let given = read("namespace = \"h\"\nqueue = \"q\"\ntransport = \"websocket\"").unwrap();
-        assert_eq!((given.transport, given.patience_seconds), (Transport::Websocket, 60));
+        assert_eq!((given.transport, given.patience_seconds), (ServiceBusTransport::Websocket, 60));
         assert!(read("queue = \"q\"\npatience = 3").unwrap_err().to_string().contains("patience"));
     }
 
     #[test]
     fn no_secret_is_printed() {
-        let settings = Settings::new(CLOUD, "jobs");
+        let settings = ServiceBusSettings::new(CLOUD, "jobs");
         assert!(!format!("{settings:?}").contains("c2VjcmV0"));
-        let plan = Plan::new(&settings, None).unwrap();
+        let plan = ResolvedSettings::new(&settings, None).unwrap();
         assert!(!format!("{:?}", plan.credential).contains("c2VjcmV0"));
     }
 }

@@ -1,78 +1,82 @@
-//! An outcome as a row: the columns of CSV and Parquet files.
+//! Columns of CSV and Parquet files: one outcome is one row.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use domain::outcome::Outcome;
 
-/// A cell.
+/// Value of one cell.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub enum CellValue {
     Text(Option<String>),
     Number(Option<i64>),
     Float(Option<f64>),
-    Truth(Option<bool>),
+    Bool(Option<bool>),
 }
 
-/// What every cell of a column is.
+/// Type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnKind {
     Text,
     Number,
     Float,
-    Truth,
+    Bool,
 }
 
-type Cell = fn(&Outcome) -> Value;
+type CellReader = fn(&Outcome) -> CellValue;
 
-/// The columns' names, kinds and what stands in them, in their order.
-pub(super) const COLUMNS: [(&str, Kind, Cell); 20] = [
-    ("batch_id", Kind::Text, |o| text(o.batch_id.as_str())),
-    ("custom_id", Kind::Text, |o| text(&o.custom_id)),
-    ("position", Kind::Number, |o| number(o.position)),
-    ("ending", Kind::Text, |o| text(o.ending.as_str())),
-    ("answer", Kind::Text, |o| Value::Text(o.body.as_deref().and_then(answer))),
-    ("error_code", Kind::Text, |o| Value::Text(o.failure.as_ref().map(|f| f.code.clone()))),
-    ("error_message", Kind::Text, |o| Value::Text(o.failure.as_ref().map(|f| f.message.clone()))),
-    ("model", Kind::Text, |o| text(&o.model)),
-    ("deployment", Kind::Text, |o| text(&o.deployment)),
-    ("prompt_tokens", Kind::Number, |o| number(o.usage.prompt)),
-    ("cached_tokens", Kind::Number, |o| number(o.usage.cached)),
-    ("completion_tokens", Kind::Number, |o| number(o.usage.completion)),
-    ("reasoning_tokens", Kind::Number, |o| number(o.usage.reasoning)),
-    ("attempts", Kind::Number, |o| number(o.attempts.into())),
-    ("latency_ms", Kind::Number, |o| number(o.latency_ms)),
-    ("finished_at", Kind::Text, |o| text(&o.finished_at.to_string())),
-    ("status_code", Kind::Number, |o| Value::Number(o.status_code.map(i64::from))),
-    ("request_id", Kind::Text, |o| Value::Text(o.request_id.clone())),
-    ("metadata", Kind::Text, |o| Value::Text(o.metadata.as_deref().map(Into::into))),
-    ("body", Kind::Text, |o| {
-        Value::Text(o.body.as_deref().map(|body| String::from_utf8_lossy(body).into_owned()))
+/// Names, types and readers of the columns, in order.
+pub(super) const COLUMNS: [(&str, ColumnKind, CellReader); 20] = [
+    ("batch_id", ColumnKind::Text, |o| text(o.batch_id.as_str())),
+    ("custom_id", ColumnKind::Text, |o| text(&o.custom_id)),
+    ("position", ColumnKind::Number, |o| number(o.position)),
+    ("ending", ColumnKind::Text, |o| text(o.ending.as_str())),
+    ("answer", ColumnKind::Text, |o| CellValue::Text(o.body.as_deref().and_then(answer))),
+    ("error_code", ColumnKind::Text, |o| {
+        CellValue::Text(o.failure.as_ref().map(|f| f.code.clone()))
+    }),
+    ("error_message", ColumnKind::Text, |o| {
+        CellValue::Text(o.failure.as_ref().map(|f| f.message.clone()))
+    }),
+    ("model", ColumnKind::Text, |o| text(&o.model)),
+    ("deployment", ColumnKind::Text, |o| text(&o.deployment)),
+    ("prompt_tokens", ColumnKind::Number, |o| number(o.usage.prompt)),
+    ("cached_tokens", ColumnKind::Number, |o| number(o.usage.cached)),
+    ("completion_tokens", ColumnKind::Number, |o| number(o.usage.completion)),
+    ("reasoning_tokens", ColumnKind::Number, |o| number(o.usage.reasoning)),
+    ("attempts", ColumnKind::Number, |o| number(o.attempts.into())),
+    ("latency_ms", ColumnKind::Number, |o| number(o.latency_ms)),
+    ("finished_at", ColumnKind::Text, |o| text(&o.finished_at.to_string())),
+    ("status_code", ColumnKind::Number, |o| CellValue::Number(o.status_code.map(i64::from))),
+    ("request_id", ColumnKind::Text, |o| CellValue::Text(o.request_id.clone())),
+    ("metadata", ColumnKind::Text, |o| CellValue::Text(o.metadata.as_deref().map(Into::into))),
+    ("body", ColumnKind::Text, |o| {
+        CellValue::Text(o.body.as_deref().map(|body| String::from_utf8_lossy(body).into_owned()))
     }),
 ];
 
-/// The names and kinds of [`COLUMNS`].
-pub(super) fn header() -> Vec<(String, Kind)> {
+/// Returns the names and types of [`COLUMNS`].
+pub(super) fn header() -> Vec<(String, ColumnKind)> {
     COLUMNS.map(|(name, kind, _)| (name.to_owned(), kind)).to_vec()
 }
 
-/// An outcome's cells.
-pub(super) fn row(outcome: &Outcome) -> Vec<Value> {
+/// Returns an outcome's cells.
+pub(super) fn row(outcome: &Outcome) -> Vec<CellValue> {
     COLUMNS.map(|(_, _, cell)| cell(outcome)).to_vec()
 }
 
-impl Value {
-    /// As a text file has it; what is absent is empty.
-    fn written(self) -> String {
+impl CellValue {
+    /// Formats the value for a text file; absent ones are empty.
+    fn into_text(self) -> String {
         match self {
             Self::Text(text) => text.unwrap_or_default(),
             Self::Number(number) => number.map(|n| n.to_string()).unwrap_or_default(),
             Self::Float(number) => number.map(|n| n.to_string()).unwrap_or_default(),
-            Self::Truth(truth) => truth.map(|t| t.to_string()).unwrap_or_default(),
+            Self::Bool(truth) => truth.map(|t| t.to_string()).unwrap_or_default(),
         }
     }
 
-    /// Bytes that it holds in memory, roughly.
+    /// Returns roughly the bytes it holds in memory.
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Text(Some(text)) => text.len(),
@@ -81,54 +85,54 @@ impl Value {
     }
 }
 
-impl From<Value> for String {
-    fn from(value: Value) -> Self {
-        value.written()
+impl From<CellValue> for String {
+    fn from(value: CellValue) -> Self {
+        value.into_text()
     }
 }
 
-fn text(text: &str) -> Value {
-    Value::Text(Some(text.to_owned()))
+fn text(text: &str) -> CellValue {
+    CellValue::Text(Some(text.to_owned()))
 }
 
-fn number(number: u64) -> Value {
-    Value::Number(i64::try_from(number).ok())
+fn number(number: u64) -> CellValue {
+    CellValue::Number(i64::try_from(number).ok())
 }
 
-/// The text of a chat or Responses answer, its first choice; what has none has no answer.
+/// Returns the text of a chat (first choice) or Responses answer; `None` if there is no text.
 pub fn answer(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Body<'a> {
+    struct ResultBody<'a> {
         #[serde(borrow, default)]
-        choices: Option<Vec<Choice<'a>>>,
+        choices: Option<Vec<ResultChoice<'a>>>,
         #[serde(borrow, default)]
-        output: Option<Vec<Item<'a>>>,
+        output: Option<Vec<ResultItem<'a>>>,
     }
     #[derive(Deserialize)]
-    struct Choice<'a> {
+    struct ResultChoice<'a> {
         #[serde(borrow)]
         message: &'a RawValue,
     }
     #[derive(Deserialize)]
-    struct Message {
+    struct ResultMessage {
         content: Option<String>,
     }
     #[derive(Deserialize)]
-    struct Item<'a> {
+    struct ResultItem<'a> {
         #[serde(borrow, default)]
         content: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
-    struct Part {
+    struct ResultPart {
         #[serde(default)]
         text: Option<String>,
     }
-    let body: Body<'_> = serde_json::from_slice(body).ok()?;
+    let body: ResultBody<'_> = serde_json::from_slice(body).ok()?;
     if let Some(choice) = body.choices.iter().flatten().next() {
-        return serde_json::from_str::<Message>(choice.message.get()).ok()?.content;
+        return serde_json::from_str::<ResultMessage>(choice.message.get()).ok()?.content;
     }
     let contents = body.output?.into_iter().filter_map(|item| item.content);
-    let parts = contents.filter_map(|raw| serde_json::from_str::<Vec<Part>>(raw.get()).ok());
+    let parts = contents.filter_map(|raw| serde_json::from_str::<Vec<ResultPart>>(raw.get()).ok());
     let texts: Vec<_> = parts.flatten().filter_map(|part| part.text).collect();
     (!texts.is_empty()).then(|| texts.concat())
 }

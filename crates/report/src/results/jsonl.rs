@@ -1,8 +1,9 @@
-//! Outcomes become the output and error files of the OpenAI/Azure Batch format.
+//! Writes outcomes as the output and error files of the OpenAI/Azure Batch format.
 //!
-//! A line: `{"id","custom_id","response":{"status_code","request_id","body"},"error"}`. Answers go to
-//! the output file, all other endings to the error file. Where the service itself refused, its words
-//! stand in `response` and `error` is null, as in the Batch API; where we gave up, `error` says why.
+//! A line: `{"id","custom_id","response":{"status_code","request_id","body"},"error"}`. Answers go
+//! to the output file, all other endings to the error file. If the service itself refused, its
+//! answer is in `response` and `error` is null, as in the Batch API; if we gave up, `error` says
+//! why.
 
 use std::io::{self, Write};
 
@@ -12,29 +13,29 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::target::Target;
-use super::{Paths, ResultsError, Selection, Written};
-use domain::outcome::{Ending, Outcome};
+use super::atomic_file::AtomicFile;
+use super::{OutcomeSelection, ResultCounts, ResultPaths, ResultsError};
+use domain::outcome::{Outcome, OutcomeStatus};
 use store::Store;
 
-/// Streams a batch's outcomes into the two files. A file appears whole, under its name, at the end.
-/// `first_errors` may put lines before the outcomes' errors: those of the input.
+/// Streams a batch's outcomes into the two files. A file appears under its name only when complete.
+/// `first_errors` may write lines before the outcomes' errors: those of the input.
 ///
 /// # Errors
 /// If the store or a file fails; earlier files stay as they were.
 pub async fn write(
     store: &dyn Store,
-    selection: &Selection,
-    paths: &Paths,
+    selection: &OutcomeSelection,
+    paths: &ResultPaths,
     first_errors: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<Written, ResultsError> {
-    let mut out = Target::create(&paths.out)?;
-    let mut errors = Target::create(&paths.errors)?;
+) -> Result<ResultCounts, ResultsError> {
+    let mut out = AtomicFile::create(&paths.out)?;
+    let mut errors = AtomicFile::create(&paths.errors)?;
     first_errors(&mut errors.file).map_err(|source| errors.failed(source))?;
-    let mut written = Written::default();
+    let mut written = ResultCounts::default();
     let mut outcomes = selection.stream(store).await?;
     while let Some(outcome) = outcomes.try_next().await? {
-        let (target, count) = if outcome.ending == Ending::Succeeded {
+        let (target, count) = if outcome.ending == OutcomeStatus::Succeeded {
             (&mut out, &mut written.results)
         } else {
             (&mut errors, &mut written.errors)
@@ -51,13 +52,13 @@ pub async fn write(
     Ok(written)
 }
 
-/// Streams a batch's outcomes as lines, in bounded memory, whichever file they belong to.
+/// Streams a batch's outcomes as lines of either file, in bounded memory.
 ///
 /// # Errors
 /// If the store fails, or a stored body is not JSON; also later, in the stream.
 pub async fn lines(
     store: &dyn Store,
-    selection: &Selection,
+    selection: &OutcomeSelection,
 ) -> Result<BoxStream<'static, Result<Vec<u8>, ResultsError>>, ResultsError> {
     let outcomes = selection.stream(store).await?.map_err(ResultsError::from);
     let line = |outcome: Outcome| {
@@ -67,23 +68,24 @@ pub async fn lines(
     Ok(outcomes.and_then(line).boxed())
 }
 
-/// One outcome as one line.
+/// Formats one outcome as one line.
 fn line_of(outcome: &Outcome) -> Result<Vec<u8>, serde_json::Error> {
     let body: Option<&RawValue> =
         outcome.body.as_deref().map(serde_json::from_slice).transpose()?;
-    let response = outcome.status_code.map(|status_code| Response {
+    let response = outcome.status_code.map(|status_code| OutputResponse {
         status_code,
         request_id: outcome.request_id.as_deref(),
         body,
     });
-    let said_by_service = response.is_some() && body.is_some() && outcome.ending == Ending::Failed;
-    let error = outcome.failure.as_ref().filter(|_| !said_by_service).map(|failure| Error {
+    let said_by_service =
+        response.is_some() && body.is_some() && outcome.ending == OutcomeStatus::Failed;
+    let error = outcome.failure.as_ref().filter(|_| !said_by_service).map(|failure| OutputError {
         code: &failure.code,
         message: &failure.message,
         ending: outcome.ending,
         attempts: outcome.attempts,
     });
-    let line = Line {
+    let line = OutputLine {
         id: format!("batch_req_{}", outcome.job_id),
         custom_id: &outcome.custom_id,
         response,
@@ -100,24 +102,24 @@ fn line_of(outcome: &Outcome) -> Result<Vec<u8>, serde_json::Error> {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct OutputLine<'a> {
     id: String,
     custom_id: &'a str,
-    response: Option<Response<'a>>,
-    error: Option<Error<'a>>,
+    response: Option<OutputResponse<'a>>,
+    error: Option<OutputError<'a>>,
 }
 
 #[derive(Serialize)]
-struct Response<'a> {
+struct OutputResponse<'a> {
     status_code: u16,
     request_id: Option<&'a str>,
     body: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
-struct Error<'a> {
+struct OutputError<'a> {
     code: &'a str,
     message: &'a str,
-    ending: Ending,
+    ending: OutcomeStatus,
     attempts: u32,
 }

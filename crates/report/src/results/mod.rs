@@ -1,11 +1,11 @@
-//! A batch's outcomes as files: what programs of the Batch API read, and what analysts do.
+//! A batch's outcomes as files: Batch API JSONL for programs, tables for analysts.
 
 pub mod jsonl;
 pub mod table;
 
+mod atomic_file;
 mod columns;
 mod parquet;
-mod target;
 
 use std::io;
 use std::path::PathBuf;
@@ -14,14 +14,14 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, future};
 use serde::Serialize;
 
-pub use columns::{Kind, Value, answer as answer_text};
-pub use target::Target;
+pub use atomic_file::AtomicFile;
+pub use columns::{CellValue, ColumnKind, answer as answer_text};
 
 use domain::job::BatchId;
-use domain::outcome::{Ending, Outcome};
-use store::{Order, Store, StoreError};
+use domain::outcome::{Outcome, OutcomeStatus};
+use store::{SortOrder, Store, StoreError};
 
-/// Why results could not be written.
+/// Failure to write results.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
     #[error("can't write {}", path.display())]
@@ -32,30 +32,30 @@ pub enum ResultsError {
     Body { custom_id: String, source: serde_json::Error },
 }
 
-/// Where the lines of the two files in Batch format go.
+/// Paths of the two files in Batch format.
 #[derive(Debug, Clone)]
-pub struct Paths {
+pub struct ResultPaths {
     pub out: PathBuf,
     pub errors: PathBuf,
 }
 
-/// Lines written.
+/// Lines written to each file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Written {
+pub struct ResultCounts {
     pub results: u64,
     pub errors: u64,
 }
 
-/// Which outcomes, and in what order.
+/// Selected outcomes, and their order.
 #[derive(Debug, Clone)]
-pub struct Selection {
+pub struct OutcomeSelection {
     pub batch: BatchId,
-    pub order: Order,
+    pub order: SortOrder,
     /// Only these endings; empty: all.
-    pub endings: Vec<Ending>,
+    pub endings: Vec<OutcomeStatus>,
 }
 
-impl Selection {
+impl OutcomeSelection {
     async fn stream(
         &self,
         store: &dyn Store,

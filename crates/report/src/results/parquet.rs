@@ -1,5 +1,5 @@
-//! Rows as a Parquet file: columns of optional values, a few megabytes of rows a
-//! group, compressed with Snappy, which every reader knows.
+//! Rows as a Parquet file: columns of optional values, row groups of a few megabytes, compressed
+//! with Snappy, which every reader supports.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,45 +10,45 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 
-use super::columns::{Kind, Value};
+use super::columns::{CellValue, ColumnKind};
 
-/// Rows and bytes of bodies that are held before they are written as a group.
+/// Rows and bytes that are buffered before they are written as a row group.
 const GROUP_ROWS: usize = 20_000;
 const GROUP_BYTES: usize = 16 << 20;
 
-/// What is there of a column, and for each row whether it is.
-enum Column {
+/// Present values of a column, and per row its definition level (1: present).
+enum ParquetColumn {
     Text(Vec<ByteArray>, Vec<i16>),
     Number(Vec<i64>, Vec<i16>),
     Float(Vec<f64>, Vec<i16>),
-    Truth(Vec<bool>, Vec<i16>),
+    Bool(Vec<bool>, Vec<i16>),
 }
 
-impl Column {
-    fn empty(kind: Kind) -> Self {
+impl ParquetColumn {
+    fn empty(kind: ColumnKind) -> Self {
         match kind {
-            Kind::Text => Self::Text(Vec::new(), Vec::new()),
-            Kind::Number => Self::Number(Vec::new(), Vec::new()),
-            Kind::Float => Self::Float(Vec::new(), Vec::new()),
-            Kind::Truth => Self::Truth(Vec::new(), Vec::new()),
+            ColumnKind::Text => Self::Text(Vec::new(), Vec::new()),
+            ColumnKind::Number => Self::Number(Vec::new(), Vec::new()),
+            ColumnKind::Float => Self::Float(Vec::new(), Vec::new()),
+            ColumnKind::Bool => Self::Bool(Vec::new(), Vec::new()),
         }
     }
 
-    fn add(&mut self, value: Value) {
+    fn add(&mut self, value: CellValue) {
         match (self, value) {
-            (Self::Text(texts, present), Value::Text(text)) => {
+            (Self::Text(texts, present), CellValue::Text(text)) => {
                 present.push(i16::from(text.is_some()));
                 texts.extend(text.map(|text| ByteArray::from(text.into_bytes())));
             }
-            (Self::Number(numbers, present), Value::Number(number)) => {
+            (Self::Number(numbers, present), CellValue::Number(number)) => {
                 present.push(i16::from(number.is_some()));
                 numbers.extend(number);
             }
-            (Self::Float(numbers, present), Value::Float(number)) => {
+            (Self::Float(numbers, present), CellValue::Float(number)) => {
                 present.push(i16::from(number.is_some()));
                 numbers.extend(number);
             }
-            (Self::Truth(truths, present), Value::Truth(truth)) => {
+            (Self::Bool(truths, present), CellValue::Bool(truth)) => {
                 present.push(i16::from(truth.is_some()));
                 truths.extend(truth);
             }
@@ -56,30 +56,32 @@ impl Column {
                 Self::Text(_, present)
                 | Self::Number(_, present)
                 | Self::Float(_, present)
-                | Self::Truth(_, present),
+                | Self::Bool(_, present),
                 _,
             ) => present.push(0),
         }
     }
 }
 
-pub struct Writer<W: Write + Send> {
+pub struct ParquetWriter<W: Write + Send> {
     file: SerializedFileWriter<W>,
-    kinds: Vec<Kind>,
-    columns: Vec<Column>,
+    kinds: Vec<ColumnKind>,
+    columns: Vec<ParquetColumn>,
     rows: usize,
     bytes: usize,
 }
 
-impl<W: Write + Send> Writer<W> {
-    pub(super) fn new(file: W, header: Vec<(String, Kind)>) -> io::Result<Self> {
+impl<W: Write + Send> ParquetWriter<W> {
+    pub(super) fn new(file: W, header: Vec<(String, ColumnKind)>) -> io::Result<Self> {
         let fields = header.iter().map(|(name, kind)| {
             let of = |physical| Type::primitive_type_builder(name, physical);
             let builder = match kind {
-                Kind::Text => of(Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::String)),
-                Kind::Number => of(Physical::INT64),
-                Kind::Float => of(Physical::DOUBLE),
-                Kind::Truth => of(Physical::BOOLEAN),
+                ColumnKind::Text => {
+                    of(Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::String))
+                }
+                ColumnKind::Number => of(Physical::INT64),
+                ColumnKind::Float => of(Physical::DOUBLE),
+                ColumnKind::Bool => of(Physical::BOOLEAN),
             };
             builder.with_repetition(Repetition::OPTIONAL).build().map(Arc::new)
         });
@@ -91,8 +93,8 @@ impl<W: Write + Send> Writer<W> {
         Ok(Self { file, columns: empty(&kinds), kinds, rows: 0, bytes: 0 })
     }
 
-    pub(super) fn add(&mut self, row: Vec<Value>) -> io::Result<()> {
-        self.bytes += row.iter().map(Value::size).sum::<usize>();
+    pub(super) fn add(&mut self, row: Vec<CellValue>) -> io::Result<()> {
+        self.bytes += row.iter().map(CellValue::size).sum::<usize>();
         for (column, value) in self.columns.iter_mut().zip(row) {
             column.add(value);
         }
@@ -119,16 +121,16 @@ impl<W: Write + Send> Writer<W> {
         for column in std::mem::replace(&mut self.columns, empty(&self.kinds)) {
             let Some(mut writer) = group.next_column()? else { break };
             match column {
-                Column::Text(values, present) => {
+                ParquetColumn::Text(values, present) => {
                     writer.typed::<ByteArrayType>().write_batch(&values, Some(&present), None)?
                 }
-                Column::Number(values, present) => {
+                ParquetColumn::Number(values, present) => {
                     writer.typed::<Int64Type>().write_batch(&values, Some(&present), None)?
                 }
-                Column::Float(values, present) => {
+                ParquetColumn::Float(values, present) => {
                     writer.typed::<DoubleType>().write_batch(&values, Some(&present), None)?
                 }
-                Column::Truth(values, present) => {
+                ParquetColumn::Bool(values, present) => {
                     writer.typed::<BoolType>().write_batch(&values, Some(&present), None)?
                 }
             };
@@ -139,6 +141,6 @@ impl<W: Write + Send> Writer<W> {
     }
 }
 
-fn empty(kinds: &[Kind]) -> Vec<Column> {
-    kinds.iter().map(|kind| Column::empty(*kind)).collect()
+fn empty(kinds: &[ColumnKind]) -> Vec<ParquetColumn> {
+    kinds.iter().map(|kind| ParquetColumn::empty(*kind)).collect()
 }

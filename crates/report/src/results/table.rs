@@ -1,43 +1,43 @@
-//! Outcomes as one table, all endings in one file: CSV or Parquet.
+//! Outcomes as one table with all endings, in a CSV or Parquet file.
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use futures_util::TryStreamExt;
 
-use super::columns::{Kind, Value, header, row};
-use super::target::Target;
-use super::{ResultsError, Selection, Written, parquet};
-use domain::outcome::Ending;
+use super::atomic_file::AtomicFile;
+use super::columns::{CellValue, ColumnKind, header, row};
+use super::{OutcomeSelection, ResultCounts, ResultsError, parquet};
+use domain::outcome::OutcomeStatus;
 use store::Store;
 
-/// What kind of table.
+/// File format of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// RFC 4180, UTF-8, a header line; what is absent is empty.
+pub enum TableFormat {
+    /// RFC 4180, UTF-8, a header line; absent values are empty.
     Csv,
     Parquet,
 }
 
-/// Streams outcomes into one file, which appears whole, under its name, at the end.
+/// Streams outcomes into one file, which appears under its name only when complete.
 ///
 /// # Errors
 /// If the store or the file fails; an earlier file stays as it was.
 pub async fn write(
     store: &dyn Store,
-    selection: &Selection,
-    format: Format,
+    selection: &OutcomeSelection,
+    format: TableFormat,
     path: &Path,
-) -> Result<Written, ResultsError> {
-    let mut target = Target::create(path)?;
+) -> Result<ResultCounts, ResultsError> {
+    let mut target = AtomicFile::create(path)?;
     let mut outcomes = selection.stream(store).await?;
-    let mut written = Written::default();
+    let mut written = ResultCounts::default();
     let failed = |source| ResultsError::Write { path: path.to_owned(), source };
-    let mut table = Table::begin(&mut target.file, format, header()).map_err(failed)?;
+    let mut table = TableWriter::begin(&mut target.file, format, header()).map_err(failed)?;
     while let Some(outcome) = outcomes.try_next().await? {
         table.add(row(&outcome)).map_err(failed)?;
         match outcome.ending {
-            Ending::Succeeded => written.results += 1,
+            OutcomeStatus::Succeeded => written.results += 1,
             _ => written.errors += 1,
         }
     }
@@ -46,27 +46,33 @@ pub async fn write(
     Ok(written)
 }
 
-/// Rows on their way into a file.
-pub enum Table<W: Write + Send> {
+/// Writer of rows into a file.
+pub enum TableWriter<W: Write + Send> {
     Csv(Box<csv::Writer<W>>),
-    Parquet(Box<parquet::Writer<W>>),
+    Parquet(Box<parquet::ParquetWriter<W>>),
 }
 
-impl<W: Write + Send> Table<W> {
-    pub fn begin(file: W, format: Format, header: Vec<(String, Kind)>) -> io::Result<Self> {
+impl<W: Write + Send> TableWriter<W> {
+    pub fn begin(
+        file: W,
+        format: TableFormat,
+        header: Vec<(String, ColumnKind)>,
+    ) -> io::Result<Self> {
         Ok(match format {
-            Format::Csv => {
+            TableFormat::Csv => {
                 let mut writer =
                     csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(file);
                 writer.write_record(header.iter().map(|(name, _)| name))?;
                 Self::Csv(Box::new(writer))
             }
-            Format::Parquet => Self::Parquet(Box::new(parquet::Writer::new(file, header)?)),
+            TableFormat::Parquet => {
+                Self::Parquet(Box::new(parquet::ParquetWriter::new(file, header)?))
+            }
         })
     }
 
     /// Adds a row, which has a cell for each column.
-    pub fn add(&mut self, row: Vec<Value>) -> io::Result<()> {
+    pub fn add(&mut self, row: Vec<CellValue>) -> io::Result<()> {
         match self {
             Self::Csv(writer) => Ok(writer.write_record(row.into_iter().map(String::from))?),
             Self::Parquet(writer) => writer.add(row),

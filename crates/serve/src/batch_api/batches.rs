@@ -9,18 +9,18 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::intake::Lease;
-use super::page::{self, Asked, Page};
-use super::record::{BatchRecord, Counts, Seen};
+use super::intake::IntakeLease;
+use super::page::{self, ListPage, ListQuery};
+use super::record::{BatchRecord, BatchRequestCounts, BatchSnapshot};
 use super::{files, notes};
-use crate::App;
+use crate::AppState;
 use crate::error::{ApiError, json_response};
 use control::{self, ControlError};
 use domain::job::{Api, BatchId};
 use store::{Store, StoreError};
 
-/// Entries of a page: usual and most (OpenAI docs, "List batch").
-const PAGE: (usize, usize) = (20, 100);
+/// Entries of a page: default and maximum (OpenAI docs, "List batch").
+const PAGE_LIMITS: (usize, usize) = (20, 100);
 
 /// The longest completion window, in hours: a week.
 const LONGEST_WINDOW: i64 = 168;
@@ -32,7 +32,7 @@ const LONGEST_VALUE: usize = 512;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+struct CreateBatchRequest {
     input_file_id: String,
     endpoint: String,
     completion_window: String,
@@ -41,14 +41,14 @@ struct Wanted {
 }
 
 pub(super) async fn post(
-    State(app): State<App>,
+    State(app): State<AppState>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let body = body.map_err(|refused| {
         ApiError::new(refused.status(), "invalid_body", "the body is too large, or was cut off")
     })?;
-    let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| {
-        let message = format!("the body is not as it should be: {error}");
+    let wanted: CreateBatchRequest = serde_json::from_slice(&body).map_err(|error| {
+        let message = format!("invalid body: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message)
     })?;
     let record = new_record(wanted, notes::now())?;
@@ -58,15 +58,15 @@ pub(super) async fn post(
         return Err(ApiError::invalid("input_file_id", message));
     }
     let id = notes::new_id("batch_");
-    // The intake first: a record without one would wait for ever.
-    let lease = Lease::free(record.input_file_id.clone());
+    // The intake first: a record without one would wait forever.
+    let lease = IntakeLease::free(record.input_file_id.clone());
     notes::create(store, notes::INTAKES, &id, &lease).await?;
     notes::create(store, notes::BATCHES, &id, &record).await?;
-    app.intake.notify_one();
-    Ok(json_response(StatusCode::OK, &record.object(&id, &Seen::default())))
+    app.batch_submitted.notify_one();
+    Ok(json_response(StatusCode::OK, &record.object(&id, &BatchSnapshot::default())))
 }
 
-fn new_record(wanted: Wanted, now: i64) -> Result<BatchRecord, ApiError> {
+fn new_record(wanted: CreateBatchRequest, now: i64) -> Result<BatchRecord, ApiError> {
     let known = [Api::ChatCompletions, Api::Embeddings, Api::Responses];
     let endpoint = known.into_iter().find(|api| api.url() == wanted.endpoint);
     let endpoint = endpoint.ok_or_else(|| {
@@ -94,7 +94,7 @@ fn new_record(wanted: Wanted, now: i64) -> Result<BatchRecord, ApiError> {
         cancelling_at: None,
         cancelled_at: None,
         errors: Vec::new(),
-        counts: Counts::default(),
+        counts: BatchRequestCounts::default(),
     })
 }
 
@@ -113,25 +113,25 @@ fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), Api
 }
 
 pub(super) async fn get(
-    State(app): State<App>,
+    State(app): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let record = notes::load::<BatchRecord>(app.store.as_ref(), notes::BATCHES, &id).await?;
     let record = record.ok_or_else(|| ApiError::no_such("batch", &id))?;
-    let (record, seen) = bring_up_to_date(&app, &id, record).await?;
+    let (record, seen) = refresh(&app, &id, record).await?;
     Ok(json_response(StatusCode::OK, &record.object(&id, &seen)))
 }
 
 pub(super) async fn list(
-    State(app): State<App>,
-    query: Result<Query<Asked>, QueryRejection>,
+    State(app): State<AppState>,
+    query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::read(query)?;
+    let asked = ListQuery::read(query)?;
     let all = notes::list::<BatchRecord>(app.store.as_ref(), notes::BATCHES).await?;
-    let (items, has_more) = Page::cut(all, &asked, PAGE)?.into_items();
+    let (items, has_more) = ListPage::cut(all, &asked, PAGE_LIMITS)?.into_items();
     let mut objects = Vec::with_capacity(items.len());
     for (id, record) in items {
-        let (record, seen) = bring_up_to_date(&app, &id, record).await?;
+        let (record, seen) = refresh(&app, &id, record).await?;
         let object = record.object(&id, &seen);
         objects.push((id, object));
     }
@@ -139,13 +139,13 @@ pub(super) async fn list(
 }
 
 pub(super) async fn cancel(
-    State(app): State<App>,
+    State(app): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let store = app.store.as_ref();
     let record = notes::load::<BatchRecord>(store, notes::BATCHES, &id).await?;
     let record = record.ok_or_else(|| ApiError::no_such("batch", &id))?;
-    let (record, _) = bring_up_to_date(&app, &id, record).await?;
+    let (record, _) = refresh(&app, &id, record).await?;
     if record.is_final() {
         let status = serde_json::to_value(record.status()).unwrap_or_default();
         let message = format!("a batch with the status {status} can't be cancelled");
@@ -153,36 +153,36 @@ pub(super) async fn cancel(
     }
     let now = notes::now();
     let cancel = |record: &mut BatchRecord| record.cancel(now);
-    let record = notes::change(store, (notes::BATCHES, &id), cancel).await?.unwrap_or(record);
-    let (record, seen) = bring_up_to_date(&app, &id, record).await?;
+    let record = notes::update(store, (notes::BATCHES, &id), cancel).await?.unwrap_or(record);
+    let (record, seen) = refresh(&app, &id, record).await?;
     Ok(json_response(StatusCode::OK, &record.object(&id, &seen)))
 }
 
-/// Looks how the batch stands, and writes down what is new.
-async fn bring_up_to_date(
-    app: &App,
+/// Reads the batch's current state, and stores what has changed.
+async fn refresh(
+    app: &AppState,
     id: &str,
     record: BatchRecord,
-) -> Result<(BatchRecord, Seen), ApiError> {
+) -> Result<(BatchRecord, BatchSnapshot), ApiError> {
     if record.is_final() || record.in_progress_at.is_none() {
-        return Ok((record, Seen::default()));
+        return Ok((record, BatchSnapshot::default()));
     }
     let store = app.store.as_ref();
     if record.cancelling_at.is_some() {
         cancel_jobs(store, id).await?;
     }
-    let seen = app.seen.of(store, id).await?;
+    let seen = app.snapshots.get(store, id).await?;
     let now = notes::now();
     if !record.clone().advance(&seen, now) {
         return Ok((record, seen));
     }
     let advance = |record: &mut BatchRecord| record.advance(&seen, now);
-    let record = notes::change(store, (notes::BATCHES, id), advance).await?.unwrap_or(record);
+    let record = notes::update(store, (notes::BATCHES, id), advance).await?.unwrap_or(record);
     Ok((record, seen))
 }
 
-/// Makes the workers end the batch's jobs. Done and cancelled batches stay as they are; one that is
-/// not there yet is cancelled by whoever is filling it.
+/// Makes the workers end the batch's jobs. Done and cancelled batches stay as they are; a batch
+/// that is not there yet is cancelled by the server that is filling it.
 pub(super) async fn cancel_jobs(store: &dyn Store, id: &str) -> Result<(), StoreError> {
     let Ok(batch) = id.parse::<BatchId>() else { return Ok(()) };
     match control::cancel(store, &batch).await {
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     fn wanted(json: serde_json::Value) -> Result<BatchRecord, Option<&'static str>> {
-        let wanted: Wanted = serde_json::from_value(json).map_err(|_| None)?;
+        let wanted: CreateBatchRequest = serde_json::from_value(json).map_err(|_| None)?;
         new_record(wanted, 1_000).map_err(|error| error.param)
     }
 

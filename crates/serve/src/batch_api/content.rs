@@ -1,9 +1,9 @@
 //! `/v1/files/{id}/content`: bytes as they were uploaded, or a batch's outcomes as lines, in bounded
 //! memory.
 //!
-//! A task reads ahead of the caller by some pieces. If the caller takes none for too long, the task
-//! ends, and with it the connection; so it does if the store fails on the way: a file that is cut off
-//! never looks whole.
+//! A task reads ahead of the caller by some pieces. If the caller takes none for too long, or if
+//! the store fails on the way, the task ends, and with it the connection: a truncated file never
+//! looks complete.
 
 use std::io;
 use std::time::Duration;
@@ -18,41 +18,42 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::files::{FileRecord, get_piece};
-use super::record::Output;
-use crate::App;
+use super::record::OutputKind;
+use crate::AppState;
 use crate::error::ApiError;
 use domain::job::BatchId;
-use report::results::{ResultsError, Selection, jsonl};
-use store::{Order, Store, StoreError};
+use report::results::{OutcomeSelection, ResultsError, jsonl};
+use store::{SortOrder, Store, StoreError};
 
-/// Lines are sent in pieces of about this.
+/// Approximate size of the pieces in which lines are sent.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Pieces that are read ahead.
-const AHEAD: usize = 2;
+/// Pieces read ahead.
+const READ_AHEAD: usize = 2;
 
-pub(super) type Lines = BoxStream<'static, Result<Vec<u8>, ResultsError>>;
+pub(super) type LineStream = BoxStream<'static, Result<Vec<u8>, ResultsError>>;
 
-/// A batch's output or error file.
+/// Streams a batch's output or error file.
 pub(super) async fn lines(
     store: &dyn Store,
-    output: Output,
+    output: OutputKind,
     batch: &str,
-) -> Result<Lines, ApiError> {
+) -> Result<LineStream, ApiError> {
     let batch: BatchId = batch.parse().map_err(|_| ApiError::no_such("File object", batch))?;
-    let selection = Selection { batch, order: Order::AsStored, endings: output.endings() };
+    let selection =
+        OutcomeSelection { batch, order: SortOrder::AsStored, endings: output.endings() };
     jsonl::lines(store, &selection).await.map_err(failed)
 }
 
 pub(super) fn failed(error: ResultsError) -> ApiError {
     match error {
         ResultsError::Store(error) => error.into(),
-        // Its text names a custom_id, but no content.
+        // The error text names a custom_id, but no content.
         error => StoreError::Refused(error.into()).into(),
     }
 }
 
-pub(super) fn of_lines(app: &App, lines: Lines) -> Response {
+pub(super) fn of_lines(app: &AppState, lines: LineStream) -> Response {
     let gathered = stream::try_unfold(Some(lines), |lines| async {
         let Some(mut lines) = lines else { return Ok(None) };
         let mut piece = Vec::with_capacity(PIECE_BYTES);
@@ -67,7 +68,7 @@ pub(super) fn of_lines(app: &App, lines: Lines) -> Response {
     send(app, gathered.map_err(|error: ResultsError| error.to_string()).boxed(), None)
 }
 
-pub(super) fn of_upload(app: &App, id: &str, record: &FileRecord) -> Response {
+pub(super) fn of_upload(app: &AppState, id: &str, record: &FileRecord) -> Response {
     let (store, id) = (app.store.clone(), id.to_owned());
     let pieces = stream::iter(0..record.pieces).then(move |number| {
         let (store, id) = (store.clone(), id.clone());
@@ -77,12 +78,12 @@ pub(super) fn of_upload(app: &App, id: &str, record: &FileRecord) -> Response {
 }
 
 fn send(
-    app: &App,
+    app: &AppState,
     mut pieces: BoxStream<'static, Result<Bytes, String>>,
     length: Option<u64>,
 ) -> Response {
     let idle = Duration::from_secs(app.config.serve.limits.idle_seconds);
-    let (sender, mut receiver) = mpsc::channel::<io::Result<Bytes>>(AHEAD);
+    let (sender, mut receiver) = mpsc::channel::<io::Result<Bytes>>(READ_AHEAD);
     tokio::spawn(async move {
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| {
@@ -95,8 +96,8 @@ fn send(
                 Ok(()) => {}
                 Err(mpsc::error::SendTimeoutError::Closed(_)) => return,
                 Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
-                    info!("a download stood still for too long and is cut off");
-                    // The channel must not end as if the file did: its last word is an error.
+                    info!("a download stalled for too long and is cut off");
+                    // The channel must not end like a complete file: its last item is an error.
                     drop(pieces);
                     let _ = sender.send(Err(io::ErrorKind::TimedOut.into())).await;
                     return;

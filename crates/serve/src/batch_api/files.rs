@@ -1,8 +1,8 @@
-//! `/v1/files`: what was uploaded, and what batches leave.
+//! `/v1/files`: uploaded files, and the output and error files of batches.
 //!
-//! An uploaded file lies in the store in pieces, each a payload of its own, so that no process ever
-//! holds all of it. A batch's output and error files are never written: they are its outcomes,
-//! streamed as lines ([`super::content`]).
+//! An uploaded file is stored in pieces, each a payload of its own, so that no process ever holds
+//! all of it. A batch's output and error files are never stored: they are its outcomes, streamed as
+//! lines ([`super::content`]).
 
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
@@ -14,21 +14,21 @@ use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::intake::Lease;
-use super::page::{self, Asked, Page};
-use super::record::{BatchRecord, Output};
+use super::intake::IntakeLease;
+use super::page::{self, ListPage, ListQuery};
+use super::record::{BatchRecord, OutputKind};
 use super::{content, notes};
-use crate::App;
+use crate::AppState;
 use crate::error::{ApiError, json_response};
 use store::{Store, StoreError};
 
-/// What one piece of a file weighs, all but the last: one item of any store.
+/// Size of each piece of a file but the last: fits into one item of any store.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 
-/// Entries of a page: as many as the Files API gives.
-const PAGE: (usize, usize) = (10_000, 10_000);
+/// Entries of a page, default and maximum: as in the Files API.
+const PAGE_LIMITS: (usize, usize) = (10_000, 10_000);
 
-/// What is kept of an uploaded file.
+/// Stored record of an uploaded file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct FileRecord {
     pub filename: String,
@@ -58,57 +58,57 @@ impl FileRecord {
     }
 }
 
-/// The answer to an upload.
+/// Returns the answer to an upload.
 pub(super) fn created(id: &str, record: &FileRecord) -> Response {
     json_response(StatusCode::OK, &record.object(id))
 }
 
-/// The name of one piece in the store.
-pub(super) fn piece(id: &str, number: u64) -> String {
+/// Returns the payload name of one piece.
+pub(super) fn piece_name(id: &str, number: u64) -> String {
     format!("{id}.{number}")
 }
 
-/// Takes away a file's pieces.
+/// Deletes a file's pieces.
 pub(super) async fn remove_pieces(
     store: &dyn Store,
     id: &str,
     pieces: u64,
 ) -> Result<(), StoreError> {
     for number in 0..pieces {
-        store.delete_payload(&piece(id, number)).await?;
+        store.delete_payload(&piece_name(id, number)).await?;
     }
     Ok(())
 }
 
-/// The next piece of a file that is known to have it.
+/// Reads a piece that the file must have.
 pub(super) async fn get_piece(
     store: &dyn Store,
     id: &str,
     number: u64,
 ) -> Result<Bytes, StoreError> {
     let missing = || StoreError::Refused(format!("a piece of the file '{id}' is missing").into());
-    store.get_payload(&piece(id, number)).await?.ok_or_else(missing)
+    store.get_payload(&piece_name(id, number)).await?.ok_or_else(missing)
 }
 
-/// An uploaded file that is there and not expired.
+/// Finds an uploaded file that has not expired.
 pub(super) async fn find(store: &dyn Store, id: &str) -> Result<Option<FileRecord>, StoreError> {
     let record = notes::load::<FileRecord>(store, notes::FILES, id).await?;
     Ok(record.filter(|record| !record.is_expired()))
 }
 
-async fn find_or_refuse(app: &App, id: &str) -> Result<FileRecord, ApiError> {
+async fn find_or_refuse(app: &AppState, id: &str) -> Result<FileRecord, ApiError> {
     find(app.store.as_ref(), id).await?.ok_or_else(|| ApiError::no_such("File object", id))
 }
 
 pub(super) async fn list(
-    State(app): State<App>,
-    query: Result<Query<Asked>, QueryRejection>,
+    State(app): State<AppState>,
+    query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::read(query)?;
+    let asked = ListQuery::read(query)?;
     let mut all = notes::list::<FileRecord>(app.store.as_ref(), notes::FILES).await?;
     let is_wanted = asked.purpose.as_deref().is_none_or(|purpose| purpose == "batch");
     all.retain(|(_, record)| is_wanted && !record.is_expired());
-    let (items, has_more) = Page::cut(all, &asked, PAGE)?.into_items();
+    let (items, has_more) = ListPage::cut(all, &asked, PAGE_LIMITS)?.into_items();
     let object = |(id, record): (String, FileRecord)| {
         let object = record.object(&id);
         (id, object)
@@ -118,21 +118,21 @@ pub(super) async fn list(
 }
 
 pub(super) async fn get(
-    State(app): State<App>,
+    State(app): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let object = match Output::of_file(&id) {
+    let object = match OutputKind::from_file_id(&id) {
         Some((output, batch)) => output_object(&app, &id, output, &batch).await?,
         None => find_or_refuse(&app, &id).await?.object(&id),
     };
     Ok(json_response(StatusCode::OK, &object))
 }
 
-/// The object of a file that is not written anywhere: its size takes reading it through.
+/// Returns the object of a batch's file. It is not stored, so its size takes streaming all of it.
 async fn output_object(
-    app: &App,
+    app: &AppState,
     id: &str,
-    output: Output,
+    output: OutputKind,
     batch: &str,
 ) -> Result<Value, ApiError> {
     let record = output_record(app, id, batch).await?;
@@ -141,7 +141,7 @@ async fn output_object(
     while let Some(line) = lines.try_next().await.map_err(content::failed)? {
         bytes += line.len() as u64;
     }
-    let name = if output == Output::Answers { "output" } else { "error" };
+    let name = if output == OutputKind::Answers { "output" } else { "error" };
     Ok(json!({
         "id": id,
         "object": "file",
@@ -155,16 +155,16 @@ async fn output_object(
     }))
 }
 
-async fn output_record(app: &App, id: &str, batch: &str) -> Result<BatchRecord, ApiError> {
+async fn output_record(app: &AppState, id: &str, batch: &str) -> Result<BatchRecord, ApiError> {
     let record = notes::load(app.store.as_ref(), notes::BATCHES, batch).await?;
     record.ok_or_else(|| ApiError::no_such("File object", id))
 }
 
 pub(super) async fn get_content(
-    State(app): State<App>,
+    State(app): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    match Output::of_file(&id) {
+    match OutputKind::from_file_id(&id) {
         Some((output, batch)) => {
             output_record(&app, &id, &batch).await?;
             let lines = content::lines(app.store.as_ref(), output, &batch).await?;
@@ -178,39 +178,39 @@ pub(super) async fn get_content(
 }
 
 pub(super) async fn delete(
-    State(app): State<App>,
+    State(app): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let store = app.store.as_ref();
-    if Output::of_file(&id).is_some() {
+    if OutputKind::from_file_id(&id).is_some() {
         let message = "a batch's output and error files are its outcomes: they stay with the batch";
         return Err(ApiError::invalid("file_id", message));
     }
     let record = find_or_refuse(&app, &id).await?;
-    for (batch, lease) in notes::list::<Lease>(store, notes::INTAKES).await? {
+    for (batch, lease) in notes::list::<IntakeLease>(store, notes::INTAKES).await? {
         let record = notes::load::<BatchRecord>(store, notes::BATCHES, &batch).await?;
-        if lease.file == id && record.is_some_and(|record| record.is_to_be_worked()) {
+        if lease.file == id && record.is_some_and(|record| record.is_active()) {
             let message = "a batch is being read from this file; delete it later";
             return Err(ApiError::invalid("file_id", message));
         }
     }
-    // The record first: without it the pieces are nobody's, and expire.
-    store.remove_note(notes::FILES, &id).await?;
+    // The record first: pieces without a record expire.
+    store.delete_kv(notes::FILES, &id).await?;
     remove_pieces(store, &id, record.pieces).await?;
     let deleted = json!({ "id": id, "object": "file", "deleted": true });
     Ok(json_response(StatusCode::OK, &deleted))
 }
 
-/// Takes away the files whose time is over.
+/// Deletes expired files.
 pub(super) async fn remove_expired(store: &dyn Store) -> Result<(), StoreError> {
     for (id, record) in notes::list::<FileRecord>(store, notes::FILES).await? {
         if record.is_expired() {
             remove_pieces(store, &id, record.pieces).await?;
-            store.remove_note(notes::FILES, &id).await?;
+            store.delete_kv(notes::FILES, &id).await?;
         }
     }
     Ok(())
 }
 
-/// How many uploads may be under way: each holds a piece in memory.
-pub(super) type UploadRoom = Extension<std::sync::Arc<tokio::sync::Semaphore>>;
+/// Limit on concurrent uploads: each holds a piece in memory.
+pub(super) type UploadSlots = Extension<std::sync::Arc<tokio::sync::Semaphore>>;

@@ -1,14 +1,14 @@
 //! The Files and Batches API of OpenAI, over the queue and the store that the workers use.
 //!
-//! Programs that were written for it change a base URL. A batch here is a batch everywhere: `status`,
+//! Programs written for it only change the base URL. A batch here is a batch everywhere: `status`,
 //! `report` and the dashboard show it by the same name.
 //!
 //! | file | what |
 //! |---|---|
 //! | `files`, `upload`, `content` | `/v1/files`: pieces in the store; outputs made of outcomes |
-//! | `batches`, `record` | `/v1/batches`: what is kept of each, and how it moves on |
-//! | `intake` | uploaded lines become jobs, whichever server is there to do it |
-//! | `notes`, `page`, `seen` | records in the store, lists in pages, how batches stand |
+//! | `batches`, `record` | `/v1/batches`: the stored record, and its status changes |
+//! | `intake` | uploaded lines become jobs, on any server |
+//! | `notes`, `page`, `snapshot_cache` | records in the store, paged lists, status of batches |
 
 mod batches;
 mod content;
@@ -17,7 +17,7 @@ mod intake;
 mod notes;
 mod page;
 mod record;
-mod seen;
+mod snapshot_cache;
 mod upload;
 
 use std::sync::Arc;
@@ -27,22 +27,22 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use tokio::sync::Semaphore;
 
-use super::{App, access};
+use super::{AppState, access};
 use crate::settings::Role;
-pub(super) use seen::LastSeen;
+pub(super) use snapshot_cache::SnapshotCache;
 
 /// Uploads at a time: each holds a piece in memory.
-const UPLOADS: usize = 8;
+const MAX_UPLOADS: usize = 8;
 
-/// What a form weighs besides its file.
+/// Bytes that a form may have besides its file.
 const FORM_BYTES: usize = 1 << 20;
 
-/// All of it. Takes in what was submitted from now on.
-pub fn routes(app: &App) -> Router {
-    tokio::spawn(intake::take_in(app.clone()));
+/// Returns all routes, and starts the background intake of submitted batches.
+pub fn routes(app: &AppState) -> Router {
+    tokio::spawn(intake::run_intake(app.clone()));
     let largest = usize::try_from(app.config.serve.limits.file_mib).unwrap_or(usize::MAX);
     let largest = largest.saturating_mul(1 << 20).saturating_add(FORM_BYTES);
-    let room: files::UploadRoom = Extension(Arc::new(Semaphore::new(UPLOADS)));
+    let room: files::UploadSlots = Extension(Arc::new(Semaphore::new(MAX_UPLOADS)));
     let upload = Router::new()
         .route("/v1/files", post(upload::post))
         .layer(DefaultBodyLimit::max(largest))
@@ -58,7 +58,7 @@ pub fn routes(app: &App) -> Router {
         .route("/v1/batches", post(batches::post))
         .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .merge(upload);
-    access::require(read, app, Role::Read)
-        .merge(access::require(submit, app, Role::Submit))
+    access::require_role(read, app, Role::Read)
+        .merge(access::require_role(submit, app, Role::Submit))
         .with_state(app.clone())
 }

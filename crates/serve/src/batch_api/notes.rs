@@ -1,35 +1,36 @@
-//! The API's own records in the store: what each kind is called, and how one is read and changed.
+//! The API's own records in the store: names of the kinds, reading and changing.
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use store::{Note, Store, StoreError};
+use store::{KvRecord, Store, StoreError};
 
 /// Uploaded files: [`super::files::FileRecord`].
 pub(super) const FILES: &str = "api-files";
 /// Batches: [`super::record::BatchRecord`].
 pub(super) const BATCHES: &str = "api-batches";
-/// Batches whose jobs are not all in the queue: [`super::intake::Lease`].
+/// Batches whose jobs are not all in the queue: [`super::intake::IntakeLease`].
 pub(super) const INTAKES: &str = "api-intakes";
 
-/// Others may change a record between our look and our write; so often in a row they don't.
-const TRIES: usize = 32;
+/// Attempts at a compare-and-swap: others may change a record between our read and our write, but
+/// not this often in a row.
+const MAX_ATTEMPTS: usize = 32;
 
-/// A new name. Names in their order are in the order of their making.
+/// Returns a new id. Ids sort by creation time.
 pub(super) fn new_id(prefix: &str) -> String {
     let millis = Timestamp::now().as_millisecond();
     let random = Uuid::new_v4().simple().to_string();
     format!("{prefix}{millis:012x}{}", &random[..20])
 }
 
-/// Seconds since 1970, as the API tells times.
+/// Returns the time in seconds since 1970, as the API writes times.
 pub(super) fn now() -> i64 {
     Timestamp::now().as_second()
 }
 
-/// A record as it was written; `None` if there is none, or it is none of ours.
+/// Reads a record; `None` if there is none, or if `id` is not one of our ids.
 pub(super) async fn load<T: DeserializeOwned>(
     store: &dyn Store,
     kind: &str,
@@ -38,15 +39,15 @@ pub(super) async fn load<T: DeserializeOwned>(
     if !is_id(id) {
         return Ok(None);
     }
-    store.note(kind, id).await?.map(|json| read(&json)).transpose()
+    store.get_kv(kind, id).await?.map(|json| read(&json)).transpose()
 }
 
-/// All records of a kind, the newest first.
+/// Reads all records of a kind, newest first.
 pub(super) async fn list<T: DeserializeOwned>(
     store: &dyn Store,
     kind: &str,
 ) -> Result<Vec<(String, T)>, StoreError> {
-    let mut notes = store.notes(kind).await?;
+    let mut notes = store.list_kv(kind).await?;
     notes.sort_unstable_by(|a, b| b.id.cmp(&a.id));
     notes.into_iter().map(|note| Ok((note.id, read(&note.json)?))).collect()
 }
@@ -57,33 +58,33 @@ pub(super) async fn create(
     id: &str,
     record: &impl Serialize,
 ) -> Result<(), StoreError> {
-    let note = Note { kind: kind.into(), id: id.into(), json: write(record)? };
-    // False: a first try went through unheard, since the name is nobody else's.
-    store.put_note(&note, None).await.map(drop)
+    let note = KvRecord { kind: kind.into(), id: id.into(), json: write(record)? };
+    // False: our first attempt succeeded without its answer reaching us; nobody else has the name.
+    store.put_kv(&note, None).await.map(drop)
 }
 
-/// Changes a record as it stands now; `change` says whether there is anything to write, and may be
-/// asked again. Returns the record as it is then.
-pub(super) async fn change<T: Serialize + DeserializeOwned>(
+/// Updates a record by compare-and-swap; `change` returns whether there is anything to write, and
+/// may be called repeatedly. Returns the record as it is then.
+pub(super) async fn update<T: Serialize + DeserializeOwned>(
     store: &dyn Store,
     (kind, id): (&str, &str),
-    mut change: impl FnMut(&mut T) -> bool,
+    mut edit: impl FnMut(&mut T) -> bool,
 ) -> Result<Option<T>, StoreError> {
-    for _ in 0..TRIES {
-        let Some(was) = store.note(kind, id).await? else { return Ok(None) };
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(was) = store.get_kv(kind, id).await? else { return Ok(None) };
         let mut record: T = read(&was)?;
-        if !change(&mut record) {
+        if !edit(&mut record) {
             return Ok(Some(record));
         }
-        let note = Note { kind: kind.into(), id: id.into(), json: write(&record)? };
-        if store.put_note(&note, Some(&was)).await? {
+        let note = KvRecord { kind: kind.into(), id: id.into(), json: write(&record)? };
+        if store.put_kv(&note, Some(&was)).await? {
             return Ok(Some(record));
         }
     }
-    Err(StoreError::Unavailable(format!("'{id}' is being changed all the time").into()))
+    Err(StoreError::Unavailable(format!("'{id}' was changed by others on every attempt").into()))
 }
 
-/// What is none of our names is not asked for: the store's names have limits of their own.
+/// Checks that `id` may be one of ours; others are not looked up, since the store limits names.
 fn is_id(id: &str) -> bool {
     id.len() <= 80 && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }

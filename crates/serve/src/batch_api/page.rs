@@ -1,4 +1,4 @@
-//! Lists in pages, as the API has them.
+//! Paged lists of the API.
 
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 
-/// What a list is asked for.
+/// Query parameters of a list.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Asked {
+pub(super) struct ListQuery {
     pub(super) after: Option<String>,
     pub(super) limit: Option<usize>,
     /// `asc` or `desc`, by age.
@@ -17,7 +17,7 @@ pub(super) struct Asked {
     pub(super) purpose: Option<String>,
 }
 
-impl Asked {
+impl ListQuery {
     pub(super) fn read(query: Result<Query<Self>, QueryRejection>) -> Result<Self, ApiError> {
         let Query(asked) = query.map_err(|_| ApiError::invalid("limit", "it must be a number"))?;
         if asked.order.as_deref().is_some_and(|order| !matches!(order, "asc" | "desc")) {
@@ -27,18 +27,18 @@ impl Asked {
     }
 }
 
-/// One page of things that are listed by age.
+/// One page of entries listed by age.
 #[derive(Debug, PartialEq)]
-pub(super) struct Page<T> {
+pub(super) struct ListPage<T> {
     items: Vec<(String, T)>,
     has_more: bool,
 }
 
-impl<T> Page<T> {
-    /// Cuts the page out of `all`, which are the newest first.
+impl<T> ListPage<T> {
+    /// Cuts the page out of `all`, which is sorted newest first.
     pub(super) fn cut(
         mut all: Vec<(String, T)>,
-        asked: &Asked,
+        asked: &ListQuery,
         (usual, most): (usize, usize),
     ) -> Result<Self, ApiError> {
         let limit = asked.limit.unwrap_or(usual);
@@ -63,7 +63,7 @@ impl<T> Page<T> {
     }
 }
 
-/// The list object: its entries with their ids.
+/// Returns the list object of the entries with their ids.
 pub(super) fn object(entries: &[(String, impl Serialize)], has_more: bool) -> Value {
     let data: Vec<_> = entries.iter().map(|(_, entry)| entry).collect();
     json!({
@@ -79,28 +79,31 @@ pub(super) fn object(entries: &[(String, impl Serialize)], has_more: bool) -> Va
 mod tests {
     use super::*;
 
-    fn cut(asked: Asked) -> Result<(String, bool), ApiError> {
+    fn cut(asked: ListQuery) -> Result<(String, bool), ApiError> {
         let all = "edcba".chars().map(|c| (c.to_string(), ())).collect();
-        let (items, has_more) = Page::cut(all, &asked, (3, 4))?.into_items();
+        let (items, has_more) = ListPage::cut(all, &asked, (3, 4))?.into_items();
         Ok((items.into_iter().map(|(id, ())| id).collect(), has_more))
     }
 
     #[test]
     fn pages_follow_each_other_to_the_end() {
-        let after = |after: &str| Asked { after: Some(after.into()), ..Asked::default() };
+        let after = |after: &str| ListQuery { after: Some(after.into()), ..ListQuery::default() };
         let page = |text: &str, more| Ok((text.to_owned(), more));
-        assert_eq!(cut(Asked::default()), page("edc", true));
+        assert_eq!(cut(ListQuery::default()), page("edc", true));
         assert_eq!(cut(after("c")), page("ba", false));
         assert_eq!(cut(after("a")), page("", false));
-        assert_eq!(cut(Asked { limit: Some(4), ..after("e") }), page("dcba", false));
-        assert_eq!(cut(Asked { order: Some("asc".into()), ..after("b") }), page("cde", false));
+        assert_eq!(cut(ListQuery { limit: Some(4), ..after("e") }), page("dcba", false));
+        assert_eq!(cut(ListQuery { order: Some("asc".into()), ..after("b") }), page("cde", false));
     }
 
     #[test]
     fn what_can_not_be_listed_is_refused() {
         let refused = |asked| cut(asked).unwrap_err().param;
-        assert_eq!(refused(Asked { limit: Some(0), ..Asked::default() }), Some("limit"));
-        assert_eq!(refused(Asked { limit: Some(5), ..Asked::default() }), Some("limit"));
-        assert_eq!(refused(Asked { after: Some("x".into()), ..Asked::default() }), Some("after"));
+        assert_eq!(refused(ListQuery { limit: Some(0), ..ListQuery::default() }), Some("limit"));
+        assert_eq!(refused(ListQuery { limit: Some(5), ..ListQuery::default() }), Some("limit"));
+        assert_eq!(
+            refused(ListQuery { after: Some("x".into()), ..ListQuery::default() }),
+            Some("after")
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! One batch as the API knows it, and how it moves on from status to status.
+//! Record of one batch in the API, and its status transitions.
 //!
-//! The record lies in the store; jobs and outcomes are not in it. [`BatchRecord::advance`] is told how
-//! these stand and says what follows.
+//! The record is stored without jobs and outcomes. [`BatchRecord::advance`] takes the state of
+//! these and updates the status.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use domain::job::Api;
-use domain::outcome::Ending;
-use store::{BatchState, Totals};
+use domain::outcome::OutcomeStatus;
+use store::{BatchState, BatchTotals};
 
-/// After this a batch counts as cancelled, whether or not workers were there to end its jobs
+/// Seconds after which a batch counts as cancelled, whether or not workers have ended its jobs
 /// (OpenAI docs, "Cancel batch": "will be in status cancelling for up to 10 minutes").
 const CANCELLING_FOR: i64 = 10 * 60;
 
-/// What is kept of a batch. Times are seconds since 1970.
+/// Stored record of a batch. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct BatchRecord {
     pub endpoint: Api,
@@ -24,7 +24,7 @@ pub(super) struct BatchRecord {
     pub completion_window: String,
     pub metadata: Option<BTreeMap<String, String>>,
     pub created_at: i64,
-    /// When the completion window closes.
+    /// End of the completion window.
     pub expires_at: i64,
     pub in_progress_at: Option<i64>,
     pub finalizing_at: Option<i64>,
@@ -33,13 +33,13 @@ pub(super) struct BatchRecord {
     pub expired_at: Option<i64>,
     pub cancelling_at: Option<i64>,
     pub cancelled_at: Option<i64>,
-    /// What is wrong with the input, at most some of it.
+    /// Errors of the input, up to a limit.
     pub errors: Vec<LineError>,
-    /// Of the end; while it is at work they are counted anew.
-    pub counts: Counts,
+    /// Final counts; while the batch runs they are counted afresh.
+    pub counts: BatchRequestCounts,
 }
 
-/// What is wrong with one line, as the API tells it.
+/// Error of one input line, in the API's format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LineError {
     pub code: String,
@@ -48,25 +48,25 @@ pub(super) struct LineError {
     pub param: Option<String>,
 }
 
-/// Requests of a batch.
+/// Request counts of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Counts {
+pub(super) struct BatchRequestCounts {
     pub total: u64,
     pub completed: u64,
-    /// All that ended without an answer.
+    /// Requests that ended without an answer.
     pub failed: u64,
 }
 
-/// How the batch stands in the queue and the store.
+/// State and totals of the batch in the store.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct BatchSnapshot {
     pub state: Option<BatchState>,
-    pub totals: Totals,
+    pub totals: BatchTotals,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Status {
+pub(super) enum ApiBatchStatus {
     Validating,
     Failed,
     InProgress,
@@ -78,28 +78,28 @@ pub(super) enum Status {
 }
 
 impl BatchRecord {
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> ApiBatchStatus {
         let reached = [
-            (self.failed_at, Status::Failed),
-            (self.cancelled_at, Status::Cancelled),
-            (self.expired_at, Status::Expired),
-            (self.completed_at, Status::Completed),
-            (self.cancelling_at, Status::Cancelling),
-            (self.finalizing_at, Status::Finalizing),
-            (self.in_progress_at, Status::InProgress),
+            (self.failed_at, ApiBatchStatus::Failed),
+            (self.cancelled_at, ApiBatchStatus::Cancelled),
+            (self.expired_at, ApiBatchStatus::Expired),
+            (self.completed_at, ApiBatchStatus::Completed),
+            (self.cancelling_at, ApiBatchStatus::Cancelling),
+            (self.finalizing_at, ApiBatchStatus::Finalizing),
+            (self.in_progress_at, ApiBatchStatus::InProgress),
         ];
         let reached = reached.into_iter().find(|(at, _)| at.is_some());
-        reached.map_or(Status::Validating, |(_, status)| status)
+        reached.map_or(ApiBatchStatus::Validating, |(_, status)| status)
     }
 
-    /// Whether it changes no more.
+    /// Returns whether the status is final.
     pub(super) fn is_final(&self) -> bool {
-        use Status::{Cancelled, Completed, Expired, Failed};
+        use ApiBatchStatus::{Cancelled, Completed, Expired, Failed};
         matches!(self.status(), Failed | Cancelled | Expired | Completed)
     }
 
-    /// Whether its jobs may go to the queue, or are there.
-    pub(super) fn is_to_be_worked(&self) -> bool {
+    /// Returns whether its jobs may go to the queue, or are there.
+    pub(super) fn is_active(&self) -> bool {
         !self.is_final() && self.cancelling_at.is_none()
     }
 
@@ -107,21 +107,21 @@ impl BatchRecord {
         self.metadata.as_ref().is_none_or(BTreeMap::is_empty)
     }
 
-    /// Moves on by what was seen. True if anything is new.
-    pub(super) fn advance(&mut self, seen: &Seen, now: i64) -> bool {
+    /// Updates the status by the snapshot; returns whether anything changed.
+    pub(super) fn advance(&mut self, snapshot: &BatchSnapshot, now: i64) -> bool {
         let before = self.clone();
-        self.step(seen, now);
+        self.step(snapshot, now);
         *self != before
     }
 
-    fn step(&mut self, seen: &Seen, now: i64) {
+    fn step(&mut self, snapshot: &BatchSnapshot, now: i64) {
         if self.is_final() || self.in_progress_at.is_none() {
             return;
         }
-        if seen.state == Some(BatchState::Cancelled) {
+        if snapshot.state == Some(BatchState::Cancelled) {
             self.cancelling_at.get_or_insert(now);
         }
-        let ended = seen.totals.ended();
+        let ended = snapshot.totals.ended();
         let have_all_ended = ended >= self.counts.total;
         match self.cancelling_at {
             Some(since) if have_all_ended || now >= since + CANCELLING_FOR => {
@@ -130,30 +130,31 @@ impl BatchRecord {
             Some(_) => {}
             None if have_all_ended => {
                 self.finalizing_at.get_or_insert(now);
-                let any_expired = seen.totals.of(Ending::Expired) > 0;
+                let any_expired = snapshot.totals.of(OutcomeStatus::Expired) > 0;
                 let at = if any_expired { &mut self.expired_at } else { &mut self.completed_at };
                 *at = Some(now);
             }
-            // Workers now end as expired what is left.
+            // Workers now end the remaining jobs as expired.
             None if now >= self.expires_at => {
                 self.finalizing_at.get_or_insert(now);
             }
             None => {}
         }
-        let completed = seen.totals.of(Ending::Succeeded);
+        let completed = snapshot.totals.of(OutcomeStatus::Succeeded);
         if self.is_final() {
-            self.counts = Counts { completed, failed: ended - completed, ..self.counts };
+            self.counts =
+                BatchRequestCounts { completed, failed: ended - completed, ..self.counts };
         }
     }
 
-    /// Asks for its end.
+    /// Starts the cancellation; returns false if the batch is final or already cancelling.
     pub(super) fn cancel(&mut self, now: i64) -> bool {
-        if !self.is_to_be_worked() {
+        if !self.is_active() {
             return false;
         }
         self.cancelling_at = Some(now);
         if self.in_progress_at.is_none() {
-            // No job of it is anywhere yet, and none will be.
+            // None of its jobs is in the queue yet, and none will be.
             self.cancelled_at = Some(now);
         }
         true
@@ -168,10 +169,11 @@ impl BatchRecord {
         is_first
     }
 
-    /// The batch object of the API.
-    pub(super) fn object(&self, id: &str, seen: &Seen) -> Value {
-        let counts = if self.is_final() { self.counts } else { self.running_counts(seen) };
-        let file = |count: u64, of: Output| (count > 0 && self.is_final()).then(|| of.file_id(id));
+    /// Returns the batch object of the API.
+    pub(super) fn object(&self, id: &str, snapshot: &BatchSnapshot) -> Value {
+        let counts = if self.is_final() { self.counts } else { self.running_counts(snapshot) };
+        let file =
+            |count: u64, of: OutputKind| (count > 0 && self.is_final()).then(|| of.file_id(id));
         let errors =
             (!self.errors.is_empty()).then(|| json!({ "object": "list", "data": self.errors }));
         json!({
@@ -182,8 +184,8 @@ impl BatchRecord {
             "input_file_id": self.input_file_id,
             "completion_window": self.completion_window,
             "status": self.status(),
-            "output_file_id": file(counts.completed, Output::Answers),
-            "error_file_id": file(counts.failed, Output::Errors),
+            "output_file_id": file(counts.completed, OutputKind::Answers),
+            "error_file_id": file(counts.failed, OutputKind::Errors),
             "created_at": self.created_at,
             "in_progress_at": self.in_progress_at,
             "expires_at": self.expires_at,
@@ -198,20 +200,20 @@ impl BatchRecord {
         })
     }
 
-    fn running_counts(&self, seen: &Seen) -> Counts {
-        let completed = seen.totals.of(Ending::Succeeded);
-        Counts { completed, failed: seen.totals.ended() - completed, ..self.counts }
+    fn running_counts(&self, snapshot: &BatchSnapshot) -> BatchRequestCounts {
+        let completed = snapshot.totals.of(OutcomeStatus::Succeeded);
+        BatchRequestCounts { completed, failed: snapshot.totals.ended() - completed, ..self.counts }
     }
 }
 
-/// The two files that a batch leaves; they are made of its outcomes whenever they are asked for.
+/// The two result files of a batch, generated from its outcomes on each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Output {
+pub(super) enum OutputKind {
     Answers,
     Errors,
 }
 
-impl Output {
+impl OutputKind {
     const BATCH: &str = "batch_";
 
     pub(super) fn file_id(self, batch: &str) -> String {
@@ -222,8 +224,8 @@ impl Output {
         }
     }
 
-    /// The file's batch, if it is one of these two.
-    pub(super) fn of_file(id: &str) -> Option<(Self, String)> {
+    /// Parses a file id into the kind and batch; `None` if it is neither of the two.
+    pub(super) fn from_file_id(id: &str) -> Option<(Self, String)> {
         let (hex, what) = id.strip_prefix("file-")?.rsplit_once('-')?;
         let batch = format!("{}{hex}", Self::BATCH);
         match what {
@@ -233,9 +235,9 @@ impl Output {
         }
     }
 
-    pub(super) fn endings(self) -> Vec<Ending> {
-        let is_answer = |ending: &Ending| *ending == Ending::Succeeded;
-        let all = Ending::ALL.into_iter();
+    pub(super) fn endings(self) -> Vec<OutcomeStatus> {
+        let is_answer = |ending: &OutcomeStatus| *ending == OutcomeStatus::Succeeded;
+        let all = OutcomeStatus::ALL.into_iter();
         all.filter(|ending| is_answer(ending) == (self == Self::Answers)).collect()
     }
 }
@@ -260,27 +262,30 @@ mod tests {
             cancelling_at: None,
             cancelled_at: None,
             errors: Vec::new(),
-            counts: Counts { total: 10, ..Counts::default() },
+            counts: BatchRequestCounts { total: 10, ..BatchRequestCounts::default() },
         }
     }
 
-    fn seen(succeeded: u64, other: Ending, count: u64) -> Seen {
-        let endings = [(Ending::Succeeded, succeeded), (other, count)].into();
-        Seen { state: Some(BatchState::Running), totals: Totals { endings, ..Totals::default() } }
+    fn seen(succeeded: u64, other: OutcomeStatus, count: u64) -> BatchSnapshot {
+        let endings = [(OutcomeStatus::Succeeded, succeeded), (other, count)].into();
+        BatchSnapshot {
+            state: Some(BatchState::Running),
+            totals: BatchTotals { endings, ..BatchTotals::default() },
+        }
     }
 
     #[test]
     fn it_completes_when_all_have_ended() {
         let mut batch = record();
-        assert!(!batch.advance(&seen(10, Ending::Failed, 0), 5), "it was never begun");
+        assert!(!batch.advance(&seen(10, OutcomeStatus::Failed, 0), 5), "it was never begun");
         batch.in_progress_at = Some(5);
-        assert!(!batch.advance(&seen(9, Ending::Failed, 0), 6));
-        assert_eq!(batch.status(), Status::InProgress);
-        assert!(batch.advance(&seen(8, Ending::Dead, 2), 7));
-        assert_eq!((batch.status(), batch.completed_at), (Status::Completed, Some(7)));
-        assert_eq!(batch.counts, Counts { total: 10, completed: 8, failed: 2 });
-        assert!(!batch.advance(&seen(10, Ending::Dead, 0), 8), "what is final stays");
-        let object = batch.object("batch_7", &Seen::default());
+        assert!(!batch.advance(&seen(9, OutcomeStatus::Failed, 0), 6));
+        assert_eq!(batch.status(), ApiBatchStatus::InProgress);
+        assert!(batch.advance(&seen(8, OutcomeStatus::Dead, 2), 7));
+        assert_eq!((batch.status(), batch.completed_at), (ApiBatchStatus::Completed, Some(7)));
+        assert_eq!(batch.counts, BatchRequestCounts { total: 10, completed: 8, failed: 2 });
+        assert!(!batch.advance(&seen(10, OutcomeStatus::Dead, 0), 8), "what is final stays");
+        let object = batch.object("batch_7", &BatchSnapshot::default());
         assert_eq!(object["output_file_id"], "file-7-output");
         assert_eq!(object["error_file_id"], "file-7-errors");
     }
@@ -288,39 +293,42 @@ mod tests {
     #[test]
     fn it_expires_when_its_jobs_do() {
         let mut batch = BatchRecord { in_progress_at: Some(5), ..record() };
-        batch.advance(&seen(3, Ending::Failed, 0), 86_400);
-        assert_eq!(batch.status(), Status::Finalizing);
-        batch.advance(&seen(3, Ending::Expired, 7), 86_500);
-        assert_eq!((batch.status(), batch.counts.failed), (Status::Expired, 7));
+        batch.advance(&seen(3, OutcomeStatus::Failed, 0), 86_400);
+        assert_eq!(batch.status(), ApiBatchStatus::Finalizing);
+        batch.advance(&seen(3, OutcomeStatus::Expired, 7), 86_500);
+        assert_eq!((batch.status(), batch.counts.failed), (ApiBatchStatus::Expired, 7));
     }
 
     #[test]
     fn it_is_cancelled_when_its_jobs_are_or_nobody_does_it() {
         let mut early = record();
         assert!(early.cancel(3) && !early.cancel(4));
-        assert_eq!(early.status(), Status::Cancelled);
+        assert_eq!(early.status(), ApiBatchStatus::Cancelled);
         let mut late = BatchRecord { in_progress_at: Some(5), ..record() };
-        assert!(late.cancel(6) && !late.is_to_be_worked());
-        late.advance(&seen(3, Ending::Cancelled, 6), 7);
-        assert_eq!(late.status(), Status::Cancelling);
+        assert!(late.cancel(6) && !late.is_active());
+        late.advance(&seen(3, OutcomeStatus::Cancelled, 6), 7);
+        assert_eq!(late.status(), ApiBatchStatus::Cancelling);
         let mut alone = late.clone();
-        late.advance(&seen(3, Ending::Cancelled, 7), 8);
-        assert_eq!((late.status(), late.cancelled_at), (Status::Cancelled, Some(8)));
-        alone.advance(&seen(3, Ending::Cancelled, 6), 6 + CANCELLING_FOR);
-        assert_eq!(alone.status(), Status::Cancelled);
+        late.advance(&seen(3, OutcomeStatus::Cancelled, 7), 8);
+        assert_eq!((late.status(), late.cancelled_at), (ApiBatchStatus::Cancelled, Some(8)));
+        alone.advance(&seen(3, OutcomeStatus::Cancelled, 6), 6 + CANCELLING_FOR);
+        assert_eq!(alone.status(), ApiBatchStatus::Cancelled);
         let mut by_others = BatchRecord { in_progress_at: Some(5), ..record() };
-        by_others.advance(&Seen { state: Some(BatchState::Cancelled), ..Seen::default() }, 9);
-        assert_eq!(by_others.status(), Status::Cancelling);
+        by_others.advance(
+            &BatchSnapshot { state: Some(BatchState::Cancelled), ..BatchSnapshot::default() },
+            9,
+        );
+        assert_eq!(by_others.status(), ApiBatchStatus::Cancelling);
     }
 
     #[test]
     fn its_files_are_told_by_their_names() {
-        for output in [Output::Answers, Output::Errors] {
+        for output in [OutputKind::Answers, OutputKind::Errors] {
             let id = output.file_id("batch_0f");
-            assert_eq!(Output::of_file(&id), Some((output, "batch_0f".to_owned())));
+            assert_eq!(OutputKind::from_file_id(&id), Some((output, "batch_0f".to_owned())));
         }
-        assert_eq!(Output::of_file("file-0f"), None);
-        assert_eq!(Output::Answers.endings(), [Ending::Succeeded]);
-        assert_eq!(Output::Errors.endings().len(), Ending::ALL.len() - 1);
+        assert_eq!(OutputKind::from_file_id("file-0f"), None);
+        assert_eq!(OutputKind::Answers.endings(), [OutcomeStatus::Succeeded]);
+        assert_eq!(OutputKind::Errors.endings().len(), OutcomeStatus::ALL.len() - 1);
     }
 }

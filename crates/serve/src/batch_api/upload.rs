@@ -1,4 +1,4 @@
-//! `POST /v1/files`: a form with the file in it, streamed into the store piece by piece.
+//! `POST /v1/files`: a form with a file, streamed into the store piece by piece.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,33 +10,33 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::files::{self, FileRecord, PIECE_BYTES, UploadRoom, piece};
+use super::files::{self, FileRecord, PIECE_BYTES, UploadSlots, piece_name};
 use super::notes;
-use crate::App;
+use crate::AppState;
 use crate::error::ApiError;
-use store::{PAYLOAD_LIFE, Store};
+use store::{PAYLOAD_TTL, Store};
 
-/// A form's other fields are a word each.
-const LARGEST_FIELD: usize = 1 << 10;
+/// Bytes of any other field of the form: each is one word.
+const MAX_FIELD_BYTES: usize = 1 << 10;
 
-/// Longer names are cut.
-const LONGEST_NAME: usize = 255;
+/// Characters of a file name; longer ones are truncated.
+const MAX_NAME_CHARS: usize = 255;
 
-/// How long a file may be asked to stay, in seconds (OpenAI docs, "Upload file", `expires_after`).
-const STAYS: std::ops::RangeInclusive<i64> = 3_600..=2_592_000;
+/// Allowed lifetimes of a file, in seconds (OpenAI docs, "Upload file", `expires_after`).
+const LIFETIME_SECONDS: std::ops::RangeInclusive<i64> = 3_600..=2_592_000;
 
-/// What the form says.
+/// Fields of the form.
 #[derive(Default)]
-struct Form {
+struct UploadForm {
     purpose: Option<String>,
     anchor: Option<String>,
-    stays: Option<i64>,
-    file: Option<(String, Pieces)>,
+    requested_seconds: Option<i64>,
+    file: Option<(String, UploadedPieces)>,
 }
 
 pub(super) async fn post(
-    State(app): State<App>,
-    room: UploadRoom,
+    State(app): State<AppState>,
+    room: UploadSlots,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response, ApiError> {
     let form = form.map_err(|_| {
@@ -62,7 +62,7 @@ pub(super) async fn post(
         bytes: pieces.bytes,
         pieces: pieces.count,
         created_at,
-        expires_at: created_at + form.life()?,
+        expires_at: created_at + form.lifetime_seconds()?,
     };
     let id = pieces.id.clone();
     notes::create(app.store.as_ref(), notes::FILES, &id, &record).await?;
@@ -70,9 +70,9 @@ pub(super) async fn post(
     Ok(files::created(&id, &record))
 }
 
-async fn read(app: &App, mut parts: Multipart) -> Result<Form, ApiError> {
+async fn read(app: &AppState, mut parts: Multipart) -> Result<UploadForm, ApiError> {
     let idle = Duration::from_secs(app.config.serve.limits.idle_seconds);
-    let mut form = Form::default();
+    let mut form = UploadForm::default();
     while let Some(mut field) = in_time(idle, parts.next_field()).await? {
         match field.name().unwrap_or_default() {
             "file" if form.file.is_some() => {
@@ -80,15 +80,15 @@ async fn read(app: &App, mut parts: Multipart) -> Result<Form, ApiError> {
             }
             "file" => {
                 let name = field.file_name().unwrap_or("upload.jsonl");
-                let name = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+                let name = name.chars().filter(|c| !c.is_control()).take(MAX_NAME_CHARS).collect();
                 form.file = Some((name, store_file(app, idle, &mut field).await?));
             }
-            "purpose" => form.purpose = Some(word(idle, &mut field).await?),
-            "expires_after[anchor]" => form.anchor = Some(word(idle, &mut field).await?),
+            "purpose" => form.purpose = Some(read_text(idle, &mut field).await?),
+            "expires_after[anchor]" => form.anchor = Some(read_text(idle, &mut field).await?),
             "expires_after[seconds]" => {
-                let seconds = word(idle, &mut field).await?.parse();
+                let seconds = read_text(idle, &mut field).await?.parse();
                 let refused = |_| ApiError::invalid("expires_after", "seconds must be a number");
-                form.stays = Some(seconds.map_err(refused)?);
+                form.requested_seconds = Some(seconds.map_err(refused)?);
             }
             _ => return Err(ApiError::invalid("file", "the form has a field that is not known")),
         }
@@ -96,27 +96,27 @@ async fn read(app: &App, mut parts: Multipart) -> Result<Form, ApiError> {
     Ok(form)
 }
 
-impl Form {
-    /// For how many seconds the file stays.
-    fn life(&self) -> Result<i64, ApiError> {
-        let longest = PAYLOAD_LIFE.as_secs().cast_signed();
+impl UploadForm {
+    /// Returns the lifetime of the file, in seconds.
+    fn lifetime_seconds(&self) -> Result<i64, ApiError> {
+        let longest = PAYLOAD_TTL.as_secs().cast_signed();
         let refused = |message: &str| Err(ApiError::invalid("expires_after", message));
-        match (&self.anchor, self.stays) {
+        match (&self.anchor, self.requested_seconds) {
             (None, None) => Ok(longest),
             (Some(anchor), _) if anchor != "created_at" => refused("anchor must be 'created_at'"),
-            (Some(_), Some(seconds)) if STAYS.contains(&seconds) => Ok(seconds),
+            (Some(_), Some(seconds)) if LIFETIME_SECONDS.contains(&seconds) => Ok(seconds),
             (Some(_), Some(_)) => refused("seconds must be from 3600 to 2592000"),
             _ => refused("it needs both anchor and seconds"),
         }
     }
 }
 
-/// A short field's text.
-async fn word(idle: Duration, field: &mut Field<'_>) -> Result<String, ApiError> {
+/// Reads the text of a short field.
+async fn read_text(idle: Duration, field: &mut Field<'_>) -> Result<String, ApiError> {
     let mut bytes = BytesMut::new();
     while let Some(more) = in_time(idle, field.chunk()).await? {
         bytes.extend_from_slice(&more);
-        if bytes.len() > LARGEST_FIELD {
+        if bytes.len() > MAX_FIELD_BYTES {
             return Err(ApiError::invalid("file", "a field of the form is too long"));
         }
     }
@@ -125,10 +125,15 @@ async fn word(idle: Duration, field: &mut Field<'_>) -> Result<String, ApiError>
     Ok(text.to_owned())
 }
 
-async fn store_file(app: &App, idle: Duration, field: &mut Field<'_>) -> Result<Pieces, ApiError> {
+async fn store_file(
+    app: &AppState,
+    idle: Duration,
+    field: &mut Field<'_>,
+) -> Result<UploadedPieces, ApiError> {
     let mib = app.config.serve.limits.file_mib;
     let id = notes::new_id("file-");
-    let mut pieces = Pieces { store: app.store.clone(), id, count: 0, bytes: 0, kept: false };
+    let mut pieces =
+        UploadedPieces { store: app.store.clone(), id, count: 0, bytes: 0, kept: false };
     let mut piece = BytesMut::with_capacity(PIECE_BYTES);
     while let Some(mut more) = in_time(idle, field.chunk()).await? {
         pieces.bytes += more.len() as u64;
@@ -154,9 +159,9 @@ async fn store_file(app: &App, idle: Duration, field: &mut Field<'_>) -> Result<
     Ok(pieces)
 }
 
-/// What of an upload is in the store. Unless it is kept, it is taken away again, also if the caller
-/// goes away in the midst of it.
-struct Pieces {
+/// Stored pieces of an upload. Dropping deletes them unless they are kept, also if the caller
+/// disconnects midway.
+struct UploadedPieces {
     store: Arc<dyn Store>,
     id: String,
     count: u64,
@@ -164,10 +169,10 @@ struct Pieces {
     kept: bool,
 }
 
-impl Pieces {
+impl UploadedPieces {
     async fn add(&mut self, bytes: Bytes) -> Result<(), ApiError> {
-        let name = piece(&self.id, self.count);
-        // Before it is there: what is half written is taken away as well.
+        let name = piece_name(&self.id, self.count);
+        // Counted before the write, so that a half-written piece is deleted as well.
         self.count += 1;
         Ok(self.store.put_payload(&name, bytes).await?)
     }
@@ -177,7 +182,7 @@ impl Pieces {
     }
 }
 
-impl Drop for Pieces {
+impl Drop for UploadedPieces {
     fn drop(&mut self) {
         if self.kept || self.count == 0 {
             return;
@@ -199,7 +204,7 @@ async fn in_time<T>(
     read: impl Future<Output = Result<T, MultipartError>>,
 ) -> Result<T, ApiError> {
     let Ok(read) = timeout(idle, read).await else {
-        let message = "the upload stood still for too long";
+        let message = "the upload stalled for too long";
         return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "upload_timeout", message));
     };
     read.map_err(|_| ApiError::invalid("file", "the form is broken or ends too early"))

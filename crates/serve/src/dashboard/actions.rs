@@ -1,4 +1,4 @@
-//! The buttons of batches: each does what the command of its name does.
+//! Batch actions: each button does the same as the command of its name.
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -7,7 +7,7 @@ use axum::response::Response;
 use axum::routing::post;
 use serde_json::json;
 
-use super::Board;
+use super::DashboardState;
 use crate::error::{ApiError, json_response};
 use control::{self, ControlError};
 use domain::job::BatchId;
@@ -15,7 +15,7 @@ use store::Batch;
 
 const REASON: &str = "by the dashboard";
 
-pub(super) fn routes() -> Router<Board> {
+pub(super) fn routes() -> Router<DashboardState> {
     Router::new()
         .route("/dashboard/batches/{batch}/pause", post(pause))
         .route("/dashboard/batches/{batch}/resume", post(resume))
@@ -23,33 +23,36 @@ pub(super) fn routes() -> Router<Board> {
 }
 
 async fn pause(
-    State(board): State<Board>,
+    State(board): State<DashboardState>,
     Path(batch): Path<BatchId>,
 ) -> Result<Response, ApiError> {
     answer(&board, control::pause(board.app.store.as_ref(), &batch, Some(REASON)).await).await
 }
 
 async fn resume(
-    State(board): State<Board>,
+    State(board): State<DashboardState>,
     Path(batch): Path<BatchId>,
 ) -> Result<Response, ApiError> {
     answer(&board, control::resume(board.app.store.as_ref(), &batch).await).await
 }
 
 async fn cancel(
-    State(board): State<Board>,
+    State(board): State<DashboardState>,
     Path(batch): Path<BatchId>,
 ) -> Result<Response, ApiError> {
     answer(&board, control::cancel(board.app.store.as_ref(), &batch).await).await
 }
 
-async fn answer(board: &Board, changed: Result<Batch, ControlError>) -> Result<Response, ApiError> {
+async fn answer(
+    board: &DashboardState,
+    changed: Result<Batch, ControlError>,
+) -> Result<Response, ApiError> {
     let batch = changed.map_err(|error| match error {
         ControlError::Store(error) => ApiError::from(error),
         ControlError::NoSuchBatch(id) => ApiError::no_such("batch", id.as_str()),
         error => ApiError::new(StatusCode::CONFLICT, "not_in_this_state", error.to_string()),
     })?;
-    // Whoever pressed sees it at once.
+    // Drops the cached overview, so that the user sees the change at once.
     *board.overview.lock().await = None;
     let answer = json!({ "batch": batch.id, "state": batch.state });
     Ok(json_response(StatusCode::OK, &answer))

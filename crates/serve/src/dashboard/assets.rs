@@ -1,4 +1,5 @@
-//! The page and all that it loads, inside the program: nothing comes from elsewhere, nothing is built.
+//! The page and its assets, embedded in the program: nothing comes from elsewhere, nothing is
+//! built.
 
 use axum::Router;
 use axum::http::header;
@@ -12,7 +13,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 
 const WORDS: &str = include_str!("assets/words.json");
 
-/// Open to all: they tell nothing.
+/// Returns the routes of the page and its assets, open to all: they reveal nothing.
 pub(super) fn routes() -> Router {
     let asset = |kind: &'static str, text: &'static str| get(async move || of_kind(kind, text));
     Router::new()

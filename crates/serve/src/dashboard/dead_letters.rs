@@ -1,4 +1,4 @@
-//! Dead letters by their cause, and what can be done about them.
+//! Dead letters by cause, and the actions on them.
 
 use std::collections::BTreeMap;
 
@@ -11,42 +11,41 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Board;
+use super::DashboardState;
 use crate::error::{ApiError, json_response};
 use domain::job::{Amendment, BatchId};
 use intake::dead_letters::{self, DeadLetterError};
 use queue::DeadLetter;
 
-/// Dead letters that are looked at for one page, how many at a time, and how many of each cause are
-/// shown.
-const MOST: usize = 10_000;
-const PAGE: usize = 250;
-const SHOWN: usize = 20;
+/// Dead letters read for one view, read per request, and shown per cause.
+const MAX_READ: usize = 10_000;
+const PAGE_SIZE: usize = 250;
+const SHOWN_PER_CAUSE: usize = 20;
 
-pub(super) fn views() -> Router<Board> {
+pub(super) fn views() -> Router<DashboardState> {
     Router::new().route("/dashboard/dead-letters", get(list))
 }
 
-pub(super) fn actions() -> Router<Board> {
+pub(super) fn actions() -> Router<DashboardState> {
     Router::new()
         .route("/dashboard/dead-letters/retry", post(retry))
         .route("/dashboard/dead-letters/drop", post(discard))
 }
 
 #[derive(Default, Serialize)]
-struct Cause {
+struct DeadLetterCause {
     count: u64,
     letters: Vec<Value>,
 }
 
-async fn list(State(board): State<Board>) -> Result<Response, ApiError> {
+async fn list(State(board): State<DashboardState>) -> Result<Response, ApiError> {
     let show_content = board.app.config.serve.show_content;
-    let mut causes: BTreeMap<String, Cause> = BTreeMap::new();
+    let mut causes: BTreeMap<String, DeadLetterCause> = BTreeMap::new();
     let (mut from, mut looked_at, mut more) = (0, 0, false);
     loop {
-        let page = board.app.queue.dead_letters(from, PAGE).await?;
+        let page = board.app.queue.dead_letters(from, PAGE_SIZE).await?;
         let Some(last) = page.last() else { break };
-        if looked_at >= MOST {
+        if looked_at >= MAX_READ {
             more = true;
             break;
         }
@@ -54,7 +53,7 @@ async fn list(State(board): State<Board>) -> Result<Response, ApiError> {
         for letter in page {
             let cause = causes.entry(letter.reason.reason.clone()).or_default();
             cause.count += 1;
-            if cause.letters.len() < SHOWN {
+            if cause.letters.len() < SHOWN_PER_CAUSE {
                 cause.letters.push(shown(&letter, show_content));
             }
         }
@@ -76,21 +75,21 @@ fn shown(letter: &DeadLetter, show_content: bool) -> Value {
     })
 }
 
-/// Which dead letters; those that fit everything that is said. To mean all of them, say so.
+/// Selector of the dead letters that match all given fields. Selecting all must be explicit.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Chosen {
+struct DeadLetterSelector {
     #[serde(default)]
     all: bool,
     cause: Option<String>,
     number: Option<i64>,
     batch: Option<BatchId>,
-    /// What is asked otherwise, if they are worked again.
+    /// Changes to the requests, if they are retried.
     model: Option<String>,
     max_tokens: Option<u32>,
 }
 
-impl Chosen {
+impl DeadLetterSelector {
     fn read(body: &[u8]) -> Result<Self, ApiError> {
         let wrong = |error: serde_json::Error| {
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
@@ -104,7 +103,7 @@ impl Chosen {
         Ok(chosen)
     }
 
-    fn has(&self, letter: &DeadLetter) -> bool {
+    fn matches(&self, letter: &DeadLetter) -> bool {
         self.cause.as_ref().is_none_or(|cause| *cause == letter.reason.reason)
             && self.number.is_none_or(|number| number == letter.number)
             && self
@@ -118,27 +117,28 @@ impl Chosen {
     }
 }
 
-async fn retry(State(board): State<Board>, body: Bytes) -> Result<Response, ApiError> {
-    let chosen = Chosen::read(&body)?;
+async fn retry(State(board): State<DashboardState>, body: Bytes) -> Result<Response, ApiError> {
+    let chosen = DeadLetterSelector::read(&body)?;
     let (queue, store) = (board.app.queue.as_ref(), board.app.store.as_ref());
     let amendment = chosen.amendment();
-    let done = dead_letters::resubmit(|letter| chosen.has(letter), &amendment, queue, store).await;
-    let done = done.map_err(worded)?;
+    let done =
+        dead_letters::resubmit(|letter| chosen.matches(letter), &amendment, queue, store).await;
+    let done = done.map_err(api_error)?;
     *board.overview.lock().await = None;
     let answer = json!({ "jobs": done.jobs, "known": done.known, "left": done.left });
     Ok(json_response(StatusCode::OK, &answer))
 }
 
-async fn discard(State(board): State<Board>, body: Bytes) -> Result<Response, ApiError> {
-    let chosen = Chosen::read(&body)?;
+async fn discard(State(board): State<DashboardState>, body: Bytes) -> Result<Response, ApiError> {
+    let chosen = DeadLetterSelector::read(&body)?;
     let (queue, store) = (board.app.queue.as_ref(), board.app.store.as_ref());
-    let gone = dead_letters::discard(|letter| chosen.has(letter), queue, store).await;
-    let answer = json!({ "dropped": gone.map_err(worded)? });
+    let gone = dead_letters::discard(|letter| chosen.matches(letter), queue, store).await;
+    let answer = json!({ "dropped": gone.map_err(api_error)? });
     *board.overview.lock().await = None;
     Ok(json_response(StatusCode::OK, &answer))
 }
 
-fn worded(error: DeadLetterError) -> ApiError {
+fn api_error(error: DeadLetterError) -> ApiError {
     match error {
         DeadLetterError::Queue(error) => error.into(),
         DeadLetterError::Store(error) => error.into(),

@@ -1,4 +1,4 @@
-//! One batch's jobs: the first of them by how they ended, and one with all that is known of it.
+//! Jobs of one batch: the first ones by ending, and the details of one.
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
@@ -9,46 +9,45 @@ use futures_util::TryStreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Board;
+use super::DashboardState;
 use crate::error::{ApiError, json_response};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{Ending, Outcome};
+use domain::outcome::{Outcome, OutcomeStatus};
 use domain::prices::Prices;
-use queue::sight::Sought;
-use store::Order;
+use queue::peek::PeekFilter;
+use store::SortOrder;
 
-/// Jobs that are listed, and how many outcomes are looked through for them: a page must not read a
-/// million.
-const LISTED: usize = 50;
-const LOOKED_THROUGH: usize = 5_000;
+/// Jobs listed, and outcomes read to find them: a page must not read a million.
+const MAX_LISTED: usize = 50;
+const MAX_SCANNED: usize = 5_000;
 
-pub(super) fn routes() -> Router<Board> {
+pub(super) fn routes() -> Router<DashboardState> {
     Router::new()
         .route("/dashboard/batches/{batch}/jobs", get(list))
         .route("/dashboard/batches/{batch}/job", get(one))
 }
 
 #[derive(Deserialize)]
-struct Wanted {
-    ending: Option<Ending>,
+struct JobListQuery {
+    ending: Option<OutcomeStatus>,
 }
 
 async fn list(
-    State(board): State<Board>,
+    State(board): State<DashboardState>,
     Path(batch): Path<BatchId>,
-    Query(Wanted { ending }): Query<Wanted>,
+    Query(JobListQuery { ending }): Query<JobListQuery>,
 ) -> Result<Response, ApiError> {
-    known(&board, &batch).await?;
-    let mut outcomes = board.app.store.outcomes(&batch, Order::AsStored).await?;
+    require_batch(&board, &batch).await?;
+    let mut outcomes = board.app.store.outcomes(&batch, SortOrder::AsStored).await?;
     let (mut jobs, mut looked_through, mut more) = (Vec::new(), 0, false);
     while let Some(outcome) = outcomes.try_next().await? {
-        if jobs.len() == LISTED || looked_through == LOOKED_THROUGH {
+        if jobs.len() == MAX_LISTED || looked_through == MAX_SCANNED {
             more = true;
             break;
         }
         looked_through += 1;
         if ending.is_none_or(|ending| ending == outcome.ending) {
-            jobs.push(in_short(&outcome));
+            jobs.push(job_summary(&outcome));
         }
     }
     let answer = json!({ "jobs": jobs, "looked_through": looked_through, "more": more });
@@ -56,45 +55,45 @@ async fn list(
 }
 
 #[derive(Deserialize)]
-struct Named {
+struct JobDetailQuery {
     custom_id: String,
 }
 
 async fn one(
-    State(board): State<Board>,
+    State(board): State<DashboardState>,
     Path(batch): Path<BatchId>,
-    Query(Named { custom_id }): Query<Named>,
+    Query(JobDetailQuery { custom_id }): Query<JobDetailQuery>,
 ) -> Result<Response, ApiError> {
-    known(&board, &batch).await?;
+    require_batch(&board, &batch).await?;
     let answer = match board.app.store.outcome(&batch, &custom_id).await? {
         Some(outcome) => {
             let show_content = board.app.config.serve.show_content;
-            in_full(&outcome, &board.prices()?, show_content)
+            job_details(&outcome, &board.prices()?, show_content)
         }
         None => {
             let id = JobId::new(&batch, &custom_id);
-            let sought = Sought { jobs: [id].into(), batch: None };
-            let sight = board.app.queue.look(&sought).await?;
-            if sight.jobs.is_empty() && sight.looked_at.is_none() {
+            let sought = PeekFilter { jobs: [id].into(), batch: None };
+            let sight = board.app.queue.peek(&sought).await?;
+            if sight.jobs.is_empty() && sight.examined.is_none() {
                 return Err(ApiError::no_such("job", &custom_id));
             }
             json!({
                 "custom_id": custom_id,
                 "id": id,
                 "seen": sight.jobs,
-                "looked_at": sight.looked_at,
+                "looked_at": sight.examined,
             })
         }
     };
     Ok(json_response(StatusCode::OK, &answer))
 }
 
-async fn known(board: &Board, batch: &BatchId) -> Result<(), ApiError> {
+async fn require_batch(board: &DashboardState, batch: &BatchId) -> Result<(), ApiError> {
     let no_such = || ApiError::no_such("batch", batch.as_str());
     board.app.store.batch(batch).await?.map(drop).ok_or_else(no_such)
 }
 
-fn in_short(outcome: &Outcome) -> Value {
+fn job_summary(outcome: &Outcome) -> Value {
     json!({
         "custom_id": outcome.custom_id,
         "ending": outcome.ending,
@@ -106,7 +105,7 @@ fn in_short(outcome: &Outcome) -> Value {
     })
 }
 
-fn in_full(outcome: &Outcome, prices: &Prices, show_content: bool) -> Value {
+fn job_details(outcome: &Outcome, prices: &Prices, show_content: bool) -> Value {
     let is_flex = outcome.service_tier.as_deref() == Some("flex");
     let content = || outcome.body.as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
     json!({

@@ -1,9 +1,9 @@
-//! The page for people, at `/`, and what it asks: everything under `/dashboard/`.
+//! Dashboard page at `/`, and its requests under `/dashboard/`.
 //!
-//! Mounted by [`super::router`], which gives it the same [`App`] as all other parts. The page and its
-//! assets (`assets`) are open, since they tell nothing; what tells (`views`) or changes something
-//! (`actions`) goes through [`access::require`]. Nothing here is counted anew: the views put
-//! together what `report`, `control` and `intake` know.
+//! Mounted by [`super::router`], with the same [`AppState`] as all other parts. The page and its
+//! assets (`assets`) are open, since they reveal nothing; routes that show (`views`) or change
+//! something (`actions`) go through [`access::require_role`]. Nothing is counted here: the views
+//! combine what `report`, `control` and `intake` provide.
 
 mod actions;
 mod assets;
@@ -21,28 +21,28 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::error;
 
-use super::App;
+use super::AppState;
 use super::access;
 use super::error::ApiError;
 use crate::settings::Role;
 use domain::prices::Prices;
-use report::live::Watch;
-use samples::Samples;
+use report::live::LiveWatcher;
+use samples::SampleHistory;
 
-/// What the page's requests work with. Clones share it.
+/// State of the dashboard's request handlers. Clones share it.
 #[derive(Clone)]
-struct Board {
-    app: App,
-    samples: Arc<Samples>,
-    watch: Arc<Mutex<Watch>>,
-    /// The last overview: however many people look, the store is asked once a second.
-    overview: Arc<Mutex<Option<Seen>>>,
+struct DashboardState {
+    app: AppState,
+    samples: Arc<SampleHistory>,
+    watcher: Arc<Mutex<LiveWatcher>>,
+    /// Cached overview: however many people watch, the store is asked once a second.
+    overview: Arc<Mutex<Option<CachedOverview>>>,
 }
 
-/// What was seen, and when.
-type Seen = (Instant, Arc<Value>);
+/// Overview, and the time it was built.
+type CachedOverview = (Instant, Arc<Value>);
 
-impl Board {
+impl DashboardState {
     fn prices(&self) -> Result<Prices, ApiError> {
         Prices::load(self.app.config.prices.as_deref()).map_err(|error| {
             error!(%error, "the price table can't be read");
@@ -52,15 +52,19 @@ impl Board {
     }
 }
 
-/// All of it. Samples the deployments from now on.
-pub fn routes(app: &App) -> Router {
-    let samples = Arc::<Samples>::default();
-    tokio::spawn(samples.clone().take(app.store.clone(), app.stop.clone()));
-    let board =
-        Board { app: app.clone(), samples, watch: Arc::default(), overview: Arc::default() };
+/// Returns all routes, and starts sampling the deployments in the background.
+pub fn routes(app: &AppState) -> Router {
+    let samples = Arc::<SampleHistory>::default();
+    tokio::spawn(samples.clone().run(app.store.clone(), app.stop.clone()));
+    let board = DashboardState {
+        app: app.clone(),
+        samples,
+        watcher: Arc::default(),
+        overview: Arc::default(),
+    };
     let read = views::routes().merge(jobs::routes()).merge(dead_letters::views());
-    let read = access::require(read, app, Role::Read);
+    let read = access::require_role(read, app, Role::Read);
     let operate =
-        access::require(actions::routes().merge(dead_letters::actions()), app, Role::Operate);
+        access::require_role(actions::routes().merge(dead_letters::actions()), app, Role::Operate);
     assets::routes().merge(read.merge(operate).with_state(board))
 }

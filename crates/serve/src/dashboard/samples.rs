@@ -1,4 +1,4 @@
-//! The use of each deployment over the last minutes, as the workers told it.
+//! Usage of each deployment over the last minutes, as reported by the workers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,17 +10,17 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use report::deployments::{self, Deployment};
+use report::deployments::{self, DeploymentStatus};
 use store::Store;
 
-const EVERY: Duration = Duration::from_secs(10);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A quarter of an hour.
-const KEPT: usize = 90;
+/// Samples kept per deployment: a quarter of an hour.
+const SAMPLES_KEPT: usize = 90;
 
-/// A deployment at one moment.
+/// Usage of a deployment at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(super) struct Sample {
+pub(super) struct DeploymentSample {
     /// Milliseconds since 1970.
     at: i64,
     /// Tokens booked in the minute before.
@@ -28,36 +28,36 @@ pub(super) struct Sample {
     tpm: Option<u64>,
 }
 
-/// The last samples of each deployment, oldest first.
+/// Recent samples of each deployment, oldest first.
 #[derive(Default)]
-pub(super) struct Samples(Mutex<BTreeMap<String, VecDeque<Sample>>>);
+pub(super) struct SampleHistory(Mutex<BTreeMap<String, VecDeque<DeploymentSample>>>);
 
-impl Samples {
-    /// Asks the workers' words again and again, until stopped.
-    pub(super) async fn take(self: Arc<Self>, store: Arc<dyn Store>, stop: CancellationToken) {
-        let mut ticks = interval(EVERY);
+impl SampleHistory {
+    /// Samples the workers' heartbeats periodically, until stopped.
+    pub(super) async fn run(self: Arc<Self>, store: Arc<dyn Store>, stop: CancellationToken) {
+        let mut ticks = interval(SAMPLE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            match store.words().await {
-                Ok(words) => self.add(Timestamp::now(), &deployments::sum(&words)),
+            match store.heartbeats().await {
+                Ok(words) => self.add(Timestamp::now(), &deployments::aggregate(&words)),
                 Err(error) => debug!(%error, "no sample of the deployments"),
             }
         }
     }
 
-    fn add(&self, now: Timestamp, deployments: &[Deployment]) {
+    fn add(&self, now: Timestamp, deployments: &[DeploymentStatus]) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = now.as_millisecond();
-        for Deployment { name, used_last_minute, tpm, .. } in deployments {
+        for DeploymentStatus { name, used_last_minute, tpm, .. } in deployments {
             let of_one = all.entry(name.clone()).or_default();
-            of_one.push_back(Sample { at, used: *used_last_minute, tpm: *tpm });
-            of_one.drain(..of_one.len().saturating_sub(KEPT));
+            of_one.push_back(DeploymentSample { at, used: *used_last_minute, tpm: *tpm });
+            of_one.drain(..of_one.len().saturating_sub(SAMPLES_KEPT));
         }
-        let oldest = at - EVERY.as_millis() as i64 * KEPT as i64;
+        let oldest = at - SAMPLE_INTERVAL.as_millis() as i64 * SAMPLES_KEPT as i64;
         all.retain(|_, samples| samples.back().is_some_and(|last| last.at > oldest));
     }
 
-    pub(super) fn of(&self, deployment: &str) -> Vec<Sample> {
+    pub(super) fn of(&self, deployment: &str) -> Vec<DeploymentSample> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(deployment).map(|samples| samples.iter().copied().collect()).unwrap_or_default()
     }
@@ -69,12 +69,12 @@ mod tests {
 
     #[test]
     fn the_last_quarter_of_an_hour_is_kept_and_what_is_gone_is_forgotten() {
-        let samples = Samples::default();
+        let samples = SampleHistory::default();
         let at = |n: u64| Timestamp::from_second(10 * n as i64).unwrap();
-        let named = |name: &str, used| Deployment {
+        let named = |name: &str, used| DeploymentStatus {
             name: name.into(),
             used_last_minute: used,
-            ..Deployment::default()
+            ..DeploymentStatus::default()
         };
         samples.add(at(0), &[named("gone", 1)]);
         (0..100).for_each(|n| samples.add(at(n), &[named("east", n)]));

@@ -1,4 +1,4 @@
-//! What the page shows of all: batches, deployments, workers, and what they used.
+//! Overview of batches, deployments and workers, and usage.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,58 +11,58 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Board;
+use super::DashboardState;
 use crate::error::{ApiError, json_response};
 use crate::settings::Role;
+use domain::heartbeat::Heartbeat;
 use domain::job::BatchId;
-use domain::share::Word;
 use report::deployments;
-use report::live::{By, Which};
-use report::usage::{self, Dimension};
+use report::live::{BatchFilter, LiveInputs};
+use report::usage::{self, UsageDimension};
 
-/// Batches that are shown, the newest of all.
-const MOST_BATCHES: usize = 100;
+/// Newest batches that are shown.
+const MAX_BATCHES: usize = 100;
 
-/// Lines of usage that are shown; metadata may have any number of values.
-const MOST_LINES: usize = 500;
+/// Usage lines that are shown; metadata may have any number of values.
+const MAX_USAGE_LINES: usize = 500;
 
-/// How old an overview may be.
+/// Maximum age of an overview.
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
-pub(super) fn routes() -> Router<Board> {
+pub(super) fn routes() -> Router<DashboardState> {
     Router::new().route("/dashboard/overview", get(overview)).route("/dashboard/usage", get(usage))
 }
 
 async fn overview(
-    State(board): State<Board>,
+    State(board): State<DashboardState>,
     Extension(role): Extension<Role>,
 ) -> Result<Response, ApiError> {
-    let seen = seen(&board).await?;
+    let seen = cached_overview(&board).await?;
     let show_content = board.app.config.serve.show_content;
     let answer = json!({ "role": role, "show_content": show_content, "seen": *seen });
     Ok(json_response(axum::http::StatusCode::OK, &answer))
 }
 
-/// What is to be seen now, or was a moment ago.
-async fn seen(board: &Board) -> Result<Arc<Value>, ApiError> {
+/// Returns the cached overview, or a new one if it is too old.
+async fn cached_overview(board: &DashboardState) -> Result<Arc<Value>, ApiError> {
     let mut last = board.overview.lock().await;
     if let Some((at, seen)) = last.as_ref()
         && at.elapsed() < FRESH_FOR
     {
         return Ok(seen.clone());
     }
-    let seen = Arc::new(look(board).await?);
+    let seen = Arc::new(build_overview(board).await?);
     *last = Some((Instant::now(), seen.clone()));
     Ok(seen)
 }
 
-async fn look(board: &Board) -> Result<Value, ApiError> {
+async fn build_overview(board: &DashboardState) -> Result<Value, ApiError> {
     let (store, prices) = (board.app.store.as_ref(), board.prices()?);
-    let words = store.words().await?;
-    let deployments = deployments::sum(&words);
-    let by = By { deployments: &deployments, prices: &prices };
-    let newest = Which::Newest(MOST_BATCHES);
-    let batches = board.watch.lock().await.look(store, newest, by).await?;
+    let words = store.heartbeats().await?;
+    let deployments = deployments::aggregate(&words);
+    let by = LiveInputs { deployments: &deployments, prices: &prices };
+    let newest = BatchFilter::Newest(MAX_BATCHES);
+    let batches = board.watcher.lock().await.snapshot(store, newest, by).await?;
     let depth = board.app.queue.depth().await?;
     let with_samples = deployments.iter().map(|deployment| {
         let samples = board.samples.of(&deployment.name);
@@ -71,7 +71,7 @@ async fn look(board: &Board) -> Result<Value, ApiError> {
     let workers = words.iter().filter(|word| word.is_worker()).map(worker);
     Ok(json!({
         "batches": batches,
-        "most_batches": MOST_BATCHES,
+        "most_batches": MAX_BATCHES,
         "deployments": with_samples.collect::<Vec<_>>(),
         "workers": workers.collect::<Vec<_>>(),
         "queue": depth,
@@ -80,8 +80,8 @@ async fn look(board: &Board) -> Result<Value, ApiError> {
     }))
 }
 
-fn worker(word: &Word) -> Value {
-    let about = |key: &str| word.about[key].clone();
+fn worker(word: &Heartbeat) -> Value {
+    let about = |key: &str| word.status[key].clone();
     json!({
         "instance": word.instance,
         "host": about("host"),
@@ -92,23 +92,23 @@ fn worker(word: &Word) -> Value {
 }
 
 #[derive(Deserialize)]
-struct UsageBy {
+struct UsageQuery {
     by: String,
     batch: Option<BatchId>,
 }
 
 async fn usage(
-    State(board): State<Board>,
-    Query(asked): Query<UsageBy>,
+    State(board): State<DashboardState>,
+    Query(asked): Query<UsageQuery>,
 ) -> Result<Response, ApiError> {
-    let by: Dimension = asked
+    let by: UsageDimension = asked
         .by
         .parse()
         .map_err(|error: usage::UnknownDimension| ApiError::invalid("by", error.to_string()))?;
     let (store, prices) = (board.app.store.as_ref(), board.prices()?);
     let lines = usage::sum(store, asked.batch.as_ref(), &[by], &prices).await?;
     let total = usage::total(&lines);
-    let shown = &lines[..lines.len().min(MOST_LINES)];
+    let shown = &lines[..lines.len().min(MAX_USAGE_LINES)];
     let answer = json!({
         "lines": shown,
         "left_out": lines.len() - shown.len(),

@@ -1,4 +1,4 @@
-//! Batch documents, and the number of shards that each batch has for ever.
+//! Batch documents, and the number of shards, which each batch keeps for ever.
 
 use std::cmp::Reverse;
 
@@ -6,29 +6,29 @@ use azure_core::http::Etag;
 use azure_data_cosmos::feed::FeedScope;
 use azure_data_cosmos::options::{ItemWriteOptions, Precondition};
 
-use super::Inner;
-use super::calls::{Answer, Pages, Purpose, Trouble, body, page_of};
+use super::CosmosInner;
+use super::calls::{CallBackoff, CallPurpose, PointResult, QueryPages, decode_item, page_of};
 use super::items::BatchItem;
-use super::units::Operation;
+use super::request_units::CosmosOperation;
 use crate::{Batch, BatchState, StoreError};
 use domain::job::BatchId;
 
-const GET: Purpose = Purpose(Operation::Batches, "reading a batch");
-const PUT: Purpose = Purpose(Operation::Batches, "writing a batch");
-const LIST: Purpose = Purpose(Operation::Batches, "listing batches");
+const GET: CallPurpose = CallPurpose(CosmosOperation::Batches, "reading a batch");
+const PUT: CallPurpose = CallPurpose(CosmosOperation::Batches, "writing a batch");
+const LIST: CallPurpose = CallPurpose(CosmosOperation::Batches, "listing batches");
 
 const BATCHES_A_PAGE: u32 = 100;
 
-impl Inner {
-    /// Creates the batch or writes over its counts; its number of shards and its state stay.
+impl CosmosInner {
+    /// Creates the batch or overwrites its counts; its number of shards and its state stay.
     pub(super) async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let id = batch.id.to_string();
-        let mut others = Trouble::new(self.calls.patience);
+        let mut others = CallBackoff::new(self.calls.patience);
         loop {
             let read = || self.batches.read_item(id.clone(), &id, None);
-            let answer = if let Answer::Done(response) = self.calls.read(GET, read).await? {
+            let answer = if let PointResult::Done(response) = self.calls.read(GET, read).await? {
                 let etag = response.headers().etag().cloned();
-                let known: BatchItem = body(GET, response)?;
+                let known: BatchItem = decode_item(GET, response)?;
                 let mut item = BatchItem::new(batch, known.shards);
                 if known.state.is_some() {
                     (item.state, item.reason) = (known.state, known.reason);
@@ -39,7 +39,7 @@ impl Inner {
                 let create = || self.batches.create_item(id.clone(), &id, &item, None);
                 self.calls.write(PUT, create).await?
             };
-            if answer.made(PUT)? {
+            if answer.written(PUT)? {
                 return Ok(());
             }
             others.wait_for_others(PUT.1).await?;
@@ -54,20 +54,22 @@ impl Inner {
         reason: Option<&str>,
     ) -> Result<Option<Batch>, StoreError> {
         let id = id.to_string();
-        let mut others = Trouble::new(self.calls.patience);
+        let mut others = CallBackoff::new(self.calls.patience);
         loop {
             let read = || self.batches.read_item(id.clone(), &id, None);
-            let Answer::Done(response) = self.calls.read(GET, read).await? else { return Ok(None) };
+            let PointResult::Done(response) = self.calls.read(GET, read).await? else {
+                return Ok(None);
+            };
             let etag = response.headers().etag().cloned();
-            let mut item: BatchItem = body(GET, response)?;
+            let mut item: BatchItem = decode_item(GET, response)?;
             if !item.state.is_some_and(|state| from.contains(&state)) {
                 return Ok(item.into_batch()?);
             }
             (item.state, item.reason) = (Some(to), reason.map(str::to_owned));
-            if self.replace(&id, &item, etag).await?.made(PUT)? {
+            if self.replace(&id, &item, etag).await?.written(PUT)? {
                 return Ok(item.into_batch()?);
             }
-            // If our own write had gone through unheard, the next look finds it done.
+            // If our own write succeeded unnoticed, the next read finds it done.
             others.wait_for_others(PUT.1).await?;
         }
     }
@@ -77,7 +79,7 @@ impl Inner {
         id: &str,
         item: &BatchItem,
         etag: Option<Etag>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<PointResult, StoreError> {
         let options = etag.map(|etag| {
             ItemWriteOptions::default().with_precondition(Precondition::if_match(etag))
         });
@@ -92,8 +94,8 @@ impl Inner {
 
     pub(super) async fn list_batches(&self) -> Result<Vec<Batch>, StoreError> {
         let (query, all) = ("SELECT * FROM c".into(), FeedScope::full_container());
-        let mut pages: Pages<BatchItem> =
-            Pages::new(&self.batches, query, all, page_of(BATCHES_A_PAGE), LIST);
+        let mut pages: QueryPages<BatchItem> =
+            QueryPages::new(&self.batches, query, all, page_of(BATCHES_A_PAGE), LIST);
         let mut batches = Vec::new();
         while let Some(items) = pages.next(&self.calls).await? {
             for item in items {
@@ -104,16 +106,16 @@ impl Inner {
         Ok(batches)
     }
 
-    /// The batch's number of shards, which is fixed now if it was not before.
+    /// Returns the batch's number of shards, and fixes it now if it was not before.
     pub(super) async fn shards(&self, batch: &BatchId) -> Result<u32, StoreError> {
-        let mut others = Trouble::new(self.calls.patience);
+        let mut others = CallBackoff::new(self.calls.patience);
         loop {
             if let Some(shards) = self.known_shards(batch).await? {
                 return Ok(shards);
             }
             let (id, item) = (batch.to_string(), BatchItem::unannounced(batch, self.new_shards));
             let create = || self.batches.create_item(id.clone(), &id, &item, None);
-            if self.calls.write(PUT, create).await?.made(PUT)? {
+            if self.calls.write(PUT, create).await?.written(PUT)? {
                 self.shards_cache().insert(batch.clone(), self.new_shards);
                 return Ok(self.new_shards);
             }
@@ -121,7 +123,7 @@ impl Inner {
         }
     }
 
-    /// None for a batch of which nothing was ever written.
+    /// Returns `None` for a batch that was never written.
     pub(super) async fn known_shards(&self, batch: &BatchId) -> Result<Option<u32>, StoreError> {
         if let Some(shards) = self.shards_cache().get(batch) {
             return Ok(Some(*shards));
@@ -135,8 +137,10 @@ impl Inner {
         let id = id.to_string();
         let read = || self.batches.read_item(id.clone(), &id, None);
         match self.calls.read(GET, read).await? {
-            Answer::Done(response) => Ok(Some(body(GET, response)?)),
-            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
+            PointResult::Done(response) => Ok(Some(decode_item(GET, response)?)),
+            PointResult::NotFound(_) | PointResult::Conflict | PointResult::PreconditionFailed => {
+                Ok(None)
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A batch's budget: one small item in a logical partition of its own, beside the outcomes.
 //!
-//! Every change is made against the version that was read, so that none is lost. A change whose
-//! answer was lost must not be made again: what was given back twice would be spent twice. So the item
-//! remembers who wrote it last.
+//! Every change is conditional on the version that was read, so that none is lost. A change whose
+//! response was lost must not be repeated: an amount given back twice would be spent twice. So the
+//! item remembers its last writes.
 
 use azure_data_cosmos::options::{
     ItemReadOptions, ItemWriteOptions, Precondition, ReadConsistencyStrategy,
@@ -10,17 +10,17 @@ use azure_data_cosmos::options::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Inner;
-use super::calls::{Answer, Purpose, Trouble, body};
-use super::units::Operation;
+use super::CosmosInner;
+use super::calls::{CallBackoff, CallPurpose, PointResult, decode_item};
+use super::request_units::CosmosOperation;
 use crate::StoreError;
-use domain::budget::{Budget, Claim, Limit, Unit};
+use domain::budget::{Budget, BudgetClaim, BudgetLimit, BudgetUnit};
 use domain::job::BatchId;
 
-const GET: Purpose = Purpose(Operation::Budgets, "reading a budget");
-const PUT: Purpose = Purpose(Operation::Budgets, "writing a budget");
+const GET: CallPurpose = CallPurpose(CosmosOperation::Budgets, "reading a budget");
+const PUT: CallPurpose = CallPurpose(CosmosOperation::Budgets, "writing a budget");
 
-/// Within its partition, which is the batch's own.
+/// Id within its partition, which is the batch's own.
 const ID: &str = "budget";
 
 /// Writes that an item remembers.
@@ -31,30 +31,30 @@ const REMEMBERED: usize = 32;
 struct BudgetItem {
     id: String,
     pk: String,
-    /// None: tokens.
+    /// `None` means tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     currency: Option<String>,
     allowed: u64,
     committed: u64,
     spent: u64,
-    /// The latest last.
+    /// Ids of the last writes, the latest last.
     writes: Vec<Uuid>,
 }
 
 impl BudgetItem {
     fn new(pk: String, budget: &Budget, writes: Vec<Uuid>) -> Self {
         let currency = match &budget.unit {
-            Unit::Tokens => None,
-            Unit::Money { currency } => Some(currency.clone()),
+            BudgetUnit::Tokens => None,
+            BudgetUnit::Money { currency } => Some(currency.clone()),
         };
         let Budget { allowed, committed, spent, .. } = *budget;
         Self { id: ID.into(), pk, currency, allowed, committed, spent, writes }
     }
 
     fn budget(&self) -> Budget {
-        let unit = |currency: &String| Unit::Money { currency: currency.clone() };
+        let unit = |currency: &String| BudgetUnit::Money { currency: currency.clone() };
         Budget {
-            unit: self.currency.as_ref().map_or(Unit::Tokens, unit),
+            unit: self.currency.as_ref().map_or(BudgetUnit::Tokens, unit),
             allowed: self.allowed,
             committed: self.committed,
             spent: self.spent,
@@ -62,83 +62,87 @@ impl BudgetItem {
     }
 }
 
-/// Whatever consistency is set: a worker that does not see a new budget would spend without it.
+/// Ignores the consistency setting: a worker that misses a new budget would spend without it.
 fn newest() -> ItemReadOptions {
     let mut options = ItemReadOptions::default();
     options.operation.read_consistency_strategy = Some(ReadConsistencyStrategy::LatestCommitted);
     options
 }
 
-/// Whether our change was made, by what an item remembers now and whose write was the last when we
-/// tried: true, false, or (`None`) nobody knows, since so many wrote meanwhile.
-fn was_made(writes: &[Uuid], ours: Uuid, last_when_tried: Option<Uuid>) -> Option<bool> {
+/// Returns whether our change was made, from the item's remembered writes and the last write seen
+/// at our attempt; `None` if unknown, since so many wrote meanwhile.
+fn was_written(writes: &[Uuid], ours: Uuid, last_when_tried: Option<Uuid>) -> Option<bool> {
     if writes.contains(&ours) {
         return Some(true);
     }
     last_when_tried.is_none_or(|last| writes.contains(&last)).then_some(false)
 }
 
-/// The name of no shard, which are numbers.
-fn partition(batch: &BatchId) -> String {
+/// Partition of a batch's budget; never that of a shard, which are numbers.
+fn budget_partition(batch: &BatchId) -> String {
     format!("{batch}|budget")
 }
 
-impl Inner {
+impl CosmosInner {
     pub(super) async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
-        let pk = partition(batch);
+        let pk = budget_partition(batch);
         let read = || self.outcomes.read_item(pk.clone(), ID, Some(newest()));
-        match self.calls.at_once(GET, read).await? {
-            Answer::Done(response) => Ok(Some(body::<BudgetItem>(GET, response)?.budget())),
-            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
+        match self.calls.call_unpaced(GET, read).await? {
+            PointResult::Done(response) => {
+                Ok(Some(decode_item::<BudgetItem>(GET, response)?.budget()))
+            }
+            PointResult::NotFound(_) | PointResult::Conflict | PointResult::PreconditionFailed => {
+                Ok(None)
+            }
         }
     }
 
     pub(super) async fn limit_budget(
         &self,
         batch: &BatchId,
-        limit: &Limit,
+        limit: &BudgetLimit,
     ) -> Result<Budget, StoreError> {
-        let change = |old: Option<Budget>| Some(Budget::renewed(old, limit));
+        let change = |old: Option<Budget>| Some(Budget::with_limit(old, limit));
         // Always changed, so always there.
         let (_, budget) = self.change_budget(batch, false, change).await?;
-        Ok(budget.unwrap_or_else(|| Budget::renewed(None, limit)))
+        Ok(budget.unwrap_or_else(|| Budget::with_limit(None, limit)))
     }
 
     pub(super) async fn claim(
         &self,
         batch: &BatchId,
-        claim: &Claim,
+        claim: &BudgetClaim,
     ) -> Result<Option<(bool, Budget)>, StoreError> {
         let change = |old: Option<Budget>| old.and_then(|old| old.after(claim));
-        // Where nobody knows, what was given back stays so, and what was taken was not: too much may stay
-        // committed, never too little.
+        // If unknown, a give-back counts as done and a take as not: too much may stay committed,
+        // never too little.
         let if_unknown = claim.take <= 0;
         let (changed, budget) = self.change_budget(batch, if_unknown, change).await?;
         Ok(budget.map(|budget| (changed, budget)))
     }
 
-    /// Changes the budget once, if `change` will; tells whether it did, and how the budget stands.
+    /// Changes the budget once, if `change` does; returns whether, and the resulting budget.
     async fn change_budget(
         &self,
         batch: &BatchId,
         if_unknown: bool,
         change: impl Fn(Option<Budget>) -> Option<Budget>,
     ) -> Result<(bool, Option<Budget>), StoreError> {
-        let (pk, write) = (partition(batch), Uuid::new_v4());
-        let mut others = Trouble::new(self.calls.patience);
+        let (pk, write) = (budget_partition(batch), Uuid::new_v4());
+        let mut others = CallBackoff::new(self.calls.patience);
         let mut last_seen = None;
         loop {
             let read = || self.outcomes.read_item(pk.clone(), ID, Some(newest()));
-            let (old, etag) = match self.calls.at_once(GET, read).await? {
-                Answer::Done(response) => {
+            let (old, etag) = match self.calls.call_unpaced(GET, read).await? {
+                PointResult::Done(response) => {
                     let etag = response.headers().etag().cloned();
-                    (Some(body::<BudgetItem>(GET, response)?), etag)
+                    (Some(decode_item::<BudgetItem>(GET, response)?), etag)
                 }
                 _ => (None, None),
             };
             let writes = old.as_ref().map(|item| item.writes.clone()).unwrap_or_default();
             let budget = old.as_ref().map(BudgetItem::budget);
-            match was_made(&writes, write, last_seen) {
+            match was_written(&writes, write, last_seen) {
                 Some(true) => return Ok((true, budget)),
                 None => return Ok((if_unknown, budget)),
                 Some(false) => {}
@@ -154,14 +158,14 @@ impl Inner {
                         ItemWriteOptions::default().with_precondition(Precondition::if_match(etag));
                     let replace =
                         || self.outcomes.replace_item(pk.clone(), ID, &item, Some(options.clone()));
-                    self.calls.at_once(PUT, replace).await?
+                    self.calls.call_unpaced(PUT, replace).await?
                 }
                 None => {
                     let create = || self.outcomes.create_item(pk.clone(), ID, &item, None);
-                    self.calls.at_once(PUT, create).await?
+                    self.calls.call_unpaced(PUT, create).await?
                 }
             };
-            if written.made(PUT)? {
+            if written.written(PUT)? {
                 return Ok((true, Some(after)));
             }
             others.wait_for_others(PUT.1).await?;
@@ -177,9 +181,9 @@ mod tests {
     fn a_change_whose_answer_was_lost_is_found_by_who_wrote() {
         let id = |n: u32| Uuid::from_u128(n.into());
         let writes: Vec<_> = (1..5).map(id).collect();
-        assert_eq!(was_made(&writes, id(3), Some(id(2))), Some(true));
-        assert_eq!(was_made(&writes, id(9), Some(id(2))), Some(false));
-        assert_eq!(was_made(&writes, id(9), Some(id(0))), None, "2 and others were forgotten");
-        assert_eq!(was_made(&writes, id(9), None), Some(false), "not tried yet");
+        assert_eq!(was_written(&writes, id(3), Some(id(2))), Some(true));
+        assert_eq!(was_written(&writes, id(9), Some(id(2))), Some(false));
+        assert_eq!(was_written(&writes, id(9), Some(id(0))), None, "2 and others were forgotten");
+        assert_eq!(was_written(&writes, id(9), None), Some(false), "not tried yet");
     }
 }

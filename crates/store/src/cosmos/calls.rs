@@ -1,4 +1,4 @@
-//! Calls to the database: each is counted, paced and repeated for a bounded time, in one place.
+//! Calls to the database: counted, paced and retried for a bounded time, in one place.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,66 +12,65 @@ use rand::RngExt;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
 
-use super::error::{Advice, BadItem, advice, store_error};
-use super::pace::Pace;
-use super::units::{Operation, RequestUnits};
+use super::error::{BadItem, RetryAdvice, retry_advice, store_error};
+use super::request_units::{CosmosOperation, RequestUnits};
+use super::write_pacer::WritePacer;
 use crate::StoreError;
 
-/// The first wait after trouble, doubled up to [`LONGEST_WAIT`], each time drawn from 0 to that.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// First wait after an error, doubled up to [`MAX_BACKOFF`]; each is drawn from 0 to that.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
-/// How calls are made, for all rooms of this store.
+/// Executor of all calls of this store.
 #[derive(Debug)]
-pub(super) struct Calls {
+pub(super) struct CallExecutor {
     pub(super) units: RequestUnits,
-    pub(super) pace: Pace,
+    pub(super) pacer: WritePacer,
     pub(super) patience: Duration,
 }
 
-/// What a call is for, in the sums and in an error's words.
+/// Operation that a call is counted under, and its description for errors.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Purpose(pub(super) Operation, pub(super) &'static str);
+pub(super) struct CallPurpose(pub(super) CosmosOperation, pub(super) &'static str);
 
-/// A point call's answer, where the service's "no" is an answer.
-pub(super) enum Answer {
+/// Result of a point operation, including the refusals that a caller expects.
+pub(super) enum PointResult {
     Done(Box<ItemResponse>),
-    /// The item is not there; or, for a write that makes its item, the container.
+    /// The item is missing; or, for a write that creates its item, the container.
     NotFound(Box<CosmosError>),
     Conflict,
     /// The item was changed since it was read.
-    Changed,
+    PreconditionFailed,
 }
 
-impl Answer {
-    /// For writes that make their item: true if this one did, false if it was there.
-    pub(super) fn made(self, purpose: Purpose) -> Result<bool, StoreError> {
+impl PointResult {
+    /// Returns true if the write was made, false if its item existed or had changed.
+    pub(super) fn written(self, purpose: CallPurpose) -> Result<bool, StoreError> {
         match self {
             Self::Done(_) => Ok(true),
-            Self::Conflict | Self::Changed => Ok(false),
+            Self::Conflict | Self::PreconditionFailed => Ok(false),
             Self::NotFound(error) => Err(store_error(purpose.1, *error)),
         }
     }
 }
 
-impl Calls {
-    /// A point write: waits for its turn, and for its next turn when it was refused.
+impl CallExecutor {
+    /// Makes a point write: waits for its turn, and again after it was throttled.
     pub(super) async fn write<F>(
         &self,
-        purpose: Purpose,
+        purpose: CallPurpose,
         call: impl Fn() -> F + Send,
-    ) -> Result<Answer, StoreError>
+    ) -> Result<PointResult, StoreError>
     where
         F: Future<Output = Result<ItemResponse, CosmosError>> + Send,
     {
-        self.in_turn(purpose, call, |done| self.counted(purpose, done)).await
+        self.call_paced(purpose, call, |done| self.classify(purpose, done)).await
     }
 
-    /// Writes to one logical partition, all of them or none: false if they can't be carried out as
-    /// things stand there.
-    pub(super) async fn write_together<F>(
+    /// Writes to one logical partition in one transaction; false if its state there forbids that.
+    pub(super) async fn write_transaction<F>(
         &self,
-        purpose: Purpose,
+        purpose: CallPurpose,
         call: impl Fn() -> F + Send,
     ) -> Result<bool, StoreError>
     where
@@ -79,130 +78,133 @@ impl Calls {
     {
         let judge = |done: Result<BatchResponse, CosmosError>| match done {
             Ok(response) => {
-                self.charge(purpose, response.headers());
+                self.record_charge(purpose, response.headers());
                 let answer = response.into_model()?;
                 Ok(answer.results().iter().all(|result| result.is_success()))
             }
-            Err(error) => self.counted(purpose, Err(error)).map(|_| false),
+            Err(error) => self.classify(purpose, Err(error)).map(|_| false),
         };
-        self.in_turn(purpose, call, judge).await
+        self.call_paced(purpose, call, judge).await
     }
 
-    async fn in_turn<F, R, A>(
+    async fn call_paced<F, R, A>(
         &self,
-        purpose: Purpose,
+        purpose: CallPurpose,
         call: impl Fn() -> F + Send,
         judge: impl Fn(Result<R, CosmosError>) -> Result<A, CosmosError> + Send,
     ) -> Result<A, StoreError>
     where
         F: Future<Output = Result<R, CosmosError>> + Send,
     {
-        let mut trouble = Trouble::new(self.patience);
+        let mut trouble = CallBackoff::new(self.patience);
         loop {
-            let turn = self.pace.turn().await;
+            let turn = self.pacer.acquire().await;
             let done = judge(call().await);
             drop(turn);
             let error = match done {
                 Ok(answer) => {
-                    self.pace.succeeded();
+                    self.pacer.succeeded();
                     return Ok(answer);
                 }
                 Err(error) => error,
             };
-            match advice(&error) {
-                // The pace makes this and all other writes wait.
-                Advice::SlowDown(pause) if trouble.may_go_on() => self.pace.throttled(pause),
-                Advice::TryAgain if trouble.may_go_on() => trouble.wait().await,
+            match retry_advice(&error) {
+                // The pacer makes this and all other writes wait.
+                RetryAdvice::Throttled(pause) if trouble.may_retry() => self.pacer.throttled(pause),
+                RetryAdvice::Retry if trouble.may_retry() => trouble.wait().await,
                 _ => return Err(store_error(purpose.1, error)),
             }
         }
     }
 
-    /// A point read.
+    /// Makes a point read.
     pub(super) async fn read<F>(
         &self,
-        purpose: Purpose,
+        purpose: CallPurpose,
         call: impl Fn() -> F + Send,
-    ) -> Result<Answer, StoreError>
+    ) -> Result<PointResult, StoreError>
     where
         F: Future<Output = Result<ItemResponse, CosmosError>> + Send,
     {
-        self.at_once(purpose, call).await
+        self.call_unpaced(purpose, call).await
     }
 
-    /// A call that does not wait for its turn among the writes.
-    pub(super) async fn at_once<F>(
+    /// Makes a call that does not wait for its turn among the writes.
+    pub(super) async fn call_unpaced<F>(
         &self,
-        purpose: Purpose,
+        purpose: CallPurpose,
         call: impl Fn() -> F + Send,
-    ) -> Result<Answer, StoreError>
+    ) -> Result<PointResult, StoreError>
     where
         F: Future<Output = Result<ItemResponse, CosmosError>> + Send,
     {
-        let mut trouble = Trouble::new(self.patience);
+        let mut trouble = CallBackoff::new(self.patience);
         loop {
-            match self.counted(purpose, call().await) {
+            match self.classify(purpose, call().await) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => trouble.wait_after(purpose, error).await?,
             }
         }
     }
 
-    fn counted(
+    fn classify(
         &self,
-        purpose: Purpose,
+        purpose: CallPurpose,
         result: Result<ItemResponse, CosmosError>,
-    ) -> Result<Answer, CosmosError> {
+    ) -> Result<PointResult, CosmosError> {
         match result {
             Ok(response) => {
-                self.charge(purpose, response.headers());
-                Ok(Answer::Done(response.into()))
+                self.record_charge(purpose, response.headers());
+                Ok(PointResult::Done(response.into()))
             }
             Err(error) => {
                 let charge = error.response().and_then(|r| r.headers().request_charge);
                 self.units.add(purpose.0, charge.map_or(0.0, |c| c.value()));
                 match u16::from(error.status().status_code()) {
-                    404 if error.status().is_not_found() => Ok(Answer::NotFound(error.into())),
-                    409 => Ok(Answer::Conflict),
-                    412 => Ok(Answer::Changed),
+                    404 if error.status().is_not_found() => Ok(PointResult::NotFound(error.into())),
+                    409 => Ok(PointResult::Conflict),
+                    412 => Ok(PointResult::PreconditionFailed),
                     _ => Err(error),
                 }
             }
         }
     }
 
-    fn charge(&self, purpose: Purpose, headers: &ResponseHeaders) {
+    fn record_charge(&self, purpose: CallPurpose, headers: &ResponseHeaders) {
         let charge = headers.request_charge().map_or(0.0, |charge| charge.value());
         self.units.add(purpose.0, charge);
     }
 }
 
-/// The pages of one query, each a call of its own that can be repeated from where it began.
-pub(super) struct Pages<T: Send> {
+/// Pages of one query, each a call of its own that can be repeated from where it began.
+pub(super) struct QueryPages<T: Send> {
     container: ContainerClient,
     query: Query,
     scope: FeedScope,
     page_size: MaxItemCountHint,
-    purpose: Purpose,
+    purpose: CallPurpose,
     pages: Option<QueryPageIterator<T>>,
-    at: Option<ContinuationToken>,
+    continuation: Option<ContinuationToken>,
 }
 
-impl<T: DeserializeOwned + Send + 'static> Pages<T> {
+impl<T: DeserializeOwned + Send + 'static> QueryPages<T> {
     pub(super) fn new(
         container: &ContainerClient,
         query: Query,
         scope: FeedScope,
         page_size: MaxItemCountHint,
-        purpose: Purpose,
+        purpose: CallPurpose,
     ) -> Self {
         let container = container.clone();
-        Self { container, query, scope, page_size, purpose, pages: None, at: None }
+        Self { container, query, scope, page_size, purpose, pages: None, continuation: None }
     }
 
-    /// The next page; none after the last. An empty page is not the last.
-    pub(super) async fn next(&mut self, calls: &Calls) -> Result<Option<Vec<T>>, StoreError> {
-        let mut trouble = Trouble::new(calls.patience);
+    /// Returns the next page, `None` after the last. An empty page is not the last.
+    pub(super) async fn next(
+        &mut self,
+        calls: &CallExecutor,
+    ) -> Result<Option<Vec<T>>, StoreError> {
+        let mut trouble = CallBackoff::new(calls.patience);
         loop {
             match self.try_next(calls).await {
                 Ok(page) => return Ok(page),
@@ -215,10 +217,10 @@ impl<T: DeserializeOwned + Send + 'static> Pages<T> {
         }
     }
 
-    async fn try_next(&mut self, calls: &Calls) -> Result<Option<Vec<T>>, CosmosError> {
+    async fn try_next(&mut self, calls: &CallExecutor) -> Result<Option<Vec<T>>, CosmosError> {
         if self.pages.is_none() {
             let mut options = QueryOptions::default().with_max_item_count(self.page_size);
-            if let Some(token) = self.at.clone() {
+            if let Some(token) = self.continuation.clone() {
                 options = options.with_continuation_token(token);
             }
             let query =
@@ -227,8 +229,8 @@ impl<T: DeserializeOwned + Send + 'static> Pages<T> {
         }
         let Some(pages) = &mut self.pages else { return Ok(None) };
         let Some(page) = pages.next().await.transpose()? else { return Ok(None) };
-        calls.charge(self.purpose, page.headers());
-        self.at = Some(pages.to_continuation_token()?);
+        calls.record_charge(self.purpose, page.headers());
+        self.continuation = Some(pages.to_continuation_token()?);
         Ok(Some(page.into_items()))
     }
 }
@@ -238,41 +240,41 @@ pub(super) fn page_of(items: u32) -> MaxItemCountHint {
         .map_or(MaxItemCountHint::ServerDecides, MaxItemCountHint::Limit)
 }
 
-pub(super) fn body<T: DeserializeOwned>(
-    purpose: Purpose,
+pub(super) fn decode_item<T: DeserializeOwned>(
+    purpose: CallPurpose,
     response: Box<ItemResponse>,
 ) -> Result<T, StoreError> {
     response.into_model().map_err(|source| BadItem::Unreadable { doing: purpose.1, source }.into())
 }
 
-/// The trouble that somebody is having: for how long, and how long to wait next.
-pub(super) struct Trouble {
+/// Retry state of one operation: its first failure, and the next backoff.
+pub(super) struct CallBackoff {
     patience: Duration,
     since: Option<Instant>,
     next_wait: Duration,
 }
 
-impl Trouble {
+impl CallBackoff {
     pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, since: None, next_wait: FIRST_WAIT }
+        Self { patience, since: None, next_wait: FIRST_BACKOFF }
     }
 
-    /// Whether the patience lasts; it begins with the first failure.
-    fn may_go_on(&mut self) -> bool {
+    /// Returns whether the patience lasts; it begins with the first failure.
+    fn may_retry(&mut self) -> bool {
         let now = Instant::now();
         now < *self.since.get_or_insert(now) + self.patience
     }
 
     async fn wait(&mut self) {
         let longest = self.next_wait.as_secs_f64();
-        self.next_wait = (self.next_wait * 2).min(LONGEST_WAIT);
+        self.next_wait = (self.next_wait * 2).min(MAX_BACKOFF);
         let drawn = Duration::from_secs_f64(rand::rng().random_range(0.0..=longest));
         sleep(drawn).await;
     }
 
     /// Waits for a replica that lags, or for another writer of the same item to be done.
     pub(super) async fn wait_for_others(&mut self, doing: &'static str) -> Result<(), StoreError> {
-        if !self.may_go_on() {
+        if !self.may_retry() {
             let error = BadItem::NeitherThereNorAbsent(doing);
             return Err(StoreError::Unavailable(error.into()));
         }
@@ -280,10 +282,14 @@ impl Trouble {
         Ok(())
     }
 
-    async fn wait_after(&mut self, purpose: Purpose, error: CosmosError) -> Result<(), StoreError> {
-        match advice(&error) {
-            Advice::SlowDown(pause) if self.may_go_on() => sleep(pause).await,
-            Advice::TryAgain if self.may_go_on() => self.wait().await,
+    async fn wait_after(
+        &mut self,
+        purpose: CallPurpose,
+        error: CosmosError,
+    ) -> Result<(), StoreError> {
+        match retry_advice(&error) {
+            RetryAdvice::Throttled(pause) if self.may_retry() => sleep(pause).await,
+            RetryAdvice::Retry if self.may_retry() => self.wait().await,
             _ => return Err(store_error(purpose.1, error)),
         }
         Ok(())

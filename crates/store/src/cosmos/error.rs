@@ -1,4 +1,4 @@
-//! What the database's refusals mean: whose fault they are, and whether waiting helps.
+//! Classification of the database's errors: retry or not, and a hint for the user.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use azure_data_cosmos::CosmosError;
 
 use crate::StoreError;
 
-/// A call that failed: what was being done, and what the service or the way to it said.
+/// A failed call: its purpose, and the error of the service or the network.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing}: {source}{}", mend(source))]
+#[error("{doing}: {source}{}", hint(source))]
 pub(super) struct CallFailed {
     doing: &'static str,
     source: CosmosError,
 }
 
-/// What came back is not what this program writes.
+/// An item that is not as this program writes it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadItem {
     #[error("{doing}: an item can't be read; was it written by another program?")]
@@ -25,7 +25,7 @@ pub(super) enum BadItem {
     BodyNotText(domain::job::JobId),
     #[error("{0}: the item exists when it is to be created, and not when it is to be read")]
     NeitherThereNorAbsent(&'static str),
-    #[error("payload '{0}' does not exist as a whole")]
+    #[error("payload '{0}' is missing or incomplete")]
     NoPayload(String),
 }
 
@@ -35,49 +35,49 @@ impl From<BadItem> for StoreError {
     }
 }
 
-/// How to go on after a failed call.
+/// Next step after a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Advice {
+pub(super) enum RetryAdvice {
     /// 429: the request units of this second are spent.
-    SlowDown(Duration),
-    /// The service or the way to it is in trouble; the call may or may not have been carried out.
-    TryAgain,
+    Throttled(Duration),
+    /// Transient error of the service or the network; the call may or may not have been executed.
+    Retry,
     GiveUp,
 }
 
-/// Named when a 429 carries no time of its own.
+/// Pause after a 429 that carries no time of its own.
 const DEFAULT_PAUSE: Duration = Duration::from_millis(500);
 
-pub(super) fn advice(error: &CosmosError) -> Advice {
+pub(super) fn retry_advice(error: &CosmosError) -> RetryAdvice {
     let status = error.status();
     if status.is_throttled() {
         let header = error.response().and_then(|r| r.headers().retry_after_ms);
-        return Advice::SlowDown(header.map_or(DEFAULT_PAUSE, Duration::from_millis));
+        return RetryAdvice::Throttled(header.map_or(DEFAULT_PAUSE, Duration::from_millis));
     }
     let sub_status = status.sub_status().map_or(0, u16::from);
     match (u16::from(status.status_code()), sub_status) {
         // The replica has not seen this session's writes yet.
-        (404, 1002) => Advice::TryAgain,
+        (404, 1002) => RetryAdvice::Retry,
         // A region that has just stopped taking writes, or was just removed: the SDK finds the next.
-        (403, 3 | 1008) => Advice::TryAgain,
-        (408 | 410 | 449 | 500..=599, _) => Advice::TryAgain,
-        // No token could be fetched; the identity service has its own bad minutes.
-        (401, _) if !error.is_from_wire() => Advice::TryAgain,
-        _ => Advice::GiveUp,
+        (403, 3 | 1008) => RetryAdvice::Retry,
+        (408 | 410 | 449 | 500..=599, _) => RetryAdvice::Retry,
+        // No token could be fetched: the identity service has outages of its own.
+        (401, _) if !error.is_from_wire() => RetryAdvice::Retry,
+        _ => RetryAdvice::GiveUp,
     }
 }
 
-/// The error for the store's callers, once nothing more is tried here.
+/// Converts the error for the store's callers, once no more retries are made here.
 pub(super) fn store_error(doing: &'static str, source: CosmosError) -> StoreError {
-    match advice(&source) {
-        Advice::GiveUp => StoreError::Refused(CallFailed { doing, source }.into()),
-        Advice::SlowDown(_) | Advice::TryAgain => {
+    match retry_advice(&source) {
+        RetryAdvice::GiveUp => StoreError::Refused(CallFailed { doing, source }.into()),
+        RetryAdvice::Throttled(_) | RetryAdvice::Retry => {
             StoreError::Unavailable(CallFailed { doing, source }.into())
         }
     }
 }
 
-fn mend(source: &CosmosError) -> &'static str {
+fn hint(source: &CosmosError) -> &'static str {
     let status = source.status();
     match (u16::from(status.status_code()), status.sub_status().map_or(0, u16::from)) {
         (401, _) => " (is the key or the identity right, and the clock within 15 minutes?)",

@@ -1,14 +1,14 @@
-//! Creating the database and its containers where they are missing.
+//! Creates the database and its containers where they are missing.
 
 use azure_data_cosmos::models::{ContainerProperties, IndexingPolicy, TimeToLive};
 use azure_data_cosmos::{CosmosClient, CosmosError};
 
 use super::error::store_error;
 use super::items::{BATCHES, OUTCOMES, PAYLOADS, SHARES, USAGE};
-use super::settings::{Credential, Settings};
-use crate::{StoreError, WORD_TTL};
+use super::settings::{CosmosCredential, CosmosSettings};
+use crate::{HEARTBEAT_TTL, StoreError};
 
-/// Why the containers were not made.
+/// Reason why the containers were not created.
 #[derive(Debug, thiserror::Error)]
 enum CannotInit {
     #[error(
@@ -27,8 +27,8 @@ enum CannotInit {
 ///
 /// # Errors
 /// Says what can't be created and why; with Entra ID, that it has to be there already.
-pub async fn init(settings: &Settings) -> Result<(), StoreError> {
-    if !matches!(settings.credential, Credential::Key(_)) {
+pub async fn init(settings: &CosmosSettings) -> Result<(), StoreError> {
+    if !matches!(settings.credential, CosmosCredential::Key(_)) {
         return Err(StoreError::Refused(CannotInit::NeedsKey.into()));
     }
     let client = settings.client().await?;
@@ -55,13 +55,13 @@ async fn create_container(
     let mut properties = ContainerProperties::new(name, partition_key.into());
     properties = match name {
         OUTCOMES => properties.with_indexing_policy(outcomes_index()),
-        // Bodies of jobs name their own time; those of outcomes stay.
+        // Bodies of jobs carry their own TTL; those of outcomes stay.
         PAYLOADS => properties
             .with_indexing_policy(excluding(&["/*"]))
             .with_default_ttl(TimeToLive::NoDefault),
         // Read whole: an index would only make its many writes cost more.
         SHARES => properties
-            .with_default_ttl(TimeToLive::Seconds(WORD_TTL.as_secs() as u32))
+            .with_default_ttl(TimeToLive::Seconds(HEARTBEAT_TTL.as_secs() as u32))
             .with_indexing_policy(excluding(&["/*"])),
         _ => properties,
     };
@@ -88,7 +88,7 @@ async fn check_partition_key(
     Ok(())
 }
 
-/// Every indexed text costs request units at each write, and nobody searches these.
+/// Excludes texts that nobody searches: an index costs request units at each write.
 fn outcomes_index() -> IndexingPolicy {
     excluding(&["/body/?", "/metadata/?", "/failure/message/?"]).with_included_path("/*")
 }

@@ -1,8 +1,8 @@
-//! The items as they lie in the containers, and where: ids, partition keys, shards.
+//! Items as stored in the containers: ids, partition keys, shards.
 //!
-//! Field names are what users' queries are written with: they must not change. Bodies and metadata
-//! are kept as JSON text, byte for byte as they came: as JSON values the database would reorder
-//! keys, round long numbers and refuse deep nesting. `StringToObject(c.body)` opens them in a query.
+//! Field names appear in users' queries: they must not change. Bodies and metadata are kept as JSON
+//! text, byte for byte as they came: as JSON values the database would reorder keys, round long
+//! numbers and refuse deep nesting. `StringToObject(c.body)` opens them in a query.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::error::BadItem;
-use crate::{Batch, BatchState, KnownInput, Minute, Note, Recorded, StoreError};
+use crate::{Batch, BatchState, EnqueuedInput, KvRecord, MinuteTotals, Recorded, StoreError};
+use domain::heartbeat::{Heartbeat, QuotaClaim};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{Ending, Failure, Outcome, Usage};
-use domain::share::{Part, Word};
+use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
 
 pub(super) const OUTCOMES: &str = "outcomes";
 pub(super) const BATCHES: &str = "batches";
@@ -24,14 +24,14 @@ pub(super) const SHARES: &str = "shares";
 pub(super) const PAYLOADS: &str = "payloads";
 
 /// The partition key of one shard of a batch.
-pub(super) fn partition(batch: &BatchId, shard: u32) -> String {
+pub(super) fn partition_key(batch: &BatchId, shard: u32) -> String {
     format!("{batch}|{shard}")
 }
 
 /// The shard of a job: the id's last 32 bits modulo the batch's number of shards.
 ///
 /// A job id is a hash already. So any script finds an item: `int(job_id[-8:], 16) % shards`.
-pub(super) fn shard(job: JobId, shards: u32) -> u32 {
+pub(super) fn shard_of(job: JobId, shards: u32) -> u32 {
     let [.., a, b, c, d] = *job.as_bytes();
     u32::from_be_bytes([a, b, c, d]) % shards.max(1)
 }
@@ -47,14 +47,14 @@ pub(super) struct OutcomeItem<'a> {
     pub position: u64,
     /// In hex: numbers above 2^53 lose digits on the way.
     pub digest: Cow<'a, str>,
-    pub ending: Ending,
+    pub ending: OutcomeStatus,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_code: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<Cow<'a, Failure>>,
-    pub usage: Usage,
+    pub failure: Option<Cow<'a, JobFailure>>,
+    pub usage: TokenUsage,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<Cow<'a, str>>,
     pub attempts: u32,
@@ -73,7 +73,7 @@ pub(super) struct OutcomeItem<'a> {
     /// The payload that holds the body, if it is too big for this item.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_ref: Option<Cow<'a, str>>,
-    /// Which write created the item: tells a repeated write of ours from somebody else's.
+    /// Id of the write that created the item: tells our repeated write from another worker's.
     pub write_id: Cow<'a, str>,
 }
 
@@ -107,14 +107,14 @@ impl<'a> OutcomeItem<'a> {
         })
     }
 
-    /// The proof for somebody who came later.
+    /// Returns the proof for a later writer.
     pub(super) fn recorded(&self, job: JobId) -> Result<Recorded, BadItem> {
         let digest = parse_digest(&self.digest)
             .ok_or_else(|| BadItem::Field { id: job.to_string(), field: "digest" })?;
         Ok(Recorded { job_id: job, ending: self.ending, digest, first: false })
     }
 
-    /// The outcome without a body that lies aside.
+    /// Converts to an outcome, without a body that is stored as a payload.
     pub(super) fn into_outcome(self) -> Result<Outcome, BadItem> {
         let id = self.id;
         let bad = |field| BadItem::Field { id: id.clone().into_owned(), field };
@@ -143,19 +143,19 @@ impl<'a> OutcomeItem<'a> {
     }
 }
 
-/// What a withdrawn outcome has cost: an item of `outcomes` that is none, since it has no ending.
+/// Cost of a withdrawn outcome: an item of `outcomes` without an ending, so no outcome itself.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Withdrawn<'a> {
+pub(super) struct WithdrawnItem<'a> {
     id: String,
     pk: &'a str,
     batch_id: &'a str,
     custom_id: &'a str,
-    withdrawn: Ending,
+    withdrawn: OutcomeStatus,
     attempts: u32,
     #[serde(skip_serializing_if = "is_zero")]
     throttled: u32,
-    usage: Usage,
+    usage: TokenUsage,
     deployment: &'a str,
     model: &'a str,
     latency_ms: u64,
@@ -166,7 +166,7 @@ pub(super) struct Withdrawn<'a> {
     service_tier: Option<&'a str>,
 }
 
-impl<'a> Withdrawn<'a> {
+impl<'a> WithdrawnItem<'a> {
     pub(super) fn new(item: &'a OutcomeItem<'_>) -> Self {
         Self {
             id: format!("{}.{}", item.id, item.write_id),
@@ -187,17 +187,17 @@ impl<'a> Withdrawn<'a> {
     }
 }
 
-/// What a proof needs of an item of `outcomes`.
+/// Fields of an `outcomes` item that a proof needs.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Proof {
-    ending: Ending,
+pub(super) struct ProofFields {
+    ending: OutcomeStatus,
     digest: String,
     #[serde(default)]
     pub write_id: String,
 }
 
-impl Proof {
+impl ProofFields {
     pub(super) fn recorded(&self, job: JobId, first: bool) -> Result<Recorded, BadItem> {
         let digest = parse_digest(&self.digest)
             .ok_or_else(|| BadItem::Field { id: job.to_string(), field: "digest" })?;
@@ -205,14 +205,14 @@ impl Proof {
     }
 }
 
-/// What the totals need of an item of `outcomes`.
+/// Fields of an `outcomes` item that the totals need.
 #[derive(Debug, Deserialize)]
-pub(super) struct Counted {
-    /// None of a withdrawn outcome.
+pub(super) struct TotalsFields {
+    /// `None` for a withdrawn outcome.
     #[serde(default)]
-    pub ending: Option<Ending>,
+    pub ending: Option<OutcomeStatus>,
     pub attempts: u64,
-    pub usage: Usage,
+    pub usage: TokenUsage,
 }
 
 /// An item of `batches`. Without a state it only fixes the number of shards, for jobs of a batch
@@ -232,7 +232,7 @@ pub(super) struct BatchItem {
     #[serde(default)]
     pub prompt_tokens: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub inputs: Vec<KnownInput>,
+    pub inputs: Vec<EnqueuedInput>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
 }
@@ -274,14 +274,13 @@ impl BatchItem {
     }
 }
 
-/// An item of `usage`: what one writer has recorded of one batch, deployment, model,
-/// service tier and hour.
+/// An item of `usage`: one writer's sums for one batch, deployment, model, service tier and hour.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UsageItem {
     pub id: String,
     pub batch_id: BatchId,
-    /// The process that writes this item, and alone writes it.
+    /// Process that alone writes this item.
     pub worker: String,
     pub deployment: String,
     pub model: String,
@@ -289,65 +288,65 @@ pub(super) struct UsageItem {
     pub service_tier: Option<Box<str>>,
     /// "2026-11-23T16", in UTC.
     pub hour: String,
-    /// What ended in it, by the minute of the hour.
+    /// Jobs that ended, by the minute of the hour.
     #[serde(default)]
-    pub minutes: BTreeMap<u8, Minute>,
-    pub endings: BTreeMap<Ending, u64>,
-    /// Outcomes that ended as dead and were withdrawn, whoever had recorded them.
+    pub minutes: BTreeMap<u8, MinuteTotals>,
+    pub endings: BTreeMap<OutcomeStatus, u64>,
+    /// Dead outcomes that this writer withdrew, whichever worker had recorded them.
     #[serde(default)]
     pub withdrawn: u64,
     pub attempts: u64,
-    pub usage: Usage,
+    pub usage: TokenUsage,
 }
 
-/// The partition of all words, so that one read of one partition hears them all.
-pub(super) const WORDS: &str = "words";
+/// Partition of all heartbeats, so that one read of one partition returns them all.
+pub(super) const HEARTBEATS: &str = "words";
 
-/// An item of `shares`: an instance's word; its id is the instance's.
+/// An item of `shares`: an instance's heartbeat; its id is the instance's.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct WordItem<'a> {
+pub(super) struct HeartbeatItem<'a> {
     pub id: Uuid,
     pub pk: Cow<'a, str>,
     pub beat: u64,
-    pub parts: Cow<'a, BTreeMap<String, Part>>,
+    pub parts: Cow<'a, BTreeMap<String, QuotaClaim>>,
     pub about: Cow<'a, serde_json::Value>,
 }
 
-impl<'a> WordItem<'a> {
-    pub(super) fn new(word: &'a Word) -> Self {
+impl<'a> HeartbeatItem<'a> {
+    pub(super) fn new(heartbeat: &'a Heartbeat) -> Self {
         Self {
-            id: word.instance,
-            pk: WORDS.into(),
-            beat: word.beat,
-            parts: Cow::Borrowed(&word.parts),
-            about: Cow::Borrowed(&word.about),
+            id: heartbeat.instance,
+            pk: HEARTBEATS.into(),
+            beat: heartbeat.sequence,
+            parts: Cow::Borrowed(&heartbeat.quota_claims),
+            about: Cow::Borrowed(&heartbeat.status),
         }
     }
 
-    pub(super) fn into_word(self) -> Word {
+    pub(super) fn into_heartbeat(self) -> Heartbeat {
         let (parts, about) = (self.parts.into_owned(), self.about.into_owned());
-        Word { instance: self.id, beat: self.beat, parts, about }
+        Heartbeat { instance: self.id, sequence: self.beat, quota_claims: parts, status: about }
     }
 }
 
-/// An item of `shares`: a note, which stays until it is removed.
+/// An item of `shares`: a key-value record, which stays until it is removed.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct NoteItem {
+pub(super) struct KvItem {
     pub id: String,
     pub pk: String,
-    /// As text: it comes back byte for byte, so that a change can be told.
+    /// Kept as text: it comes back byte for byte, so that a change can be detected.
     pub json: String,
-    /// -1: the container's time to live is not for it (Azure docs: "Time to Live (TTL)").
+    /// -1: exempt from the container's time to live (Azure docs: "Time to Live (TTL)").
     ttl: i32,
 }
 
-impl NoteItem {
+impl KvItem {
     pub(super) fn partition(kind: &str) -> String {
         format!("notes|{kind}")
     }
 
-    pub(super) fn new(note: &Note) -> Self {
+    pub(super) fn new(note: &KvRecord) -> Self {
         let (id, json) = (note.id.clone(), note.json.clone());
         Self { id, pk: Self::partition(&note.kind), json, ttl: -1 }
     }
@@ -374,7 +373,7 @@ mod tests {
         let batch: BatchId = "a".parse().unwrap();
         let job = JobId::new(&batch, "1");
         assert_eq!(job.to_string(), "09237301-dacb-5fbc-9c1f-ebdd5223cb29");
-        assert_eq!(shard(job, 64), 0x5223_cb29 % 64, "items are stored: this must never change");
+        assert_eq!(shard_of(job, 64), 0x5223_cb29 % 64, "items are stored: this must never change");
     }
 
     #[test]
@@ -382,7 +381,7 @@ mod tests {
         let batch: BatchId = "a".parse().unwrap();
         let mut counts = [0_u32; 16];
         for n in 0..16_000 {
-            counts[shard(JobId::new(&batch, &n.to_string()), 16) as usize] += 1;
+            counts[shard_of(JobId::new(&batch, &n.to_string()), 16) as usize] += 1;
         }
         assert!(counts.iter().all(|n| (800..1200).contains(n)), "{counts:?}");
     }

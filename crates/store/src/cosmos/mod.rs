@@ -2,41 +2,41 @@
 //!
 //! | container | partition key | an item |
 //! | --- | --- | --- |
-//! | `outcomes` | `/pk` | one outcome, its id the job's; or what a withdrawn one cost; or a batch's budget |
+//! | `outcomes` | `/pk` | one outcome, its id the job's; a withdrawn one's cost; a batch's budget |
 //! | `batches` | `/id` | one batch |
-//! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model and hour |
-//! | `shares` | `/pk` | one worker's word to its siblings; expires |
-//! | `payloads` | `/id` | a part of what is too big for its own place; a job's body expires |
+//! | `usage` | `/batchId` | one worker's sums for a batch, deployment, model, tier and hour |
+//! | `shares` | `/pk` | one worker's heartbeat, which expires; or a key-value record |
+//! | `payloads` | `/id` | a part of a body too big for its item or message; a job's expires |
 //!
 //! A logical partition holds 20 GB and 10,000 RU/s, so a batch is spread over many: `pk` is
-//! `BATCH|SHARD`, the shard comes of the job id, and the number of shards stands in the batch.
+//! `BATCH|SHARD`, the shard is derived from the job id, and the batch stores its number of shards.
 //!
-//! **What a batch came to is counted from its outcomes**, never from a counter beside them: two
-//! items of different partitions can't be written as one, so a killed process would leave such a
-//! counter wrong for ever. Counting costs about as many request units as reading; so there is
-//! [`CosmosStore::running_totals`] too, which is cheap, for watching.
+//! **A batch's totals are counted from its outcomes**, never from a counter beside them: two items
+//! of different partitions can't be written as one, so a killed process would leave such a counter
+//! wrong for ever. Counting costs about as many request units as reading; so there is
+//! [`CosmosStore::worker_totals`] too, which is cheap, for watching.
 //!
 //! Types of the SDK never leave this folder. `settings` makes the client, `calls` makes every call
-//! (counted, repeated), `pace` says when a write may go; the other files are one kind of item each.
+//! (counted, retried), `write_pacer` times the writes; most other files are one kind of item each.
 
 mod batches;
-mod briefs;
 mod budgets;
 mod calls;
 mod error;
+mod heartbeats;
 mod init;
 mod items;
-mod notes;
-mod pace;
+mod kv_records;
+mod outcome_summaries;
 mod payloads;
 mod record;
+mod request_units;
 mod settings;
-mod shares;
 mod stream;
-mod units;
 mod usage;
 mod withdraw;
 mod write_ids;
+mod write_pacer;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,16 +49,16 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::init::init;
-pub use self::settings::{Consistency, Credential, Settings};
-pub use self::units::{Operation, RequestUnits};
+pub use self::request_units::{CosmosOperation, RequestUnits};
+pub use self::settings::{CosmosConsistency, CosmosCredential, CosmosSettings};
 use super::{
-    Batch, BatchState, Brief, Expense, Note, Order, PAYLOAD_LIFE, Recorded, Running, Store,
-    StoreError, Totals,
+    Batch, BatchState, BatchTotals, KvRecord, OutcomeSummary, PAYLOAD_TTL, Recorded, RunningTotals,
+    SortOrder, Store, StoreCharges, StoreError,
 };
-use domain::budget::{Budget, Claim, Limit};
+use domain::budget::{Budget, BudgetClaim, BudgetLimit};
+use domain::heartbeat::Heartbeat;
 use domain::job::{BatchId, JobId};
 use domain::outcome::Outcome;
-use domain::share::Word;
 
 /// Shards that are read side by side.
 const SHARDS_AT_A_TIME: usize = 8;
@@ -66,11 +66,11 @@ const SHARDS_AT_A_TIME: usize = 8;
 /// The store; clones share it.
 #[derive(Clone)]
 pub struct CosmosStore {
-    inner: Arc<Inner>,
+    inner: Arc<CosmosInner>,
 }
 
-struct Inner {
-    calls: calls::Calls,
+struct CosmosInner {
+    calls: calls::CallExecutor,
     outcomes: ContainerClient,
     batches: ContainerClient,
     usage: ContainerClient,
@@ -81,7 +81,7 @@ struct Inner {
     new_shards: u32,
     shards: Mutex<HashMap<BatchId, u32>>,
     write_ids: write_ids::WriteIds,
-    running: usage::OwnSums,
+    worker_usage: usage::WorkerUsage,
 }
 
 impl CosmosStore {
@@ -89,16 +89,16 @@ impl CosmosStore {
     ///
     /// # Errors
     /// Says what is missing, not allowed or not reachable.
-    pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
+    pub async fn connect(settings: &CosmosSettings) -> Result<Self, StoreError> {
         let database = settings.client().await?.database_client(settings.database.clone());
         let container = async |name: &'static str| {
             let container = database.container_client(name, None).await;
             container.map_err(|e| error::store_error("opening a container", e))
         };
-        let inner = Inner {
-            calls: calls::Calls {
+        let inner = CosmosInner {
+            calls: calls::CallExecutor {
                 units: RequestUnits::default(),
-                pace: pace::Pace::new(settings.writes_in_flight.get()),
+                pacer: write_pacer::WritePacer::new(settings.writes_in_flight.get()),
                 patience: settings.patience(),
             },
             outcomes: container(items::OUTCOMES).await?,
@@ -110,39 +110,39 @@ impl CosmosStore {
             new_shards: settings.shards.get(),
             shards: Mutex::default(),
             write_ids: write_ids::WriteIds::default(),
-            running: usage::OwnSums::new(),
+            worker_usage: usage::WorkerUsage::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// What this process has spent.
+    /// Request units that this process has spent.
     pub fn request_units(&self) -> &RequestUnits {
         &self.inner.calls.units
     }
 
-    /// Writes that were refused for want of request units, and tried again.
-    pub fn throttles(&self) -> u64 {
-        self.inner.calls.pace.throttles()
+    /// Writes that were throttled for lack of request units, and retried.
+    pub fn throttled_writes(&self) -> u64 {
+        self.inner.calls.pacer.throttled_writes()
     }
 
-    /// A batch's totals by the workers' own sums: cheap, and short of what a killed worker had
-    /// recorded last.
+    /// Returns a batch's totals from the workers' own sums: cheap, but without the last outcomes of
+    /// a killed worker.
     ///
     /// # Errors
     /// As [`Store::totals`].
-    pub async fn running_totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
-        Ok(self.running(batch, Timestamp::MAX).await?.totals())
+    pub async fn worker_totals(&self, batch: &BatchId) -> Result<BatchTotals, StoreError> {
+        Ok(self.running_totals(batch, Timestamp::MAX).await?.totals())
     }
 }
 
-impl Inner {
+impl CosmosInner {
     fn shards_cache(&self) -> MutexGuard<'_, HashMap<BatchId, u32>> {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Items are named by the job's id.
-fn ids(batch: &BatchId, custom_ids: &[&str]) -> Vec<JobId> {
+/// Returns the items' ids, which are the jobs'.
+fn job_ids(batch: &BatchId, custom_ids: &[&str]) -> Vec<JobId> {
     custom_ids.iter().map(|custom_id| JobId::new(batch, custom_id)).collect()
 }
 
@@ -163,7 +163,7 @@ impl Store for CosmosStore {
         if custom_ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.inner.look_up(batch, &ids(batch, custom_ids)).await
+        self.inner.look_up(batch, &job_ids(batch, custom_ids)).await
     }
 
     async fn outcome(
@@ -182,7 +182,7 @@ impl Store for CosmosStore {
         self.inner.outcome(batch, job).await
     }
 
-    async fn withdraw_dead(
+    async fn reopen_dead(
         &self,
         batch: &BatchId,
         custom_ids: &[&str],
@@ -190,30 +190,34 @@ impl Store for CosmosStore {
         if custom_ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.inner.withdraw_dead(batch, &ids(batch, custom_ids)).await
+        self.inner.reopen_dead(batch, &job_ids(batch, custom_ids)).await
     }
 
     async fn outcomes(
         &self,
         batch: &BatchId,
-        order: Order,
+        order: SortOrder,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
         Arc::clone(&self.inner).stream(batch, order).await
     }
 
-    async fn briefs(
+    async fn outcome_summaries(
         &self,
         batch: &BatchId,
-    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
-        Arc::clone(&self.inner).stream_briefs(batch).await
+    ) -> Result<BoxStream<'static, Result<OutcomeSummary, StoreError>>, StoreError> {
+        Arc::clone(&self.inner).stream_summaries(batch).await
     }
 
-    async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+    async fn totals(&self, batch: &BatchId) -> Result<BatchTotals, StoreError> {
         self.inner.totals(batch).await
     }
 
-    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
-        self.inner.running(batch, since).await
+    async fn running_totals(
+        &self,
+        batch: &BatchId,
+        since: Timestamp,
+    ) -> Result<RunningTotals, StoreError> {
+        self.inner.running_totals(batch, since).await
     }
 
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
@@ -230,7 +234,11 @@ impl Store for CosmosStore {
         self.inner.change_state(id, from, to, reason).await
     }
 
-    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+    async fn limit_budget(
+        &self,
+        batch: &BatchId,
+        limit: &BudgetLimit,
+    ) -> Result<Budget, StoreError> {
         self.inner.limit_budget(batch, limit).await
     }
 
@@ -241,7 +249,7 @@ impl Store for CosmosStore {
     async fn claim(
         &self,
         batch: &BatchId,
-        claim: &Claim,
+        claim: &BudgetClaim,
     ) -> Result<Option<(bool, Budget)>, StoreError> {
         self.inner.claim(batch, claim).await
     }
@@ -255,7 +263,7 @@ impl Store for CosmosStore {
     }
 
     async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.inner.put_payload(name, &bytes, Some(PAYLOAD_LIFE)).await
+        self.inner.put_payload(name, &bytes, Some(PAYLOAD_TTL)).await
     }
 
     async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
@@ -266,41 +274,41 @@ impl Store for CosmosStore {
         self.inner.delete_payload(name).await
     }
 
-    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
-        self.inner.put_word(word).await
+    async fn put_heartbeat(&self, word: &Heartbeat) -> Result<(), StoreError> {
+        self.inner.put_heartbeat(word).await
     }
 
-    async fn words(&self) -> Result<Vec<Word>, StoreError> {
-        self.inner.words().await
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        self.inner.heartbeats().await
     }
 
-    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
-        self.inner.remove_word(instance).await
+    async fn delete_heartbeat(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.inner.delete_heartbeat(instance).await
     }
 
-    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
-        self.inner.put_note(note, was).await
+    async fn put_kv(&self, note: &KvRecord, was: Option<&str>) -> Result<bool, StoreError> {
+        self.inner.put_kv(note, was).await
     }
 
-    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
-        self.inner.note(kind, id).await
+    async fn get_kv(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+        self.inner.get_kv(kind, id).await
     }
 
-    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
-        self.inner.notes(kind).await
+    async fn list_kv(&self, kind: &str) -> Result<Vec<KvRecord>, StoreError> {
+        self.inner.list_kv(kind).await
     }
 
-    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
-        self.inner.remove_note(kind, id).await
+    async fn delete_kv(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        self.inner.delete_kv(kind, id).await
     }
 
-    fn expense(&self) -> Option<Expense> {
+    fn charges(&self) -> Option<StoreCharges> {
         let units = self.request_units();
-        let spent = Operation::ALL.map(|operation| (operation.as_str(), units.of(operation)));
-        Some(Expense {
+        let spent = CosmosOperation::ALL.map(|operation| (operation.as_str(), units.of(operation)));
+        Some(StoreCharges {
             request_units: units.total(),
             by_operation: spent.into_iter().filter(|(_, charge)| *charge > 0.0).collect(),
-            throttled: self.throttles(),
+            throttled: self.throttled_writes(),
         })
     }
 }

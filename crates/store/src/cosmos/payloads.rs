@@ -1,4 +1,4 @@
-//! What is too big for its own place: claim checks of queue messages, bodies of large outcomes.
+//! Payloads too big for their own place: claim checks of queue messages, bodies of large outcomes.
 //!
 //! A payload is one or more parts, each an item and a logical partition of its own: `NAME:0` says
 //! how many there are. It is written last and deleted last, so that a payload that can be found is
@@ -14,23 +14,23 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::Inner;
-use super::calls::{Answer, Purpose, body};
+use super::CosmosInner;
+use super::calls::{CallPurpose, PointResult, decode_item};
 use super::error::BadItem;
-use super::units::Operation;
+use super::request_units::CosmosOperation;
 use crate::StoreError;
 use domain::job::JobId;
 
-const PUT: Purpose = Purpose(Operation::Payloads, "writing a payload");
-const GET: Purpose = Purpose(Operation::Payloads, "reading a payload");
-const DELETE: Purpose = Purpose(Operation::Payloads, "deleting a payload");
+const PUT: CallPurpose = CallPurpose(CosmosOperation::Payloads, "writing a payload");
+const GET: CallPurpose = CallPurpose(CosmosOperation::Payloads, "reading a payload");
+const DELETE: CallPurpose = CallPurpose(CosmosOperation::Payloads, "deleting a payload");
 
 /// Base64 makes 1.8 MB of it; the service takes 2 MB an item.
 const PART_BYTES: usize = 1_350_000;
 const PARTS_IN_FLIGHT: usize = 4;
 
 #[derive(Serialize, Deserialize)]
-struct Part {
+struct PayloadPart {
     id: String,
     parts: u32,
     /// Base64 of this part's bytes.
@@ -40,14 +40,14 @@ struct Part {
     ttl: Option<u64>,
 }
 
-/// The payload of a big body. The write is in the name: of two workers that record the same job,
-/// each has its own, and the one who is late deletes only that.
-pub(super) fn name_of_body(job: JobId, write_id: &str) -> String {
+/// Names the payload of a large body. The name has the write id: two workers that record the same
+/// job have one each, and the later one deletes only its own.
+pub(super) fn body_payload_name(job: JobId, write_id: &str) -> String {
     format!("{job}.{write_id}")
 }
 
-impl Inner {
-    /// Keeps it for so long, or until it is deleted.
+impl CosmosInner {
+    /// Stores a payload for `life`, or until it is deleted.
     pub(super) async fn put_payload(
         &self,
         name: &str,
@@ -60,16 +60,17 @@ impl Inner {
         let put = async |n: usize| {
             let id = part_id(name, n as u32);
             let data = BASE64.encode(chunks[n]);
-            let part = Part { id: id.clone(), parts, data, ttl: life.map(|life| life.as_secs()) };
+            let part =
+                PayloadPart { id: id.clone(), parts, data, ttl: life.map(|life| life.as_secs()) };
             let upsert = || self.payloads.upsert_item(id.clone(), &id, &part, None);
-            self.calls.write(PUT, upsert).await?.made(PUT).map(drop)
+            self.calls.write(PUT, upsert).await?.written(PUT).map(drop)
         };
         let rest = stream::iter(1..chunks.len()).map(&put).buffered(PARTS_IN_FLIGHT);
         rest.try_collect::<()>().await?;
         put(0).await
     }
 
-    /// None if there is no such payload, or not all of it: it is just being deleted then.
+    /// Returns `None` if there is no such payload, or not all of it: it is being deleted then.
     pub(super) async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         let Some(first) = self.get_part(name, 0).await? else { return Ok(None) };
         let mut bytes = decode(&first)?;
@@ -82,7 +83,7 @@ impl Inner {
         Ok(Some(bytes.into()))
     }
 
-    /// Does nothing if there is no such payload.
+    /// Deletes a payload; a missing one is no error.
     pub(super) async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         let Some(first) = self.get_part(name, 0).await? else { return Ok(()) };
         for n in (0..first.parts).rev() {
@@ -93,12 +94,14 @@ impl Inner {
         Ok(())
     }
 
-    async fn get_part(&self, name: &str, n: u32) -> Result<Option<Part>, StoreError> {
+    async fn get_part(&self, name: &str, n: u32) -> Result<Option<PayloadPart>, StoreError> {
         let id = part_id(name, n);
         let read = || self.payloads.read_item(id.clone(), &id, None);
         match self.calls.read(GET, read).await? {
-            Answer::Done(response) => Ok(Some(body(GET, response)?)),
-            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
+            PointResult::Done(response) => Ok(Some(decode_item(GET, response)?)),
+            PointResult::NotFound(_) | PointResult::Conflict | PointResult::PreconditionFailed => {
+                Ok(None)
+            }
         }
     }
 }
@@ -107,7 +110,7 @@ fn part_id(name: &str, n: u32) -> String {
     format!("{name}:{n}")
 }
 
-fn decode(part: &Part) -> Result<Vec<u8>, StoreError> {
+fn decode(part: &PayloadPart) -> Result<Vec<u8>, StoreError> {
     let bad = |_| BadItem::Field { id: part.id.clone(), field: "data" }.into();
     BASE64.decode(&part.data).map_err(bad)
 }

@@ -1,6 +1,6 @@
-//! Recording outcomes: one create-if-absent each, many in flight.
+//! Records outcomes: one create-if-absent each, many in flight.
 //!
-//! The service's 409 is the "there is one already"; what is there is then read for the proof.
+//! The service's 409 means that there is one already, which is then read for the proof.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,24 +8,24 @@ use std::io;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
-use super::calls::{Answer, Purpose, Trouble, body};
-use super::items::{OutcomeItem, Proof, partition, shard};
-use super::units::Operation;
-use super::{Inner, payloads};
+use super::calls::{CallBackoff, CallPurpose, PointResult, decode_item};
+use super::items::{OutcomeItem, ProofFields, partition_key, shard_of};
+use super::request_units::CosmosOperation;
+use super::{CosmosInner, payloads};
 use crate::{Recorded, StoreError};
 use domain::job::{BatchId, JobId};
 use domain::outcome::Outcome;
 
-const CREATE: Purpose = Purpose(Operation::Record, "recording an outcome");
-const PROVE: Purpose = Purpose(Operation::Record, "reading an outcome that exists");
-const LOOK_UP: Purpose = Purpose(Operation::LookUp, "looking an outcome up");
+const CREATE: CallPurpose = CallPurpose(CosmosOperation::Record, "recording an outcome");
+const PROVE: CallPurpose = CallPurpose(CosmosOperation::Record, "reading an outcome that exists");
+const LOOK_UP: CallPurpose = CallPurpose(CosmosOperation::LookUp, "looking an outcome up");
 
 /// The service takes 2 MB of JSON an item; what it adds to it is far below the difference.
 const ITEM_LIMIT: usize = 1_900_000;
 /// The longest that one byte of text can become in JSON: `\u0000`.
 const JSON_GROWTH: usize = 6;
 
-impl Inner {
+impl CosmosInner {
     pub(super) async fn record(&self, outcomes: &[Outcome]) -> Result<Vec<Recorded>, StoreError> {
         let shards = self.shards_of_all(outcomes).await?;
         // A job that is there twice in one call is written once; its second outcome is too late.
@@ -51,7 +51,7 @@ impl Inner {
         let proofs: Vec<Recorded> = proofs.into_iter().map(|(_, proof)| proof).collect();
         claims.settle();
         let counted = firsts.iter().zip(&proofs).filter(|(_, proof)| proof.first);
-        self.running.add(counted.map(|(place, _)| &outcomes[*place]));
+        self.worker_usage.add(counted.map(|(place, _)| &outcomes[*place]));
         self.flush_usage().await;
         let proof_of = |(place, outcome): (usize, &Outcome)| {
             let n = first_places[&outcome.job_id];
@@ -97,11 +97,11 @@ impl Inner {
         shards: u32,
         write_id: Uuid,
     ) -> Result<Recorded, StoreError> {
-        let pk = partition(&outcome.batch_id, shard(outcome.job_id, shards));
+        let pk = partition_key(&outcome.batch_id, shard_of(outcome.job_id, shards));
         let write_id = write_id.simple().to_string();
         let mut item = OutcomeItem::new(outcome, &pk, &write_id)?;
         if is_too_big(&item) {
-            let payload = payloads::name_of_body(outcome.job_id, &write_id);
+            let payload = payloads::body_payload_name(outcome.job_id, &write_id);
             let body = outcome.body.as_deref().unwrap_or_default();
             self.put_payload(&payload, body, None).await?;
             item.body = None;
@@ -111,10 +111,10 @@ impl Inner {
             let (job_id, ending, digest) = (outcome.job_id, outcome.ending, outcome.digest);
             Recorded { job_id, ending, digest, first }
         };
-        let mut others = Trouble::new(self.calls.patience);
+        let mut others = CallBackoff::new(self.calls.patience);
         loop {
             let create = || self.outcomes.create_item(pk.clone(), &item.id, &item, None);
-            if self.calls.write(CREATE, create).await?.made(CREATE)? {
+            if self.calls.write(CREATE, create).await?.written(CREATE)? {
                 return Ok(proof(true));
             }
             let known = self.proof(PROVE, &outcome.batch_id, outcome.job_id, shards).await?;
@@ -134,16 +134,18 @@ impl Inner {
 
     async fn proof(
         &self,
-        purpose: Purpose,
+        purpose: CallPurpose,
         batch: &BatchId,
         job: JobId,
         shards: u32,
-    ) -> Result<Option<Proof>, StoreError> {
-        let (pk, id) = (partition(batch, shard(job, shards)), job.to_string());
+    ) -> Result<Option<ProofFields>, StoreError> {
+        let (pk, id) = (partition_key(batch, shard_of(job, shards)), job.to_string());
         let read = || self.outcomes.read_item(pk.clone(), &id, None);
         match self.calls.read(purpose, read).await? {
-            Answer::Done(response) => Ok(Some(body(purpose, response)?)),
-            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
+            PointResult::Done(response) => Ok(Some(decode_item(purpose, response)?)),
+            PointResult::NotFound(_) | PointResult::Conflict | PointResult::PreconditionFailed => {
+                Ok(None)
+            }
         }
     }
 }
@@ -156,14 +158,14 @@ fn is_too_big(item: &OutcomeItem<'_>) -> bool {
     if (texts + message) * JSON_GROWTH < ITEM_LIMIT {
         return false;
     }
-    let mut size = Size(0);
+    let mut size = ByteCounter(0);
     // What can't be written out here fails with its reason when it is sent.
     serde_json::to_writer(&mut size, item).is_ok() && size.0 > ITEM_LIMIT && item.body.is_some()
 }
 
-struct Size(usize);
+struct ByteCounter(usize);
 
-impl io::Write for Size {
+impl io::Write for ByteCounter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0 += bytes.len();
         Ok(bytes.len())

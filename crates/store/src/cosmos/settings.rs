@@ -1,4 +1,4 @@
-//! What a user sets to use Cosmos DB, and the client that comes of it.
+//! Settings of Cosmos DB, and the client that is built from them.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -24,40 +24,40 @@ const DEFAULT_SHARDS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 /// At some 10 ms a write this is 3,000 writes/s, more than most quotas of models can fill.
 const DEFAULT_WRITES_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(32).expect("32 is not 0");
 const DEFAULT_PATIENCE_S: u64 = 30;
-/// The service ends an operation after 5 s; the rest is for the way and one retry of the SDK.
+/// The service ends an operation after 5 s; the rest is for the network and one retry of the SDK.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The Cosmos DB account and how to use it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct CosmosSettings {
     /// `https://NAME.documents.azure.com/`
     pub endpoint: String,
     #[serde(default = "default_database")]
     pub database: String,
-    pub credential: Credential,
-    /// A server on this machine: plain HTTP or its own certificate, HTTP/1.1, JSON as text.
+    pub credential: CosmosCredential,
+    /// Emulator on this machine: plain HTTP or its own certificate, HTTP/1.1, JSON as text.
     #[serde(default)]
     pub emulator: bool,
     /// Regions to ask first, by name; empty takes the account's order.
     #[serde(default)]
     pub preferred_regions: Vec<String>,
     #[serde(default)]
-    pub consistency: Consistency,
+    pub consistency: CosmosConsistency,
     /// Logical partitions of a new batch. A batch keeps the number it began with.
     #[serde(default = "default_shards")]
     pub shards: NonZeroU32,
     #[serde(default = "default_writes_in_flight")]
     pub writes_in_flight: NonZeroUsize,
-    /// How long a call is repeated, when the service is away or overrun, before the caller is told.
+    /// Time that a call is retried, when the service is unreachable or overloaded, before it fails.
     #[serde(default = "default_patience_s")]
     pub patience_s: u64,
 }
 
-/// As whom to come.
+/// Authentication to the account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Credential {
+pub enum CosmosCredential {
     /// The account key, best given by the environment.
     #[serde(serialize_with = "hidden")]
     Key(SecretString),
@@ -65,11 +65,11 @@ pub enum Credential {
     Entra(Identity),
 }
 
-/// How new a read must be.
+/// Freshness that reads require.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Consistency {
-    /// What the account says.
+pub enum CosmosConsistency {
+    /// Default of the account.
     #[default]
     Account,
     Eventual,
@@ -80,12 +80,12 @@ pub enum Consistency {
 
 /// Settings with which no client can be made.
 #[derive(Debug, thiserror::Error)]
-enum BadSettings {
+enum CosmosSettingsError {
     #[error("the identity can't be used")]
     Identity(#[source] azure_core::Error),
 }
 
-impl Settings {
+impl CosmosSettings {
     pub(super) fn patience(&self) -> Duration {
         Duration::from_secs(self.patience_s)
     }
@@ -118,8 +118,8 @@ impl Settings {
         client.build(account, RoutingStrategy::PreferredRegions(regions)).await.map_err(failed)
     }
 
-    /// The SDK tries a refused call 18 times by itself, for minutes. Here the writer does it: only
-    /// one who knows of a refusal can slow down.
+    /// Turns off the SDK's own retries of a throttled call: 18, for minutes. The writer retries
+    /// instead, since it has to see a 429 to slow down.
     fn operation_options(&self) -> OperationOptions {
         let mut throttling = ThrottlingRetryOptions::default();
         throttling.max_retry_count = Some(0);
@@ -127,24 +127,24 @@ impl Settings {
         options.throttling_retry_options = Some(throttling);
         options.end_to_end_latency_policy = Some(EndToEndOperationLatencyPolicy::new(CALL_TIMEOUT));
         options.read_consistency_strategy = match self.consistency {
-            Consistency::Account => None,
-            Consistency::Eventual => Some(ReadConsistencyStrategy::Eventual),
-            Consistency::Session => Some(ReadConsistencyStrategy::Session),
-            Consistency::LatestCommitted => Some(ReadConsistencyStrategy::LatestCommitted),
+            CosmosConsistency::Account => None,
+            CosmosConsistency::Eventual => Some(ReadConsistencyStrategy::Eventual),
+            CosmosConsistency::Session => Some(ReadConsistencyStrategy::Session),
+            CosmosConsistency::LatestCommitted => Some(ReadConsistencyStrategy::LatestCommitted),
         };
         options
     }
 
     fn account(&self, endpoint: AccountEndpoint) -> Result<AccountReference, StoreError> {
         let identity = match &self.credential {
-            Credential::Key(key) => {
+            CosmosCredential::Key(key) => {
                 let key = Secret::from(key.expose_secret().to_owned());
                 return Ok(AccountReference::with_authentication_key(endpoint, key));
             }
-            Credential::Entra(identity) => identity.credential(),
+            CosmosCredential::Entra(identity) => identity.credential(),
         };
         let identity =
-            identity.map_err(|e| StoreError::Refused(BadSettings::Identity(e).into()))?;
+            identity.map_err(|e| StoreError::Refused(CosmosSettingsError::Identity(e).into()))?;
         Ok(AccountReference::with_credential(endpoint, identity))
     }
 }
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn an_account_and_a_credential_are_enough() {
         let text = format!("{ENDPOINT}credential = \"workload_identity\"");
-        let settings: Settings = toml::from_str(&text).unwrap();
+        let settings: CosmosSettings = toml::from_str(&text).unwrap();
         assert_eq!((settings.shards.get(), settings.writes_in_flight.get()), (64, 32));
         assert!(!settings.emulator);
     }
@@ -182,14 +182,14 @@ mod tests {
     #[test]
     fn the_key_is_never_shown() {
         let text = format!("{ENDPOINT}credential = {{ key = \"c2VjcmV0\" }}");
-        let settings: Settings = toml::from_str(&text).unwrap();
+        let settings: CosmosSettings = toml::from_str(&text).unwrap();
         assert!(!format!("{settings:?}").contains("c2VjcmV0"));
     }
 
     #[test]
     fn an_unknown_setting_is_named() {
         let text = format!("{ENDPOINT}credential = \"developer_tools\"\nshard = 3");
-        let error = toml::from_str::<Settings>(&text).unwrap_err().to_string();
+        let error = toml::from_str::<CosmosSettings>(&text).unwrap_err().to_string();
         assert!(error.contains("shard"), "{error}");
     }
 }

@@ -13,44 +13,44 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
-use super::calls::{Answer, Pages, Purpose, body, page_of};
+use super::calls::{CallPurpose, PointResult, QueryPages, decode_item, page_of};
 use super::error::BadItem;
-use super::items::{OutcomeItem, partition, shard};
-use super::units::Operation;
-use super::{Inner, SHARDS_AT_A_TIME};
-use crate::{Order, StoreError};
+use super::items::{OutcomeItem, partition_key, shard_of};
+use super::request_units::CosmosOperation;
+use super::{CosmosInner, SHARDS_AT_A_TIME};
+use crate::{SortOrder, StoreError};
 use domain::job::{BatchId, JobId};
 use domain::outcome::Outcome;
 
-const READ: Purpose = Purpose(Operation::Outcomes, "reading outcomes");
+const READ: CallPurpose = CallPurpose(CosmosOperation::Outcomes, "reading outcomes");
 
 /// The service ends a page at 4 MB whatever is asked for.
-const A_PAGE: u32 = 100;
+const PAGE_ITEMS: u32 = 100;
 /// Smaller, since all shards' pages are held at the same time.
-const AN_ORDERED_PAGE: u32 = 16;
+const ORDERED_PAGE_ITEMS: u32 = 16;
 
-type Item = OutcomeItem<'static>;
-pub(super) type Outcomes = BoxStream<'static, Result<Outcome, StoreError>>;
+type OwnedOutcomeItem = OutcomeItem<'static>;
+pub(super) type OutcomeStream = BoxStream<'static, Result<Outcome, StoreError>>;
 
-impl Inner {
+impl CosmosInner {
     pub(super) async fn stream(
         self: Arc<Self>,
         batch: &BatchId,
-        order: Order,
-    ) -> Result<Outcomes, StoreError> {
+        order: SortOrder,
+    ) -> Result<OutcomeStream, StoreError> {
         let Some(shards) = self.known_shards(batch).await? else {
             return Ok(stream::empty().boxed());
         };
         let (this, batch) = (Arc::clone(&self), batch.clone());
         let items = match order {
-            Order::AsStored => {
+            SortOrder::AsStored => {
                 let shard = move |n| items_of_shard(&this, &batch, n).boxed();
                 stream::iter(0..shards).map(shard).flatten_unordered(SHARDS_AT_A_TIME).boxed()
             }
-            Order::ByPosition => {
-                let shards = (0..shards).map(|n| Shard::open(&this, &batch, n)).collect();
-                let merge = Merge { shards, heads: BinaryHeap::new(), opened: false };
-                stream::try_unfold(merge, Merge::step).boxed()
+            SortOrder::ByPosition => {
+                let shards = (0..shards).map(|n| ShardReader::open(&this, &batch, n)).collect();
+                let merge = ShardMerge { shards, heads: BinaryHeap::new(), opened: false };
+                stream::try_unfold(merge, ShardMerge::step).boxed()
             }
         };
         let join = move |item| {
@@ -66,28 +66,32 @@ impl Inner {
         job: JobId,
     ) -> Result<Option<Outcome>, StoreError> {
         let Some(shards) = self.known_shards(batch).await? else { return Ok(None) };
-        let (pk, id) = (partition(batch, shard(job, shards)), job.to_string());
+        let (pk, id) = (partition_key(batch, shard_of(job, shards)), job.to_string());
         let read = || self.outcomes.read_item(pk.clone(), &id, None);
         match self.calls.read(READ, read).await? {
-            Answer::Done(response) => self.with_body(body(READ, response)?).await.map(Some),
-            Answer::NotFound(_) | Answer::Conflict | Answer::Changed => Ok(None),
+            PointResult::Done(response) => {
+                self.with_body(decode_item(READ, response)?).await.map(Some)
+            }
+            PointResult::NotFound(_) | PointResult::Conflict | PointResult::PreconditionFailed => {
+                Ok(None)
+            }
         }
     }
 
-    fn pages(&self, batch: &BatchId, shard: u32, order: Order) -> Pages<Item> {
-        // What withdrawn outcomes cost has no ending.
+    fn pages(&self, batch: &BatchId, shard: u32, order: SortOrder) -> QueryPages<OwnedOutcomeItem> {
+        // The cost items of withdrawn outcomes have no ending.
         let (query, page) = match order {
-            Order::AsStored => ("SELECT * FROM c WHERE IS_DEFINED(c.ending)", A_PAGE),
-            Order::ByPosition => {
+            SortOrder::AsStored => ("SELECT * FROM c WHERE IS_DEFINED(c.ending)", PAGE_ITEMS),
+            SortOrder::ByPosition => {
                 let query = "SELECT * FROM c WHERE IS_DEFINED(c.ending) ORDER BY c.position";
-                (query, AN_ORDERED_PAGE)
+                (query, ORDERED_PAGE_ITEMS)
             }
         };
-        let scope = FeedScope::partition(partition(batch, shard));
-        Pages::new(&self.outcomes, query.into(), scope, page_of(page), READ)
+        let scope = FeedScope::partition(partition_key(batch, shard));
+        QueryPages::new(&self.outcomes, query.into(), scope, page_of(page), READ)
     }
 
-    async fn with_body(&self, mut item: Item) -> Result<Outcome, StoreError> {
+    async fn with_body(&self, mut item: OwnedOutcomeItem) -> Result<Outcome, StoreError> {
         let payload = item.body_ref.take();
         let mut outcome = item.into_outcome()?;
         if let Some(name) = payload {
@@ -99,11 +103,11 @@ impl Inner {
 }
 
 fn items_of_shard(
-    store: &Arc<Inner>,
+    store: &Arc<CosmosInner>,
     batch: &BatchId,
     shard: u32,
-) -> impl Stream<Item = Result<Item, StoreError>> + use<> {
-    let (store, pages) = (Arc::clone(store), store.pages(batch, shard, Order::AsStored));
+) -> impl Stream<Item = Result<OwnedOutcomeItem, StoreError>> + use<> {
+    let (store, pages) = (Arc::clone(store), store.pages(batch, shard, SortOrder::AsStored));
     let pages = stream::try_unfold((store, pages), async |(store, mut pages)| {
         let page = pages.next(&store.calls).await?;
         Ok::<_, StoreError>(page.map(|page| (page, (store, pages))))
@@ -112,16 +116,16 @@ fn items_of_shard(
 }
 
 /// One shard's outcomes in order, a page read ahead.
-struct Shard {
-    pages: mpsc::Receiver<Result<Vec<Item>, StoreError>>,
-    page: vec::IntoIter<Item>,
+struct ShardReader {
+    pages: mpsc::Receiver<Result<Vec<OwnedOutcomeItem>, StoreError>>,
+    page: vec::IntoIter<OwnedOutcomeItem>,
 }
 
-impl Shard {
-    /// The reading task ends with the shard's last page, or when nobody listens any more.
-    fn open(store: &Arc<Inner>, batch: &BatchId, shard: u32) -> Self {
+impl ShardReader {
+    /// Starts the reading task; it ends with the shard's last page, or when this is dropped.
+    fn open(store: &Arc<CosmosInner>, batch: &BatchId, shard: u32) -> Self {
         let (send, pages) = mpsc::channel(1);
-        let mut source = store.pages(batch, shard, Order::ByPosition);
+        let mut source = store.pages(batch, shard, SortOrder::ByPosition);
         let store = Arc::clone(store);
         tokio::spawn(async move {
             while let Some(page) = source.next(&store.calls).await.transpose() {
@@ -134,7 +138,7 @@ impl Shard {
         Self { pages, page: Vec::new().into_iter() }
     }
 
-    async fn next(&mut self) -> Result<Option<Item>, StoreError> {
+    async fn next(&mut self) -> Result<Option<OwnedOutcomeItem>, StoreError> {
         loop {
             if let Some(item) = self.page.next() {
                 return Ok(Some(item));
@@ -149,59 +153,59 @@ impl Shard {
 
 /// A shard's next outcome. Its order is that of (position, id): ids decide between outcomes of
 /// the same position, so that two exports of one batch are equal.
-struct Head {
-    item: Item,
+struct ShardHead {
+    item: OwnedOutcomeItem,
     shard: usize,
 }
 
-impl Head {
+impl ShardHead {
     fn key(&self) -> (u64, &str) {
         (self.item.position, &self.item.id)
     }
 }
 
-impl PartialEq for Head {
+impl PartialEq for ShardHead {
     fn eq(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 }
 
-impl Eq for Head {}
+impl Eq for ShardHead {}
 
-impl PartialOrd for Head {
+impl PartialOrd for ShardHead {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Head {
+impl Ord for ShardHead {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.key().cmp(&other.key())
     }
 }
 
-struct Merge {
-    shards: Vec<Shard>,
-    heads: BinaryHeap<Reverse<Head>>,
+struct ShardMerge {
+    shards: Vec<ShardReader>,
+    heads: BinaryHeap<Reverse<ShardHead>>,
     opened: bool,
 }
 
-impl Merge {
-    async fn step(mut self) -> Result<Option<(Item, Self)>, StoreError> {
+impl ShardMerge {
+    async fn step(mut self) -> Result<Option<(OwnedOutcomeItem, Self)>, StoreError> {
         if !self.opened {
             self.opened = true;
             for shard in 0..self.shards.len() {
                 self.fill(shard).await?;
             }
         }
-        let Some(Reverse(Head { item, shard })) = self.heads.pop() else { return Ok(None) };
+        let Some(Reverse(ShardHead { item, shard })) = self.heads.pop() else { return Ok(None) };
         self.fill(shard).await?;
         Ok(Some((item, self)))
     }
 
     async fn fill(&mut self, shard: usize) -> Result<(), StoreError> {
         let item = self.shards[shard].next().await?;
-        self.heads.extend(item.map(|item| Reverse(Head { item, shard })));
+        self.heads.extend(item.map(|item| Reverse(ShardHead { item, shard })));
         Ok(())
     }
 }

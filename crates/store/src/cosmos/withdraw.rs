@@ -1,26 +1,26 @@
-//! Taking away the outcomes of dead jobs, so that these can be worked again.
+//! Withdraws the outcomes of dead jobs, so that these can be worked again.
 //!
-//! What a batch cost is counted from its outcomes, so an outcome that goes leaves a note of its
-//! tokens and tries: an item without an ending, in the same logical partition, written in the same
-//! transaction. Its id is of the write that made the outcome, so no outcome leaves two.
+//! A batch's cost is counted from its outcomes, so a withdrawn outcome leaves its tokens and
+//! attempts: an item without an ending, in the same logical partition, written in the same
+//! transaction. Its id has that of the write that made the outcome, so no outcome leaves two.
 
 use azure_data_cosmos::TransactionalBatch;
 use azure_data_cosmos::options::{BatchDeleteOptions, Precondition};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::Inner;
-use super::calls::{Answer, Purpose, Trouble, body};
-use super::items::{OutcomeItem, Withdrawn, partition, shard};
-use super::units::Operation;
+use super::CosmosInner;
+use super::calls::{CallBackoff, CallPurpose, PointResult, decode_item};
+use super::items::{OutcomeItem, WithdrawnItem, partition_key, shard_of};
+use super::request_units::CosmosOperation;
 use crate::{Recorded, StoreError};
 use domain::job::{BatchId, JobId};
-use domain::outcome::Ending;
+use domain::outcome::OutcomeStatus;
 
-const READ: Purpose = Purpose(Operation::Record, "reading an outcome to withdraw");
-const WITHDRAW: Purpose = Purpose(Operation::Record, "withdrawing an outcome");
+const READ: CallPurpose = CallPurpose(CosmosOperation::Record, "reading an outcome to withdraw");
+const WITHDRAW: CallPurpose = CallPurpose(CosmosOperation::Record, "withdrawing an outcome");
 
-impl Inner {
-    pub(super) async fn withdraw_dead(
+impl CosmosInner {
+    pub(super) async fn reopen_dead(
         &self,
         batch: &BatchId,
         jobs: &[JobId],
@@ -41,16 +41,16 @@ impl Inner {
         job: JobId,
         shards: u32,
     ) -> Result<Option<Recorded>, StoreError> {
-        let (pk, id) = (partition(batch, shard(job, shards)), job.to_string());
-        let mut others = Trouble::new(self.calls.patience);
+        let (pk, id) = (partition_key(batch, shard_of(job, shards)), job.to_string());
+        let mut others = CallBackoff::new(self.calls.patience);
         loop {
             let read = || self.outcomes.read_item(pk.clone(), &id, None);
-            let Answer::Done(response) = self.calls.read(READ, read).await? else {
+            let PointResult::Done(response) = self.calls.read(READ, read).await? else {
                 return Ok(None);
             };
             let etag = response.headers().etag().cloned();
-            let item: OutcomeItem<'static> = body(READ, response)?;
-            if item.ending != Ending::Dead {
+            let item: OutcomeItem<'static> = decode_item(READ, response)?;
+            if item.ending != OutcomeStatus::Dead {
                 return Ok(Some(item.recorded(job)?));
             }
             let unchanged = etag.map(|e| {
@@ -58,10 +58,10 @@ impl Inner {
             });
             let both = TransactionalBatch::new(pk.clone())
                 .delete_item(id.clone(), unchanged)
-                .create_item(Withdrawn::new(&item))
+                .create_item(WithdrawnItem::new(&item))
                 .map_err(|e| super::error::store_error(WITHDRAW.1, e))?;
             let both = || self.outcomes.execute_transactional_batch(both.clone(), None);
-            if self.calls.write_together(WITHDRAW, both).await? {
+            if self.calls.write_transaction(WITHDRAW, both).await? {
                 self.after_withdrawal(batch, &item).await;
                 return Ok(None);
             }
@@ -70,11 +70,11 @@ impl Inner {
     }
 
     async fn after_withdrawal(&self, batch: &BatchId, item: &OutcomeItem<'_>) {
-        self.running.withdraw(batch, item);
+        self.worker_usage.count_withdrawn(batch, item);
         if let Some(payload) = &item.body_ref
             && let Err(error) = self.delete_payload(payload).await
         {
-            tracing::warn!(%error, payload = %payload, "a withdrawn outcome's body stays behind");
+            tracing::warn!(%error, payload = %payload, "could not delete a withdrawn outcome's body; it stays in storage");
         }
     }
 }

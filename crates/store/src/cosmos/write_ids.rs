@@ -1,9 +1,9 @@
-//! Whose write it was: a random id in every item, kept for as long as the answer is open.
+//! Write ids: a random id in every item, kept until the result of its write is known.
 //!
-//! A create that was carried out can still come back as a failure (the answer got lost), and when
-//! it is repeated, here or inside the SDK, the service says that the item exists. The id in the item
-//! then tells "this is your own write" from "somebody was first". It has to be the same when the
-//! *caller* tries again after an error, and must not be when the same outcome is recorded anew.
+//! A create that was executed can still come back as a failure (the response got lost), and when it
+//! is repeated, here or inside the SDK, the service says that the item exists. The id in the item
+//! then tells our own write from another worker's. It has to be the same when the *caller* retries
+//! after an error, and must not be when the same outcome is recorded anew.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,51 +14,51 @@ use xxhash_rust::xxh3::Xxh3;
 use domain::job::JobId;
 use domain::outcome::Outcome;
 
-/// One attempt to record one outcome: the job, and a fingerprint of what it ended as.
-type Attempt = (JobId, u64);
+/// One attempt to record one outcome: the job, and a fingerprint of its result.
+type WriteAttempt = (JobId, u64);
 
-/// The ids of calls that failed: what the caller still holds and will offer again, no more.
+/// Ids of failed calls: only of outcomes that the caller still holds and will offer again.
 #[derive(Debug, Default)]
 pub(super) struct WriteIds {
-    open: Mutex<HashMap<Attempt, Uuid>>,
+    open: Mutex<HashMap<WriteAttempt, Uuid>>,
 }
 
 impl WriteIds {
-    /// Ids for one call's outcomes, in their order: those of the failed call before, else new ones.
-    pub(super) fn claim<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome>) -> Claims<'_> {
+    /// Claims ids for one call's outcomes, in their order: the failed call's before, else new ones.
+    pub(super) fn claim<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome>) -> ClaimedIds<'_> {
         let mut open = self.open();
         let claimed = outcomes.map(|outcome| {
             let attempt = (outcome.job_id, fingerprint(outcome));
             (attempt, open.remove(&attempt).unwrap_or_else(Uuid::new_v4))
         });
-        Claims { of: self, claimed: claimed.collect() }
+        ClaimedIds { of: self, claimed: claimed.collect() }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Attempt, Uuid>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<WriteAttempt, Uuid>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The ids of a call that runs. Dropped without [`Claims::settle`], by an error or because nobody
-/// waits any longer, they are kept for the next try.
+/// Ids of a call that runs. Dropped without [`ClaimedIds::settle`], by an error or a cancelled
+/// caller, they are kept for the next attempt.
 #[derive(Debug)]
-pub(super) struct Claims<'a> {
+pub(super) struct ClaimedIds<'a> {
     of: &'a WriteIds,
-    claimed: Vec<(Attempt, Uuid)>,
+    claimed: Vec<(WriteAttempt, Uuid)>,
 }
 
-impl Claims<'_> {
+impl ClaimedIds<'_> {
     pub(super) fn id(&self, place: usize) -> Uuid {
         self.claimed[place].1
     }
 
-    /// All of the call's outcomes are proven.
+    /// Drops the ids: all of the call's outcomes are proven.
     pub(super) fn settle(mut self) {
         self.claimed.clear();
     }
 }
 
-impl Drop for Claims<'_> {
+impl Drop for ClaimedIds<'_> {
     fn drop(&mut self) {
         self.of.open().extend(self.claimed.drain(..));
     }
@@ -77,7 +77,7 @@ fn fingerprint(o: &Outcome) -> u64 {
 mod tests {
     use super::*;
     use domain::job::BatchId;
-    use domain::outcome::{Ending, Usage};
+    use domain::outcome::{OutcomeStatus, TokenUsage};
 
     fn outcome() -> Outcome {
         let batch_id: BatchId = "b".parse().unwrap();
@@ -87,12 +87,12 @@ mod tests {
             custom_id: "1".into(),
             position: 0,
             digest: 7,
-            ending: Ending::Succeeded,
+            ending: OutcomeStatus::Succeeded,
             status_code: Some(200),
             request_id: None,
             body: None,
             failure: None,
-            usage: Usage::default(),
+            usage: TokenUsage::default(),
             service_tier: None,
             attempts: 1,
             throttled: 0,

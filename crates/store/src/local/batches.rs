@@ -10,7 +10,7 @@ use state::sqlite::parsed;
 const BATCHES: &str =
     "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs, reason FROM batches";
 
-/// The state and the reason of one that is there stay.
+/// Creates or overwrites a batch; the state and reason of an existing one stay.
 pub(super) fn put(c: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     let inputs = serde_json::to_string(&batch.inputs)
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
@@ -33,7 +33,7 @@ pub(super) fn put(c: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// To be called in a transaction that no other write can share halfway, as all writes are.
+/// Must run in a transaction that no other write can interleave with, as all writes do.
 pub(super) fn change_state(
     c: &Connection,
     id: &BatchId,

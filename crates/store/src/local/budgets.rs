@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use domain::budget::{Budget, Claim, Limit, Unit};
+use domain::budget::{Budget, BudgetClaim, BudgetLimit, BudgetUnit};
 use domain::job::BatchId;
 
 pub(super) fn find(c: &Connection, batch: &BatchId) -> rusqlite::Result<Option<Budget>> {
@@ -11,7 +11,8 @@ pub(super) fn find(c: &Connection, batch: &BatchId) -> rusqlite::Result<Option<B
         .query_row([batch.as_str()], |row| {
             let currency: Option<String> = row.get(0)?;
             Ok(Budget {
-                unit: currency.map_or(Unit::Tokens, |currency| Unit::Money { currency }),
+                unit: currency
+                    .map_or(BudgetUnit::Tokens, |currency| BudgetUnit::Money { currency }),
                 allowed: row.get(1)?,
                 committed: row.get(2)?,
                 spent: row.get(3)?,
@@ -20,17 +21,21 @@ pub(super) fn find(c: &Connection, batch: &BatchId) -> rusqlite::Result<Option<B
         .optional()
 }
 
-pub(super) fn limit(c: &Connection, batch: &BatchId, limit: &Limit) -> rusqlite::Result<Budget> {
-    let budget = Budget::renewed(find(c, batch)?, limit);
+pub(super) fn limit(
+    c: &Connection,
+    batch: &BatchId,
+    limit: &BudgetLimit,
+) -> rusqlite::Result<Budget> {
+    let budget = Budget::with_limit(find(c, batch)?, limit);
     put(c, batch, &budget)?;
     Ok(budget)
 }
 
-/// To be called in a transaction that no other write can share halfway, as all writes are.
+/// Must run in a transaction that no other write can interleave with, as all writes do.
 pub(super) fn claim(
     c: &Connection,
     batch: &BatchId,
-    claim: &Claim,
+    claim: &BudgetClaim,
 ) -> rusqlite::Result<Option<(bool, Budget)>> {
     let Some(budget) = find(c, batch)? else { return Ok(None) };
     let Some(after) = budget.after(claim) else { return Ok(Some((false, budget))) };
@@ -40,8 +45,8 @@ pub(super) fn claim(
 
 fn put(c: &Connection, batch: &BatchId, budget: &Budget) -> rusqlite::Result<()> {
     let currency = match &budget.unit {
-        Unit::Tokens => None,
-        Unit::Money { currency } => Some(currency),
+        BudgetUnit::Tokens => None,
+        BudgetUnit::Money { currency } => Some(currency),
     };
     c.prepare_cached("INSERT OR REPLACE INTO budgets VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
         params![batch.as_str(), currency, budget.allowed, budget.committed, budget.spent],

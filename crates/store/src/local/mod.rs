@@ -1,13 +1,13 @@
-//! The embedded store: the `outcomes`, `usage`, `batches`, `budgets`, `payloads`, `shares` and `notes`
-//! tables of the state file.
+//! The embedded store: the `outcomes`, `withdrawn`, `usage`, `minutes`, `batches`, `budgets`,
+//! `payloads`, `shares` and `notes` tables of the state file.
 
 mod batches;
 mod budgets;
-mod notes;
+mod heartbeats;
+mod kv_records;
 mod outcomes;
 mod payloads;
 mod usage;
-mod words;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -21,11 +21,14 @@ use rusqlite::{Connection, Row};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Batch, BatchState, Brief, Note, Order, Recorded, Running, Store, StoreError, Totals};
-use domain::budget::{Budget, Claim, Limit};
+use super::{
+    Batch, BatchState, BatchTotals, KvRecord, OutcomeSummary, Recorded, RunningTotals, SortOrder,
+    Store, StoreError,
+};
+use domain::budget::{Budget, BudgetClaim, BudgetLimit};
+use domain::heartbeat::Heartbeat;
 use domain::job::{BatchId, JobId};
 use domain::outcome::Outcome;
-use domain::share::Word;
 use state::sqlite::{Database, SqliteError};
 
 /// The embedded store; clones share it.
@@ -39,7 +42,7 @@ impl LocalStore {
         Self { database }
     }
 
-    /// Rows of a batch as a stream, read by a thread of the database a chunk ahead.
+    /// Streams a batch's rows, which a thread of the database reads some chunks ahead.
     fn stream<T: Send + 'static>(
         &self,
         batch: &BatchId,
@@ -53,7 +56,7 @@ impl LocalStore {
             let read =
                 database.read(move |c| outcomes::read_in_chunks(c, &batch, (sql, read_row), &send));
             if let Err(error) = read.await {
-                // Nobody listening means that the stream was dropped.
+                // A closed channel means that the stream was dropped.
                 let _ = failed.send(Err(error.into())).await;
             }
         });
@@ -82,7 +85,7 @@ impl Store for LocalStore {
         batch: &BatchId,
         custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        let jobs = outcomes::jobs(batch, custom_ids);
+        let jobs = outcomes::keys(batch, custom_ids);
         Ok(self
             .database
             .read(move |c| jobs.iter().map(|job| outcomes::look_up(c, job)).collect())
@@ -107,12 +110,12 @@ impl Store for LocalStore {
         Ok(self.database.read(move |c| outcomes::find_by_id(c, &batch, job)).await?)
     }
 
-    async fn withdraw_dead(
+    async fn reopen_dead(
         &self,
         batch: &BatchId,
         custom_ids: &[&str],
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        let jobs = outcomes::jobs(batch, custom_ids);
+        let jobs = outcomes::keys(batch, custom_ids);
         let withdraw =
             move |c: &Connection| jobs.iter().map(|job| outcomes::withdraw(c, job)).collect();
         Ok(self.database.write(withdraw).await?)
@@ -121,28 +124,32 @@ impl Store for LocalStore {
     async fn outcomes(
         &self,
         batch: &BatchId,
-        order: Order,
+        order: SortOrder,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
         let sql = match order {
-            Order::AsStored => outcomes::AS_STORED,
-            Order::ByPosition => outcomes::BY_POSITION,
+            SortOrder::AsStored => outcomes::AS_STORED,
+            SortOrder::ByPosition => outcomes::BY_POSITION,
         };
         Ok(self.stream(batch, sql, outcomes::read))
     }
 
-    async fn briefs(
+    async fn outcome_summaries(
         &self,
         batch: &BatchId,
-    ) -> Result<BoxStream<'static, Result<Brief, StoreError>>, StoreError> {
-        Ok(self.stream(batch, outcomes::BRIEFS, outcomes::read_brief))
+    ) -> Result<BoxStream<'static, Result<OutcomeSummary, StoreError>>, StoreError> {
+        Ok(self.stream(batch, outcomes::SUMMARIES, outcomes::read_summary))
     }
 
-    async fn totals(&self, batch: &BatchId) -> Result<Totals, StoreError> {
+    async fn totals(&self, batch: &BatchId) -> Result<BatchTotals, StoreError> {
         let batch = batch.clone();
         Ok(self.database.read(move |c| usage::totals(c, &batch)).await?)
     }
 
-    async fn running(&self, batch: &BatchId, since: Timestamp) -> Result<Running, StoreError> {
+    async fn running_totals(
+        &self,
+        batch: &BatchId,
+        since: Timestamp,
+    ) -> Result<RunningTotals, StoreError> {
         let batch = batch.clone();
         Ok(self.database.read(move |c| usage::running(c, &batch, since)).await?)
     }
@@ -165,7 +172,11 @@ impl Store for LocalStore {
         Ok(self.database.write(change).await?)
     }
 
-    async fn limit_budget(&self, batch: &BatchId, limit: &Limit) -> Result<Budget, StoreError> {
+    async fn limit_budget(
+        &self,
+        batch: &BatchId,
+        limit: &BudgetLimit,
+    ) -> Result<Budget, StoreError> {
         let (batch, limit) = (batch.clone(), limit.clone());
         Ok(self.database.write(move |c| budgets::limit(c, &batch, &limit)).await?)
     }
@@ -178,7 +189,7 @@ impl Store for LocalStore {
     async fn claim(
         &self,
         batch: &BatchId,
-        claim: &Claim,
+        claim: &BudgetClaim,
     ) -> Result<Option<(bool, Budget)>, StoreError> {
         let (batch, claim) = (batch.clone(), *claim);
         Ok(self.database.write(move |c| budgets::claim(c, &batch, &claim)).await?)
@@ -211,37 +222,37 @@ impl Store for LocalStore {
         Ok(self.database.write(move |c| payloads::delete(c, &name)).await?)
     }
 
-    async fn put_word(&self, word: &Word) -> Result<(), StoreError> {
-        let word = word.clone();
-        Ok(self.database.write(move |c| words::put(c, &word)).await?)
+    async fn put_heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+        let word = heartbeat.clone();
+        Ok(self.database.write(move |c| heartbeats::put(c, &word)).await?)
     }
 
-    async fn words(&self) -> Result<Vec<Word>, StoreError> {
-        Ok(self.database.read(words::read).await?)
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        Ok(self.database.read(heartbeats::read).await?)
     }
 
-    async fn remove_word(&self, instance: Uuid) -> Result<(), StoreError> {
-        Ok(self.database.write(move |c| words::remove(c, instance)).await?)
+    async fn delete_heartbeat(&self, instance: Uuid) -> Result<(), StoreError> {
+        Ok(self.database.write(move |c| heartbeats::remove(c, instance)).await?)
     }
 
-    async fn put_note(&self, note: &Note, was: Option<&str>) -> Result<bool, StoreError> {
+    async fn put_kv(&self, note: &KvRecord, was: Option<&str>) -> Result<bool, StoreError> {
         let (note, was) = (note.clone(), was.map(str::to_owned));
-        Ok(self.database.write(move |c| notes::put(c, &note, was.as_deref())).await?)
+        Ok(self.database.write(move |c| kv_records::put(c, &note, was.as_deref())).await?)
     }
 
-    async fn note(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
+    async fn get_kv(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
         let (kind, id) = (kind.to_owned(), id.to_owned());
-        Ok(self.database.read(move |c| notes::get(c, &kind, &id)).await?)
+        Ok(self.database.read(move |c| kv_records::get(c, &kind, &id)).await?)
     }
 
-    async fn notes(&self, kind: &str) -> Result<Vec<Note>, StoreError> {
+    async fn list_kv(&self, kind: &str) -> Result<Vec<KvRecord>, StoreError> {
         let kind = kind.to_owned();
-        Ok(self.database.read(move |c| notes::all(c, &kind)).await?)
+        Ok(self.database.read(move |c| kv_records::all(c, &kind)).await?)
     }
 
-    async fn remove_note(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+    async fn delete_kv(&self, kind: &str, id: &str) -> Result<(), StoreError> {
         let (kind, id) = (kind.to_owned(), id.to_owned());
-        Ok(self.database.write(move |c| notes::remove(c, &kind, &id)).await?)
+        Ok(self.database.write(move |c| kv_records::remove(c, &kind, &id)).await?)
     }
 }
 

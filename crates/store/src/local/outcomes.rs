@@ -6,12 +6,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
 use super::usage::{self, UsageRows};
-use crate::{Brief, Recorded, StoreError};
+use crate::{OutcomeSummary, Recorded, StoreError};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{Ending, Failure, Outcome};
+use domain::outcome::{JobFailure, Outcome, OutcomeStatus};
 use state::sqlite::{parsed, text};
 
-/// Outcomes that cross from the reading thread at a time.
+/// Rows that cross from the reading thread at a time.
 const CHUNK: usize = 128;
 
 pub(super) fn record(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Recorded>> {
@@ -65,22 +65,22 @@ pub(super) fn record(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<V
     Ok(proofs)
 }
 
-/// A job by what makes it that one.
-pub(super) type Named = (BatchId, String);
+/// Key of an outcome: batch and custom_id.
+pub(super) type OutcomeKey = (BatchId, String);
 
-pub(super) fn jobs(batch: &BatchId, custom_ids: &[&str]) -> Vec<Named> {
+pub(super) fn keys(batch: &BatchId, custom_ids: &[&str]) -> Vec<OutcomeKey> {
     custom_ids.iter().map(|custom_id| (batch.clone(), (*custom_id).to_owned())).collect()
 }
 
 pub(super) fn find(
     c: &Connection,
-    (batch, custom_id): &Named,
+    (batch, custom_id): &OutcomeKey,
 ) -> rusqlite::Result<Option<Outcome>> {
     let sql = "SELECT * FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2";
     c.prepare_cached(sql)?.query_row([batch.as_str(), custom_id], read).optional()
 }
 
-/// Goes through the names alone.
+/// Finds an outcome by a scan of the batch's custom_ids alone.
 pub(super) fn find_by_id(
     c: &Connection,
     batch: &BatchId,
@@ -99,14 +99,14 @@ pub(super) fn find_by_id(
 
 pub(super) fn look_up(
     c: &Connection,
-    (batch, custom_id): &Named,
+    (batch, custom_id): &OutcomeKey,
 ) -> rusqlite::Result<Option<Recorded>> {
     let sql = "SELECT ending, digest FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2";
     c.prepare_cached(sql)?
         .query_row([batch.as_str(), custom_id], |row| {
             Ok(Recorded {
                 job_id: JobId::new(batch, custom_id),
-                ending: parsed(row, 0, Ending::from_name)?,
+                ending: parsed(row, 0, OutcomeStatus::from_name)?,
                 digest: row.get::<_, i64>(1)?.cast_unsigned(),
                 first: false,
             })
@@ -114,13 +114,13 @@ pub(super) fn look_up(
         .optional()
 }
 
-pub(super) fn withdraw(c: &Connection, job: &Named) -> rusqlite::Result<Option<Recorded>> {
+pub(super) fn withdraw(c: &Connection, job: &OutcomeKey) -> rusqlite::Result<Option<Recorded>> {
     let known = look_up(c, job)?;
-    if known.is_none_or(|known| known.ending() != Ending::Dead) {
+    if known.is_none_or(|known| known.ending() != OutcomeStatus::Dead) {
         return Ok(known);
     }
     let key = [job.0.as_str(), &job.1];
-    usage::uncount(c, key)?;
+    usage::subtract_job(c, key)?;
     c.prepare_cached(
         "INSERT INTO withdrawn
          SELECT batch_id, custom_id, ending, prompt_tokens, cached_tokens, completion_tokens,
@@ -134,8 +134,8 @@ pub(super) fn withdraw(c: &Connection, job: &Named) -> rusqlite::Result<Option<R
     Ok(None)
 }
 
-/// The plus keeps SQLite from the index of names, by which it would fetch rows all over the table and
-/// then sort them.
+/// The plus keeps SQLite off the index of names, which would fetch rows all over the table and then
+/// sort them.
 pub(super) const AS_STORED: &str = "SELECT * FROM outcomes WHERE +batch_id = ?1 ORDER BY seq";
 
 /// Only (position, seq) pairs go through SQLite's sorter, which spills to disk; the bodies are fetched
@@ -145,7 +145,7 @@ pub(super) const BY_POSITION: &str =
     "SELECT o.* FROM (SELECT seq AS at, position FROM outcomes WHERE +batch_id = ?1
                       ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at";
 
-pub(super) const BRIEFS: &str =
+pub(super) const SUMMARIES: &str =
     "SELECT ending, error_code, prompt_tokens, cached_tokens, completion_tokens,
     reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
     throttled, deadline, error_message
@@ -174,14 +174,14 @@ pub(super) fn read_in_chunks<T>(
     Ok(())
 }
 
-pub(super) fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
-    Ok(Brief {
+pub(super) fn read_summary(row: &Row<'_>) -> rusqlite::Result<OutcomeSummary> {
+    Ok(OutcomeSummary {
         ending: match row.get_ref(0)? {
             ValueRef::Null => None,
-            _ => Some(parsed(row, 0, Ending::from_name)?),
+            _ => Some(parsed(row, 0, OutcomeStatus::from_name)?),
         },
         failure: read_failure(row, 1, 15)?,
-        usage: usage::tokens(row, 2)?,
+        usage: usage::read_usage(row, 2)?,
         attempts: row.get(6)?,
         deployment: row.get(7)?,
         model: row.get(8)?,
@@ -194,9 +194,13 @@ pub(super) fn read_brief(row: &Row<'_>) -> rusqlite::Result<Brief> {
     })
 }
 
-fn read_failure(row: &Row<'_>, code: usize, message: usize) -> rusqlite::Result<Option<Failure>> {
+fn read_failure(
+    row: &Row<'_>,
+    code: usize,
+    message: usize,
+) -> rusqlite::Result<Option<JobFailure>> {
     let (code, message): (Option<_>, Option<_>) = (row.get(code)?, row.get(message)?);
-    Ok(code.zip(message).map(|(code, message)| Failure { code, message }))
+    Ok(code.zip(message).map(|(code, message)| JobFailure { code, message }))
 }
 
 fn read_deadline(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
@@ -215,11 +219,11 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         custom_id,
         position: row.get(3)?,
         digest: row.get::<_, i64>(4)?.cast_unsigned(),
-        ending: parsed(row, 5, Ending::from_name)?,
+        ending: parsed(row, 5, OutcomeStatus::from_name)?,
         status_code: row.get(6)?,
         request_id: row.get(7)?,
         failure: read_failure(row, 8, 9)?,
-        usage: usage::tokens(row, 10)?,
+        usage: usage::read_usage(row, 10)?,
         attempts: row.get(14)?,
         deployment: row.get(15)?,
         model: row.get(16)?,

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::PAYLOAD_LIFE;
+use crate::PAYLOAD_TTL;
 
 pub(super) fn put(c: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<()> {
     let now = Timestamp::now();
     let mut forget = c.prepare_cached("DELETE FROM payloads WHERE stored_at < ?1")?;
-    forget.execute([(now - PAYLOAD_LIFE).as_millisecond()])?;
+    forget.execute([(now - PAYLOAD_TTL).as_millisecond()])?;
     c.prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?.execute(params![
         name,
         now.as_millisecond(),

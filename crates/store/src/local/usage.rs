@@ -1,24 +1,24 @@
-//! The `usage` table: what was paid, by batch, deployment, model, service tier, hour and ending; and
-//! the `minutes` table: how fast it went.
+//! The `usage` table: tokens by batch, deployment, model, service tier, hour and ending; and the
+//! `minutes` table: throughput.
 
 use std::collections::HashMap;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
-use crate::{Minute, Running, RunningSum, Totals};
+use crate::{BatchTotals, DeploymentTotals, MinuteTotals, RunningTotals};
 use domain::job::BatchId;
-use domain::outcome::{Ending, Outcome, Usage};
+use domain::outcome::{Outcome, OutcomeStatus, TokenUsage};
 use state::sqlite::parsed;
 
 /// Batch, deployment, model, service tier, hour, ending.
-type UsageKey<'a> = (&'a str, &'a str, &'a str, &'a str, String, Ending);
+type UsageKey<'a> = (&'a str, &'a str, &'a str, &'a str, String, OutcomeStatus);
 
-/// What one transaction adds to both tables, one row a key rather than one an outcome.
+/// Rows that one transaction adds to both tables, one a key rather than one an outcome.
 #[derive(Default)]
 pub(super) struct UsageRows<'a> {
-    sums: HashMap<UsageKey<'a>, (u64, u64, Usage)>,
-    minutes: HashMap<(&'a str, i64), Minute>,
+    sums: HashMap<UsageKey<'a>, (u64, u64, TokenUsage)>,
+    minutes: HashMap<(&'a str, i64), MinuteTotals>,
 }
 
 impl<'a> UsageRows<'a> {
@@ -31,7 +31,7 @@ impl<'a> UsageRows<'a> {
         *jobs += 1;
         *attempts += u64::from(o.attempts);
         *usage += o.usage;
-        let (minute, ended) = Minute::of(o);
+        let (minute, ended) = MinuteTotals::of(o);
         *self.minutes.entry((batch, minute)).or_default() += ended;
     }
 
@@ -76,28 +76,29 @@ impl<'a> UsageRows<'a> {
     }
 }
 
-pub(super) fn totals(c: &Connection, batch: &BatchId) -> rusqlite::Result<Totals> {
-    Ok(Running { sums: sums(c, batch)?, ..Running::default() }.totals())
+pub(super) fn totals(c: &Connection, batch: &BatchId) -> rusqlite::Result<BatchTotals> {
+    Ok(RunningTotals { sums: sums(c, batch)?, ..RunningTotals::default() }.totals())
 }
 
 pub(super) fn running(
     c: &Connection,
     batch: &BatchId,
     since: Timestamp,
-) -> rusqlite::Result<Running> {
+) -> rusqlite::Result<RunningTotals> {
     let mut select = c.prepare_cached(
         "SELECT minute, jobs, tokens, from_second FROM minutes WHERE batch_id = ?1 AND minute >= ?2",
     )?;
     let minute = |row: &Row<'_>| {
-        let minute = Minute { jobs: row.get(1)?, tokens: row.get(2)?, from_second: row.get(3)? };
+        let minute =
+            MinuteTotals { jobs: row.get(1)?, tokens: row.get(2)?, from_second: row.get(3)? };
         Ok((row.get(0)?, minute))
     };
     let minutes =
         select.query_map(params![batch.as_str(), since.as_second().div_euclid(60)], minute)?;
-    Ok(Running { minutes: minutes.collect::<rusqlite::Result<_>>()?, sums: sums(c, batch)? })
+    Ok(RunningTotals { minutes: minutes.collect::<rusqlite::Result<_>>()?, sums: sums(c, batch)? })
 }
 
-fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<RunningSum>> {
+fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<DeploymentTotals>> {
     let mut select = c.prepare_cached(
         "SELECT deployment, model, service_tier, ending, sum(jobs), sum(attempts),
                 sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens),
@@ -105,12 +106,13 @@ fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<RunningSum>> {
          FROM usage WHERE batch_id = ?1 GROUP BY deployment, model, service_tier, ending
          ORDER BY deployment, model, service_tier",
     )?;
-    let mut sums: Vec<RunningSum> = Vec::new();
+    let mut sums: Vec<DeploymentTotals> = Vec::new();
     let mut rows = select.query([batch.as_str()])?;
     while let Some(row) = rows.next()? {
         let service_tier = Some(row.get::<_, Box<str>>(2)?).filter(|tier| !tier.is_empty());
         let (deployment, model) = (row.get(0)?, row.get(1)?);
-        let next = RunningSum { deployment, model, service_tier, totals: totals_of_ending(row)? };
+        let next =
+            DeploymentTotals { deployment, model, service_tier, totals: totals_of_ending(row)? };
         match sums.last_mut() {
             Some(last) if is_same(last, &next) => last.totals += &next.totals,
             _ => sums.push(next),
@@ -119,25 +121,27 @@ fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<RunningSum>> {
     Ok(sums)
 }
 
-fn totals_of_ending(row: &Row<'_>) -> rusqlite::Result<Totals> {
+fn totals_of_ending(row: &Row<'_>) -> rusqlite::Result<BatchTotals> {
     let jobs: u64 = row.get(4)?;
-    let mut totals = Totals { attempts: row.get(5)?, usage: tokens(row, 6)?, ..Totals::default() };
-    // None are left where all that ended so were withdrawn; what they cost is.
+    let mut totals =
+        BatchTotals { attempts: row.get(5)?, usage: read_usage(row, 6)?, ..BatchTotals::default() };
+    // No job is left where all with this ending were withdrawn; their cost is.
     if jobs > 0 {
-        totals.endings.insert(parsed(row, 3, Ending::from_name)?, jobs);
+        totals.endings.insert(parsed(row, 3, OutcomeStatus::from_name)?, jobs);
     }
     Ok(totals)
 }
 
-fn is_same(one: &RunningSum, other: &RunningSum) -> bool {
-    let key =
-        |sum: &RunningSum| (sum.deployment.clone(), sum.model.clone(), sum.service_tier.clone());
+fn is_same(one: &DeploymentTotals, other: &DeploymentTotals) -> bool {
+    let key = |sum: &DeploymentTotals| {
+        (sum.deployment.clone(), sum.model.clone(), sum.service_tier.clone())
+    };
     key(one) == key(other)
 }
 
-/// What four columns of a row say, from this one on.
-pub(super) fn tokens(row: &Row<'_>, from: usize) -> rusqlite::Result<Usage> {
-    Ok(Usage {
+/// Reads token counts from four columns, beginning at `from`.
+pub(super) fn read_usage(row: &Row<'_>, from: usize) -> rusqlite::Result<TokenUsage> {
+    Ok(TokenUsage {
         prompt: row.get(from)?,
         cached: row.get(from + 1)?,
         completion: row.get(from + 2)?,
@@ -145,8 +149,8 @@ pub(super) fn tokens(row: &Row<'_>, from: usize) -> rusqlite::Result<Usage> {
     })
 }
 
-/// Takes a job out of the count of its ending. What it cost was paid, and stays.
-pub(super) fn uncount(c: &Connection, job: [&str; 2]) -> rusqlite::Result<()> {
+/// Subtracts a job from the count of its ending. Its cost was paid, and stays.
+pub(super) fn subtract_job(c: &Connection, job: [&str; 2]) -> rusqlite::Result<()> {
     c.prepare_cached(
         "UPDATE usage SET jobs = jobs - 1
          WHERE (batch_id, deployment, model, service_tier, hour, ending) =

@@ -1,5 +1,5 @@
-//! One entity, by its REST client: sending to it and locking what it holds, tried again for as long
-//! as the trouble passes.
+//! One entity, over its REST client: sends to it and locks its messages; transient errors are
+//! retried.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,115 +11,121 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use tracing::debug;
 
-use super::carrier::{self, fault};
-use super::lease::{Lease, Verb};
-use super::parcel::{self, Parcel};
+use super::adapter::{self, broker_error};
+use super::peek_lock::{LockAction, PeekLock};
+use super::send_request::{self, SendRequest};
 use super::{DeadLetterReason, IN_FLIGHT};
-use crate::service_bus::connection::Patience;
-use crate::service_bus::fault::Fault;
-use crate::service_bus::http::Http;
+use crate::service_bus::connection::RetryBudget;
+use crate::service_bus::error::BrokerError;
+use crate::service_bus::http::NamespaceClient;
 use crate::service_bus::message;
 use domain::job::Job;
 
 /// A queue, a topic, a subscription, or the dead letters of one.
-pub(super) struct Entity {
+pub(super) struct RestEntity {
     client: QueueClient,
     pub(super) patience: Duration,
 }
 
-/// Takes a step until it succeeds, is refused, or the patience is over.
-pub(super) async fn bear<T, F>(patience: Duration, step: impl Fn() -> F) -> Result<T, Fault>
+/// Retries a step until it succeeds, is refused, or the patience is over.
+pub(super) async fn retry<T, F>(patience: Duration, step: impl Fn() -> F) -> Result<T, BrokerError>
 where
-    F: Future<Output = Result<T, Fault>>,
+    F: Future<Output = Result<T, BrokerError>>,
 {
-    let mut patience = Patience::new(patience);
+    let mut patience = RetryBudget::new(patience);
     loop {
-        if let Some(done) = patience.bear(step()).await {
+        if let Some(done) = patience.run(step()).await {
             return done;
         }
     }
 }
 
-impl Entity {
-    pub(super) fn new(http: &Arc<Http>, path: &str, patience: Duration) -> Result<Self, Fault> {
-        Ok(Self { client: carrier::client(http, path)?, patience })
+impl RestEntity {
+    pub(super) fn new(
+        http: &Arc<NamespaceClient>,
+        path: &str,
+        patience: Duration,
+    ) -> Result<Self, BrokerError> {
+        Ok(Self { client: adapter::queue_client(http, path)?, patience })
     }
 
     /// Sends a parcel. A second copy says that it may be one, for queues without duplicate
     /// detection.
-    pub(super) async fn send(&self, mut parcel: Parcel) -> Result<(), Fault> {
-        let mut patience = Patience::new(self.patience);
+    pub(super) async fn send(&self, mut parcel: SendRequest) -> Result<(), BrokerError> {
+        let mut patience = RetryBudget::new(self.patience);
         loop {
-            // Of what fits, 403 says that the queue is full, and that passes.
-            let step = async { self.send_once(&parcel).await.map_err(Fault::passing_if_full) };
-            if let Some(done) = patience.bear(step).await {
+            // For a message that fits, 403 means a full queue, which is transient.
+            let step =
+                async { self.send_once(&parcel).await.map_err(BrokerError::transient_if_full) };
+            if let Some(done) = patience.run(step).await {
                 return done;
             }
-            parcel.jobs.iter_mut().for_each(|(_, job)| job.look_up = true);
+            parcel.jobs.iter_mut().for_each(|(_, job)| job.may_have_outcome = true);
         }
     }
 
     /// Sends a parcel that may be larger than the entity takes.
-    pub(super) async fn send_large(&self, parcel: &Parcel) -> Result<(), Fault> {
-        bear(self.patience, || self.send_once(parcel)).await
+    pub(super) async fn send_large(&self, parcel: &SendRequest) -> Result<(), BrokerError> {
+        retry(self.patience, || self.send_once(parcel)).await
     }
 
-    /// Sends a further message of a job, without the text of its last error if it is too large with it.
-    pub(super) async fn send_whatever_size(&self, mut job: Job) -> Result<(), Fault> {
-        match self.send_large(&Parcel::alone(job.clone())).await {
+    /// Sends a further message of a job, without its last error's text if it is too large with it.
+    pub(super) async fn send_whatever_size(&self, mut job: Job) -> Result<(), BrokerError> {
+        match self.send_large(&SendRequest::alone(job.clone())).await {
             Err(fault) if fault.is_too_large() && job.history.last_error.is_some() => {
                 job.history.last_error = None;
-                self.send_large(&Parcel::alone(job)).await
+                self.send_large(&SendRequest::alone(job)).await
             }
             sent => sent,
         }
     }
 
-    async fn send_once(&self, parcel: &Parcel) -> Result<(), Fault> {
+    async fn send_once(&self, parcel: &SendRequest) -> Result<(), BrokerError> {
         let (body, options) = parcel.request()?;
         self.post(&body, options).await
     }
 
-    async fn post(&self, body: &str, options: SendMessageOptions) -> Result<(), Fault> {
-        self.client.send_message(body, Some(options)).await.map_err(fault)
+    async fn post(&self, body: &str, options: SendMessageOptions) -> Result<(), BrokerError> {
+        self.client.send_message(body, Some(options)).await.map_err(broker_error)
     }
 
     /// Puts a copy of a dead job's message here.
-    pub(super) async fn set_aside(
+    pub(super) async fn copy_dead_letter(
         &self,
-        lease: &Lease,
+        lease: &PeekLock,
         reason: DeadLetterReason,
-    ) -> Result<(), Fault> {
-        let reason = message::limited(reason);
-        let body = parcel::set_aside(&lease.message_id, &lease.response.body(), &reason);
-        bear(self.patience, || self.post(&body, parcel::batch_options())).await
+    ) -> Result<(), BrokerError> {
+        let reason = message::truncate_reason(reason);
+        let body =
+            send_request::dead_letter_copy(&lease.message_id, &lease.response.body(), &reason);
+        retry(self.patience, || self.post(&body, send_request::batch_options())).await
     }
 
-    /// The next message, locked, if there is one within `wait`.
-    pub(super) async fn next(&self, wait: Duration) -> Result<Option<Lease>, Fault> {
-        bear(self.patience + wait, || self.lock(wait)).await
+    /// Locks the next message, if there is one within `wait`.
+    pub(super) async fn lock_next(&self, wait: Duration) -> Result<Option<PeekLock>, BrokerError> {
+        retry(self.patience + wait, || self.lock_once(wait)).await
     }
 
-    async fn lock(&self, wait: Duration) -> Result<Option<Lease>, Fault> {
-        let response = self.client.peek_lock_message2(Some(wait)).await.map_err(fault)?;
+    async fn lock_once(&self, wait: Duration) -> Result<Option<PeekLock>, BrokerError> {
+        let response = self.client.peek_lock_message2(Some(wait)).await.map_err(broker_error)?;
         if *response.status() == StatusCode::NoContent {
             return Ok(None);
         }
-        Lease::new(response).map(Some)
+        PeekLock::new(response).map(Some)
     }
 
-    /// Up to `count` messages that are there now, by many requests at once.
-    pub(super) async fn more(&self, count: usize) -> Vec<Lease> {
+    /// Locks up to `count` messages that are there now, by many requests at once.
+    pub(super) async fn take_available(&self, count: usize) -> Vec<PeekLock> {
         let left = AtomicUsize::new(count);
-        let takers = (0..count.min(IN_FLIGHT)).map(|_| self.take_while(&left));
+        let takers = (0..count.min(IN_FLIGHT)).map(|_| self.take_until_empty(&left));
         join_all(takers).await.into_iter().flatten().collect()
     }
 
-    async fn take_while(&self, left: &AtomicUsize) -> Vec<Lease> {
+    async fn take_until_empty(&self, left: &AtomicUsize) -> Vec<PeekLock> {
         let mut taken = Vec::new();
         let claim = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         while claim().is_ok() {
-            match self.lock(Duration::ZERO).await {
+            match self.lock_once(Duration::ZERO).await {
                 Ok(Some(lease)) => taken.push(lease),
                 Ok(None) => left.store(0, Ordering::SeqCst),
                 Err(fault) => {
@@ -135,26 +141,27 @@ impl Entity {
     /// Locks messages, oldest first, for as long as the sweep wants more of them.
     pub(super) async fn sweep(
         &self,
-        mut wants_more: impl FnMut(&[Lease]) -> bool,
-    ) -> Result<Vec<Lease>, Fault> {
+        mut wants_more: impl FnMut(&[PeekLock]) -> bool,
+    ) -> Result<Vec<PeekLock>, BrokerError> {
         let mut leases = Vec::new();
         while wants_more(&leases) {
-            let Some(first) = self.next(Duration::ZERO).await? else { break };
+            let Some(first) = self.lock_next(Duration::ZERO).await? else { break };
             leases.push(first);
-            leases.extend(self.more(IN_FLIGHT).await);
+            leases.extend(self.take_available(IN_FLIGHT).await);
         }
-        leases.sort_by_key(|lease| lease.number);
+        leases.sort_by_key(|lease| lease.sequence_number);
         Ok(leases)
     }
 
     /// Gives locked messages back.
-    pub(super) async fn release(&self, leases: &[Lease]) {
+    pub(super) async fn release(&self, leases: &[PeekLock]) {
         // Owned, since a stream of borrowing futures can't cross threads.
-        let back = stream::iter(leases.to_vec()).map(async |lease| lease.ask(Verb::Unlock).await);
+        let back =
+            stream::iter(leases.to_vec()).map(async |lease| lease.apply(LockAction::Unlock).await);
         let mut back = std::pin::pin!(back.buffer_unordered(IN_FLIGHT));
         while let Some(released) = back.next().await {
             if let Err(fault) = released {
-                debug!(error = %fault, "a dead letter that was looked at stays locked for a while");
+                debug!(error = %fault, "could not release a listed dead letter; it stays locked until its lock expires");
             }
         }
     }

@@ -1,0 +1,202 @@
+//! Leases on jobs: the jobs a worker holds, their locks, and the slots that bound their number.
+//!
+//! A [`BoxedJob`] carries its slot and its entry in the table of leases, so that both are freed
+//! wherever it ends.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::batch_registry::BatchHandle;
+use admission::DeploymentIndex;
+use domain::job::TokenEstimate;
+use model::verdict::ErrorReply;
+use queue::{Delivery, LockToken, Queue};
+use telemetry::WorkerProgress;
+
+/// Interval of lock checks; Service Bus locks last 5 s at the least.
+const RENEW_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Locks shorter than this are judged by the queue alone.
+const SHORTEST_JUDGED_LOCK: Duration = Duration::from_secs(2);
+
+/// Boxed leased job. It moves through every stage, so tasks and channels move a pointer instead of
+/// all that is known of a job.
+pub(super) type BoxedJob = Box<LeasedJob>;
+
+pub(super) struct LeasedJob {
+    pub(super) delivery: Delivery,
+    /// Most tokens that it may take.
+    pub(super) estimate: TokenEstimate,
+    /// Tokens that the service books for one call of it.
+    pub(super) charge: u64,
+    /// Calls so far that count as attempts, those of earlier deliveries included.
+    pub(super) attempts: u32,
+    pub(super) last_error: Option<ErrorReply>,
+    /// Deployment on which it failed last.
+    pub(super) last_failed_on: Option<DeploymentIndex>,
+    /// Its batch.
+    pub(super) batch: Arc<BatchHandle>,
+    /// Time of its delivery.
+    pub(super) received_at: Instant,
+    pub(super) slot: LeaseSlot,
+}
+
+impl LeasedJob {
+    /// Returns the error of its last attempt, in this delivery or an earlier one.
+    pub(super) fn last_error(&self) -> Option<String> {
+        let failure = self.last_error.as_ref().map(|error| &error.failure);
+        let told = failure.map(|failure| format!("{}: {}", failure.code, failure.message));
+        told.or_else(|| self.delivery.job.history.last_error.clone())
+    }
+}
+
+/// Frees the slot and the table's entry when dropped.
+pub(super) struct LeaseSlot {
+    lock: LockToken,
+    locks: Arc<LeaseTable>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl LeaseSlot {
+    /// Returns whether another worker may hold the job by now.
+    pub(super) fn is_lost(&self) -> bool {
+        let now = Instant::now();
+        self.locks.with(|held| held.get(&self.lock).is_none_or(|lock| lock.is_lost(now)))
+    }
+}
+
+impl Drop for LeaseSlot {
+    fn drop(&mut self) {
+        self.locks.with(|held| held.remove(&self.lock));
+        self.locks.progress.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The locks of all jobs that this worker holds.
+pub(super) struct LeaseTable {
+    leases: Mutex<HashMap<LockToken, LockState>>,
+    /// Receives their number.
+    progress: Arc<WorkerProgress>,
+}
+
+struct LockState {
+    expires: Instant,
+    /// Remaining life at which it is renewed.
+    half_life: Duration,
+    lost: bool,
+}
+
+impl LockState {
+    /// Nobody may have reported the loss: while a queue is away its locks expire unrenewed.
+    fn is_lost(&self, now: Instant) -> bool {
+        // A life this short means our clock is ahead of the queue's; then only it can tell.
+        let can_judge = self.half_life >= SHORTEST_JUDGED_LOCK / 2;
+        self.lost || can_judge && self.expires <= now
+    }
+}
+
+impl LeaseTable {
+    pub(super) fn new(progress: Arc<WorkerProgress>) -> Self {
+        Self { leases: Mutex::default(), progress }
+    }
+
+    pub(super) fn register(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        batch: Arc<BatchHandle>,
+        estimate: TokenEstimate,
+        room: OwnedSemaphorePermit,
+    ) -> BoxedJob {
+        let left = time_until(delivery.locked_until);
+        let since = Instant::now();
+        let lock = LockState { expires: since + left, half_life: left / 2, lost: false };
+        self.with(|held| held.insert(delivery.lock, lock));
+        self.progress.held.fetch_add(1, Ordering::Relaxed);
+        let place = LeaseSlot { lock: delivery.lock, locks: self.clone(), _permit: room };
+        let (attempts, charge) = (delivery.job.history.attempts, estimate.charge());
+        Box::new(LeasedJob {
+            delivery,
+            estimate,
+            charge,
+            attempts,
+            last_error: None,
+            last_failed_on: None,
+            batch,
+            received_at: since,
+            slot: place,
+        })
+    }
+
+    fn due(&self, now: Instant) -> Vec<LockToken> {
+        self.with(|held| {
+            let due =
+                held.iter().filter(|(_, lock)| !lock.lost && lock.expires < now + lock.half_life);
+            due.map(|(token, _)| *token).collect()
+        })
+    }
+
+    fn renewed(&self, token: LockToken, until_at: Option<Timestamp>) {
+        self.with(|held| {
+            let Some(lock) = held.get_mut(&token) else { return };
+            match until_at {
+                Some(at) => lock.expires = Instant::now() + time_until(at),
+                None => lock.lost = true,
+            }
+        });
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<LockToken, LockState>) -> T) -> T {
+        work(&mut self.leases.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Returns the time left until `at`.
+pub(super) fn time_until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+/// Renews every lock at half of its life, for as long as the task runs.
+pub(super) async fn renew_leases(queue: Arc<dyn Queue>, locks: Arc<LeaseTable>) {
+    let mut look = tokio::time::interval(RENEW_CHECK_INTERVAL);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let due = locks.due(look.tick().await);
+        if due.is_empty() {
+            continue;
+        }
+        match queue.renew(&due).await {
+            Ok(renewed) => {
+                let lost = renewed.iter().filter(|until| until.is_none()).count();
+                debug!(locks = due.len(), lost, "renewed locks");
+                due.into_iter().zip(renewed).for_each(|(token, at)| locks.renewed(token, at));
+            }
+            // The next check tries again; a lock that expires meanwhile is settled by redelivery.
+            Err(error) => warn!(%error, locks = due.len(), "could not renew locks"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_ran_out_unrenewed_is_lost() {
+        let now = Instant::now();
+        let lock = |seconds| {
+            let left = Duration::from_secs(seconds);
+            LockState { expires: now + left, half_life: left / 2, lost: false }
+        };
+        assert!(!lock(5).is_lost(now + Duration::from_secs(4)));
+        assert!(lock(5).is_lost(now + Duration::from_secs(5)));
+        assert!(LockState { lost: true, ..lock(5) }.is_lost(now));
+        assert!(!lock(0).is_lost(now), "our clock goes ahead of the queue's");
+    }
+}
