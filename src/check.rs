@@ -34,6 +34,7 @@ pub struct CheckFinding {
     pub service: String,
     /// Absent if all is well.
     pub problem: Option<String>,
+    #[serde(rename = "mend")]
     pub hint: Option<&'static str>,
     /// Observations that are no problem.
     pub notes: Vec<String>,

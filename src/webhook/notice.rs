@@ -23,6 +23,7 @@ pub struct WebhookNotice {
     /// Not sent before this time.
     pub due: Timestamp,
     /// Number of attempts so far.
+    #[serde(rename = "tries")]
     pub attempts: u32,
 }
 

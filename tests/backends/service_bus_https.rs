@@ -237,7 +237,7 @@ async fn without_the_right_to_manage_only_the_counts_are_missing() {
     admin.check_access().await.unwrap();
     queue.send(jobs(2)).await.unwrap();
     let refused = queue.depth().await.unwrap_err().to_string();
-    assert!(refused.contains("right Manage"), "{refused}");
+    assert!(refused.contains("the Manage right"), "{refused}");
     let held = receive(&queue, 2).await;
     queue.settle(completions(held).await).await.unwrap();
     assert!(queue.receive(1, AT_ONCE).await.unwrap().is_empty());

@@ -84,7 +84,7 @@ fn queue(port: u16, entra: Arc<Entra>) -> ServiceBusQueue {
 async fn in_a_child(test: &str, folder: &Path, variables: &[(&str, String)]) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
-        .args(["--exact", test, "--ignored"])
+        .args(["--exact", &format!("service_bus_tls::{test}"), "--ignored"])
         .env("SSL_CERT_FILE", folder.join("ca.pem"))
         .env(FOLDER, folder)
         .envs(variables.iter().map(|(name, value)| (name, value)))

@@ -59,7 +59,7 @@ fn every_bad_line_is_told_with_its_place_and_mend() {
     for (line, expected) in cases {
         let said = refused("in.jsonl", format!("{}{line}\n", chats(1)).as_bytes(), &[]);
         assert!(said.contains(expected), "said: {said}\nwant: {expected}");
-        assert!(said.contains("1 of 2 lines are no jobs; nothing was enqueued"), "{said}");
+        assert!(said.contains("1 of 2 lines are not valid jobs; nothing was enqueued"), "{said}");
     }
 }
 

@@ -225,7 +225,7 @@ async fn dead_letters_are_listed_by_cause_shown_and_worked_again() {
     assert_eq!(json_of(&shown)["message"]["custom_id"], "job-1", "{}", shown.out);
     assert_eq!(place.run(&["dead-letters", "retry"]).code, Some(2), "which?");
     let retried = place.run(&["dead-letters", "retry", "job-0", "job-1", "--batch", "night"]);
-    assert!(retried.err.contains("2 jobs are in the queue again"), "{}", retried.err);
+    assert!(retried.err.contains("2 jobs are back in the queue"), "{}", retried.err);
     let well = start(SimulatorSettings::default()).await.unwrap();
     assert_eq!(work(&format!("http://{}/v1", well.addr())).code, Some(0));
     let dropped = place.run(&["dead-letters", "drop", "--all"]);

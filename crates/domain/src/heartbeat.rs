@@ -14,11 +14,14 @@ pub struct Heartbeat {
     pub instance: Uuid,
     /// Higher with every heartbeat: one read twice unchanged brings nothing new. No clock of
     /// another machine is ever compared with one's own.
+    #[serde(rename = "beat")]
     pub sequence: u64,
     /// Claims by quota key, which is the same at every instance. Empty in the heartbeats of those
     /// who only query the workers.
+    #[serde(rename = "parts")]
     pub quota_claims: BTreeMap<String, QuotaClaim>,
     /// Status for people: process, host, version, and the state of each deployment.
+    #[serde(rename = "about")]
     pub status: serde_json::Value,
 }
 

@@ -35,6 +35,7 @@ pub struct PeekedJob {
     /// Number of hand-outs that did not settle it.
     pub deliveries: u32,
     /// Calls so far that counted as attempts, in deliveries that ended.
+    #[serde(rename = "tries")]
     pub attempts: u32,
     /// Error of the last attempt.
     pub last_error: Option<String>,

@@ -73,6 +73,7 @@ pub struct JobExplanation {
     pub batch: BatchId,
     pub id: JobId,
     /// Status of its batch: a paused one keeps its jobs.
+    #[serde(rename = "standing")]
     pub status: Option<BatchStatus>,
     #[serde(flatten)]
     pub location: JobLocation,

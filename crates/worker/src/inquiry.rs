@@ -76,6 +76,7 @@ pub struct LeasedJobReport {
     pub job: JobId,
     pub batch: BatchId,
     /// Calls so far that counted as attempts, the one under way not included.
+    #[serde(rename = "tries")]
     pub attempts: u32,
     /// Error of the last attempt.
     pub last_error: Option<String>,

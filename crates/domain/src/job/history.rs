@@ -14,14 +14,14 @@ const LONGEST_ERROR: usize = 300;
 #[serde(default)]
 pub struct JobHistory {
     /// Calls that counted as attempts, in earlier deliveries.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(rename = "tries", skip_serializing_if = "is_zero")]
     pub attempts: u32,
     /// Calls that were throttled (429), since it was last enqueued anew and as far as no delivery
     /// was lost with its worker.
     #[serde(skip_serializing_if = "is_zero")]
     pub throttled: u32,
     /// Times that it was deferred to the queue, since it was last enqueued anew.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(rename = "postponed", skip_serializing_if = "is_zero")]
     pub deferred: u32,
     /// Times that it was resubmitted from the dead letters.
     #[serde(skip_serializing_if = "is_zero")]

@@ -110,7 +110,7 @@ struct JobMessage<'a> {
     priority: i32,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a RawValue>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(rename = "look_up", default, skip_serializing_if = "std::ops::Not::not")]
     may_have_outcome: bool,
     #[serde(default, skip_serializing_if = "JobHistory::is_empty")]
     history: JobHistory,

@@ -253,6 +253,17 @@ mod tests {
     }
 
     #[test]
+    fn the_names_in_a_message_never_change() {
+        let mut sent = job();
+        sent.history.deferred = 1;
+        let message: serde_json::Value =
+            serde_json::from_slice(&sent.to_message().unwrap()).unwrap();
+        assert_eq!(message["look_up"], true, "{message}");
+        assert_eq!(message["history"]["tries"], 2, "{message}");
+        assert_eq!(message["history"]["postponed"], 1, "{message}");
+    }
+
+    #[test]
     fn a_message_that_is_no_job_says_what_it_lacks() {
         let error = Job::from_message(br#"{"custom_id":"x"}"#).unwrap_err();
         assert!(error.to_string().contains("missing field `batch_id`"), "{error}");

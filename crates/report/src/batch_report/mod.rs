@@ -74,6 +74,7 @@ pub struct BatchReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct CallTotals {
     /// Calls that counted as attempts.
+    #[serde(rename = "tries")]
     pub attempts: u64,
     /// Attempts beyond the first of each job's life.
     pub retries: u64,
@@ -105,6 +106,7 @@ pub struct DeploymentUsage {
     pub model: String,
     pub service_tier: Option<Box<str>>,
     pub jobs: u64,
+    #[serde(rename = "tries")]
     pub attempts: u64,
     #[serde(flatten)]
     pub usage: TokenUsage,
