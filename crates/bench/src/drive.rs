@@ -10,11 +10,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::call::{self, RequestSample, RequestTimes, RetryPolicy};
-use super::load_shapes::LoadShape;
+use super::counts::{BenchStopReason, Slo};
+use super::load_shapes::{LoadPhase, LoadShape};
 use super::pacer::Pacer;
 use super::prompts::PromptGenerator;
-use super::report::BenchStopReason;
-use super::tally::{LiveStats, MeasuredSpan, PhaseTally, Slo};
+use super::tally::{LiveStats, MeasuredSpan, PhaseMeasurement, PhaseTally};
 use domain::job::Job;
 use model::ModelClient;
 
@@ -33,25 +33,6 @@ pub struct Bench {
     /// Share of failed requests (429s are none) in ten seconds above which the run stops.
     pub stop_at_error_rate: f64,
     pub seed: u64,
-}
-
-/// One load, applied for one period.
-#[derive(Debug, Clone)]
-pub struct LoadPhase {
-    pub load: LoadShape,
-    /// Requests whose intended start lies in it are sent and not measured.
-    pub warm_up: Duration,
-    /// Length of the measured part. Without it, `count` or the end of a replay ends the phase.
-    pub duration: Option<Duration>,
-    /// Measured requests.
-    pub count: Option<u64>,
-}
-
-/// Result of a phase.
-#[derive(Debug)]
-pub(super) struct PhaseMeasurement {
-    pub(super) tally: PhaseTally,
-    pub(super) ended: BenchStopReason,
 }
 
 /// State that the tasks of a phase share.

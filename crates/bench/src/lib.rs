@@ -14,6 +14,7 @@
 
 mod call;
 pub mod compare;
+mod counts;
 mod csv;
 mod drive;
 mod html;
@@ -32,6 +33,8 @@ mod text;
 pub mod trace;
 
 pub use call::{RequestSample, RetryPolicy, SampleStatus};
-pub use drive::{Bench, LoadPhase};
+pub use counts::Slo;
+pub use drive::Bench;
+pub use load_shapes::LoadPhase;
 pub use prompts::{PromptGenerator, PromptStyle};
-pub use tally::{LiveStats, Slo};
+pub use tally::LiveStats;

@@ -34,6 +34,18 @@ pub enum LoadShape {
     Concurrency(usize),
 }
 
+/// One load, applied for one period.
+#[derive(Debug, Clone)]
+pub struct LoadPhase {
+    pub load: LoadShape,
+    /// Requests whose intended start lies in it are sent and not measured.
+    pub warm_up: Duration,
+    /// Length of the measured part. Without it, `count` or the end of a replay ends the phase.
+    pub duration: Option<Duration>,
+    /// Measured requests.
+    pub count: Option<u64>,
+}
+
 impl LoadShape {
     /// Returns the intended starts, in order; none for a closed loop, endless but for a replay.
     pub fn starts(&self, seed: u64) -> StartTimes {

@@ -6,12 +6,11 @@ use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::drive::{LoadPhase, PhaseMeasurement};
+pub use super::counts::{BenchStopReason, ErrorCodeCounts, PhaseCounts, SecondCounts, Slo};
 use super::knee::Knee;
-use super::load_shapes::LoadShape;
+use super::load_shapes::{LoadPhase, LoadShape};
 use super::stats;
-use super::tally::PhaseTally;
-pub use super::tally::{ErrorCodeCounts, SecondCounts, Slo};
+use super::tally::{PhaseMeasurement, PhaseTally};
 
 /// Reported percentiles, as shares.
 pub const PERCENTILES: [f64; 6] = [0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
@@ -45,23 +44,6 @@ pub struct BenchSetup {
     pub seed: u64,
 }
 
-/// Reason why a benchmark ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BenchStopReason {
-    Complete,
-    Interrupted,
-    /// Too many failed requests.
-    ErrorRate {
-        rate: f64,
-        /// Error of the last of them.
-        last: String,
-    },
-    Misconfigured {
-        why: String,
-    },
-}
-
 /// Report of one load, applied for one period.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhaseReport {
@@ -77,30 +59,6 @@ pub struct PhaseReport {
     pub utilization: Option<UtilizationSummary>,
     pub client: ClientCost,
     pub series: Vec<SecondCounts>,
-}
-
-/// Counts of the requests whose intended start lies in the measured part.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct PhaseCounts {
-    pub succeeded: u64,
-    /// Ended as throttled (429).
-    pub throttled: u64,
-    pub failed: u64,
-    pub codes: ErrorCodeCounts,
-    /// Open loop only: never started, since the most that may be in flight were until the end.
-    pub unsent: u64,
-    /// Calls, retries included; and those of them that were throttled (429).
-    pub calls: u64,
-    pub refused_calls: u64,
-    pub prompt_tokens: u64,
-    pub cached_tokens: u64,
-    pub output_tokens: u64,
-}
-
-impl PhaseCounts {
-    pub fn requests(&self) -> u64 {
-        self.succeeded + self.throttled + self.failed
-    }
 }
 
 /// Answers and tokens a minute.

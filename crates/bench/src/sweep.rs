@@ -5,8 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::drive::{self, Bench, LoadPhase};
+use super::drive::{self, Bench};
 use super::knee::{self, SweepLevel};
+use super::load_shapes::LoadPhase;
 use super::load_shapes::LoadShape;
 use super::report::{BenchReport, BenchSetup, BenchStopReason, PhaseReport};
 use super::tally::LiveStats;

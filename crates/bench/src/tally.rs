@@ -4,14 +4,13 @@
 //! that *ended* in it. So a slow end of the phase shows in the latencies, and a rate is that of a
 //! steady state: late answers from the warm-up make up for those still outstanding at the end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
 
 use super::call::{RequestSample, SampleStatus};
-use super::report::{BenchStopReason, PhaseCounts};
+use super::counts::{BenchStopReason, PhaseCounts, SecondCounts, Slo};
 
 /// Three significant digits: a value is known to 0.1 %.
 const SIGNIFICANT_DIGITS: u8 = 3;
@@ -37,45 +36,6 @@ impl MeasuredSpan {
     fn contains(&self, at: Duration) -> bool {
         at >= self.start && self.end.is_none_or(|end| at < end)
     }
-}
-
-/// Service level that a good answer meets, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Slo {
-    pub ttft_ms: Option<f64>,
-    pub tbt_ms: Option<f64>,
-    pub e2e_ms: Option<f64>,
-}
-
-impl Slo {
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    fn is_met(&self, sample: &RequestSample) -> bool {
-        let within = |bound: Option<f64>, span: Option<Duration>| match (bound, span) {
-            (Some(bound), Some(span)) => span.as_secs_f64() * 1_000.0 <= bound,
-            _ => true,
-        };
-        within(self.ttft_ms, sample.ttft)
-            && within(self.tbt_ms, sample.tbt)
-            && within(self.e2e_ms, Some(sample.latency()))
-    }
-}
-
-/// Counts of the requests that ended in one second of the measured part.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct SecondCounts {
-    pub succeeded: u64,
-    pub throttled: u64,
-    pub failed: u64,
-    /// Succeeded within the service level.
-    pub good: u64,
-    pub prompt_tokens: u64,
-    pub output_tokens: u64,
-    pub charged_tokens: u64,
-    /// Largest value that the service reported, in percent.
-    pub utilization: Option<f64>,
 }
 
 /// Figures of one second, shown while a phase runs.
@@ -120,6 +80,13 @@ pub(super) struct PhaseTally {
     pub(super) processor: Duration,
     last_end: Duration,
     now: RunningMinute,
+}
+
+/// Result of a phase.
+#[derive(Debug)]
+pub(super) struct PhaseMeasurement {
+    pub(super) tally: PhaseTally,
+    pub(super) ended: BenchStopReason,
 }
 
 /// Current second and last minute, warm-up included.
@@ -257,26 +224,6 @@ impl PhaseTally {
     }
 }
 
-impl SecondCounts {
-    fn add(&mut self, sample: &RequestSample, good: bool) {
-        match sample.status {
-            SampleStatus::Succeeded => {
-                self.succeeded += 1;
-                self.charged_tokens += sample.charge;
-            }
-            SampleStatus::Throttled => self.throttled += 1,
-            SampleStatus::Failed { .. } | SampleStatus::Misconfigured { .. } => self.failed += 1,
-        }
-        self.good += u64::from(good);
-        self.prompt_tokens += sample.prompt_tokens;
-        self.output_tokens += sample.output_tokens;
-        self.utilization = match (self.utilization, sample.utilization) {
-            (Some(one), Some(other)) => Some(one.max(other)),
-            (one, other) => one.or(other),
-        };
-    }
-}
-
 impl RunningMinute {
     fn add(&mut self, sample: &RequestSample, good: bool) {
         self.second.add(sample, good);
@@ -296,31 +243,6 @@ impl RunningMinute {
         (all >= ERROR_MIN_REQUESTS).then(|| failed as f64 / all as f64)
     }
 }
-
-impl PhaseCounts {
-    fn add(&mut self, sample: &RequestSample) {
-        match &sample.status {
-            SampleStatus::Succeeded => self.succeeded += 1,
-            SampleStatus::Throttled => self.throttled += 1,
-            SampleStatus::Failed { code } => {
-                self.failed += 1;
-                *self.codes.entry(code.clone()).or_default() += 1;
-            }
-            SampleStatus::Misconfigured { .. } => {
-                self.failed += 1;
-                *self.codes.entry("misconfigured".into()).or_default() += 1;
-            }
-        }
-        self.calls += u64::from(sample.calls);
-        self.refused_calls += u64::from(sample.throttled_calls);
-        self.prompt_tokens += sample.prompt_tokens;
-        self.cached_tokens += sample.cached_tokens;
-        self.output_tokens += sample.output_tokens;
-    }
-}
-
-/// Failed requests by error code of the service or the connection.
-pub type ErrorCodeCounts = BTreeMap<String, u64>;
 
 fn record(histogram: &mut Histogram<u64>, span: Duration) {
     histogram.saturating_record(u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1));

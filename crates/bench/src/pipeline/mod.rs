@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use report::{
-    CallErrorCounts, EnqueueStats, PipelineReport, PipelineSetup, PipelineStopReason, QuotaUse,
-    WorkStats,
+    CallErrorCounts, EnqueueStats, PipelineLiveStats, PipelineReport, PipelineSetup,
+    PipelineStopReason, QuotaUse, WorkStats,
 };
 
 use super::drive::{micros, processor_time};
@@ -67,17 +67,6 @@ pub enum PipelineError {
     Worker(#[from] WorkerError),
     #[error(transparent)]
     Control(#[from] ControlError),
-}
-
-/// Progress, once a second.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PipelineLiveStats {
-    pub elapsed: Duration,
-    pub ended: u64,
-    /// Jobs that ended in this second.
-    pub recent: u64,
-    pub throttled: u64,
-    pub held: u64,
 }
 
 /// Enqueues the jobs, works them to their ends, and returns the report. Calls `live` every second

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::PipelineLiveStats;
 use crate::report::LatencyDistribution;
 use domain::job::BatchId;
 use domain::outcome::OutcomeStatus;
@@ -182,6 +182,17 @@ fn write_dist(f: &mut fmt::Formatter<'_>, name: &str, dist: &LatencyDistribution
         write!(f, " {:>9.2}", dist.percentile(share).map_or(0.0, |percentile| percentile.ms))?;
     }
     writeln!(f, " {:>9.2}", dist.max_ms)
+}
+
+/// Progress, once a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PipelineLiveStats {
+    pub elapsed: Duration,
+    pub ended: u64,
+    /// Jobs that ended in this second.
+    pub recent: u64,
+    pub throttled: u64,
+    pub held: u64,
 }
 
 impl fmt::Display for PipelineLiveStats {
