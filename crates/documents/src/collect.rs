@@ -6,71 +6,18 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value};
 
+use super::document::{DocumentChange, NightDocument};
+pub use super::error::CollectError;
 use super::history::NightHistory;
-use super::ledger::LedgerDocument;
 use super::parts::{DocumentPart, parts};
 use super::recipe::Recipe;
-use super::requests::{NightRequests, RequestKey, RequestTags};
+use super::requests::{NightRequests, RequestTags};
 use super::source::{DocumentSource, DocumentSourceError, ListedDocument};
 use super::template::{DocumentContext, RecipeTemplates, TemplateError};
 use reader::{self, ReadLimits};
-use store::StoreError;
 
 /// Most documents fetched and read at once: each may take the memory of its limits, and a core.
 const MAX_CONCURRENCY: usize = 4;
-
-/// Change of a document since the last night.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DocumentChange {
-    New,
-    Changed,
-    Same,
-}
-
-impl DocumentChange {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Changed => "changed",
-            Self::Same => "same",
-        }
-    }
-}
-
-/// A document of this night.
-#[derive(Debug)]
-pub struct NightDocument {
-    pub name: String,
-    pub version: String,
-    pub change: DocumentChange,
-    /// Reason why no request can be made about it.
-    pub unread: Option<String>,
-    /// For the templates of `[reduce]`.
-    pub metadata: Map<String, Value>,
-    /// Requests about its parts.
-    pub parts: Vec<RequestKey>,
-    /// Requests that its answers come from: those about its parts, or those that combine them.
-    pub level: Vec<RequestKey>,
-    /// Number of levels of combining so far.
-    pub depth: u32,
-    /// Requests of the levels before, except those about its parts.
-    pub between: Vec<RequestKey>,
-}
-
-/// Reason why no requests can be made of the documents.
-#[derive(Debug, thiserror::Error)]
-pub enum CollectError {
-    #[error(transparent)]
-    Source(#[from] DocumentSourceError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("can't write the file of requests: {0}")]
-    RequestsFile(#[from] std::io::Error),
-    #[error("a task that reads a document panicked; its message is above")]
-    Panicked,
-}
 
 /// Source of documents, and how to read them.
 pub struct DocumentReader<'a> {
@@ -181,7 +128,7 @@ pub async fn collect_documents(
     let listed = reader.list().await?;
     let all = listed.len();
     let mut tracked = Vec::with_capacity(all);
-    let (same, others) = history.unchanged(reader, listed, requests);
+    let (same, others) = unchanged(history, reader, listed, requests);
     tracked.extend(same);
     on_progress(tracked.len(), all);
     let mut prepared =
@@ -212,28 +159,30 @@ pub async fn collect_documents(
     Ok(tracked)
 }
 
-impl NightDocument {
-    pub(super) fn new(listed: &ListedDocument, change: DocumentChange) -> Self {
-        Self {
-            name: listed.name.clone(),
-            version: listed.version.to_string(),
-            change,
-            unread: None,
-            metadata: Map::new(),
-            parts: Vec::new(),
-            level: Vec::new(),
-            depth: 0,
-            between: Vec::new(),
+/// Splits the listing into documents that need not be read, since their versions and all of
+/// their answers are known, and the rest.
+fn unchanged(
+    history: &NightHistory<'_>,
+    reader: &DocumentReader<'_>,
+    listed: Vec<ListedDocument>,
+    requests: &mut NightRequests,
+) -> (Vec<NightDocument>, Vec<ListedDocument>) {
+    let knows = reader.source.has_reliable_versions()
+        && history.ledger.fingerprint == reader.recipe.fingerprint();
+    if !knows {
+        return (Vec::new(), listed);
+    }
+    let (mut same, mut others) = (Vec::new(), Vec::new());
+    for listed in listed {
+        let known = history.ledger.documents.get(&listed.name);
+        let known = known.filter(|known| known.version == listed.version.as_str());
+        let mut document = NightDocument::new(&listed, DocumentChange::Same);
+        match known {
+            Some(known) if history.reuse_answers(&mut document, known, requests) => {
+                same.push(document);
+            }
+            _ => others.push(listed),
         }
     }
-
-    /// Returns its entry for the ledger.
-    pub fn to_ledger(&self) -> LedgerDocument {
-        LedgerDocument {
-            version: self.version.clone(),
-            parts: self.parts.clone(),
-            ends: self.level.clone(),
-            between: self.between.clone(),
-        }
-    }
+    (same, others)
 }

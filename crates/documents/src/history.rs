@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::answer;
-use super::collect::{CollectError, DocumentChange, DocumentReader, NightDocument};
+use super::document::NightDocument;
+use super::error::CollectError;
 use super::ledger::{LedgerDocument, NightLedger, batch_of};
 use super::requests::{NightRequests, RequestKey, RequestState, RequestTags};
 use super::schema::AnswerSchema;
-use super::source::ListedDocument;
 use domain::job::BatchId;
 use domain::outcome::OutcomeStatus;
 use store::{Recorded, Store, StoreError};
@@ -56,34 +56,6 @@ pub async fn prune_ledger(
 }
 
 impl NightHistory<'_> {
-    /// Splits the listing into documents that need not be read, since their versions and all of
-    /// their answers are known, and the rest.
-    pub(super) fn unchanged(
-        &self,
-        reader: &DocumentReader<'_>,
-        listed: Vec<ListedDocument>,
-        requests: &mut NightRequests,
-    ) -> (Vec<NightDocument>, Vec<ListedDocument>) {
-        let knows = reader.source.has_reliable_versions()
-            && self.ledger.fingerprint == reader.recipe.fingerprint();
-        if !knows {
-            return (Vec::new(), listed);
-        }
-        let (mut same, mut others) = (Vec::new(), Vec::new());
-        for listed in listed {
-            let known = self.ledger.documents.get(&listed.name);
-            let known = known.filter(|known| known.version == listed.version.as_str());
-            let mut document = NightDocument::new(&listed, DocumentChange::Same);
-            match known {
-                Some(known) if self.reuse_answers(&mut document, known, requests) => {
-                    same.push(document);
-                }
-                _ => others.push(listed),
-            }
-        }
-        (same, others)
-    }
-
     /// Reuses a document's earlier result, if all of its requests are known.
     pub(super) fn reuse_answers(
         &self,

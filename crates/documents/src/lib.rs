@@ -18,11 +18,14 @@
 
 pub mod answer;
 pub mod collect;
+pub mod document;
+pub mod error;
 pub mod history;
 pub mod ledger;
 pub mod night;
 pub mod parts;
 pub mod recipe;
+mod recipe_file;
 mod reduce;
 pub mod requests;
 pub mod run;
@@ -33,4 +36,5 @@ pub mod summary;
 pub mod table;
 pub mod template;
 
-pub use recipe::{Recipe, RecipeError};
+pub use recipe::Recipe;
+pub use recipe_file::RecipeError;

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::collect::NightDocument;
+use super::document::NightDocument;
+use super::error::NightRunError;
 use super::history::NightHistory;
 use super::recipe::ReduceSettings;
 use super::requests::{NightRequests, RequestKey, RequestState, RequestTags};
-use super::run::NightRunError;
 use super::template::{DocumentContext, RecipeTemplates, TemplateError};
 
 /// Templates and settings that combine a document's answers.

@@ -15,17 +15,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::answer;
-use super::collect::{CollectError, NightDocument};
+use super::document::NightDocument;
+pub use super::error::NightRunError;
 use super::history::{LOOKUP_CHUNK, NightHistory, look_up};
 use super::recipe::Recipe;
 use super::reduce::{self, AnswerReducer};
 use super::requests::{NightRequests, RequestKey, RequestState, RequestTags};
-use super::template::{self, RecipeTemplates, TemplateError};
+use super::template::{self, RecipeTemplates};
 use control::batches;
 use domain::job::BatchId;
 use domain::outcome::{Outcome, OutcomeStatus};
-use intake::{self, EnqueueError, LineFault, LineOptions, OpenBatch};
-use queue::{Queue, QueueError};
+use intake::{self, LineFault, LineOptions, OpenBatch};
+use queue::Queue;
 use store::{BatchState, Store, StoreError};
 use worker::retry;
 
@@ -45,42 +46,6 @@ const FORCED_LOOKUP: Duration = Duration::from_secs(30);
 
 /// Consecutive failures of the queue or the store until the night is given up: some ten minutes.
 const MAX_FAILURES_IN_A_ROW: u32 = 20;
-
-/// Reason why a night could not go on. Recorded outcomes stay; the next start resumes.
-#[derive(Debug, thiserror::Error)]
-pub enum NightRunError {
-    #[error(transparent)]
-    Gather(#[from] CollectError),
-    #[error(transparent)]
-    Enqueue(#[from] EnqueueError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error("can't read the file of requests: {0}")]
-    Scratch(#[from] std::io::Error),
-    #[error("a line in the file of requests is not JSON: {0}")]
-    Json(#[from] serde_json::Error),
-}
-
-impl NightRunError {
-    /// Returns true if waiting may help. Every step of a night can be repeated.
-    fn is_transient(&self) -> bool {
-        let of_store = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
-        match self {
-            Self::Store(error) | Self::Gather(CollectError::Store(error)) => of_store(error),
-            Self::Enqueue(EnqueueError::Store(error)) => of_store(error),
-            Self::Enqueue(EnqueueError::Queue(error)) => {
-                matches!(error, QueueError::Unavailable(_))
-            }
-            Self::Enqueue(_)
-            | Self::Gather(_)
-            | Self::Template(_)
-            | Self::Scratch(_)
-            | Self::Json(_) => false,
-        }
-    }
-}
 
 /// Reason why the run of a night ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::collect::DocumentChange;
+use super::document::{DocumentChange, NightDocument};
 use super::requests::RequestState;
 use super::run::NightRunner;
 use super::table::{AnswerRow, RowState};
@@ -148,8 +148,7 @@ impl NightRunner<'_> {
 
     fn count_documents(&self) -> DocumentCounts {
         let of = |standing| {
-            let of =
-                |d: &&super::collect::NightDocument| d.unread.is_none() && d.change == standing;
+            let of = |d: &&NightDocument| d.unread.is_none() && d.change == standing;
             self.documents.iter().filter(of).count() as u64
         };
         let known = &self.history.ledger.documents;

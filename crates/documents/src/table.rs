@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::answer;
+use super::error::NightRunError;
 use super::recipe::Recipe;
 use super::requests::{RequestKey, RequestState};
-use super::run::{NightRunError, NightRunner};
+use super::run::NightRunner;
 use super::schema::AnswerColumn;
 use domain::outcome::Outcome;
 use report::results::table::{TableFormat, TableWriter};

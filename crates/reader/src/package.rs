@@ -1,4 +1,4 @@
-//! Opens office files, zip archives of XML parts: bounds the unpacking and detects their kind.
+//! Opens office files, zip archives of XML parts, and bounds their unpacking.
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
@@ -7,46 +7,7 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::xml::{XmlNode, XmlNodes, attribute};
-use super::{Document, ReadError, ReadLimits, docx, plain, pptx, sheets};
-
-/// Reads an archive by its kind.
-///
-/// # Errors
-/// If it is broken, unpacks too far, or is of a kind that is not read.
-pub(super) fn read(bytes: Vec<u8>, limits: &ReadLimits) -> Result<Document, ReadError> {
-    let mut package = OfficePackage::open(bytes, limits)?;
-    if let Some(mimetype) = package.part("mimetype")? {
-        return open_document(package, mimetype.trim(), limits);
-    }
-    let main = package.main_part()?;
-    match main.as_deref().and_then(|main| main.split_once('/')) {
-        Some(("word", _)) => docx::read(package, main.as_deref().unwrap_or_default(), limits),
-        Some(("ppt", _)) => pptx::read(package, main.as_deref().unwrap_or_default(), limits),
-        Some(("xl", _)) => sheets::read_package(package, limits),
-        _ if main.is_some() || package.is_office() => {
-            Err(ReadError::broken("office file", "it has no document in it"))
-        }
-        _ => Err(unsupported("a zip archive", "unpack it into the source")),
-    }
-}
-
-fn open_document(
-    package: OfficePackage,
-    mimetype: &str,
-    limits: &ReadLimits,
-) -> Result<Document, ReadError> {
-    match mimetype.strip_prefix("application/vnd.oasis.opendocument.").unwrap_or(mimetype) {
-        "spreadsheet" => sheets::read_package(package, limits),
-        "text" => Err(unsupported("an OpenDocument text", "save it as DOCX")),
-        "presentation" => Err(unsupported("an OpenDocument presentation", "save it as PPTX")),
-        "application/epub+zip" => Err(unsupported("an e-book (EPUB)", "save it as HTML or PDF")),
-        other => Err(unsupported(&format!("a file of type {other}"), "save it as DOCX or PDF")),
-    }
-}
-
-fn unsupported(kind: &str, hint: &str) -> ReadError {
-    ReadError::Unsupported { kind: kind.into(), hint: hint.into() }
-}
+use super::{Document, ReadError, ReadLimits, plain};
 
 /// Zip archive that unpacks no more than its limit.
 pub(super) struct OfficePackage {
@@ -57,7 +18,7 @@ pub(super) struct OfficePackage {
 }
 
 impl OfficePackage {
-    fn open(bytes: Vec<u8>, limits: &ReadLimits) -> Result<Self, ReadError> {
+    pub(super) fn open(bytes: Vec<u8>, limits: &ReadLimits) -> Result<Self, ReadError> {
         let archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
         let limit = limits.unpacked_bytes;
         // If the directory itself declares a bomb, nothing of it need be unpacked.
@@ -114,13 +75,13 @@ impl OfficePackage {
     }
 
     /// Returns the part that holds the document itself.
-    fn main_part(&mut self) -> Result<Option<String>, ReadError> {
+    pub(super) fn main_part(&mut self) -> Result<Option<String>, ReadError> {
         let all = self.relationships("")?;
         let main = all.into_values().find(|one| one.kind == "officeDocument");
         Ok(main.map(|main| main.part))
     }
 
-    fn is_office(&self) -> bool {
+    pub(super) fn is_office(&self) -> bool {
         self.archive.index_for_name("[Content_Types].xml").is_some()
     }
 

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-use super::{Document, ReadError, ReadLimits, SniffedFile, kind, read};
+use super::read::{SniffedFile, read};
+use super::{Document, ReadError, ReadLimits, kind};
 
 /// The hidden command that reads one document; its one argument is a [`ReadRequest`] in JSON.
 const COMMAND: &str = "documents-reader";

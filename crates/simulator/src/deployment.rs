@@ -9,7 +9,7 @@ use hyper::header::HeaderValue;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::capacity::DeploymentCapacity;
-use super::settings::is_deployment_name;
+use super::spec::is_deployment_name;
 
 /// Model names and the version that answers under each; a longer name comes before its prefix.
 const VERSIONS: [(&str, &str); 12] = [

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use super::audit_ledger::locked;
 use super::capacity::DeploymentCapacity;
 use super::deployment::SimulatedDeployment;
+use super::error::BadSimulatorSettings;
 use super::profile::{DeploymentProfile, ProfileSetting};
-use super::settings::{BadSimulatorSettings, SimulatorSettings};
+use super::settings::SimulatorSettings;
 use super::spec::format_profile;
 
 /// Maximum number of deployments that unconfigured names can open.

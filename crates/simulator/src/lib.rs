@@ -21,6 +21,7 @@ mod deployment;
 mod deployments;
 mod duty_cycle;
 mod embedding;
+mod error;
 mod faults;
 mod head;
 mod judge;
@@ -47,6 +48,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 pub use duty_cycle::{DutyCycle, ForeignTraffic};
+pub use error::BadSimulatorSettings;
 pub use faults::{FaultCounts, FaultRates, InjectedFault, SimulatedLatency};
 pub use ledger_snapshot::{
     AdmittedTotals, AnswerUsage, BilledTotals, DeploymentWindow, DuplicateBilling, LedgerSnapshot,
@@ -54,9 +56,7 @@ pub use ledger_snapshot::{
 };
 pub use profile::{OutageKind, ProfileSetting};
 pub use quota::{NEVER_RETRY_AFTER, QuotaWindow};
-pub use settings::{
-    BadSimulatorSettings, DEFAULT_DIMENSIONS, DEFAULT_MAX_OUTPUT, SimulatorSettings,
-};
+pub use settings::{DEFAULT_DIMENSIONS, DEFAULT_MAX_OUTPUT, SimulatorSettings};
 pub use spec::{BadSpec, ProfileSpec, ScheduledChange};
 
 use service::SimulatorService;

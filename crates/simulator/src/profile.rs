@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use super::duty_cycle::{DutyCycle, ForeignTraffic};
+use super::error::BadSimulatorSettings;
 use super::faults::{FaultRates, InjectedFault, SimulatedLatency};
 use super::quota::QuotaLimits;
-use super::settings::BadSimulatorSettings;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeploymentProfile {

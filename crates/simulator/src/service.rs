@@ -24,6 +24,7 @@ use super::body::{DeliveryReceipt, ReplyBody};
 use super::capacity::CapacityDenial;
 use super::deployment::SimulatedDeployment;
 use super::deployments::DeploymentRegistry;
+use super::error::BadSimulatorSettings;
 use super::faults::{InjectedFault, SimulatedTiming, mix};
 use super::head::{RequestIds, ResponseHead};
 use super::judge::{JudgedRequest, RequestJudge, RequestVerdict};
@@ -33,7 +34,7 @@ use super::refusal::HttpRefusal;
 use super::reply::{AnswerWords, ApiAnswer};
 use super::request::{ApiRequest, SimulatedApi};
 use super::route::{ApiCall, RequestRoute};
-use super::settings::{BadSimulatorSettings, SimulatorSettings};
+use super::settings::SimulatorSettings;
 use super::spec;
 use super::stream::SseEvents;
 

@@ -13,10 +13,11 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::duty_cycle::DutyCycle;
+use super::error::{BadSimulatorSettings, MOST_OUTPUT};
 use super::faults::{FaultRates, SimulatedLatency};
 use super::profile::{DeploymentProfile, ProfileSetting};
 use super::quota::QuotaLimits;
-use super::spec::ScheduledChange;
+use super::spec::{ScheduledChange, is_deployment_name};
 
 /// Output tokens that the service books when a request sets no maximum. The service publishes no
 /// number; promptmill's own admission assumes the same one.
@@ -24,9 +25,6 @@ pub const DEFAULT_MAX_OUTPUT: u32 = 4_096;
 
 /// Default dimensions of an embedding, as in `text-embedding-3-small`.
 pub const DEFAULT_DIMENSIONS: u32 = 1_536;
-
-/// Output tokens beyond any model's answer; bounds the memory that a simulated answer takes.
-const MOST_OUTPUT: u32 = 1_000_000;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -103,41 +101,6 @@ impl Default for SimulatorSettings {
             region: "Simulated".to_owned(),
         }
     }
-}
-
-/// Error in the simulator settings.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum BadSimulatorSettings {
-    #[error("window is {0:?}: give it at least 1 ms, since quotas are counted per window")]
-    Window(Duration),
-    #[error("request_slice is {0:?}: Azure judges requests in slices of 1 s or 10 s")]
-    Slice(Duration),
-    #[error("fault rates are shares from 0 to 1 that add up to 1 at most")]
-    FaultRates,
-    #[error("latency is in milliseconds, not negative and finite")]
-    Latency,
-    #[error("ptu must be at least 1 token a minute, or none for a standard deployment")]
-    NoPtu,
-    #[error("a provisioned deployment has no flex tier: leave out flex or ptu")]
-    FlexOnPtu,
-    #[error(
-        "a duty cycle (flex, other-bursts) must be on for some time and no longer than its period"
-    )]
-    DutyCycle,
-    #[error("there is no deployment '{0}': name one of those that were set up")]
-    NoSuchDeployment(String),
-    #[error("charge_factor is {0}: it must be above 0 and finite")]
-    ChargeFactor(f64),
-    #[error("misfits is {0}: it must be a share from 0 to 1")]
-    Misfits(f64),
-    #[error("typical_output is {0}: it must be from 1 to {MOST_OUTPUT} tokens")]
-    TypicalOutput(u32),
-    #[error("max_context must be at least 1")]
-    NoContext,
-    #[error("'{0}' is no deployment name: use 1 to 64 letters, digits, '-', '_' or '.'")]
-    DeploymentName(String),
-    #[error("region '{0}' does not fit a header: use visible ASCII")]
-    Region(String),
 }
 
 impl SimulatorSettings {
@@ -221,12 +184,6 @@ impl SimulatorSettings {
         }
         Ok(())
     }
-}
-
-/// Returns true for a valid deployment name, which is safe in JSON and headers without escaping.
-pub fn is_deployment_name(name: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    (1..=64).contains(&name.len()) && name.bytes().all(legal)
 }
 
 #[cfg(test)]

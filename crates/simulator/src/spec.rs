@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::duty_cycle::DutyCycle;
 use super::faults::{FaultRates, InjectedFault};
 use super::profile::{DeploymentProfile, OutageKind, ProfileSetting};
-use super::settings::is_deployment_name;
 
 /// Setting names of the fault rates.
 const RATES: [(&str, InjectedFault); 8] = [
@@ -232,6 +231,12 @@ pub fn format_profile(profile: &DeploymentProfile, now: Duration) -> String {
         put("down", &name);
     }
     text
+}
+
+/// Returns true for a valid deployment name, which is safe in JSON and headers without escaping.
+pub fn is_deployment_name(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=64).contains(&name.len()) && name.bytes().all(legal)
 }
 
 #[cfg(test)]

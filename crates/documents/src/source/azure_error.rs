@@ -6,7 +6,7 @@ use std::error::Error as _;
 
 use azure_core::error::{Error, ErrorKind};
 
-use super::DocumentSourceError;
+use super::error::DocumentSourceError;
 
 const ROLE: &str = "; an identity needs the role 'Storage Blob Data Reader' on the account or \
                     container (a new role takes some minutes to count), a SAS must be for reading and \

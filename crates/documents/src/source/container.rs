@@ -21,12 +21,12 @@ use secrecy::ExposeSecret;
 use tempfile::TempPath;
 use tokio::io::AsyncWriteExt;
 
+use super::azure_error;
 use super::container_url::ContainerUrl;
+use super::document::{DocumentVersion, FetchedFile, FileLocation, ListedDocument};
+use super::error::DocumentSourceError;
 use super::glob_filter::GlobFilter;
-use super::{
-    BlobSettings, DocumentSourceError, DocumentVersion, FetchedFile, FileLocation, ListedDocument,
-    azure_error,
-};
+use super::settings::BlobSettings;
 
 /// Retries after the first attempt of a request. With the delays between, of up to 5 s, they last
 /// through a failover of the service, and not through the night.

@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::DocumentSourceError;
+use super::error::DocumentSourceError;
 
 /// A container's URL, and the prefix that the names of its blobs must have.
 #[derive(Debug, PartialEq, Eq)]

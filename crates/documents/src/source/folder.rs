@@ -10,8 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use super::document::{DocumentVersion, FetchedFile, FileLocation, ListedDocument};
+use super::error::DocumentSourceError;
 use super::glob_filter::GlobFilter;
-use super::{DocumentSourceError, DocumentVersion, FetchedFile, FileLocation, ListedDocument};
 
 /// A folder that exists.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use glob::{MatchOptions, Pattern};
 
-use super::DocumentSourceError;
+use super::error::DocumentSourceError;
 
 /// Rules of shells: `*` stays in its folder and skips hidden names; but `.PDF` is a `*.pdf`.
 const GLOB_OPTIONS: MatchOptions = MatchOptions {

@@ -6,58 +6,26 @@
 //! hint only, since copying tools set the time back; see [`DocumentSource::has_reliable_versions`].
 //!
 //! `container_url` parses the URL, `glob_filter` the globs, `folder` and `container` are the kinds,
-//! `azure_error` converts errors. Vendor types stay in `azure_error`, `container` and `settings`.
+//! `document` and `error` are what both return, `azure_error` converts errors. Vendor types stay in `azure_error`, `container` and `settings`.
 
 mod azure_error;
 mod container;
 mod container_url;
+mod document;
+mod error;
 mod folder;
 mod glob_filter;
 mod settings;
 
-use std::fmt;
 use std::io;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use tempfile::TempPath;
-
 pub use container::BlobContainer;
+pub use document::{DocumentVersion, FetchedFile, ListedDocument};
+pub use error::{BlobSettingsError, DocumentSourceError};
 pub use folder::FolderSource;
 use glob_filter::GlobFilter;
-pub use settings::{BlobSettings, BlobSettingsError};
-
-/// A document as listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedDocument {
-    /// Path below the source, separated by `/`. Bytes of a file's name that are not UTF-8 are shown
-    /// as `\xNN`. A folder that can't be read is listed too, its name ending in `/`, so that it is
-    /// reported and not missed.
-    pub name: String,
-    pub version: DocumentVersion,
-    pub bytes: u64,
-    /// Path below its folder, if `name` does not show it exactly.
-    path: Option<PathBuf>,
-}
-
-/// Value that changes when a document does: a blob's ETag, a file's size and time. Versions of
-/// different documents can't be compared.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct DocumentVersion(String);
-
-impl DocumentVersion {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for DocumentVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+pub use settings::BlobSettings;
 
 /// Source of a night's documents.
 pub enum DocumentSource {
@@ -137,94 +105,6 @@ impl DocumentSource {
             Self::Folder(_) => Ok(()),
             Self::Container(container) => container.check_access().await,
         }
-    }
-}
-
-/// File that holds a document's bytes. A temporary one is deleted with this value.
-#[derive(Debug)]
-pub struct FetchedFile(FileLocation);
-
-#[derive(Debug)]
-enum FileLocation {
-    Original(PathBuf),
-    Temporary(TempPath),
-}
-
-impl Deref for FetchedFile {
-    type Target = Path;
-
-    fn deref(&self) -> &Path {
-        match &self.0 {
-            FileLocation::Original(path) => path,
-            FileLocation::Temporary(path) => path,
-        }
-    }
-}
-
-/// Reason why a source, or one document of it, is not available.
-#[derive(Debug, thiserror::Error)]
-pub enum DocumentSourceError {
-    #[error("'{glob}' is not a valid glob: {source}")]
-    Glob { glob: String, source: glob::PatternError },
-    #[error("the source {} is no folder", path.display())]
-    NoFolder { path: PathBuf },
-    /// The address is shown without its query, which may be a secret.
-    #[error("the source {address}: {problem}")]
-    Address { address: String, problem: &'static str },
-    #[error("documents: {0}")]
-    Settings(#[from] BlobSettingsError),
-    #[error("documents.credential: {0}")]
-    Identity(String),
-    #[error("Blob Storage does not answer: {0}")]
-    Unreachable(String),
-    #[error("Blob Storage sent an invalid response: {0}")]
-    InvalidResponse(String),
-    #[error("Blob Storage refuses with {status} {code}{hint}")]
-    Refused { status: u16, code: String, hint: &'static str },
-    #[error("its download broke off each time: {0}")]
-    Interrupted(String),
-    #[error("is gone since it was listed")]
-    Vanished,
-    #[error("changed since it was listed; the next run takes it as it is then")]
-    Changed,
-    #[error(
-        "lies in the archive tier, from which nothing can be read; move it to the hot, cool or cold \
-         tier, which takes hours, or exclude it"
-    )]
-    Archived,
-    #[error("has {bytes} bytes, more than {limit}; raise max_file_mib in the recipe, or cut it")]
-    TooLarge { bytes: u64, limit: u64 },
-    #[error("is a link that leads out of the source; copy the file, or take a source above both")]
-    OutsideSource,
-    #[error("can't be read: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl DocumentSourceError {
-    /// Returns true if the error is one document's own, so that the night goes on without it.
-    pub fn is_document_error(&self) -> bool {
-        match self {
-            Self::Refused { .. }
-            | Self::Interrupted(_)
-            | Self::Vanished
-            | Self::Changed
-            | Self::Archived
-            | Self::TooLarge { .. }
-            | Self::OutsideSource
-            | Self::Io(_) => true,
-            Self::Glob { .. }
-            | Self::NoFolder { .. }
-            | Self::Address { .. }
-            | Self::Settings(_)
-            | Self::Identity(_)
-            | Self::Unreachable(_)
-            | Self::InvalidResponse(_) => false,
-        }
-    }
-
-    /// Returns true if waiting may help.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Interrupted(_))
     }
 }
 

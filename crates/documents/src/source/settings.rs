@@ -6,7 +6,7 @@ use azure_core::credentials::TokenCredential;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::DocumentSourceError;
+use super::error::{BlobSettingsError, DocumentSourceError};
 use domain::secret::hidden_option;
 use identity::Identity;
 
@@ -26,15 +26,6 @@ pub struct BlobSettings {
     pub sas: Option<SecretString>,
     /// Server on this machine or network that is not Azure's: plain HTTP, its account in the path.
     pub emulator: bool,
-}
-
-/// Reason why the section is invalid.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobSettingsError {
-    #[error("'credential' and 'sas' exclude each other; take one of them away")]
-    Both,
-    #[error("'source' is no place for a SAS; give what follows its '?' as the setting 'sas'")]
-    SasInSource,
 }
 
 impl BlobSettings {
