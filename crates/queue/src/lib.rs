@@ -12,6 +12,7 @@
 //! backend knows which one it is; all pass the one contract suite in
 //! `tests/support/contract_queue.rs`.
 
+mod depth;
 pub mod local;
 pub mod peek;
 pub mod service_bus;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use depth::QueueDepth;
 use domain::job::{Amendment, Job, JobId};
 use peek::{PeekFilter, PeekResult};
 use store::Recorded;
@@ -122,25 +124,6 @@ pub struct SendCounts {
     /// Jobs that the queue held already. Backends that drop duplicates silently count them as
     /// accepted.
     pub duplicates: u64,
-}
-
-/// Number of messages in a queue, by state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct QueueDepth {
-    /// Ready to be handed out.
-    pub active: u64,
-    /// Handed out and locked. 0 where the backend counts these as active.
-    pub locked: u64,
-    /// Not handed out before a set time.
-    pub scheduled: u64,
-    pub dead_letters: u64,
-}
-
-impl QueueDepth {
-    /// Returns the messages that still need work.
-    pub fn pending(self) -> u64 {
-        self.active + self.locked + self.scheduled
-    }
 }
 
 /// Reason why a queue operation failed.

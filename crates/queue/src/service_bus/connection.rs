@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use fe2o3_amqp::connection::{Connection, ConnectionHandle};
 use fe2o3_amqp::sasl_profile::SaslProfile;
-use fe2o3_amqp::session::{Session, SessionHandle};
+use fe2o3_amqp::session::Session;
 use fe2o3_amqp_ws::WebSocketStream;
 use futures_util::future::BoxFuture;
 use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::cbs::CbsClaims;
 use super::error::{BrokerError, TransportError};
+use super::live_connection::AmqpConnection;
 use super::request::{CBS, RequestLink};
 
 /// Time limit of one attempt, from the name lookup to the first token.
@@ -111,50 +112,6 @@ struct ConnectionSlot {
     live: Option<Arc<AmqpConnection>>,
     failures: u32,
     not_before: Option<Instant>,
-}
-
-/// A connection with its session, until it ends.
-pub(super) struct AmqpConnection {
-    session: Mutex<SessionHandle<()>>,
-    ended: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl AmqpConnection {
-    pub(super) async fn session(&self) -> MutexGuard<'_, SessionHandle<()>> {
-        self.session.lock().await
-    }
-
-    pub(super) fn is_ended(&self) -> bool {
-        self.ended.is_cancelled()
-    }
-
-    /// Runs a step for no longer than the connection lives: the library may leave a step hanging
-    /// that the connection's end overtook.
-    pub(super) async fn run_while_alive<T>(
-        &self,
-        step: impl Future<Output = Result<T, BrokerError>>,
-    ) -> Result<T, BrokerError> {
-        let taken = self.ended.run_until_cancelled(step).await;
-        taken.unwrap_or_else(|| Err(TransportError::ConnectionLost.into()))
-    }
-
-    /// Ends the connection, for instance because its token expired.
-    pub(super) fn end(&self) {
-        self.ended.cancel();
-    }
-
-    /// Runs a link's task for no longer than the connection lives.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let ended = self.ended.clone();
-        self.tasks.spawn(async move { ended.run_until_cancelled(task).await });
-    }
-}
-
-impl Drop for AmqpConnection {
-    fn drop(&mut self) {
-        self.ended.cancel();
-    }
 }
 
 impl AmqpConnector {

@@ -11,10 +11,9 @@ use std::time::Duration;
 use super::connection::AmqpConnector;
 use super::management::{ManagementNode, PEEK_PAGE};
 use super::message::{self, ReceivedMessage};
-use super::receiver::{LockedMessage, MessageReceiver};
+use super::receiver::{LockedMessage, MessageReceiver, first_enqueued_of, job_of};
 use super::receiving_link::DeliveryDisposition;
 use super::sender::JobSender;
-use super::{first_enqueued_of, job_of};
 use crate::{LockToken, QueueError};
 use domain::job::{Amendment, Job};
 

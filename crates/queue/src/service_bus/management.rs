@@ -17,8 +17,9 @@ use jiff::Timestamp;
 use serde_amqp::read::SliceReader;
 use tokio::sync::Mutex;
 
-use super::connection::{AmqpConnection, AmqpConnector, RetryBudget};
+use super::connection::{AmqpConnector, RetryBudget};
 use super::error::{BrokerError, TransportError};
+use super::live_connection::AmqpConnection;
 use super::message::{self, ReceivedMessage};
 use super::receiving_link::DeliveryDisposition;
 use super::request::{NodeRequest, RequestLink};

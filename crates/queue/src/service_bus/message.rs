@@ -28,6 +28,9 @@ pub(super) const TRACE: [&str; 2] = ["traceparent", "Diagnostic-Id"];
 pub(super) const REASON: &str = "DeadLetterReason";
 pub(super) const DESCRIPTION: &str = "DeadLetterErrorDescription";
 
+/// The reason of dead letters that never were jobs.
+pub(super) const NOT_A_JOB: &str = "NotAJob";
+
 /// Characters that the service keeps of a reason and of a description.
 const LONGEST_REASON: usize = 4_096;
 

@@ -1,6 +1,6 @@
 //! Azure Service Bus as a queue, over AMQP 1.0; over REST requests in [`https`]. [`open`] chooses.
 //!
-//! One connection and one session carry everything: `connection` makes and remakes them, `cbs` puts
+//! One connection and one session (`live_connection`) carry everything: `connection` makes and remakes them, `cbs` puts
 //! the tokens, `receiver` owns the receiving link (`receiving_link`, with `receive_buffer` as its
 //! bookkeeping), `sender` the sending one, `management` does what no link can (over `request`),
 //! `dead_letters` is the dead-letter subqueue, `message` turns jobs into messages and back, `error`
@@ -25,6 +25,7 @@ mod dead_letters;
 mod error;
 mod http;
 pub mod https;
+mod live_connection;
 mod management;
 mod message;
 mod receive_buffer;
@@ -55,13 +56,10 @@ use dead_letters::DeadLetterSubqueue;
 use domain::job::{Amendment, Job};
 use https::HttpsQueue;
 use management::{ManagementNode, PEEK_PAGE, next_sequence};
-use receiver::{LockedMessage, MessageHandOut, MessageReceiver};
+use receiver::{LockedMessage, MessageHandOut, MessageReceiver, first_enqueued_of, job_of};
 use receiving_link::DeliveryDisposition;
 use sender::JobSender;
 use settings::ResolvedSettings;
-
-/// The reason of dead letters that never were jobs.
-const NOT_A_JOB: &str = "NotAJob";
 
 /// Pages that a count peeks at, each bounded in messages and bytes.
 const COUNT_PAGES: usize = 4;
@@ -149,7 +147,7 @@ impl ServiceBusQueue {
                 // The description may quote the message, which is not for the log.
                 warn!("a message is not a job; dead-lettering it");
                 let description = description.clone();
-                let reason = DeadLetterReason { reason: NOT_A_JOB.into(), description };
+                let reason = DeadLetterReason { reason: message::NOT_A_JOB.into(), description };
                 self.settle_as(vec![locked.lock], DeliveryDisposition::DeadLetter(reason)).await?;
             }
         }
@@ -162,20 +160,6 @@ impl ServiceBusQueue {
         };
         Ok(handed_out.take().into_iter().zip(jobs).filter_map(delivery).collect())
     }
-}
-
-fn job_of(locked: &LockedMessage) -> Result<Job, String> {
-    let body = message::body_of(&locked.message.body)?;
-    let mut job = Job::from_message(&body).map_err(|error| error.to_string())?;
-    // A program that knows nothing of our history may still be traced.
-    job.history.traceparent =
-        job.history.traceparent.or_else(|| message::traceparent(&locked.message));
-    Ok(job)
-}
-
-/// Returns the job's first enqueue time; without one, this is its first message.
-fn first_enqueued_of(job: &Job, locked: &LockedMessage) -> Option<Timestamp> {
-    job.history.first_enqueued.or_else(|| message::enqueued(&locked.message))
 }
 
 #[async_trait]

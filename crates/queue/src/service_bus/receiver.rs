@@ -19,12 +19,14 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use super::connection::{AmqpConnection, AmqpConnector, MAX_BACKOFF, backoff};
+use super::connection::{AmqpConnector, MAX_BACKOFF, backoff};
 use super::error::{BrokerError, TransportError};
+use super::live_connection::AmqpConnection;
 use super::message::{self, ReceivedMessage};
 use super::receive_buffer::{PendingReceive, ReceiveBuffer, ReceiveReply};
 use super::receiving_link::{self, DeliveryDisposition, LinkEvent, ReceivingLink};
 use crate::{DeadLetterReason, LockToken};
+use domain::job::Job;
 
 /// Commands that may wait for the task; more wait in their callers.
 const BACKLOG: usize = 64;
@@ -230,7 +232,7 @@ impl ReceiverTask {
                 self.credit = self.credit.saturating_sub(1);
                 if let ReceivingLink::Up(_, receiver) = link {
                     let reason = DeadLetterReason {
-                        reason: super::NOT_A_JOB.to_owned(),
+                        reason: message::NOT_A_JOB.to_owned(),
                         description: "the message breaks AMQP's encoding".to_owned(),
                     };
                     receiving_link::dispose(
@@ -353,4 +355,18 @@ impl ReceiverTask {
         self.credit = 0;
         *link = self.attach(pause);
     }
+}
+
+pub(super) fn job_of(locked: &LockedMessage) -> Result<Job, String> {
+    let body = message::body_of(&locked.message.body)?;
+    let mut job = Job::from_message(&body).map_err(|error| error.to_string())?;
+    // A program that knows nothing of our history may still be traced.
+    job.history.traceparent =
+        job.history.traceparent.or_else(|| message::traceparent(&locked.message));
+    Ok(job)
+}
+
+/// Returns the job's first enqueue time; without one, this is its first message.
+pub(super) fn first_enqueued_of(job: &Job, locked: &LockedMessage) -> Option<Timestamp> {
+    job.history.first_enqueued.or_else(|| message::enqueued(&locked.message))
 }

@@ -14,8 +14,8 @@ use fe2o3_amqp::types::primitives::{Symbol, Value};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::connection::AmqpConnection;
 use super::error::BrokerError;
+use super::live_connection::AmqpConnection;
 use super::message::{self, ReceivedMessage};
 use crate::DeadLetterReason;
 

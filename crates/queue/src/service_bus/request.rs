@@ -16,8 +16,8 @@ use fe2o3_amqp::{Delivery, Receiver, Sender};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::connection::AmqpConnection;
 use super::error::{BrokerError, TransportError};
+use super::live_connection::AmqpConnection;
 
 /// The node that takes tokens.
 pub(super) const CBS: &str = "$cbs";

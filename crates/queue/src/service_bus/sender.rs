@@ -19,8 +19,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::connection::{AmqpConnection, AmqpConnector, RetryBudget};
+use super::connection::{AmqpConnector, RetryBudget};
 use super::error::{BrokerError, TransportError};
+use super::live_connection::AmqpConnection;
 use super::message::{BATCH_FORMAT, EncodedMessage, bytes_of};
 use crate::QueueError;
 use domain::job::Job;

@@ -14,12 +14,15 @@ use tracing::debug;
 use super::adapter::{self, broker_error};
 use super::peek_lock::{LockAction, PeekLock};
 use super::send_request::{self, SendRequest};
-use super::{DeadLetterReason, IN_FLIGHT};
+use crate::DeadLetterReason;
 use crate::service_bus::connection::RetryBudget;
 use crate::service_bus::error::BrokerError;
 use crate::service_bus::http::NamespaceClient;
 use crate::service_bus::message;
 use domain::job::Job;
+
+/// Requests that are in flight at once, for each call of the queue.
+pub(super) const IN_FLIGHT: usize = 32;
 
 /// A queue, a topic, a subscription, or the dead letters of one.
 pub(super) struct RestEntity {

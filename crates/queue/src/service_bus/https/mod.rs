@@ -47,11 +47,8 @@ use crate::{
 };
 use dead_letters::DeadLetterSources;
 use domain::job::{Amendment, Job};
-use entity::{RestEntity, retry};
+use entity::{IN_FLIGHT, RestEntity, retry};
 use peek_lock::{LockAction, PeekLock, PeekLocks};
-
-/// Requests that are in flight at once, for each call of the queue.
-const IN_FLIGHT: usize = 32;
 
 /// Send requests that are in flight at once.
 const SENDS_IN_FLIGHT: usize = 8;
