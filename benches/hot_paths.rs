@@ -21,7 +21,7 @@ use promptmill::outcome::{Outcome, OutcomeStatus, TokenUsage};
 use promptmill::queue::local::LocalQueue;
 use promptmill::queue::{Delivery, Queue, Settlement};
 use promptmill::sqlite::Database;
-use promptmill::store::Store;
+use promptmill::store::OutcomeStore;
 use promptmill::store::local::LocalStore;
 use promptmill::tokens;
 use reqwest::header::HeaderMap;

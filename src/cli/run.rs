@@ -28,7 +28,7 @@ use report::results::{OutcomeSelection, ResultCounts, ResultPaths, jsonl};
 use state::StateDir;
 use state::sqlite::Database;
 use store::local::LocalStore;
-use store::{BatchTotals, SortOrder, Store};
+use store::{BatchStore, BatchTotals, OutcomeReader, SortOrder};
 use telemetry::{self, WorkerProgress};
 use worker::{Worker, WorkerError, WorkerExit, WorkerSettings};
 

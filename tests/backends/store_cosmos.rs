@@ -21,7 +21,10 @@ use promptmill::report::live::{BatchFilter, LiveInputs, LiveWatcher};
 use promptmill::store::cosmos::{
     CosmosConsistency, CosmosCredential, CosmosOperation, CosmosSettings, CosmosStore, init,
 };
-use promptmill::store::{Batch, BatchState, Recorded, SortOrder, Store, StoreError};
+use promptmill::store::{
+    Batch, BatchState, BatchStore, BudgetStore, OutcomeReader, OutcomeStore, Recorded, SortOrder,
+    Store, StoreError, WorkerRegistry,
+};
 use uuid::Uuid;
 
 /// Far above what the faults below cost, far below what hangs.

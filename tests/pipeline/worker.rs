@@ -25,8 +25,9 @@ use promptmill::simulator::{self, SimulatedLatency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
 use promptmill::store::{
-    Batch, BatchState, BatchTotals, KvRecord, OutcomeSummary, Recorded, RunningTotals, SortOrder,
-    Store, StoreError,
+    Batch, BatchState, BatchStore, BatchTotals, BudgetStore, KvRecord, KvStore, OutcomeReader,
+    OutcomeStore, OutcomeSummary, PayloadStore, Recorded, RunningTotals, SortOrder, Store,
+    StoreError, StoreMeter, WorkerRegistry,
 };
 use promptmill::telemetry::WorkerProgress;
 use promptmill::worker::{
@@ -106,8 +107,10 @@ impl Moody {
     }
 }
 
+impl StoreMeter for Moody {}
+
 #[async_trait]
-impl Store for Moody {
+impl OutcomeStore for Moody {
     async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError> {
         if self.away.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
@@ -122,6 +125,17 @@ impl Store for Moody {
     ) -> Result<Vec<Option<Recorded>>, StoreError> {
         self.inner.look_up(batch, custom_ids).await
     }
+    async fn reopen_dead(
+        &self,
+        batch: &BatchId,
+        custom_ids: &[&str],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        self.inner.reopen_dead(batch, custom_ids).await
+    }
+}
+
+#[async_trait]
+impl OutcomeReader for Moody {
     async fn outcome(
         &self,
         batch: &BatchId,
@@ -135,13 +149,6 @@ impl Store for Moody {
         job: JobId,
     ) -> Result<Option<Outcome>, StoreError> {
         self.inner.outcome_by_id(batch, job).await
-    }
-    async fn reopen_dead(
-        &self,
-        batch: &BatchId,
-        custom_ids: &[&str],
-    ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        self.inner.reopen_dead(batch, custom_ids).await
     }
     async fn outcomes(
         &self,
@@ -166,10 +173,13 @@ impl Store for Moody {
     ) -> Result<RunningTotals, StoreError> {
         self.inner.running_totals(batch, since).await
     }
+}
+
+#[async_trait]
+impl BatchStore for Moody {
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
     }
-
     async fn change_state(
         &self,
         id: &BatchId,
@@ -179,6 +189,16 @@ impl Store for Moody {
     ) -> Result<Option<Batch>, StoreError> {
         self.inner.change_state(id, from, to, reason).await
     }
+    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
+        self.inner.batch(id).await
+    }
+    async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
+        self.inner.batches().await
+    }
+}
+
+#[async_trait]
+impl BudgetStore for Moody {
     async fn limit_budget(
         &self,
         batch: &BatchId,
@@ -196,12 +216,10 @@ impl Store for Moody {
     ) -> Result<Option<(bool, Budget)>, StoreError> {
         self.inner.claim(batch, claim).await
     }
-    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
-        self.inner.batch(id).await
-    }
-    async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
-        self.inner.batches().await
-    }
+}
+
+#[async_trait]
+impl PayloadStore for Moody {
     async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.inner.put_payload(name, bytes).await
     }
@@ -211,6 +229,23 @@ impl Store for Moody {
     async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
         self.inner.delete_payload(name).await
     }
+}
+
+#[async_trait]
+impl WorkerRegistry for Moody {
+    async fn put_heartbeat(&self, word: &Heartbeat) -> Result<(), StoreError> {
+        self.inner.put_heartbeat(word).await
+    }
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        self.inner.heartbeats().await
+    }
+    async fn delete_heartbeat(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.inner.delete_heartbeat(instance).await
+    }
+}
+
+#[async_trait]
+impl KvStore for Moody {
     async fn put_kv(&self, note: &KvRecord, was: Option<&str>) -> Result<bool, StoreError> {
         self.inner.put_kv(note, was).await
     }
@@ -222,15 +257,6 @@ impl Store for Moody {
     }
     async fn delete_kv(&self, kind: &str, id: &str) -> Result<(), StoreError> {
         self.inner.delete_kv(kind, id).await
-    }
-    async fn put_heartbeat(&self, word: &Heartbeat) -> Result<(), StoreError> {
-        self.inner.put_heartbeat(word).await
-    }
-    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
-        self.inner.heartbeats().await
-    }
-    async fn delete_heartbeat(&self, instance: Uuid) -> Result<(), StoreError> {
-        self.inner.delete_heartbeat(instance).await
     }
 }
 

@@ -20,7 +20,7 @@ use test_support::fleet;
 use fleet::{Fleet, Setup, size, until};
 use promptmill::heartbeat::{Heartbeat, QuotaClaim};
 use promptmill::simulator::{self, DeploymentWindow, SimulatedLatency};
-use promptmill::store::Store;
+use promptmill::store::WorkerRegistry;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use promptmill::job::BatchId;
 use promptmill::simulator::{self, FaultRates, SimulatedLatency, Simulator};
 use promptmill::store::cosmos::CosmosStore;
-use promptmill::store::{SortOrder, Store};
+use promptmill::store::{OutcomeReader, SortOrder};
 use service_bus_broker::Broker;
 use tokio::time::Instant;
 

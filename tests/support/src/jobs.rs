@@ -8,7 +8,7 @@ use promptmill::job::{Api, BatchId, Job, JobHistory, JobId, TokenEstimate};
 use promptmill::outcome::{Outcome, OutcomeStatus, TokenUsage};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Recorded, Store};
+use promptmill::store::{OutcomeStore, Recorded};
 
 pub fn job(batch: &str, custom_id: &str) -> Job {
     let batch_id: BatchId = batch.parse().unwrap();

@@ -2,15 +2,16 @@
 
 use std::cmp::Reverse;
 
+use async_trait::async_trait;
 use azure_core::http::Etag;
 use azure_data_cosmos::feed::FeedScope;
 use azure_data_cosmos::options::{ItemWriteOptions, Precondition};
 
-use super::CosmosInner;
 use super::calls::{CallBackoff, CallPurpose, PointResult, QueryPages, decode_item, page_of};
 use super::items::BatchItem;
 use super::request_units::CosmosOperation;
-use crate::{Batch, BatchState, StoreError};
+use super::{CosmosInner, CosmosStore};
+use crate::{Batch, BatchState, BatchStore, StoreError};
 use domain::job::BatchId;
 
 const GET: CallPurpose = CallPurpose(CosmosOperation::Batches, "reading a batch");
@@ -19,26 +20,28 @@ const LIST: CallPurpose = CallPurpose(CosmosOperation::Batches, "listing batches
 
 const BATCHES_A_PAGE: u32 = 100;
 
-impl CosmosInner {
+#[async_trait]
+impl BatchStore for CosmosStore {
     /// Creates the batch or overwrites its counts; its number of shards and its state stay.
-    pub(super) async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
+    async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let id = batch.id.to_string();
-        let mut others = CallBackoff::new(self.calls.patience);
+        let mut others = CallBackoff::new(self.inner.calls.patience);
         loop {
-            let read = || self.batches.read_item(id.clone(), &id, None);
-            let answer = if let PointResult::Done(response) = self.calls.read(GET, read).await? {
-                let etag = response.headers().etag().cloned();
-                let known: BatchItem = decode_item(GET, response)?;
-                let mut item = BatchItem::new(batch, known.shards);
-                if known.state.is_some() {
-                    (item.state, item.reason) = (known.state, known.reason);
-                }
-                self.replace(&id, &item, etag).await?
-            } else {
-                let item = BatchItem::new(batch, self.new_shards);
-                let create = || self.batches.create_item(id.clone(), &id, &item, None);
-                self.calls.write(PUT, create).await?
-            };
+            let read = || self.inner.batches.read_item(id.clone(), &id, None);
+            let answer =
+                if let PointResult::Done(response) = self.inner.calls.read(GET, read).await? {
+                    let etag = response.headers().etag().cloned();
+                    let known: BatchItem = decode_item(GET, response)?;
+                    let mut item = BatchItem::new(batch, known.shards);
+                    if known.state.is_some() {
+                        (item.state, item.reason) = (known.state, known.reason);
+                    }
+                    self.inner.replace(&id, &item, etag).await?
+                } else {
+                    let item = BatchItem::new(batch, self.inner.new_shards);
+                    let create = || self.inner.batches.create_item(id.clone(), &id, &item, None);
+                    self.inner.calls.write(PUT, create).await?
+                };
             if answer.written(PUT)? {
                 return Ok(());
             }
@@ -46,7 +49,7 @@ impl CosmosInner {
         }
     }
 
-    pub(super) async fn change_state(
+    async fn change_state(
         &self,
         id: &BatchId,
         from: &[BatchState],
@@ -54,10 +57,10 @@ impl CosmosInner {
         reason: Option<&str>,
     ) -> Result<Option<Batch>, StoreError> {
         let id = id.to_string();
-        let mut others = CallBackoff::new(self.calls.patience);
+        let mut others = CallBackoff::new(self.inner.calls.patience);
         loop {
-            let read = || self.batches.read_item(id.clone(), &id, None);
-            let PointResult::Done(response) = self.calls.read(GET, read).await? else {
+            let read = || self.inner.batches.read_item(id.clone(), &id, None);
+            let PointResult::Done(response) = self.inner.calls.read(GET, read).await? else {
                 return Ok(None);
             };
             let etag = response.headers().etag().cloned();
@@ -66,7 +69,7 @@ impl CosmosInner {
                 return Ok(item.into_batch()?);
             }
             (item.state, item.reason) = (Some(to), reason.map(str::to_owned));
-            if self.replace(&id, &item, etag).await?.written(PUT)? {
+            if self.inner.replace(&id, &item, etag).await?.written(PUT)? {
                 return Ok(item.into_batch()?);
             }
             // If our own write succeeded unnoticed, the next read finds it done.
@@ -74,6 +77,27 @@ impl CosmosInner {
         }
     }
 
+    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
+        let item = self.inner.batch_item(id).await?;
+        Ok(item.map(BatchItem::into_batch).transpose()?.flatten())
+    }
+
+    async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
+        let (query, all) = ("SELECT * FROM c".into(), FeedScope::full_container());
+        let mut pages: QueryPages<BatchItem> =
+            QueryPages::new(&self.inner.batches, query, all, page_of(BATCHES_A_PAGE), LIST);
+        let mut batches = Vec::new();
+        while let Some(items) = pages.next(&self.inner.calls).await? {
+            for item in items {
+                batches.extend(item.into_batch()?);
+            }
+        }
+        batches.sort_by_key(|batch| Reverse(batch.created_at));
+        Ok(batches)
+    }
+}
+
+impl CosmosInner {
     async fn replace(
         &self,
         id: &str,
@@ -85,25 +109,6 @@ impl CosmosInner {
         });
         let replace = || self.batches.replace_item(id.to_owned(), id, item, options.clone());
         self.calls.write(PUT, replace).await
-    }
-
-    pub(super) async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
-        let item = self.batch_item(id).await?;
-        Ok(item.map(BatchItem::into_batch).transpose()?.flatten())
-    }
-
-    pub(super) async fn list_batches(&self) -> Result<Vec<Batch>, StoreError> {
-        let (query, all) = ("SELECT * FROM c".into(), FeedScope::full_container());
-        let mut pages: QueryPages<BatchItem> =
-            QueryPages::new(&self.batches, query, all, page_of(BATCHES_A_PAGE), LIST);
-        let mut batches = Vec::new();
-        while let Some(items) = pages.next(&self.calls).await? {
-            for item in items {
-                batches.extend(item.into_batch()?);
-            }
-        }
-        batches.sort_by_key(|batch| Reverse(batch.created_at));
-        Ok(batches)
     }
 
     /// Returns the batch's number of shards, and fixes it now if it was not before.

@@ -4,16 +4,17 @@
 //! response was lost must not be repeated: an amount given back twice would be spent twice. So the
 //! item remembers its last writes.
 
+use async_trait::async_trait;
 use azure_data_cosmos::options::{
     ItemReadOptions, ItemWriteOptions, Precondition, ReadConsistencyStrategy,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::CosmosInner;
 use super::calls::{CallBackoff, CallPurpose, PointResult, decode_item};
 use super::request_units::CosmosOperation;
-use crate::StoreError;
+use super::{CosmosInner, CosmosStore};
+use crate::{BudgetStore, StoreError};
 use domain::budget::{Budget, BudgetClaim, BudgetLimit, BudgetUnit};
 use domain::job::BatchId;
 
@@ -83,11 +84,23 @@ fn budget_partition(batch: &BatchId) -> String {
     format!("{batch}|budget")
 }
 
-impl CosmosInner {
-    pub(super) async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+#[async_trait]
+impl BudgetStore for CosmosStore {
+    async fn limit_budget(
+        &self,
+        batch: &BatchId,
+        limit: &BudgetLimit,
+    ) -> Result<Budget, StoreError> {
+        let change = |old: Option<Budget>| Some(Budget::with_limit(old, limit));
+        // Always changed, so always there.
+        let (_, budget) = self.inner.change_budget(batch, false, change).await?;
+        Ok(budget.unwrap_or_else(|| Budget::with_limit(None, limit)))
+    }
+
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
         let pk = budget_partition(batch);
-        let read = || self.outcomes.read_item(pk.clone(), ID, Some(newest()));
-        match self.calls.call_unpaced(GET, read).await? {
+        let read = || self.inner.outcomes.read_item(pk.clone(), ID, Some(newest()));
+        match self.inner.calls.call_unpaced(GET, read).await? {
             PointResult::Done(response) => {
                 Ok(Some(decode_item::<BudgetItem>(GET, response)?.budget()))
             }
@@ -97,18 +110,7 @@ impl CosmosInner {
         }
     }
 
-    pub(super) async fn limit_budget(
-        &self,
-        batch: &BatchId,
-        limit: &BudgetLimit,
-    ) -> Result<Budget, StoreError> {
-        let change = |old: Option<Budget>| Some(Budget::with_limit(old, limit));
-        // Always changed, so always there.
-        let (_, budget) = self.change_budget(batch, false, change).await?;
-        Ok(budget.unwrap_or_else(|| Budget::with_limit(None, limit)))
-    }
-
-    pub(super) async fn claim(
+    async fn claim(
         &self,
         batch: &BatchId,
         claim: &BudgetClaim,
@@ -117,10 +119,12 @@ impl CosmosInner {
         // If unknown, a give-back counts as done and a take as not: too much may stay committed,
         // never too little.
         let if_unknown = claim.take <= 0;
-        let (changed, budget) = self.change_budget(batch, if_unknown, change).await?;
+        let (changed, budget) = self.inner.change_budget(batch, if_unknown, change).await?;
         Ok(budget.map(|budget| (changed, budget)))
     }
+}
 
+impl CosmosInner {
     /// Changes the budget once, if `change` does; returns whether, and the resulting budget.
     async fn change_budget(
         &self,

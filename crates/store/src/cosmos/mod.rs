@@ -41,24 +41,14 @@ mod write_pacer;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
 use azure_data_cosmos::ContainerClient;
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use jiff::Timestamp;
-use uuid::Uuid;
 
 pub use self::init::init;
 pub use self::request_units::{CosmosOperation, RequestUnits};
 pub use self::settings::{CosmosConsistency, CosmosCredential, CosmosSettings};
-use super::{
-    Batch, BatchState, BatchTotals, KvRecord, OutcomeSummary, PAYLOAD_TTL, Recorded, RunningTotals,
-    SortOrder, Store, StoreCharges, StoreError,
-};
-use domain::budget::{Budget, BudgetClaim, BudgetLimit};
-use domain::heartbeat::Heartbeat;
-use domain::job::{BatchId, JobId};
-use domain::outcome::Outcome;
+use super::{BatchTotals, StoreCharges, StoreError, StoreMeter};
+use domain::job::BatchId;
 
 /// Shards that are read side by side.
 const SHARDS_AT_A_TIME: usize = 8;
@@ -129,9 +119,9 @@ impl CosmosStore {
     /// a killed worker.
     ///
     /// # Errors
-    /// As [`Store::totals`].
+    /// As [`crate::OutcomeReader::totals`].
     pub async fn worker_totals(&self, batch: &BatchId) -> Result<BatchTotals, StoreError> {
-        Ok(self.running_totals(batch, Timestamp::MAX).await?.totals())
+        Ok(self.inner.running_totals(batch, Timestamp::MAX).await?.totals())
     }
 }
 
@@ -141,167 +131,7 @@ impl CosmosInner {
     }
 }
 
-/// Returns the items' ids, which are the jobs'.
-fn job_ids(batch: &BatchId, custom_ids: &[&str]) -> Vec<JobId> {
-    custom_ids.iter().map(|custom_id| JobId::new(batch, custom_id)).collect()
-}
-
-#[async_trait]
-impl Store for CosmosStore {
-    async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError> {
-        if outcomes.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.inner.record(&outcomes).await
-    }
-
-    async fn look_up(
-        &self,
-        batch: &BatchId,
-        custom_ids: &[&str],
-    ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        if custom_ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.inner.look_up(batch, &job_ids(batch, custom_ids)).await
-    }
-
-    async fn outcome(
-        &self,
-        batch: &BatchId,
-        custom_id: &str,
-    ) -> Result<Option<Outcome>, StoreError> {
-        self.inner.outcome(batch, JobId::new(batch, custom_id)).await
-    }
-
-    async fn outcome_by_id(
-        &self,
-        batch: &BatchId,
-        job: JobId,
-    ) -> Result<Option<Outcome>, StoreError> {
-        self.inner.outcome(batch, job).await
-    }
-
-    async fn reopen_dead(
-        &self,
-        batch: &BatchId,
-        custom_ids: &[&str],
-    ) -> Result<Vec<Option<Recorded>>, StoreError> {
-        if custom_ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.inner.reopen_dead(batch, &job_ids(batch, custom_ids)).await
-    }
-
-    async fn outcomes(
-        &self,
-        batch: &BatchId,
-        order: SortOrder,
-    ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
-        Arc::clone(&self.inner).stream(batch, order).await
-    }
-
-    async fn outcome_summaries(
-        &self,
-        batch: &BatchId,
-    ) -> Result<BoxStream<'static, Result<OutcomeSummary, StoreError>>, StoreError> {
-        Arc::clone(&self.inner).stream_summaries(batch).await
-    }
-
-    async fn totals(&self, batch: &BatchId) -> Result<BatchTotals, StoreError> {
-        self.inner.totals(batch).await
-    }
-
-    async fn running_totals(
-        &self,
-        batch: &BatchId,
-        since: Timestamp,
-    ) -> Result<RunningTotals, StoreError> {
-        self.inner.running_totals(batch, since).await
-    }
-
-    async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.inner.put_batch(batch).await
-    }
-
-    async fn change_state(
-        &self,
-        id: &BatchId,
-        from: &[BatchState],
-        to: BatchState,
-        reason: Option<&str>,
-    ) -> Result<Option<Batch>, StoreError> {
-        self.inner.change_state(id, from, to, reason).await
-    }
-
-    async fn limit_budget(
-        &self,
-        batch: &BatchId,
-        limit: &BudgetLimit,
-    ) -> Result<Budget, StoreError> {
-        self.inner.limit_budget(batch, limit).await
-    }
-
-    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
-        self.inner.budget(batch).await
-    }
-
-    async fn claim(
-        &self,
-        batch: &BatchId,
-        claim: &BudgetClaim,
-    ) -> Result<Option<(bool, Budget)>, StoreError> {
-        self.inner.claim(batch, claim).await
-    }
-
-    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
-        self.inner.batch(id).await
-    }
-
-    async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
-        self.inner.list_batches().await
-    }
-
-    async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.inner.put_payload(name, &bytes, Some(PAYLOAD_TTL)).await
-    }
-
-    async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
-        self.inner.get_payload(name).await
-    }
-
-    async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
-        self.inner.delete_payload(name).await
-    }
-
-    async fn put_heartbeat(&self, word: &Heartbeat) -> Result<(), StoreError> {
-        self.inner.put_heartbeat(word).await
-    }
-
-    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
-        self.inner.heartbeats().await
-    }
-
-    async fn delete_heartbeat(&self, instance: Uuid) -> Result<(), StoreError> {
-        self.inner.delete_heartbeat(instance).await
-    }
-
-    async fn put_kv(&self, note: &KvRecord, was: Option<&str>) -> Result<bool, StoreError> {
-        self.inner.put_kv(note, was).await
-    }
-
-    async fn get_kv(&self, kind: &str, id: &str) -> Result<Option<String>, StoreError> {
-        self.inner.get_kv(kind, id).await
-    }
-
-    async fn list_kv(&self, kind: &str) -> Result<Vec<KvRecord>, StoreError> {
-        self.inner.list_kv(kind).await
-    }
-
-    async fn delete_kv(&self, kind: &str, id: &str) -> Result<(), StoreError> {
-        self.inner.delete_kv(kind, id).await
-    }
-
+impl StoreMeter for CosmosStore {
     fn charges(&self) -> Option<StoreCharges> {
         let units = self.request_units();
         let spent = CosmosOperation::ALL.map(|operation| (operation.as_str(), units.of(operation)));

@@ -8,17 +8,18 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::CosmosInner;
 use super::calls::{CallPurpose, PointResult, decode_item};
 use super::error::BadItem;
 use super::request_units::CosmosOperation;
-use crate::StoreError;
+use super::{CosmosInner, CosmosStore};
+use crate::{PAYLOAD_TTL, PayloadStore, StoreError};
 use domain::job::JobId;
 
 const PUT: CallPurpose = CallPurpose(CosmosOperation::Payloads, "writing a payload");
@@ -44,6 +45,21 @@ struct PayloadPart {
 /// job have one each, and the later one deletes only its own.
 pub(super) fn body_payload_name(job: JobId, write_id: &str) -> String {
     format!("{job}.{write_id}")
+}
+
+#[async_trait]
+impl PayloadStore for CosmosStore {
+    async fn put_payload(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.inner.put_payload(name, &bytes, Some(PAYLOAD_TTL)).await
+    }
+
+    async fn get_payload(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get_payload(name).await
+    }
+
+    async fn delete_payload(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete_payload(name).await
+    }
 }
 
 impl CosmosInner {

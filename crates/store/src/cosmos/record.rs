@@ -4,15 +4,17 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::calls::{CallBackoff, CallPurpose, PointResult, decode_item};
 use super::items::{OutcomeItem, ProofFields, partition_key, shard_of};
 use super::request_units::CosmosOperation;
-use super::{CosmosInner, payloads};
-use crate::{Recorded, StoreError};
+use super::{CosmosInner, CosmosStore, payloads};
+use crate::{OutcomeStore, Recorded, StoreError};
 use domain::job::{BatchId, JobId};
 use domain::outcome::Outcome;
 
@@ -24,6 +26,43 @@ const LOOK_UP: CallPurpose = CallPurpose(CosmosOperation::LookUp, "looking an ou
 const ITEM_LIMIT: usize = 1_900_000;
 /// The longest that one byte of text can become in JSON: `\u0000`.
 const JSON_GROWTH: usize = 6;
+
+#[async_trait]
+impl OutcomeStore for CosmosStore {
+    async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError> {
+        if outcomes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.inner.record(&outcomes).await
+    }
+
+    async fn look_up(
+        &self,
+        batch: &BatchId,
+        custom_ids: &[&str],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        if custom_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.inner.look_up(batch, &job_ids(batch, custom_ids)).await
+    }
+
+    async fn reopen_dead(
+        &self,
+        batch: &BatchId,
+        custom_ids: &[&str],
+    ) -> Result<Vec<Option<Recorded>>, StoreError> {
+        if custom_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.inner.reopen_dead(batch, &job_ids(batch, custom_ids)).await
+    }
+}
+
+/// Returns the items' ids, which are the jobs'.
+fn job_ids(batch: &BatchId, custom_ids: &[&str]) -> Vec<JobId> {
+    custom_ids.iter().map(|custom_id| JobId::new(batch, custom_id)).collect()
+}
 
 impl CosmosInner {
     pub(super) async fn record(&self, outcomes: &[Outcome]) -> Result<Vec<Recorded>, StoreError> {

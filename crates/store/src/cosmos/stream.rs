@@ -8,17 +8,19 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::vec;
 
+use async_trait::async_trait;
 use azure_data_cosmos::feed::FeedScope;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::calls::{CallPurpose, PointResult, QueryPages, decode_item, page_of};
 use super::error::BadItem;
 use super::items::{OutcomeItem, partition_key, shard_of};
 use super::request_units::CosmosOperation;
-use super::{CosmosInner, SHARDS_AT_A_TIME};
-use crate::{SortOrder, StoreError};
+use super::{CosmosInner, CosmosStore, SHARDS_AT_A_TIME};
+use crate::{BatchTotals, OutcomeReader, OutcomeSummary, RunningTotals, SortOrder, StoreError};
 use domain::job::{BatchId, JobId};
 use domain::outcome::Outcome;
 
@@ -31,6 +33,52 @@ const ORDERED_PAGE_ITEMS: u32 = 16;
 
 type OwnedOutcomeItem = OutcomeItem<'static>;
 pub(super) type OutcomeStream = BoxStream<'static, Result<Outcome, StoreError>>;
+
+#[async_trait]
+impl OutcomeReader for CosmosStore {
+    async fn outcome(
+        &self,
+        batch: &BatchId,
+        custom_id: &str,
+    ) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(batch, JobId::new(batch, custom_id)).await
+    }
+
+    async fn outcome_by_id(
+        &self,
+        batch: &BatchId,
+        job: JobId,
+    ) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(batch, job).await
+    }
+
+    async fn outcomes(
+        &self,
+        batch: &BatchId,
+        order: SortOrder,
+    ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
+        Arc::clone(&self.inner).stream(batch, order).await
+    }
+
+    async fn outcome_summaries(
+        &self,
+        batch: &BatchId,
+    ) -> Result<BoxStream<'static, Result<OutcomeSummary, StoreError>>, StoreError> {
+        Arc::clone(&self.inner).stream_summaries(batch).await
+    }
+
+    async fn totals(&self, batch: &BatchId) -> Result<BatchTotals, StoreError> {
+        self.inner.totals(batch).await
+    }
+
+    async fn running_totals(
+        &self,
+        batch: &BatchId,
+        since: Timestamp,
+    ) -> Result<RunningTotals, StoreError> {
+        self.inner.running_totals(batch, since).await
+    }
+}
 
 impl CosmosInner {
     pub(super) async fn stream(

@@ -1,17 +1,53 @@
 //! The `batches` table.
 
+use std::cmp::Reverse;
+
+use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::{Batch, BatchState};
+use super::LocalStore;
+use crate::{Batch, BatchState, BatchStore, StoreError};
 use domain::job::BatchId;
 use state::sqlite::parsed;
 
 const BATCHES: &str =
     "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs, reason FROM batches";
 
+#[async_trait]
+impl BatchStore for LocalStore {
+    async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
+        let batch = batch.clone();
+        self.write(move |c| put(c, &batch)).await
+    }
+
+    async fn change_state(
+        &self,
+        id: &BatchId,
+        from: &[BatchState],
+        to: BatchState,
+        reason: Option<&str>,
+    ) -> Result<Option<Batch>, StoreError> {
+        let (id, from, reason) = (id.clone(), from.to_vec(), reason.map(str::to_owned));
+        let change = move |c: &Connection| change_state(c, &id, &from, to, reason.as_deref());
+        self.write(change).await
+    }
+
+    async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
+        let id = id.clone();
+        self.read(move |c| find(c, &id)).await
+    }
+
+    async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
+        let mut batches = self.read(list).await?;
+        // Not by SQL: as text, "16:00:00Z" is later than "16:00:00.5Z".
+        batches.sort_by_key(|batch| Reverse(batch.created_at));
+        Ok(batches)
+    }
+}
+
 /// Creates or overwrites a batch; the state and reason of an existing one stay.
-pub(super) fn put(c: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+fn put(c: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     let inputs = serde_json::to_string(&batch.inputs)
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     c.prepare_cached(
@@ -34,7 +70,7 @@ pub(super) fn put(c: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 }
 
 /// Must run in a transaction that no other write can interleave with, as all writes do.
-pub(super) fn change_state(
+fn change_state(
     c: &Connection,
     id: &BatchId,
     from: &[BatchState],
@@ -50,12 +86,12 @@ pub(super) fn change_state(
     Ok(Some(Batch { state: to, reason: reason.map(str::to_owned), ..batch }))
 }
 
-pub(super) fn find(c: &Connection, id: &BatchId) -> rusqlite::Result<Option<Batch>> {
+fn find(c: &Connection, id: &BatchId) -> rusqlite::Result<Option<Batch>> {
     let sql = format!("{BATCHES} WHERE batch_id = ?1");
     c.prepare_cached(&sql)?.query_row([id.as_str()], read).optional()
 }
 
-pub(super) fn list(c: &Connection) -> rusqlite::Result<Vec<Batch>> {
+fn list(c: &Connection) -> rusqlite::Result<Vec<Batch>> {
     c.prepare_cached(BATCHES)?.query_map([], read)?.collect()
 }
 

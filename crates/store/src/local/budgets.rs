@@ -1,11 +1,40 @@
 //! The `budgets` table.
 
+use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::LocalStore;
+use crate::{BudgetStore, StoreError};
 use domain::budget::{Budget, BudgetClaim, BudgetLimit, BudgetUnit};
 use domain::job::BatchId;
 
-pub(super) fn find(c: &Connection, batch: &BatchId) -> rusqlite::Result<Option<Budget>> {
+#[async_trait]
+impl BudgetStore for LocalStore {
+    async fn limit_budget(
+        &self,
+        batch: &BatchId,
+        limit: &BudgetLimit,
+    ) -> Result<Budget, StoreError> {
+        let (batch, limit) = (batch.clone(), limit.clone());
+        self.write(move |c| put_limit(c, &batch, &limit)).await
+    }
+
+    async fn budget(&self, batch: &BatchId) -> Result<Option<Budget>, StoreError> {
+        let batch = batch.clone();
+        self.read(move |c| find(c, &batch)).await
+    }
+
+    async fn claim(
+        &self,
+        batch: &BatchId,
+        claim: &BudgetClaim,
+    ) -> Result<Option<(bool, Budget)>, StoreError> {
+        let (batch, claim) = (batch.clone(), *claim);
+        self.write(move |c| try_claim(c, &batch, &claim)).await
+    }
+}
+
+fn find(c: &Connection, batch: &BatchId) -> rusqlite::Result<Option<Budget>> {
     let sql = "SELECT currency, allowed, committed, spent FROM budgets WHERE batch_id = ?1";
     c.prepare_cached(sql)?
         .query_row([batch.as_str()], |row| {
@@ -21,18 +50,14 @@ pub(super) fn find(c: &Connection, batch: &BatchId) -> rusqlite::Result<Option<B
         .optional()
 }
 
-pub(super) fn limit(
-    c: &Connection,
-    batch: &BatchId,
-    limit: &BudgetLimit,
-) -> rusqlite::Result<Budget> {
+fn put_limit(c: &Connection, batch: &BatchId, limit: &BudgetLimit) -> rusqlite::Result<Budget> {
     let budget = Budget::with_limit(find(c, batch)?, limit);
     put(c, batch, &budget)?;
     Ok(budget)
 }
 
 /// Must run in a transaction that no other write can interleave with, as all writes do.
-pub(super) fn claim(
+fn try_claim(
     c: &Connection,
     batch: &BatchId,
     claim: &BudgetClaim,

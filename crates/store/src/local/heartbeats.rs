@@ -1,17 +1,35 @@
 //! Heartbeats by which worker instances share quotas: the `shares` table.
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::HEARTBEAT_TTL;
+use super::LocalStore;
+use crate::{HEARTBEAT_TTL, StoreError, WorkerRegistry};
 use domain::heartbeat::Heartbeat;
 use state::sqlite::parsed;
 
 const TTL_MS: i64 = HEARTBEAT_TTL.as_millis() as i64;
 
-pub(super) fn put(c: &Connection, heartbeat: &Heartbeat) -> rusqlite::Result<()> {
+#[async_trait]
+impl WorkerRegistry for LocalStore {
+    async fn put_heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+        let word = heartbeat.clone();
+        self.write(move |c| put(c, &word)).await
+    }
+
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        self.read(read).await
+    }
+
+    async fn delete_heartbeat(&self, instance: Uuid) -> Result<(), StoreError> {
+        self.write(move |c| remove(c, instance)).await
+    }
+}
+
+fn put(c: &Connection, heartbeat: &Heartbeat) -> rusqlite::Result<()> {
     let now = Timestamp::now().as_millisecond();
     c.prepare_cached("DELETE FROM shares WHERE updated_at < ?1")?.execute([now - TTL_MS])?;
     c.prepare_cached("INSERT OR REPLACE INTO shares VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
@@ -26,7 +44,7 @@ pub(super) fn put(c: &Connection, heartbeat: &Heartbeat) -> rusqlite::Result<()>
     Ok(())
 }
 
-pub(super) fn read(c: &Connection) -> rusqlite::Result<Vec<Heartbeat>> {
+fn read(c: &Connection) -> rusqlite::Result<Vec<Heartbeat>> {
     let sql = "SELECT instance, beat, parts, about FROM shares WHERE updated_at >= ?1";
     let mut select = c.prepare_cached(sql)?;
     let heartbeat = |row: &Row<'_>| {
@@ -41,7 +59,7 @@ pub(super) fn read(c: &Connection) -> rusqlite::Result<Vec<Heartbeat>> {
     select.query_map([oldest], heartbeat)?.collect()
 }
 
-pub(super) fn remove(c: &Connection, instance: Uuid) -> rusqlite::Result<()> {
+fn remove(c: &Connection, instance: Uuid) -> rusqlite::Result<()> {
     c.execute("DELETE FROM shares WHERE instance = ?1", [instance.to_string()]).map(drop)
 }
 
