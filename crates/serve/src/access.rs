@@ -24,7 +24,6 @@ use axum::response::{IntoResponse, Response};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use secrecy::ExposeSecret;
 
-use super::AppState;
 use super::error::ApiError;
 use crate::settings::{Role, ServeConfig, ServeSettingsError};
 
@@ -105,12 +104,11 @@ impl AccessControl {
 }
 
 /// Restricts the router's routes to callers whose role suffices.
-pub fn require_role<S>(router: Router<S>, app: &AppState, role: Role) -> Router<S>
+pub fn require_role<S>(router: Router<S>, access: &Arc<AccessControl>, role: Role) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    let access = app.access.clone();
-    router.route_layer(middleware::from_fn_with_state((access, role), authorize_request))
+    router.route_layer(middleware::from_fn_with_state((access.clone(), role), authorize_request))
 }
 
 async fn authorize_request(

@@ -24,7 +24,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Latest probe of the queue and the store.
 #[derive(Default)]
-pub struct HealthProbe {
+struct HealthProbe {
     last: Mutex<Option<(Instant, ProbeResult)>>,
     /// One probe at a time.
     probing: AsyncMutex<()>,
@@ -65,12 +65,12 @@ impl HealthProbe {
 
 /// Returns the health routes, open to all: they reveal nothing else.
 pub fn routes(app: &AppState) -> Router {
-    let ready = Router::new().route("/readyz", get(ready)).with_state(app.clone());
+    let state = (app.clone(), Arc::<HealthProbe>::default());
+    let ready = Router::new().route("/readyz", get(ready)).with_state(state);
     ready.route("/livez", get(async || "ok\n"))
 }
 
-async fn ready(State(app): State<AppState>) -> Response {
-    let health: Arc<HealthProbe> = app.health.clone();
+async fn ready(State((app, health)): State<(AppState, Arc<HealthProbe>)>) -> Response {
     let ProbeResult { queue, store } = health.probe(&app).await;
     let word = |is_well| if is_well { "ok" } else { "unreachable" };
     let status = if queue && store { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -15,6 +15,7 @@
 //! memory that another instance would need: several may run side by side, and any may be restarted.
 
 pub mod access;
+mod app_state;
 pub mod batch_api;
 pub mod dashboard;
 pub mod error;
@@ -25,7 +26,6 @@ pub mod scaling;
 pub mod settings;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -34,34 +34,15 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-use crate::settings::ServerConfig;
-use access::{AccessControl, AccessError};
+pub use app_state::AppState;
+
+use access::AccessError;
 use error::ApiError;
-use health::HealthProbe;
 use listen::HttpListener;
-use queue::Queue;
-use store::Store;
 
 /// Bytes of a JSON body; uploads have a limit of their own.
 const MAX_JSON_BYTES: usize = 256 << 10;
-
-/// Shared state of all parts of the server. Clones share it.
-#[derive(Clone)]
-pub struct AppState {
-    pub queue: Arc<dyn Queue>,
-    pub store: Arc<dyn Store>,
-    pub config: Arc<ServerConfig>,
-    /// Cancelled when the server stops.
-    pub stop: CancellationToken,
-    access: Arc<AccessControl>,
-    health: Arc<HealthProbe>,
-    /// Notified when a batch is submitted here.
-    batch_submitted: Arc<Notify>,
-    snapshots: Arc<batch_api::SnapshotCache>,
-}
 
 /// Failure to start the server.
 #[derive(Debug, thiserror::Error)]
@@ -70,28 +51,6 @@ pub enum ServeError {
     Access(#[from] AccessError),
     #[error("can't listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
-}
-
-impl AppState {
-    /// # Errors
-    /// If the configuration would give access without a token, or a token can't be read.
-    pub fn new(
-        config: Arc<ServerConfig>,
-        (queue, store): (Arc<dyn Queue>, Arc<dyn Store>),
-        stop: CancellationToken,
-    ) -> Result<Self, AccessError> {
-        let access = Arc::new(AccessControl::new(&config.serve)?);
-        Ok(Self {
-            queue,
-            store,
-            config,
-            stop,
-            access,
-            health: Arc::default(),
-            batch_submitted: Arc::default(),
-            snapshots: Arc::default(),
-        })
-    }
 }
 
 /// HTTP server bound to its port.

@@ -34,7 +34,7 @@ type GaugeFamily = Family<GaugeLabels, Gauge<f64, AtomicU64>>;
 
 pub fn routes(app: &AppState) -> Router {
     let routes = Router::new().route("/metrics", get(metrics));
-    access::require_role(routes, app, Role::Read).with_state(app.clone())
+    access::require_role(routes, &app.access, Role::Read).with_state(app.clone())
 }
 
 async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {

@@ -19,7 +19,7 @@ use report::autoscale;
 
 pub fn routes(app: &AppState) -> Router {
     let routes = Router::new().route("/scaling", get(scaling));
-    access::require_role(routes, app, Role::Read).with_state(app.clone())
+    access::require_role(routes, &app.access, Role::Read).with_state(app.clone())
 }
 
 async fn scaling(State(app): State<AppState>) -> Result<Response, ApiError> {

@@ -9,10 +9,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::intake::IntakeLease;
+use super::lease::IntakeLease;
 use super::page::{self, ListPage, ListQuery};
 use super::record::{BatchRecord, BatchRequestCounts, BatchSnapshot};
-use super::{files, notes};
+use super::{file_record, notes};
 use crate::AppState;
 use crate::error::{ApiError, json_response};
 use control::{self, ControlError};
@@ -53,7 +53,7 @@ pub(super) async fn post(
     })?;
     let record = new_record(wanted, notes::now())?;
     let store = app.store.as_ref();
-    if files::find(store, &record.input_file_id).await?.is_none() {
+    if file_record::find(store, &record.input_file_id).await?.is_none() {
         let message = "there is no such file; upload it first, with purpose=batch";
         return Err(ApiError::invalid("input_file_id", message));
     }

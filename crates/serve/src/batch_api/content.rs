@@ -17,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::files::{FileRecord, get_piece};
+use super::file_record::{FileRecord, get_piece};
 use super::record::OutputKind;
 use crate::AppState;
 use crate::error::ApiError;

@@ -2,98 +2,29 @@
 //!
 //! An uploaded file is stored in pieces, each a payload of its own, so that no process ever holds
 //! all of it. A batch's output and error files are never stored: they are its outcomes, streamed as
-//! lines ([`super::content`]).
+//! lines ([`super::content`]). The stored record is in [`super::file_record`].
 
-use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use bytes::Bytes;
 use futures_util::TryStreamExt;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::intake::IntakeLease;
+use super::file_record::{FileRecord, find, remove_pieces};
+use super::lease::IntakeLease;
 use super::page::{self, ListPage, ListQuery};
 use super::record::{BatchRecord, OutputKind};
 use super::{content, notes};
 use crate::AppState;
 use crate::error::{ApiError, json_response};
-use store::{Store, StoreError};
-
-/// Size of each piece of a file but the last: fits into one item of any store.
-pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// Entries of a page, default and maximum: as in the Files API.
 const PAGE_LIMITS: (usize, usize) = (10_000, 10_000);
 
-/// Stored record of an uploaded file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct FileRecord {
-    pub filename: String,
-    pub bytes: u64,
-    pub pieces: u64,
-    pub created_at: i64,
-    pub expires_at: i64,
-}
-
-impl FileRecord {
-    fn object(&self, id: &str) -> Value {
-        json!({
-            "id": id,
-            "object": "file",
-            "bytes": self.bytes,
-            "created_at": self.created_at,
-            "expires_at": self.expires_at,
-            "filename": self.filename,
-            "purpose": "batch",
-            "status": "processed",
-            "status_details": null,
-        })
-    }
-
-    fn is_expired(&self) -> bool {
-        self.expires_at <= notes::now()
-    }
-}
-
 /// Returns the answer to an upload.
 pub(super) fn created(id: &str, record: &FileRecord) -> Response {
     json_response(StatusCode::OK, &record.object(id))
-}
-
-/// Returns the payload name of one piece.
-pub(super) fn piece_name(id: &str, number: u64) -> String {
-    format!("{id}.{number}")
-}
-
-/// Deletes a file's pieces.
-pub(super) async fn remove_pieces(
-    store: &dyn Store,
-    id: &str,
-    pieces: u64,
-) -> Result<(), StoreError> {
-    for number in 0..pieces {
-        store.delete_payload(&piece_name(id, number)).await?;
-    }
-    Ok(())
-}
-
-/// Reads a piece that the file must have.
-pub(super) async fn get_piece(
-    store: &dyn Store,
-    id: &str,
-    number: u64,
-) -> Result<Bytes, StoreError> {
-    let missing = || StoreError::Refused(format!("a piece of the file '{id}' is missing").into());
-    store.get_payload(&piece_name(id, number)).await?.ok_or_else(missing)
-}
-
-/// Finds an uploaded file that has not expired.
-pub(super) async fn find(store: &dyn Store, id: &str) -> Result<Option<FileRecord>, StoreError> {
-    let record = notes::load::<FileRecord>(store, notes::FILES, id).await?;
-    Ok(record.filter(|record| !record.is_expired()))
 }
 
 async fn find_or_refuse(app: &AppState, id: &str) -> Result<FileRecord, ApiError> {
@@ -200,17 +131,3 @@ pub(super) async fn delete(
     let deleted = json!({ "id": id, "object": "file", "deleted": true });
     Ok(json_response(StatusCode::OK, &deleted))
 }
-
-/// Deletes expired files.
-pub(super) async fn remove_expired(store: &dyn Store) -> Result<(), StoreError> {
-    for (id, record) in notes::list::<FileRecord>(store, notes::FILES).await? {
-        if record.is_expired() {
-            remove_pieces(store, &id, record.pieces).await?;
-            store.delete_kv(notes::FILES, &id).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Limit on concurrent uploads: each holds a piece in memory.
-pub(super) type UploadSlots = Extension<std::sync::Arc<tokio::sync::Semaphore>>;

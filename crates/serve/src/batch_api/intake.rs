@@ -7,13 +7,13 @@ use std::io::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::files::{self, get_piece};
+use super::file_record::{self, get_piece};
+use super::lease::IntakeLease;
 use super::notes;
 use super::record::{BatchRecord, LineError};
 use crate::AppState;
@@ -29,37 +29,10 @@ const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval at which expired files are deleted.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Seconds after which a lease that was not renewed is free.
-const LEASE_SECONDS: i64 = 20;
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Seconds after which a lease without a batch, left by a request that broke off, is deleted.
 const ORPHANED_AFTER: i64 = 600;
-
-/// Lease on the intake of one batch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct IntakeLease {
-    /// The uploaded file.
-    pub file: String,
-    created_at: i64,
-    owner: Option<Uuid>,
-    until: i64,
-}
-
-impl IntakeLease {
-    pub(super) fn free(file: String) -> Self {
-        Self { file, created_at: notes::now(), owner: None, until: 0 }
-    }
-
-    /// Takes or renews the lease, unless another owner holds it; true if it did.
-    fn acquire(&mut self, me: Uuid, now: i64) -> bool {
-        let is_free = self.owner == Some(me) || self.until <= now;
-        if is_free {
-            (self.owner, self.until) = (Some(me), now + LEASE_SECONDS);
-        }
-        is_free
-    }
-}
 
 /// Reason why a batch's jobs are not in the queue.
 enum BatchIntakeError {
@@ -89,7 +62,7 @@ pub(super) async fn run_intake(app: AppState) {
             () = app.stop.cancelled() => return,
             _ = timeout(POLL_INTERVAL, app.batch_submitted.notified()) => {}
             _ = clear.tick() => {
-                if let Err(error) = files::remove_expired(app.store.as_ref()).await {
+                if let Err(error) = file_record::remove_expired(app.store.as_ref()).await {
                     warn!(%error, "can't delete expired files; trying again");
                 }
             }
@@ -216,7 +189,7 @@ async fn send(
 /// Copies an uploaded file to this machine, piece by piece.
 async fn download(app: &AppState, file: &str) -> Result<InputSource, BatchIntakeError> {
     let store = app.store.as_ref();
-    let Some(record) = files::find(store, file).await? else {
+    let Some(record) = file_record::find(store, file).await? else {
         let message = "the input file was deleted or has expired".to_owned();
         return Err(BatchIntakeError::Input(vec![file_error("input_file_missing", message)]));
     };
@@ -270,20 +243,4 @@ fn line_error(fault: &intake::InputFault) -> LineError {
 /// Returns an error of the file as a whole.
 fn file_error(code: &str, message: String) -> LineError {
     LineError { code: code.to_owned(), line: None, message, param: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lease_is_held_by_one_until_it_runs_out() {
-        let (me, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut lease = IntakeLease::free("file-1".into());
-        assert!(lease.acquire(me, 100));
-        assert!(!lease.acquire(other, 100 + LEASE_SECONDS - 1));
-        assert!(lease.acquire(me, 100 + LEASE_SECONDS - 1), "renewed");
-        assert!(!lease.acquire(other, 100 + LEASE_SECONDS));
-        assert!(lease.acquire(other, 100 + 2 * LEASE_SECONDS));
-    }
 }

@@ -5,15 +5,17 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `files`, `upload`, `content` | `/v1/files`: pieces in the store; outputs made of outcomes |
+//! | `files`, `file_record`, `upload`, `content` | `/v1/files`: pieces in the store; outputs made of outcomes |
 //! | `batches`, `record` | `/v1/batches`: the stored record, and its status changes |
-//! | `intake` | uploaded lines become jobs, on any server |
+//! | `intake`, `lease` | uploaded lines become jobs, on the server that holds the lease |
 //! | `notes`, `page`, `snapshot_cache` | records in the store, paged lists, status of batches |
 
 mod batches;
 mod content;
+mod file_record;
 mod files;
 mod intake;
+mod lease;
 mod notes;
 mod page;
 mod record;
@@ -42,7 +44,7 @@ pub fn routes(app: &AppState) -> Router {
     tokio::spawn(intake::run_intake(app.clone()));
     let largest = usize::try_from(app.config.serve.limits.file_mib).unwrap_or(usize::MAX);
     let largest = largest.saturating_mul(1 << 20).saturating_add(FORM_BYTES);
-    let room: files::UploadSlots = Extension(Arc::new(Semaphore::new(MAX_UPLOADS)));
+    let room: upload::UploadSlots = Extension(Arc::new(Semaphore::new(MAX_UPLOADS)));
     let upload = Router::new()
         .route("/v1/files", post(upload::post))
         .layer(DefaultBodyLimit::max(largest))
@@ -58,7 +60,7 @@ pub fn routes(app: &AppState) -> Router {
         .route("/v1/batches", post(batches::post))
         .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .merge(upload);
-    access::require_role(read, app, Role::Read)
-        .merge(access::require_role(submit, app, Role::Submit))
+    access::require_role(read, &app.access, Role::Read)
+        .merge(access::require_role(submit, &app.access, Role::Submit))
         .with_state(app.clone())
 }

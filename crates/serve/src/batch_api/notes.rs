@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use store::{KvRecord, Store, StoreError};
 
-/// Uploaded files: [`super::files::FileRecord`].
+/// Uploaded files: [`super::file_record::FileRecord`].
 pub(super) const FILES: &str = "api-files";
 /// Batches: [`super::record::BatchRecord`].
 pub(super) const BATCHES: &str = "api-batches";
-/// Batches whose jobs are not all in the queue: [`super::intake::IntakeLease`].
+/// Batches whose jobs are not all in the queue: [`super::lease::IntakeLease`].
 pub(super) const INTAKES: &str = "api-intakes";
 
 /// Attempts at a compare-and-swap: others may change a record between our read and our write, but

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::multipart::{Field, Multipart, MultipartError, MultipartRejection};
 use axum::http::StatusCode;
@@ -10,8 +11,8 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::files::{self, FileRecord, PIECE_BYTES, UploadSlots, piece_name};
-use super::notes;
+use super::file_record::{self, FileRecord, PIECE_BYTES, piece_name};
+use super::{files, notes};
 use crate::AppState;
 use crate::error::ApiError;
 use store::{PAYLOAD_TTL, Store};
@@ -24,6 +25,9 @@ const MAX_NAME_CHARS: usize = 255;
 
 /// Allowed lifetimes of a file, in seconds (OpenAI docs, "Upload file", `expires_after`).
 const LIFETIME_SECONDS: std::ops::RangeInclusive<i64> = 3_600..=2_592_000;
+
+/// Limit on concurrent uploads: each holds a piece in memory.
+pub(super) type UploadSlots = Extension<std::sync::Arc<tokio::sync::Semaphore>>;
 
 /// Fields of the form.
 #[derive(Default)]
@@ -190,7 +194,7 @@ impl Drop for UploadedPieces {
         let (store, id, count) = (self.store.clone(), std::mem::take(&mut self.id), self.count);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if let Err(error) = files::remove_pieces(store.as_ref(), &id, count).await {
+                if let Err(error) = file_record::remove_pieces(store.as_ref(), &id, count).await {
                     // They expire by themselves.
                     tracing::warn!(%error, file = id, "an upload's pieces are left behind");
                 }

@@ -7,7 +7,7 @@ use axum::response::Response;
 use axum::routing::post;
 use serde_json::json;
 
-use super::DashboardState;
+use super::state::DashboardState;
 use crate::error::{ApiError, json_response};
 use control::{self, ControlError};
 use domain::job::BatchId;

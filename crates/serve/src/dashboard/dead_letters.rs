@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::DashboardState;
+use super::state::DashboardState;
 use crate::error::{ApiError, json_response};
 use domain::job::{Amendment, BatchId};
 use intake::dead_letters::{self, DeadLetterError};

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::DashboardState;
+use super::state::DashboardState;
 use crate::error::{ApiError, json_response};
 use domain::job::{BatchId, JobId};
 use domain::outcome::{Outcome, OutcomeStatus};

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::DashboardState;
+use super::state::DashboardState;
 use crate::error::{ApiError, json_response};
 use crate::settings::Role;
 use domain::heartbeat::Heartbeat;
