@@ -10,11 +10,23 @@
 //! shared with an input whose enqueue was interrupted; and inputs further back than [`REMEMBERED`].
 //! One enqueue at a time may write to a batch.
 
-use super::{CheckReport, EnqueueCounts};
+use super::check::CheckReport;
 use store::{Batch, EnqueuedInput};
 
 /// Inputs that a batch remembers: some 150 bytes each, in a document of at most 2 MB.
 const REMEMBERED: usize = 1_000;
+
+/// Result of an enqueue.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EnqueueCounts {
+    /// Jobs of the input.
+    pub jobs: u64,
+    /// Jobs that were in the queue already.
+    pub waiting: u64,
+    /// Jobs that have their outcome already.
+    pub known: u64,
+    pub prompt_tokens: u64,
+}
 
 /// Input that is being added to a batch.
 pub(super) struct PendingInput {

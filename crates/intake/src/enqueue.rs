@@ -7,10 +7,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::batch_counts::{self, fingerprint};
+use super::batch_counts::{self, EnqueueCounts, fingerprint};
 use super::batch_file::{LineOptions, read_line};
+use super::check::{CheckReport, LineHash};
 use super::source::{InputSource, InputSourceError, LineReader};
-use super::{CheckReport, LineHash};
 use domain::job::{BatchId, Job};
 use queue::{Queue, QueueError};
 use store::{Batch, BatchState, Store, StoreError};
@@ -62,18 +62,6 @@ pub enum EnqueueError {
     Budgeted { batch: BatchId, budget: String },
     #[error("the task that reads the input panicked; its message is above")]
     Panicked,
-}
-
-/// Result of an enqueue.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct EnqueueCounts {
-    /// Jobs of the input.
-    pub jobs: u64,
-    /// Jobs that were in the queue already.
-    pub waiting: u64,
-    /// Jobs that have their outcome already.
-    pub known: u64,
-    pub prompt_tokens: u64,
 }
 
 /// Sends the input's jobs to the queue under the batch's name. `sent` is called with the progress.

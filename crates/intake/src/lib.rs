@@ -1,6 +1,6 @@
 //! Files become jobs, in two passes over the input.
 //!
-//! The first pass ([`check`]) reads everything and enqueues nothing: one bad line in a million is
+//! The first pass ([`check()`]) reads everything and enqueues nothing: one bad line in a million is
 //! found before the first token is paid. The second ([`enqueue()`]) streams the jobs to the queue.
 //! Both read the input from its start, so input that can be read only once (standard input) is
 //! spooled to a file first.
@@ -10,6 +10,7 @@
 
 mod batch_counts;
 mod batch_file;
+mod check;
 pub mod dead_letters;
 mod duplicates;
 mod enqueue;
@@ -18,201 +19,11 @@ mod sample;
 mod source;
 mod token_count;
 
-use std::collections::BTreeSet;
-use std::io::{self, Write};
-use std::path::PathBuf;
-
-use xxhash_rust::xxh3::Xxh3;
-
+pub use batch_counts::EnqueueCounts;
 pub use batch_file::{BatchTerms, JobLine, LineOptions, read_line};
-pub use enqueue::OpenBatch;
-pub use enqueue::{EnqueueCounts, EnqueueError, enqueue};
+pub use check::{CheckError, CheckReport, check};
+pub use enqueue::{EnqueueError, OpenBatch, enqueue};
 pub use fault::{InputFault, LineFault};
 pub use sample::{SampleError, sample};
 pub use source::{InputSource, InputSourceError};
 pub use token_count::{JobSize, JobSizes, count_tokens};
-
-use domain::job::BatchId;
-use duplicates::DuplicateFinder;
-use source::{InputLine, LineReader};
-
-/// Faults that are kept to be shown in full; all of them are counted.
-const SHOWN_FAULTS: usize = 20;
-
-/// Reason why the input could not be checked at all.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    #[error(transparent)]
-    Source(#[from] InputSourceError),
-    #[error("can't keep track of the input's custom_ids in a temporary file")]
-    Temporary(#[source] io::Error),
-}
-
-/// Result of the first pass.
-#[derive(Debug)]
-pub struct CheckReport {
-    /// Lines that are jobs.
-    pub jobs: u64,
-    /// All lines of all sources.
-    pub lines: u64,
-    /// Lines that are not jobs.
-    pub faults: u64,
-    /// The first faults.
-    pub first_faults: Vec<InputFault>,
-    /// Models that its jobs request.
-    pub models: BTreeSet<String>,
-    /// Harmless oddities, one sentence each.
-    pub notes: Vec<String>,
-    /// Fingerprint of the whole input and of how it is read.
-    pub fingerprint: u64,
-    /// All faults as lines of the error file.
-    fault_lines: tempfile::SpooledTempFile,
-    /// Ordinals of the lines that repeat a custom_id, in order.
-    repeated: Vec<u64>,
-}
-
-impl CheckReport {
-    /// Returns a batch name that only this input gets, and always: so that running it again
-    /// resumes.
-    pub fn batch_name(&self, sources: &[InputSource]) -> BatchId {
-        let stem = sources.first().map_or_else(String::new, InputSource::stem);
-        let legal = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
-        let stem: String = stem.chars().take(60).map(legal).collect();
-        let name = format!("{stem}-{:016x}", self.fingerprint);
-        name.parse().expect("made of what batch names allow")
-    }
-
-    /// Writes the faults as lines of an error file in Batch format.
-    ///
-    /// # Errors
-    /// If the temporary or the given file fails.
-    pub fn write_faults(&mut self, to: &mut dyn Write) -> io::Result<()> {
-        use std::io::{Seek, SeekFrom};
-        self.fault_lines.seek(SeekFrom::Start(0))?;
-        io::copy(&mut self.fault_lines, to)?;
-        Ok(())
-    }
-}
-
-/// Reads the whole input and reports its faults.
-///
-/// # Errors
-/// If a source can't be read; bad lines are no error here but in the result.
-pub fn check(
-    sources: &[InputSource],
-    reading: &LineOptions,
-    scratch: PathBuf,
-) -> Result<CheckReport, CheckError> {
-    let mut hash = LineHash::new(reading);
-    let mut pass = CheckPass {
-        checked: CheckReport {
-            jobs: 0,
-            lines: 0,
-            faults: 0,
-            first_faults: Vec::new(),
-            notes: Vec::new(),
-            models: BTreeSet::new(),
-            fingerprint: 0,
-            fault_lines: tempfile::spooled_tempfile_in(256 * 1024, &scratch),
-            repeated: Vec::new(),
-        },
-        duplicates: DuplicateFinder::new(scratch),
-    };
-    let mut ordinal = 0;
-    for (source, name) in sources.iter().enumerate() {
-        let mut lines = LineReader::open(name)?;
-        let mut any = false;
-        while let Some(line) = lines.next()? {
-            any = true;
-            hash.add(&line);
-            let read =
-                line.checked(reading.max_line_bytes).and_then(|text| read_line(text, reading));
-            match read {
-                Ok(job) => {
-                    let place = duplicates::LinePosition {
-                        ordinal,
-                        source: source as u32,
-                        line: line.number,
-                    };
-                    pass.duplicates
-                        .add(job.custom_id.as_bytes(), place)
-                        .map_err(CheckError::Temporary)?;
-                    pass.checked.jobs += 1;
-                    if !pass.checked.models.contains(job.model.as_ref()) {
-                        pass.checked.models.insert(job.model.into_owned());
-                    }
-                }
-                Err(fault) => pass.fault(name, line.number, fault)?,
-            }
-            ordinal += 1;
-        }
-        pass.checked.notes.extend(lines.notes());
-        if !any {
-            pass.fault(name, 0, LineFault::EmptyFile)?;
-        }
-    }
-    pass.find_duplicates(sources)?;
-    pass.checked.lines = ordinal;
-    pass.checked.fingerprint = hash.digest();
-    Ok(pass.checked)
-}
-
-/// Running fingerprint of the lines so far: a longer input is recognized by its start.
-struct LineHash(Xxh3);
-
-impl LineHash {
-    fn new(reading: &LineOptions) -> Self {
-        let mut hash = Xxh3::new();
-        hash.update(reading.fingerprint().as_bytes());
-        Self(hash)
-    }
-
-    fn add(&mut self, line: &InputLine<'_>) {
-        self.0.update(line.bytes);
-        self.0.update(b"\n");
-    }
-
-    fn digest(&self) -> u64 {
-        self.0.digest()
-    }
-}
-
-struct CheckPass {
-    checked: CheckReport,
-    duplicates: DuplicateFinder,
-}
-
-impl CheckPass {
-    fn fault(
-        &mut self,
-        source: &InputSource,
-        line: u64,
-        what: LineFault,
-    ) -> Result<(), CheckError> {
-        let fault = InputFault { file: source.to_string(), line, kind: what };
-        let out = &mut self.checked.fault_lines;
-        fault.write_line(out).map_err(CheckError::Temporary)?;
-        self.checked.faults += 1;
-        if self.checked.first_faults.len() < SHOWN_FAULTS {
-            self.checked.first_faults.push(fault);
-        }
-        Ok(())
-    }
-
-    fn find_duplicates(&mut self, sources: &[InputSource]) -> Result<(), CheckError> {
-        let duplicates = std::mem::take(&mut self.duplicates);
-        let found = duplicates.find().map_err(CheckError::Temporary)?;
-        for pair in found {
-            let first = &sources[pair.first.source as usize];
-            let what = LineFault::DuplicateCustomId {
-                first_file: first.to_string(),
-                first_line: pair.first.line,
-            };
-            self.fault(&sources[pair.again.source as usize], pair.again.line, what)?;
-            self.checked.repeated.push(pair.again.ordinal);
-            self.checked.jobs -= 1;
-        }
-        self.checked.repeated.sort_unstable();
-        Ok(())
-    }
-}

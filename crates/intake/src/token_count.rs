@@ -9,8 +9,8 @@ use std::thread;
 
 use jiff::Timestamp;
 
-use super::CheckReport;
 use super::batch_file::{LineOptions, read_line};
+use super::check::CheckReport;
 use super::source::{InputLine, InputSource, InputSourceError, LineReader};
 use domain::job::TokenEstimate;
 

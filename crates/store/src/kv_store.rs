@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// A small record for parts of the program that need their own: files and batches of the API. At
 /// most some kilobytes.

@@ -13,6 +13,7 @@ pub mod local;
 
 mod batch_store;
 mod budget_store;
+mod error;
 mod kv_store;
 mod outcome_store;
 mod payload_store;
@@ -23,22 +24,12 @@ use serde::Serialize;
 
 pub use self::batch_store::{Batch, BatchState, BatchStore, EnqueuedInput};
 pub use self::budget_store::BudgetStore;
+pub use self::error::StoreError;
 pub use self::kv_store::{KvRecord, KvStore};
 pub use self::outcome_store::{OutcomeReader, OutcomeStore, OutcomeSummary, Recorded, SortOrder};
 pub use self::payload_store::{PAYLOAD_TTL, PayloadStore};
 pub use self::totals::{BatchTotals, DeploymentTotals, MinuteTotals, RunningTotals};
 pub use self::worker_registry::{HEARTBEAT_TTL, WorkerRegistry};
-
-/// Failure of a store operation.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Transient error: the caller slows down and retries.
-    #[error("the store can't be reached: {0}")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Permanent error, which no retry fixes: wrong name, no permission, broken file.
-    #[error("the store refused: {0}")]
-    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
 
 /// Charges of a store that is billed by use, for this process so far.
 #[derive(Debug, Clone, PartialEq, Serialize)]

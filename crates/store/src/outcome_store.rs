@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
-use super::StoreError;
+use super::error::StoreError;
 use super::totals::{BatchTotals, RunningTotals};
 use domain::job::{BatchId, JobId};
 use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// Lifetime of a payload that nobody deletes: its job was never sent, or is a dead letter. Far
 /// longer than any job may wait.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::StoreError;
+use super::error::StoreError;
 use domain::heartbeat::Heartbeat;
 
 /// Age at which a heartbeat that was not renewed expires, by the store's clock. Readers know much

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Amendment;
+use super::amendment::Amendment;
 use super::trace::{self, TraceParent};
 
 /// Characters kept of an error: enough to recognise it, small enough for every message.

@@ -1,14 +1,16 @@
 //! Job: one prompt request and its ids.
 //!
 //! Depends on no other stage. `message` is the form of a [`Job`] in every queue, `claim_check`
-//! stores bodies that are too large for one, `history` is what a job carries from one message to
-//! the next, and `trace` the trace it belongs to.
+//! refers to a stored body that is too large for one, `history` is what a job carries from one
+//! message to the next, `resubmit` makes a dead letter's job one to be worked again (with an
+//! `amendment`), and `trace` is the trace it belongs to.
 
 mod amendment;
 mod claim_check;
 mod history;
 pub mod json_edits;
 mod message;
+mod resubmit;
 mod trace;
 
 use std::fmt;
@@ -189,6 +191,26 @@ impl Job {
     /// Returns a fingerprint of API and body, to tell a repeated job from a changed one.
     pub fn digest(&self) -> u64 {
         self.claim_check.map_or_else(|| digest(self.api, &self.body), |aside| aside.digest)
+    }
+
+    /// Takes the body out, to be stored under [`Job::payload_name`] before the job is sent.
+    pub fn offload_body(&mut self) -> Bytes {
+        let body = std::mem::take(&mut self.body);
+        self.claim_check =
+            Some(ClaimCheck { digest: digest(self.api, &body), bytes: body.len() as u64 });
+        body
+    }
+
+    /// Returns the name of a stored body. It is made of the job and the body: storing it again
+    /// changes nothing, and another body of the same job gets another name.
+    pub fn payload_name(&self) -> Option<String> {
+        self.claim_check.map(|aside| format!("{}-{:016x}", self.id, aside.digest))
+    }
+
+    /// Returns the job with its body at hand; `None` if this is not the body that was stored.
+    pub fn with_body(&self, body: Bytes) -> Option<Self> {
+        let whole = Self { body, claim_check: None, ..self.clone() };
+        (whole.digest() == self.digest()).then_some(whole)
     }
 }
 

@@ -35,6 +35,7 @@ mod settings;
 mod stream;
 mod usage;
 mod withdraw;
+mod worker_usage;
 mod write_ids;
 mod write_pacer;
 
@@ -71,7 +72,7 @@ struct CosmosInner {
     new_shards: u32,
     shards: Mutex<HashMap<BatchId, u32>>,
     write_ids: write_ids::WriteIds,
-    worker_usage: usage::WorkerUsage,
+    worker_usage: worker_usage::WorkerUsage,
 }
 
 impl CosmosStore {
@@ -100,7 +101,7 @@ impl CosmosStore {
             new_shards: settings.shards.get(),
             shards: Mutex::default(),
             write_ids: write_ids::WriteIds::default(),
-            worker_usage: usage::WorkerUsage::new(),
+            worker_usage: worker_usage::WorkerUsage::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -1,4 +1,4 @@
-//! Tokens by worker, batch, deployment, model, service tier and hour: the cheap figure, and the true one.
+//! Totals of a batch: the running figure from the workers' own sums, and the true one.
 //!
 //! Every process adds up what it recorded and writes its own sums over its own items: no two write
 //! the same item, so none is hot and no sum is read before it is written. Readers add the items up;
@@ -6,23 +6,21 @@
 //! leaves the sum short. So this is the *running* figure, for watching; a batch's totals are
 //! counted from the outcomes themselves, which can't be short.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
 
 use azure_data_cosmos::feed::FeedScope;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::calls::{CallPurpose, QueryPages, page_of};
 use super::error::BadItem;
-use super::items::{OutcomeItem, TotalsFields, UsageItem, partition_key};
+use super::items::{TotalsFields, UsageItem, partition_key};
 use super::request_units::CosmosOperation;
+use super::worker_usage::WorkerSumKey;
 use super::{CosmosInner, SHARDS_AT_A_TIME};
 use crate::{BatchTotals, DeploymentTotals, MinuteTotals, RunningTotals, StoreError};
 use domain::job::BatchId;
-use domain::outcome::{Outcome, OutcomeStatus};
+use domain::outcome::OutcomeStatus;
 
 const ADD: CallPurpose = CallPurpose(CosmosOperation::Usage, "writing the usage of this worker");
 const SUM: CallPurpose = CallPurpose(CosmosOperation::Usage, "reading usage");
@@ -31,114 +29,8 @@ const COUNT: CallPurpose = CallPurpose(CosmosOperation::Totals, "counting outcom
 const COUNTED_A_PAGE: u32 = 1000;
 const USAGE_WRITES_IN_FLIGHT: usize = 4;
 
-/// Batch, deployment, model, service tier, hour.
-type WorkerSumKey = (BatchId, String, String, Option<Box<str>>, String);
-
 /// Deployment, model, service tier.
 type DeploymentKey = (String, String, Option<Box<str>>);
-
-struct WorkerSum {
-    item: UsageItem,
-    /// Number of changes, and how many of them are in the database.
-    changes: u64,
-    written: u64,
-}
-
-/// This process's own sums.
-pub(super) struct WorkerUsage {
-    worker: String,
-    rows: Mutex<HashMap<WorkerSumKey, WorkerSum>>,
-    /// One writes at a time: an older sum must never overtake a newer one.
-    flushing: tokio::sync::Mutex<()>,
-}
-
-impl WorkerUsage {
-    pub(super) fn new() -> Self {
-        let worker = Uuid::new_v4().simple().to_string();
-        Self { worker, rows: Mutex::default(), flushing: tokio::sync::Mutex::default() }
-    }
-
-    /// Adds outcomes that were recorded, each of them once.
-    pub(super) fn add<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome>) {
-        let mut rows = self.rows();
-        for o in outcomes {
-            // "2026-11-23T16" of an RFC 3339 time.
-            let hour = o.finished_at.to_string()[..13].to_owned();
-            let (deployment, model) = (o.deployment.clone(), o.model.clone());
-            let key = (o.batch_id.clone(), deployment, model, o.service_tier.clone(), hour);
-            let row = self.touch(&mut rows, key);
-            let (minute, ended) = MinuteTotals::of(o);
-            let minute_of_hour = u8::try_from(minute.rem_euclid(60)).unwrap_or_default();
-            *row.item.minutes.entry(minute_of_hour).or_default() += ended;
-            *row.item.endings.entry(o.ending).or_default() += 1;
-            row.item.attempts += u64::from(o.attempts);
-            row.item.usage += o.usage;
-        }
-    }
-
-    /// Counts an outcome as withdrawn. Its cost was paid, and stays.
-    pub(super) fn count_withdrawn(&self, batch: &BatchId, item: &OutcomeItem<'_>) {
-        let hour = item.finished_at.chars().take(13).collect();
-        let (deployment, model) = (item.deployment.to_string(), item.model.to_string());
-        let tier = item.service_tier.as_deref().map(Box::from);
-        let key = (batch.clone(), deployment, model, tier, hour);
-        self.touch(&mut self.rows(), key).item.withdrawn += 1;
-    }
-
-    fn touch<'r>(
-        &self,
-        rows: &'r mut HashMap<WorkerSumKey, WorkerSum>,
-        key: WorkerSumKey,
-    ) -> &'r mut WorkerSum {
-        let row = match rows.entry(key) {
-            Entry::Occupied(row) => row.into_mut(),
-            Entry::Vacant(empty) => {
-                let item = self.empty_item(empty.key());
-                empty.insert(WorkerSum { item, changes: 0, written: 0 })
-            }
-        };
-        row.changes += 1;
-        row
-    }
-
-    fn empty_item(
-        &self,
-        (batch, deployment, model, service_tier, hour): &WorkerSumKey,
-    ) -> UsageItem {
-        UsageItem {
-            // Deployment names may hold what an id may not; nobody looks items up by this.
-            id: Uuid::new_v4().simple().to_string(),
-            batch_id: batch.clone(),
-            worker: self.worker.clone(),
-            deployment: deployment.clone(),
-            model: model.clone(),
-            service_tier: service_tier.clone(),
-            hour: hour.clone(),
-            minutes: Default::default(),
-            endings: Default::default(),
-            withdrawn: 0,
-            attempts: 0,
-            usage: Default::default(),
-        }
-    }
-
-    /// Returns the sums to write, each with its number of changes.
-    fn changed(&self) -> Vec<(WorkerSumKey, UsageItem, u64)> {
-        let rows = self.rows();
-        let changed = rows.iter().filter(|(_, row)| row.written < row.changes);
-        changed.map(|(key, row)| (key.clone(), row.item.clone(), row.changes)).collect()
-    }
-
-    fn mark_written(&self, key: &WorkerSumKey, changes: u64) {
-        if let Some(row) = self.rows().get_mut(key) {
-            row.written = changes;
-        }
-    }
-
-    fn rows(&self) -> MutexGuard<'_, HashMap<WorkerSumKey, WorkerSum>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl CosmosInner {
     /// Writes the sums that changed. A caller that waits here mostly finds that done already.
