@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::{CommandError, ExitStatus, interrupt, print};
 use simulator::{
-    self, FaultRates, ProfileSetting, ProfileSpec, ScheduledChange, SimulatedLatency,
-    SimulatorSettings,
+    self, CountedTokens, FaultRates, HeaderStyle, MeterKind, MeterRules, ProfileSetting,
+    ProfileSpec, ScheduledChange, SimulatedLatency, SimulatorSettings,
 };
 
 const HELP: &str = "\
@@ -28,9 +28,19 @@ Settings of a deployment, KEY=VALUE separated by commas; those not given are as 
   flex               the flex tier has room: on, or for a part of each period, as in 20s/60s; off is
                      no flex tier
   other-tpm          tokens a minute that other callers book; with other-bursts=5s/30s only then
-  rate-headers       on or off
+  meter              when the service forgets what it counted: clock (windows one after the other),
+                     first (a window begins with the first request after the last), sliding, or
+                     bucket (fills all the time); bucket:10s holds no more than 10 s of it
+  counts             estimate (when a request arrives), billed (when it is answered), or corrected
+                     (estimated, and made good when it is answered)
+  rate-headers       what answers report: full (limit, remaining, reset), classic (no reset),
+                     remaining (alone), reset-on-429, 200-only, stale:5s (read every 5 s), minus-one,
+                     zero, or none
+  gateway-tpm        tokens a minute that a gateway before the service lets through
+  cut                part of the quota in force, as in 0.5; only the limit in the headers shows it
   down               reset, 500 or 503 for every call, for ever or as in 503:10s; off ends it
-A quota that the service lowers for a while:  --change 60s:tpm=30000 --change 120s:tpm=60000";
+A quota that the service lowers for a while:  --change 60s:tpm=30000 --change 120s:tpm=60000
+Azure as it was for years:  --meter first --rate-headers classic";
 
 /// Serve an Azure OpenAI simulator: quotas, latency, faults, and a ledger at /ledger
 #[derive(Debug, clap::Args)]
@@ -51,6 +61,16 @@ pub(super) struct SimulateArgs {
     /// Slice in which the request limit is enforced, in seconds: 1 or 10 at the real service
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     request_slice: f64,
+    /// When the token counter forgets: clock, first, sliding, bucket or bucket:SPAN
+    #[arg(long, value_name = "KIND", default_value = "clock")]
+    meter: MeterKind,
+    /// Tokens that it counts: estimate, billed or corrected
+    #[arg(long, value_name = "TOKENS", default_value = "estimate")]
+    counts: CountedTokens,
+    /// Rate-limit headers of answers: full, classic, remaining, reset-on-429, 200-only, stale:SPAN,
+    /// minus-one, zero or none
+    #[arg(long, value_name = "STYLE", default_value = "full")]
+    rate_headers: HeaderStyle,
     /// Time to first token, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0.0)]
     latency_ms: f64,
@@ -82,7 +102,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "AFTER:[NAME,]KEY=VALUE…")]
     change: Vec<ScheduledChange>,
     /// Leave out the headers about quota and utilisation, as gateways that strip them do
-    #[arg(long)]
+    #[arg(long, conflicts_with = "rate_headers")]
     no_rate_headers: bool,
     /// Variable that holds the key which callers must send
     #[arg(long, value_name = "VARIABLE")]
@@ -148,7 +168,12 @@ fn settings(args: SimulateArgs) -> Result<SimulatorSettings, CommandError> {
         api_key,
         overrides,
         changes: args.change,
-        rate_headers: !args.no_rate_headers,
+        meter: MeterRules {
+            kind: args.meter,
+            counted: args.counts,
+            headers: if args.no_rate_headers { HeaderStyle::None } else { args.rate_headers },
+            ..MeterRules::DOCUMENTED
+        },
         typical_output: args.typical_output,
         charge_factor: args.charge_factor,
         misfits: args.misfits,

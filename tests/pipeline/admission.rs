@@ -10,6 +10,10 @@ use test_support::pool;
 use pool::{Flex, Report, Scene, Service, Sizes};
 use promptmill::admission::deployment::DeploymentLimits;
 use promptmill::admission::deployment::ServiceKind::{Flex as FlexTier, Provisioned};
+use promptmill::simulator::{HeaderStyle, MeterRules};
+
+/// Answers without rate-limit headers.
+const SILENT: MeterRules = MeterRules { headers: HeaderStyle::None, ..MeterRules::DOCUMENTED };
 
 const MIXED: Sizes = Sizes::Mixed(50, 8_000);
 
@@ -57,7 +61,7 @@ fn a_told_quota_is_used_up_beside_faults() {
 
 #[test]
 fn a_told_quota_without_headers_is_used_up() {
-    let service = Service { headers: false, ..one(300_000) };
+    let service = Service { rules: SILENT, ..one(300_000) };
     let report = Scene::of(vec![service]).run(8);
     check("told, no headers", &report, 0, 0.99, 0.002);
 }
@@ -71,7 +75,7 @@ fn a_quota_that_is_not_told_is_read_off_the_headers() {
 
 #[test]
 fn a_quota_that_nobody_tells_is_found() {
-    let service = Service { told: told(None), headers: false, ..one(300_000) };
+    let service = Service { told: told(None), rules: SILENT, ..one(300_000) };
     let report = Scene::of(vec![service]).run(10);
     check("not told, no headers", &report, 2, 0.95, 0.02);
 }
@@ -137,7 +141,7 @@ fn a_reserve_is_left_free_and_others_are_let_pass() {
 fn a_share_is_kept_and_its_change_brings_no_burst() {
     let shares = vec![(Duration::ZERO, 0.25), (minutes(4), 1.0)];
     // The others use the rest, until they go.
-    let scene = Scene { shares, ..Scene::of(vec![Service { headers: false, ..one(300_000) }]) };
+    let scene = Scene { shares, ..Scene::of(vec![Service { rules: SILENT, ..one(300_000) }]) };
     let report = scene.run(8);
     let windows = &report.services[0].windows;
     assert!(windows[..3].iter().all(|used| (0.24..=0.26).contains(used)), "{windows:?}");

@@ -4,4 +4,5 @@ mod admission;
 mod shares_simulated;
 mod simulator;
 mod simulator_deployments;
+mod simulator_meters;
 mod worker;

@@ -195,6 +195,28 @@ async fn other_callers_take_their_part_of_the_quota() {
 }
 
 #[tokio::test]
+async fn what_is_counted_when_it_is_used_shows_in_the_headers_of_the_answer() {
+    let host = start(with(&[
+        "old,tpm=1000,meter=first,rate-headers=classic",
+        "used,tpm=1000,counts=billed",
+        "made-good,tpm=1000,counts=corrected",
+    ]))
+    .await;
+    let told = |response: &Response, name: &str| {
+        header(response, &format!("x-ratelimit-{name}-tokens")).map(str::to_owned)
+    };
+    let old = host.try_ask(&chat("old", 500), None).await.unwrap();
+    assert_eq!(told(&old, "remaining").as_deref(), Some("492"), "8 tokens of prompt and the most");
+    assert_eq!((told(&old, "limit").as_deref(), told(&old, "reset")), (Some("1000"), None));
+    for name in ["used", "made-good"] {
+        let answer = host.try_ask(&chat(name, 500), None).await.unwrap();
+        let left: u64 = told(&answer, "remaining").unwrap().parse().unwrap();
+        let used = json_of(answer).await["usage"]["total_tokens"].as_u64().unwrap();
+        assert_eq!(left, 1_000 - used, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_schedule_changes_the_quota_and_the_headers_tell() {
     let changes = ["0s:a,tpm=30000", "60s:a,tpm=60000"].map(|text| text.parse().unwrap());
     let settings =
@@ -290,6 +312,7 @@ fn the_accounting_runs_in_simulated_time_without_a_socket() {
         now += match quota.admit(now, 100) {
             QuotaVerdict::Admitted => SECOND / 50,
             QuotaVerdict::TokensFull { retry_after }
+            | QuotaVerdict::GatewayFull { retry_after }
             | QuotaVerdict::RequestsFull { retry_after } => retry_after,
         };
     }

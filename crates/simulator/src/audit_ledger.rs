@@ -49,7 +49,9 @@ impl LedgerWriter<'_> {
         self.entry.refused += 1;
         let refused = &mut self.totals.refused;
         *match denial {
-            CapacityDenial::Tokens { .. } => &mut refused.by_tokens,
+            CapacityDenial::Tokens { .. } | CapacityDenial::Gateway { .. } => {
+                &mut refused.by_tokens
+            }
             CapacityDenial::Requests { .. } => &mut refused.by_requests,
             CapacityDenial::Utilization { .. } => &mut refused.by_utilization,
             CapacityDenial::NoFlexRoom => &mut refused.by_flex,

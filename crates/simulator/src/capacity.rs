@@ -8,8 +8,10 @@
 use std::time::Duration;
 
 use super::bucket::LeakyBucket;
+use super::meter::HeaderStyle;
 use super::profile::DeploymentProfile;
-use super::quota::{QuotaStatus, QuotaVerdict, QuotaWindow, ServiceQuota};
+use super::quota::{QuotaVerdict, QuotaWindow, ServiceQuota};
+use super::rate_report::{RateReport, ReportedEnd};
 
 #[derive(Debug)]
 pub struct DeploymentCapacity {
@@ -30,19 +32,37 @@ pub struct CapacityClaim {
     pub flex: bool,
 }
 
+/// Tokens that a request really used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettledUse {
+    pub tokens: u64,
+    /// The part of them that came from the prompt cache.
+    pub cached: u64,
+}
+
 /// Reason why a request is refused now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CapacityDenial {
-    Tokens { retry_after: Duration },
-    Requests { retry_after: Duration },
-    Utilization { retry_after: Duration },
+    Tokens {
+        retry_after: Duration,
+    },
+    /// A gateway before the service keeps a limit of its own.
+    Gateway {
+        retry_after: Duration,
+    },
+    Requests {
+        retry_after: Duration,
+    },
+    Utilization {
+        retry_after: Duration,
+    },
     NoFlexRoom,
 }
 
 /// Capacity status that the response headers report.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CapacityStatus {
-    Quota(QuotaStatus),
+    Quota(RateReport),
     /// 1.0 is 100 %.
     Utilization(f64),
     /// Headers are switched off, as behind a gateway that strips them.
@@ -87,22 +107,27 @@ impl DeploymentCapacity {
             QuotaVerdict::RequestsFull { retry_after } => {
                 Err(CapacityDenial::Requests { retry_after })
             }
+            QuotaVerdict::GatewayFull { retry_after } => {
+                Err(CapacityDenial::Gateway { retry_after })
+            }
         }
     }
 
-    /// Corrects the estimate to what an admitted request really used, from `at` (its end) on. Only
-    /// buckets need it.
-    pub fn settle(&mut self, at: Duration, claim: CapacityClaim, used: u64) {
-        if let Some(bucket) = &mut self.bucket {
-            bucket.settle(at, claim.load, used);
-        }
-    }
-
-    pub fn status(&mut self, now: Duration) -> CapacityStatus {
+    /// Corrects the estimate to what a request, admitted at `now`, really used: from `at` (its end)
+    /// on.
+    pub fn settle(&mut self, now: Duration, at: Duration, claim: CapacityClaim, used: SettledUse) {
         match &mut self.bucket {
-            _ if !self.profile.rate_headers => CapacityStatus::Hidden,
+            Some(bucket) => bucket.settle(at, claim.load, used.tokens - used.cached),
+            None => self.quota.settle(now, at, claim.charge, used.tokens),
+        }
+    }
+
+    /// Returns what the headers of a request report that ended so.
+    pub fn report(&mut self, now: Duration, end: ReportedEnd) -> CapacityStatus {
+        match &mut self.bucket {
+            Some(_) if self.profile.meter.headers == HeaderStyle::None => CapacityStatus::Hidden,
             Some(bucket) => CapacityStatus::Utilization(bucket.utilization(now)),
-            None => CapacityStatus::Quota(self.quota.status(now)),
+            None => CapacityStatus::Quota(self.quota.report(now, end)),
         }
     }
 
@@ -115,6 +140,7 @@ impl DeploymentCapacity {
     pub fn change(&mut self, now: Duration, profile: DeploymentProfile) {
         self.profile = profile;
         self.quota.set_limits(now, profile.limits());
+        self.quota.set_rules(now, profile.meter);
         self.quota.set_foreign_traffic(now, profile.foreign_traffic());
         match (&mut self.bucket, profile.ptu) {
             (Some(bucket), Some(ptu)) => bucket.set_rate(now, ptu),
@@ -164,8 +190,10 @@ mod tests {
             capacity.admit(START, claim(1)),
             Err(CapacityDenial::Utilization { retry_after })
         );
-        assert_eq!(capacity.status(START), CapacityStatus::Utilization(1.1));
-        capacity.settle(START, cached, 600);
+        let success = ReportedEnd::Success;
+        assert_eq!(capacity.report(START, success), CapacityStatus::Utilization(1.1));
+        let used = SettledUse { tokens: 1_500, cached: 900 };
+        capacity.settle(START, START, cached, used);
         assert_eq!(capacity.utilization(START), Some(0.6));
         let window = capacity.windows().next().unwrap();
         assert_eq!((window.charged, window.admitted, window.refused), (1_100, 1, 1));
@@ -185,9 +213,11 @@ mod tests {
 
     #[test]
     fn headers_are_hidden_while_somebody_strips_them() {
-        let mut capacity =
-            capacity(&[ProfileSetting::RateHeaders(false), ProfileSetting::Ptu(Some(60))]);
-        assert_eq!(capacity.status(START), CapacityStatus::Hidden);
+        let mut capacity = capacity(&[
+            ProfileSetting::RateHeaders(HeaderStyle::None),
+            ProfileSetting::Ptu(Some(60)),
+        ]);
+        assert_eq!(capacity.report(START, ReportedEnd::Success), CapacityStatus::Hidden);
         assert_eq!(capacity.utilization(START), Some(0.0));
     }
 

@@ -24,6 +24,11 @@ pub enum BadSimulatorSettings {
         "a duty cycle (flex, other-bursts) must be on for some time and no longer than its period"
     )]
     DutyCycle,
+    #[error(
+        "a meter needs a cut above 0 and at most 1, a gateway-tpm above 0, and a time above 0 after \
+         'bucket:' and 'stale:'"
+    )]
+    Meter,
     #[error("there is no deployment '{0}': name one of those that were set up")]
     NoSuchDeployment(String),
     #[error("charge_factor is {0}: it must be above 0 and finite")]

@@ -1,6 +1,6 @@
 //! Status and headers of responses: rate limits, request ids, and Azure's other headers.
 //!
-//! Neighbours: `quota` gives the status, `refusal` the errors; `service` adds the deployment.
+//! Neighbours: `rate_report` gives the numbers, `refusal` the errors; `service` adds the deployment.
 //!
 //! `x-ratelimit-limit-*` is the rate per minute whatever the window; `remaining` and `reset` refer
 //! to the current window: the amount that can still be booked, and the seconds until it resets.
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::body::ReplyBody;
 use super::capacity::CapacityStatus;
 use super::faults::mix;
-use super::quota::QuotaStatus;
+use super::rate_report::RateReport;
 use super::refusal::{HttpRefusal, ceil_millis, ceil_seconds};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -72,30 +72,7 @@ impl ResponseHead {
     }
 
     pub fn set_capacity_status(&mut self, reading: &CapacityStatus) {
-        match reading {
-            CapacityStatus::Quota(standing) => self.set_quota_status(standing),
-            // The format that Azure's own benchmark reads: a number and a percent sign.
-            CapacityStatus::Utilization(share) => {
-                let percent = HeaderValue::from_str(&format!("{:.1}%", share * 100.0))
-                    .expect("digits fit a header");
-                self.headers.insert(UTILIZATION, percent);
-            }
-            CapacityStatus::Hidden => {}
-        }
-    }
-
-    /// Sets the headers of each limit that the deployment has.
-    fn set_quota_status(&mut self, standing: &QuotaStatus) {
-        if let (Some(limit), Some(left)) = (standing.limits.tpm, standing.remaining_tokens) {
-            self.headers.insert(LIMIT_TOKENS, limit.into());
-            self.headers.insert(REMAINING_TOKENS, left.into());
-            self.headers.insert(RESET_TOKENS, ceil_seconds(standing.reset_tokens).into());
-        }
-        if let (Some(limit), Some(left)) = (standing.limits.rpm, standing.remaining_requests) {
-            self.headers.insert(LIMIT_REQUESTS, limit.into());
-            self.headers.insert(REMAINING_REQUESTS, left.into());
-            self.headers.insert(RESET_REQUESTS, ceil_seconds(standing.reset_requests).into());
-        }
+        set_capacity_status(&mut self.headers, reading);
     }
 
     /// Sets the meaningless numbers that have been seen on Responses calls.
@@ -139,6 +116,36 @@ impl ResponseHead {
         *response.status_mut() = status;
         *response.headers_mut() = self.headers;
         response
+    }
+}
+
+/// Sets the headers that report a deployment's capacity, over those that are there.
+pub fn set_capacity_status(headers: &mut HeaderMap, reading: &CapacityStatus) {
+    match reading {
+        CapacityStatus::Quota(report) => set_rate_report(headers, report),
+        // The format that Azure's own benchmark reads: a number and a percent sign.
+        CapacityStatus::Utilization(share) => {
+            let percent = HeaderValue::from_str(&format!("{:.1}%", share * 100.0))
+                .expect("digits fit a header");
+            headers.insert(UTILIZATION, percent);
+        }
+        CapacityStatus::Hidden => {}
+    }
+}
+
+fn set_rate_report(headers: &mut HeaderMap, report: &RateReport) {
+    let numbers = [
+        (LIMIT_TOKENS, report.limit_tokens),
+        (REMAINING_TOKENS, report.remaining_tokens),
+        (RESET_TOKENS, report.reset_tokens),
+        (LIMIT_REQUESTS, report.limit_requests),
+        (REMAINING_REQUESTS, report.remaining_requests),
+        (RESET_REQUESTS, report.reset_requests),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            headers.insert(name, number.into());
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 use super::audit_ledger::{AuditLedger, LedgerWriter, locked};
-use super::capacity::{CapacityClaim, CapacityDenial};
+use super::capacity::{CapacityClaim, CapacityDenial, SettledUse};
 use super::deployment::SimulatedDeployment;
 use super::faults::{InjectedFault, PromptRng, SimulatedTiming};
 use super::ledger_snapshot::{AnswerUsage, BillingTier};
@@ -169,8 +169,9 @@ impl RequestJudge {
             }
         }
         let is_billed = fault.is_none_or(InjectedFault::is_billed);
-        let used = if is_billed { judgement.usage.total() - cached } else { 0 };
-        capacity.settle(now + judgement.timing.total(), claim, used);
+        let used = SettledUse { tokens: judgement.usage.total(), cached };
+        let used = if is_billed { used } else { SettledUse { tokens: 0, cached: 0 } };
+        capacity.settle(now, now + judgement.timing.total(), claim, used);
         drop(capacity);
         self.cache_prefixes(&beginnings);
         if is_billed {

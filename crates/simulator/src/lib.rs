@@ -10,7 +10,8 @@
 //! `deployments` → `judge` (`capacity`, `faults`, `audit_ledger`) → `reply` or `stream` or
 //! `refusal`, with `head` → `body`. `capacity` limits a deployment by a `quota`, or by a `bucket`
 //! if it is provisioned; both are pure and public, so that simulated time can drive them without
-//! sockets. `profile` holds a deployment's behaviour, and `spec` parses changes to it.
+//! sockets. A quota counts by the rules of its `meter` (`token_counter`, `request_slices`) and
+//! reports by them (`rate_report`). `profile` holds a deployment's behaviour, and `spec` parses changes to it.
 
 mod audit_ledger;
 mod body;
@@ -26,17 +27,21 @@ mod faults;
 mod head;
 mod judge;
 mod ledger_snapshot;
+pub mod meter;
 mod profile;
 pub mod quota;
+pub mod rate_report;
 mod refusal;
 mod reply;
 mod request;
+mod request_slices;
 mod route;
 mod service;
 mod settings;
 mod spec;
 mod stream;
 mod structured_output;
+mod token_counter;
 mod wire;
 
 use std::io;
@@ -54,6 +59,7 @@ pub use ledger_snapshot::{
     AdmittedTotals, AnswerUsage, BilledTotals, DeploymentWindow, DuplicateBilling, LedgerSnapshot,
     RefusalCounts, TierTotals,
 };
+pub use meter::{CountedTokens, HeaderStyle, MeterKind, MeterRules};
 pub use profile::{OutageKind, ProfileSetting};
 pub use quota::{NEVER_RETRY_AFTER, QuotaWindow};
 pub use settings::{DEFAULT_DIMENSIONS, DEFAULT_MAX_OUTPUT, SimulatorSettings};

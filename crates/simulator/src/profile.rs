@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::duty_cycle::{DutyCycle, ForeignTraffic};
 use super::error::BadSimulatorSettings;
 use super::faults::{FaultRates, InjectedFault, SimulatedLatency};
+use super::meter::{CountedTokens, HeaderStyle, MeterKind, MeterRules};
 use super::quota::QuotaLimits;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,8 +24,9 @@ pub struct DeploymentProfile {
     pub flex: Option<DutyCycle>,
     pub other_tpm: u64,
     pub other_bursts: DutyCycle,
-    /// Answers report the quota status, or the utilisation, in headers.
-    pub rate_headers: bool,
+    /// Rules of the token meter. A provisioned deployment has none, and reports its utilisation
+    /// unless the headers are off.
+    pub meter: MeterRules,
     pub outage: Option<Outage>,
 }
 
@@ -72,7 +74,13 @@ pub enum ProfileSetting {
     OtherTpm(u64),
     /// Duty cycle of the other callers' bursts.
     OtherBursts(DutyCycle),
-    RateHeaders(bool),
+    RateHeaders(HeaderStyle),
+    Meter(MeterKind),
+    Counts(CountedTokens),
+    /// Tokens a minute that a gateway before the service lets through.
+    GatewayTpm(Option<u64>),
+    /// Part of the quota in force, which the limit in the headers alone shows.
+    Cut(f64),
     /// Starts an outage of this duration (unlimited if `None`); an outer `None` ends it.
     Down(Option<(OutageKind, Option<Duration>)>),
 }
@@ -108,6 +116,9 @@ impl DeploymentProfile {
         if !self.flex.iter().chain([&self.other_bursts]).all(DutyCycle::is_sound) {
             return Err(BadSimulatorSettings::DutyCycle);
         }
+        if !self.meter.is_sound() {
+            return Err(BadSimulatorSettings::Meter);
+        }
         Ok(())
     }
 
@@ -140,7 +151,11 @@ impl DeploymentProfile {
             ProfileSetting::Flex(flex) => self.flex = flex,
             ProfileSetting::OtherTpm(tpm) => self.other_tpm = tpm,
             ProfileSetting::OtherBursts(bursts) => self.other_bursts = bursts,
-            ProfileSetting::RateHeaders(on) => self.rate_headers = on,
+            ProfileSetting::RateHeaders(style) => self.meter.headers = style,
+            ProfileSetting::Meter(kind) => self.meter.kind = kind,
+            ProfileSetting::Counts(counted) => self.meter.counted = counted,
+            ProfileSetting::GatewayTpm(tpm) => self.meter.gateway_tpm = tpm,
+            ProfileSetting::Cut(part) => self.meter.cut = part,
             ProfileSetting::Down(down) => {
                 self.outage = down.map(|(down, lasts)| Outage {
                     kind: down,
@@ -209,6 +224,8 @@ mod tests {
             (&[ProfileSetting::Flex(Some(never))], BadSimulatorSettings::DutyCycle),
             (&[ProfileSetting::OtherBursts(never)], BadSimulatorSettings::DutyCycle),
             (&[ProfileSetting::Rate(InjectedFault::Hang, 1.5)], BadSimulatorSettings::FaultRates),
+            (&[ProfileSetting::Cut(0.0)], BadSimulatorSettings::Meter),
+            (&[ProfileSetting::GatewayTpm(Some(0))], BadSimulatorSettings::Meter),
             (&[ProfileSetting::Spread(f64::NAN)], BadSimulatorSettings::Latency),
         ] {
             assert_eq!(plain().with(Duration::ZERO, settings), Err(fault), "{settings:?}");

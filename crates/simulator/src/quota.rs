@@ -1,10 +1,10 @@
-//! Service-side quota of one deployment: tokens per window, requests per slice.
+//! Service-side quota of one deployment: tokens by a meter, requests by slices.
 //!
 //! Pure: time is passed in as the span since the simulator started, so the tests need no clock. It
 //! shares nothing with `admission/` on purpose: that side estimates what this side decides.
 //! `capacity` calls it once per request; `ledger_snapshot` lists the windows it closed.
 //!
-//! The rules, after the published quota pages:
+//! The rules, after the published quota pages, unless `meter` says otherwise:
 //! - Tokens: each admitted request books its charge on arrival, and the counter restarts at zero
 //!   with each window. A refused request books no tokens.
 //! - Requests: the rate is enforced in slices of 1 or 10 s. A call takes its slot in the slice
@@ -13,12 +13,17 @@
 //! - A request whose charge exceeds a whole window can never pass: it gets a Retry-After of one
 //!   day, as from the service.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::duty_cycle::ForeignTraffic;
+use super::meter::{CountedTokens, HeaderStyle, MeterKind, MeterRules};
+use super::rate_report::{RateReport, ReportedEnd, cut};
+use super::request_slices::RequestSlices;
+use super::token_counter::TokenCounter;
 
 /// Retry-After of the service for a request that is larger than its whole quota.
 pub const NEVER_RETRY_AFTER: Duration = Duration::from_secs(86_400);
@@ -35,7 +40,7 @@ pub struct QuotaLimits {
     pub rpm: Option<u64>,
 }
 
-/// Bookings of one window.
+/// Bookings of one window: of a fixed one, or of one by the clock where the meter has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct QuotaWindow {
     /// Number of the window since the simulator started, from 0.
@@ -58,6 +63,7 @@ pub enum QuotaVerdict {
     Admitted,
     TokensFull { retry_after: Duration },
     RequestsFull { retry_after: Duration },
+    GatewayFull { retry_after: Duration },
 }
 
 /// Quota status that the rate-limit headers report after a request.
@@ -76,61 +82,120 @@ pub struct QuotaStatus {
 pub struct ServiceQuota {
     limits: QuotaLimits,
     window: Duration,
-    slice: Duration,
+    rules: MeterRules,
+    tokens: TokenCounter,
+    gateway: Option<TokenCounter>,
+    slices: RequestSlices,
     open: QuotaWindow,
+    /// End of the open ledger window; `None` until a first request opens it.
+    open_until: Option<Duration>,
     /// Request slots taken in the open window.
     slots_taken: u64,
-    slice_index: u64,
-    slice_used: u64,
     closed: VecDeque<QuotaWindow>,
     foreign_traffic: Option<ForeignTraffic>,
     /// Time up to which the foreign tokens are booked.
     foreign_booked_until: Duration,
+    /// Latest time seen. Threads may arrive in another order than they read the clock: a late one
+    /// counts at this time.
+    latest: Duration,
+    /// Tokens of requests that are still being answered, soonest end first.
+    pending: BinaryHeap<Reverse<PendingUsage>>,
+    /// Status that stale headers still report, and when it was read.
+    stale: Option<(Duration, QuotaStatus)>,
+}
+
+/// Tokens used by a request that ends at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct PendingUsage {
+    at: Duration,
+    booked_at: Duration,
+    estimate: u64,
+    used: u64,
 }
 
 impl ServiceQuota {
+    /// Creates a quota with the documented meter.
     pub fn new(limits: QuotaLimits, window: Duration, slice: Duration) -> Self {
-        let quota = limits.tpm.map(|tpm| per_span(tpm, window));
-        let open = QuotaWindow { quota, ..QuotaWindow::default() };
-        Self {
+        let mut quota = Self {
             limits,
             window,
-            slice,
-            open,
+            rules: MeterRules::DOCUMENTED,
+            tokens: TokenCounter::new(MeterKind::ClockWindow, window, None),
+            gateway: None,
+            slices: RequestSlices::new(slice),
+            open: QuotaWindow::default(),
+            open_until: Some(window),
             slots_taken: 0,
-            slice_index: 0,
-            slice_used: 0,
             closed: VecDeque::new(),
             foreign_traffic: None,
             foreign_booked_until: Duration::ZERO,
+            latest: Duration::ZERO,
+            pending: BinaryHeap::new(),
+            stale: None,
+        };
+        quota.apply_limits();
+        quota
+    }
+
+    /// Changes the meter's rules from now on. Another kind of meter starts empty.
+    pub fn set_rules(&mut self, now: Duration, rules: MeterRules) {
+        self.advance(now);
+        if rules == self.rules {
+            return;
         }
+        let before = std::mem::replace(&mut self.rules, rules);
+        if rules.kind != before.kind {
+            self.tokens = TokenCounter::new(rules.kind, self.window, None);
+            self.tokens.advance(self.latest);
+            self.close_window(self.latest);
+        }
+        if rules.gateway_tpm.is_some() != before.gateway_tpm.is_some() {
+            let gateway = TokenCounter::new(MeterKind::FirstRequestWindow, self.window, None);
+            self.gateway = rules.gateway_tpm.map(|_| gateway);
+        }
+        self.stale = None;
+        self.apply_limits();
     }
 
     /// Decides one request and books its cost.
     pub fn admit(&mut self, now: Duration, charge: u64) -> QuotaVerdict {
         self.advance(now);
+        let now = self.latest;
+        self.touch(now);
         let verdict = self.judge(now, charge);
-        if !matches!(verdict, QuotaVerdict::RequestsFull { .. }) {
-            self.slice_used += 1;
+        if matches!(verdict, QuotaVerdict::Admitted | QuotaVerdict::TokensFull { .. }) {
+            self.slices.take_slot();
             self.slots_taken += 1;
         }
-        match verdict {
-            QuotaVerdict::Admitted => {
-                self.open.charged += charge;
-                self.open.admitted += 1;
-            }
-            QuotaVerdict::TokensFull { .. } | QuotaVerdict::RequestsFull { .. } => {
-                self.open.refused += 1
-            }
+        if verdict != QuotaVerdict::Admitted {
+            self.open.refused += 1;
+            return verdict;
+        }
+        self.open.admitted += 1;
+        if let Some(gateway) = &mut self.gateway {
+            gateway.book(now, charge);
+        }
+        if self.rules.counted != CountedTokens::Billed {
+            self.open.charged += charge;
+            self.tokens.book(now, charge);
         }
         verdict
+    }
+
+    /// Tells the tokens that a request, admitted at `booked_at`, will have used at its end. Meters
+    /// that count estimates ignore it.
+    pub fn settle(&mut self, booked_at: Duration, at: Duration, estimate: u64, used: u64) {
+        if self.rules.counted != CountedTokens::Estimate {
+            let booked_at = booked_at.max(self.latest);
+            self.pending.push(Reverse(PendingUsage { at, booked_at, estimate, used }));
+        }
     }
 
     /// Changes the limits from now on; existing bookings stay.
     pub fn set_limits(&mut self, now: Duration, limits: QuotaLimits) {
         self.advance(now);
         self.limits = limits;
-        self.open.quota = limits.tpm.map(|tpm| per_span(tpm, self.window));
+        self.apply_limits();
     }
 
     /// Counts a request that was refused for another reason than the quota.
@@ -150,13 +215,30 @@ impl ServiceQuota {
     pub fn status(&mut self, now: Duration) -> QuotaStatus {
         self.advance(now);
         let minute = |rpm| per_span(rpm, self.window);
+        let whole = self.limits.tpm.map_or(0, |tpm| per_span(tpm, self.window));
+        let hidden_cut = whole - cut(whole, self.rules.cut);
         QuotaStatus {
             limits: self.limits,
-            remaining_tokens: self.open.room(),
+            remaining_tokens: self.tokens.room().map(|room| room + hidden_cut),
             remaining_requests: self.limits.rpm.map(|r| minute(r).saturating_sub(self.slots_taken)),
-            reset_tokens: until_next(now, self.window),
-            reset_requests: until_next(now, self.slice),
+            reset_tokens: self.tokens.until_reset(self.latest),
+            reset_requests: self.slices.until_end(self.latest),
         }
+    }
+
+    /// Returns the headers of a request that ended so.
+    pub fn report(&mut self, now: Duration, end: ReportedEnd) -> RateReport {
+        let mut status = self.status(now);
+        if let HeaderStyle::Stale { every } = self.rules.headers {
+            status = match self.stale {
+                Some((read_at, old)) if self.latest < read_at + every => old,
+                _ => {
+                    self.stale = Some((self.latest, status));
+                    status
+                }
+            };
+        }
+        RateReport::of(&self.rules, &status, end)
     }
 
     /// Returns the windows so far that had requests, the open one last.
@@ -169,86 +251,120 @@ impl ServiceQuota {
     }
 
     fn judge(&self, now: Duration, charge: u64) -> QuotaVerdict {
-        if let Some(rpm) = self.limits.rpm
-            && self.slice_used >= self.slice_allowance(rpm, self.slice_index)
+        if let Some(gateway) = &self.gateway
+            && gateway.room().is_some_and(|room| charge > room)
         {
-            return QuotaVerdict::RequestsFull {
-                retry_after: self.until_next_free_slice(now, rpm),
-            };
+            return QuotaVerdict::GatewayFull { retry_after: gateway.until_room(now, charge) };
         }
-        match self.open.quota {
-            Some(quota) if charge > quota => {
-                QuotaVerdict::TokensFull { retry_after: NEVER_RETRY_AFTER }
-            }
-            Some(_) if self.open.room().is_some_and(|room| charge > room) => {
-                QuotaVerdict::TokensFull { retry_after: until_next(now, self.window) }
+        if let Some(rpm) = self.limits.rpm
+            && self.slices.is_full(rpm)
+        {
+            let retry_after = self.slices.until_next_free(now, rpm);
+            return QuotaVerdict::RequestsFull { retry_after };
+        }
+        if self.tokens.largest().is_some_and(|largest| charge > largest) {
+            return QuotaVerdict::TokensFull { retry_after: NEVER_RETRY_AFTER };
+        }
+        // Where only used tokens count, nobody knows before what a request needs.
+        let needed = if self.rules.counted == CountedTokens::Billed { 1 } else { charge };
+        match self.tokens.room() {
+            Some(room) if needed > room => {
+                QuotaVerdict::TokensFull { retry_after: self.tokens.until_room(now, needed) }
             }
             _ => QuotaVerdict::Admitted,
         }
     }
 
-    /// Returns the requests that slice number `index` may take: integers whose sum follows the
-    /// rate, so that 90 RPM are 2, 1, 2, 1 … in slices of a second and not 2 each.
-    fn slice_allowance(&self, rpm: u64, index: u64) -> u64 {
-        let until = |slices: u64| {
-            let span_ms = self.slice.as_millis() * u128::from(slices);
-            (u128::from(rpm) * span_ms).div_ceil(MINUTE_MS) as u64
-        };
-        until(index + 1) - until(index)
+    fn apply_limits(&mut self) {
+        let whole = self.limits.tpm.map(|tpm| per_span(tpm, self.window));
+        let quota = whole.map(|whole| cut(whole, self.rules.cut));
+        self.tokens.set_limit(quota);
+        self.open.quota = quota;
+        if let (Some(gateway), Some(tpm)) = (&mut self.gateway, self.rules.gateway_tpm) {
+            gateway.set_limit(Some(per_span(tpm, self.window)));
+        }
     }
 
-    /// Returns the time until a slice begins that takes any request at all.
-    fn until_next_free_slice(&self, now: Duration, rpm: u64) -> Duration {
-        if rpm == 0 {
-            return NEVER_RETRY_AFTER;
-        }
-        // At less than one request per slice, some slices take none at all.
-        let mut index = self.slice_index + 1;
-        while self.slice_allowance(rpm, index) == 0 {
-            index += 1;
-        }
-        span_times(self.slice, index).saturating_sub(now)
+    /// Opens windows that begin with a request.
+    fn touch(&mut self, now: Duration) {
+        self.tokens.touch(now);
+        self.open_until.get_or_insert(now + self.window);
     }
 
-    /// Closes the slice and the window that have ended, and books the foreign tokens.
+    /// Lets time pass: requests end, slices and windows end, others book.
     fn advance(&mut self, now: Duration) {
-        let slice_index = whole_spans(now, self.slice);
-        // Threads may arrive in another order than they read the clock: a late one counts at the
-        // latest time seen.
-        if slice_index > self.slice_index {
-            self.slice_index = slice_index;
-            self.slice_used = 0;
+        while let Some(Reverse(due)) = self.pending.peek().copied()
+            && due.at <= now
+        {
+            self.pending.pop();
+            self.pass_until(due.at);
+            self.count_usage(due);
         }
-        let index = whole_spans(now, self.window);
-        if index > self.open.index {
-            self.book_foreign_tokens(span_times(self.window, self.open.index + 1));
-            let quota = self.limits.tpm.map(|tpm| per_span(tpm, self.window));
-            let fresh = QuotaWindow { index, quota, ..QuotaWindow::default() };
-            let over = std::mem::replace(&mut self.open, fresh);
-            if over.admitted + over.refused > 0 {
-                if self.closed.len() == MAX_CLOSED_WINDOWS {
-                    self.closed.pop_front();
-                }
-                self.closed.push_back(over);
-            }
-            self.slots_taken = 0;
-            self.foreign_booked_until = span_times(self.window, index);
+        self.pass_until(now);
+    }
+
+    fn pass_until(&mut self, now: Duration) {
+        let now = now.max(self.latest);
+        if let Some(end) = self.open_until.filter(|end| now >= *end) {
+            self.book_foreign_tokens(end);
+            self.tokens.advance(now);
+            self.close_window(now);
+        }
+        self.latest = now;
+        self.tokens.advance(now);
+        self.slices.advance(now);
+        if let Some(gateway) = &mut self.gateway {
+            gateway.advance(now);
         }
         self.book_foreign_tokens(now);
+    }
+
+    /// Counts the tokens of a request that has ended.
+    fn count_usage(&mut self, due: PendingUsage) {
+        if self.rules.counted == CountedTokens::Billed {
+            self.tokens.book(due.at.max(self.latest), due.used);
+            self.open.charged += due.used;
+        } else if due.used < due.estimate {
+            let back = self.tokens.give_back(due.booked_at, due.estimate - due.used);
+            self.open.charged = self.open.charged.saturating_sub(back);
+        } else {
+            let more = due.used - due.estimate;
+            self.tokens.book(due.at.max(self.latest), more);
+            self.open.charged += more;
+        }
+    }
+
+    /// Closes the open ledger window and opens the one that `now` lies in.
+    fn close_window(&mut self, now: Duration) {
+        let by_first_request = self.rules.kind == MeterKind::FirstRequestWindow;
+        let clock = whole_spans(now, self.window);
+        let index = if by_first_request { self.open.index + 1 } else { clock };
+        let (starts, ends) = (span_times(self.window, clock), span_times(self.window, clock + 1));
+        self.open_until = (!by_first_request).then_some(ends);
+        let fresh = QuotaWindow { index, quota: self.open.quota, ..QuotaWindow::default() };
+        let over = std::mem::replace(&mut self.open, fresh);
+        if over.admitted + over.refused > 0 {
+            if self.closed.len() == MAX_CLOSED_WINDOWS {
+                self.closed.pop_front();
+            }
+            self.closed.push_back(over);
+        }
+        self.slots_taken = 0;
+        if !by_first_request {
+            self.foreign_booked_until = self.foreign_booked_until.max(starts);
+        }
     }
 
     fn book_foreign_tokens(&mut self, until: Duration) {
         let Some(others) = self.foreign_traffic else { return };
         let requested = others.tokens_between(self.foreign_booked_until, until);
-        self.open.others += requested.min(self.open.room().unwrap_or(u64::MAX));
+        let booked = requested.min(self.tokens.room().unwrap_or(u64::MAX));
+        if booked > 0 {
+            self.touch(until);
+            self.tokens.book(until, booked);
+            self.open.others += booked;
+        }
         self.foreign_booked_until = self.foreign_booked_until.max(until);
-    }
-}
-
-impl QuotaWindow {
-    /// Returns the tokens that can still be booked.
-    fn room(&self) -> Option<u64> {
-        self.quota.map(|quota| quota.saturating_sub(self.charged + self.others))
     }
 }
 
@@ -257,16 +373,12 @@ fn per_span(per_minute: u64, span: Duration) -> u64 {
     (u128::from(per_minute) * span.as_millis() / MINUTE_MS) as u64
 }
 
-fn whole_spans(now: Duration, span: Duration) -> u64 {
+pub(super) fn whole_spans(now: Duration, span: Duration) -> u64 {
     (now.as_nanos() / span.as_nanos()) as u64
 }
 
-fn span_times(span: Duration, count: u64) -> Duration {
+pub(super) fn span_times(span: Duration, count: u64) -> Duration {
     Duration::from_nanos_u128(span.as_nanos() * u128::from(count))
-}
-
-fn until_next(now: Duration, span: Duration) -> Duration {
-    span_times(span, whole_spans(now, span) + 1) - now
 }
 
 #[cfg(test)]

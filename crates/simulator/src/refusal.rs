@@ -115,6 +115,15 @@ impl HttpRefusal {
         )
     }
 
+    /// The answer of API Management's token-limit policy.
+    pub fn gateway_full(retry_after: Duration) -> Self {
+        let seconds = ceil_seconds(retry_after);
+        Self::too_many(
+            retry_after,
+            &format!("Token limit is exceeded. Try again in {seconds} seconds."),
+        )
+    }
+
     pub fn requests_full(retry_after: Duration) -> Self {
         let seconds = ceil_seconds(retry_after);
         Self::too_many(

@@ -26,10 +26,11 @@ use super::deployment::SimulatedDeployment;
 use super::deployments::DeploymentRegistry;
 use super::error::BadSimulatorSettings;
 use super::faults::{InjectedFault, SimulatedTiming, mix};
-use super::head::{RequestIds, ResponseHead};
+use super::head::{self, RequestIds, ResponseHead};
 use super::judge::{JudgedRequest, RequestJudge, RequestVerdict};
 use super::ledger_snapshot::{BillingTier, DeploymentWindow, LedgerSnapshot};
 use super::profile::ProfileSetting;
+use super::rate_report::ReportedEnd;
 use super::refusal::HttpRefusal;
 use super::reply::{AnswerWords, ApiAnswer};
 use super::request::{ApiRequest, SimulatedApi};
@@ -72,8 +73,15 @@ pub enum RequestEnd {
 
 /// Decided end of a request, to be executed after a delay.
 enum PlannedEnd {
-    Answer { response: Response<ReplyBody>, after: Duration },
-    Reset { after: Duration },
+    Answer {
+        response: Response<ReplyBody>,
+        after: Duration,
+        /// Deployment whose rate-limit headers are read when the delay is over.
+        report_of: Option<Arc<SimulatedDeployment>>,
+    },
+    Reset {
+        after: Duration,
+    },
     Hang,
 }
 
@@ -205,8 +213,13 @@ impl SimulatorService {
             self.reject(head, HttpRefusal::unauthorized())
         };
         match decision {
-            PlannedEnd::Answer { response, after } => {
+            PlannedEnd::Answer { mut response, after, report_of } => {
                 wait(after).await;
+                if let Some(deployment) = report_of {
+                    let report =
+                        locked(&deployment.capacity).report(self.now(), ReportedEnd::Success);
+                    head::set_capacity_status(response.headers_mut(), &report);
+                }
                 RequestEnd::Answer(response)
             }
             PlannedEnd::Reset { after } => {
@@ -244,17 +257,29 @@ impl SimulatorService {
         request.structured_output =
             self.judge.structured_output(&request, |text| deployment.count_tokens(text));
         if let Err(refusal) = self.check_request(&request, &deployment, tokens) {
-            self.set_deployment(&mut head, &deployment, request.api);
+            self.set_deployment(&mut head, &deployment, request.api, ReportedEnd::Failure);
             return self.reject(head, refusal);
         }
         let standard = self.spillover(request_headers, &deployment);
-        let standard = standard.as_deref();
-        let judgement = self.judge.judge(self.now(), &request, tokens, &deployment, standard);
-        self.set_deployment(&mut head, judgement.served_by, request.api);
-        if let Some(status) = judgement.spilled_status {
-            head.set_spilled(&deployment.name, status);
+        let judgement =
+            self.judge.judge(self.now(), &request, tokens, &deployment, standard.as_deref());
+        let end = reported_end(judgement.verdict);
+        let has_headers = self.set_deployment(&mut head, judgement.served_by, request.api, end);
+        let served_by = match judgement.spilled_status {
+            Some(status) => {
+                head.set_spilled(&deployment.name, status);
+                standard.as_ref().unwrap_or(&deployment)
+            }
+            None => &deployment,
+        };
+        let mut planned = self.execute(&judgement, call, head, &request);
+        let is_late = has_headers
+            && end == ReportedEnd::Success
+            && locked(&served_by.capacity).profile().meter.reports_at_the_end();
+        if let PlannedEnd::Answer { report_of, .. } = &mut planned {
+            *report_of = is_late.then(|| served_by.clone());
         }
-        self.execute(&judgement, call, head, &request)
+        planned
     }
 
     /// Returns the standard deployment that a call to a provisioned one names for spillover.
@@ -337,11 +362,11 @@ impl SimulatorService {
                 if request.stream {
                     let events = SseEvents::of(&answer, request.include_usage);
                     let response = head.events(ReplyBody::paced(events, timing.output, receipt));
-                    return PlannedEnd::Answer { response, after: timing.first_token };
+                    return PlannedEnd::answer(response, timing.first_token);
                 }
                 let body =
                     ReplyBody::Whole { bytes: answer.to_json().into(), receipt: Some(receipt) };
-                PlannedEnd::Answer { response: head.json(body), after: timing.total() }
+                PlannedEnd::answer(head.json(body), timing.total())
             }
         }
     }
@@ -352,18 +377,21 @@ impl SimulatorService {
         PlannedEnd::at_once(head.refuse(refusal))
     }
 
+    /// Sets the deployment's headers; returns true if they report its capacity.
     fn set_deployment(
         &self,
         head: &mut ResponseHead,
         deployment: &SimulatedDeployment,
         api: SimulatedApi,
-    ) {
+        end: ReportedEnd,
+    ) -> bool {
         head.set_deployment(&deployment.name);
-        let reading = locked(&deployment.capacity).status(self.now());
         if self.settings.odd_rate_headers && api == SimulatedApi::Responses {
-            return head.set_odd_rate_headers();
+            head.set_odd_rate_headers();
+            return false;
         }
-        head.set_capacity_status(&reading);
+        head.set_capacity_status(&locked(&deployment.capacity).report(self.now(), end));
+        true
     }
 
     fn models(&self) -> serde_json::Value {
@@ -375,8 +403,12 @@ impl SimulatorService {
 }
 
 impl PlannedEnd {
+    fn answer(response: Response<ReplyBody>, after: Duration) -> Self {
+        Self::Answer { response, after, report_of: None }
+    }
+
     fn at_once(response: Response<ReplyBody>) -> Self {
-        Self::Answer { response, after: Duration::ZERO }
+        Self::answer(response, Duration::ZERO)
     }
 }
 
@@ -387,10 +419,7 @@ fn faulted_end(
     answer: &ApiAnswer<'_>,
     timing: SimulatedTiming,
 ) -> PlannedEnd {
-    let fail = |head: ResponseHead, refusal, after| PlannedEnd::Answer {
-        response: head.refuse(refusal),
-        after,
-    };
+    let fail = |head: ResponseHead, refusal, after| PlannedEnd::answer(head.refuse(refusal), after);
     match fault {
         InjectedFault::Busy => fail(head, HttpRefusal::busy(BUSY_RETRY_AFTER), Duration::ZERO),
         InjectedFault::Internal => fail(head, HttpRefusal::internal(), timing.first_token),
@@ -405,14 +434,24 @@ fn faulted_end(
             } else {
                 head.json(ReplyBody::half(answer.to_json()))
             };
-            PlannedEnd::Answer { response, after: timing.total() }
+            PlannedEnd::answer(response, timing.total())
         }
+    }
+}
+
+fn reported_end(verdict: RequestVerdict) -> ReportedEnd {
+    match verdict {
+        RequestVerdict::Answered => ReportedEnd::Success,
+        RequestVerdict::Refused(CapacityDenial::Gateway { .. }) => ReportedEnd::ThrottledByGateway,
+        RequestVerdict::Refused(_) => ReportedEnd::Throttled,
+        RequestVerdict::Faulted(_) => ReportedEnd::Failure,
     }
 }
 
 fn denial_refusal(denial: CapacityDenial) -> HttpRefusal {
     match denial {
         CapacityDenial::Tokens { retry_after } => HttpRefusal::tokens_full(retry_after),
+        CapacityDenial::Gateway { retry_after } => HttpRefusal::gateway_full(retry_after),
         CapacityDenial::Requests { retry_after } => HttpRefusal::requests_full(retry_after),
         CapacityDenial::Utilization { retry_after } => HttpRefusal::utilization_full(retry_after),
         CapacityDenial::NoFlexRoom => HttpRefusal::no_flex_room(),

@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use super::duty_cycle::DutyCycle;
 use super::error::{BadSimulatorSettings, MOST_OUTPUT};
 use super::faults::{FaultRates, SimulatedLatency};
+use super::meter::MeterRules;
 use super::profile::{DeploymentProfile, ProfileSetting};
 use super::quota::QuotaLimits;
 use super::spec::{ScheduledChange, is_deployment_name};
@@ -69,8 +70,8 @@ pub struct SimulatorSettings {
     pub ledger_samples: bool,
     /// Sends rate-limit headers of -1 and 0 on Responses calls, as seen in the wild.
     pub odd_rate_headers: bool,
-    /// Answers report the quota status, or the utilisation, in headers. Some gateways strip them.
-    pub rate_headers: bool,
+    /// Rules of each deployment's token meter, and of the headers that report it.
+    pub meter: MeterRules,
     /// Region sent in `x-ms-region`.
     pub region: String,
 }
@@ -97,7 +98,7 @@ impl Default for SimulatorSettings {
             misfits: 0.0,
             ledger_samples: true,
             odd_rate_headers: false,
-            rate_headers: true,
+            meter: MeterRules::DOCUMENTED,
             region: "Simulated".to_owned(),
         }
     }
@@ -149,7 +150,7 @@ impl SimulatorSettings {
             flex: None,
             other_tpm: 0,
             other_bursts: DutyCycle::ALWAYS,
-            rate_headers: self.rate_headers,
+            meter: self.meter,
             outage: None,
         }
     }

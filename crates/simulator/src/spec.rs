@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::duty_cycle::DutyCycle;
 use super::faults::{FaultRates, InjectedFault};
+use super::meter::{CountedTokens, HeaderStyle, MeterKind, MeterRules};
 use super::profile::{DeploymentProfile, OutageKind, ProfileSetting};
 
 /// Setting names of the fault rates.
@@ -32,7 +33,8 @@ pub enum BadSpec {
     #[error(
         "'{0}' is no setting of a deployment: use tpm, rpm, ptu, latency-ms, token-ms, spread, \
          fault-rate, rate-429, rate-500, rate-503, rate-408, rate-reset-before, rate-reset-after, \
-         rate-hang, rate-truncate, flex, other-tpm, other-bursts, rate-headers or down"
+         rate-hang, rate-truncate, flex, other-tpm, other-bursts, meter, counts, \
+         rate-headers, gateway-tpm, cut or down"
     )]
     Unknown(String),
     #[error("'{key}={value}': {key} must be {wants}")]
@@ -143,11 +145,11 @@ fn parse_setting(
         "other-bursts" => ProfileSetting::OtherBursts(
             parse_duty("other-bursts", value)?.unwrap_or(DutyCycle::ALWAYS),
         ),
-        "rate-headers" => ProfileSetting::RateHeaders(match value {
-            "on" => true,
-            "off" => false,
-            _ => return Err(bad_value("rate-headers", value, "on or off")),
-        }),
+        "rate-headers" => ProfileSetting::RateHeaders(value.parse()?),
+        "meter" => ProfileSetting::Meter(value.parse()?),
+        "counts" => ProfileSetting::Counts(value.parse()?),
+        "gateway-tpm" => ProfileSetting::GatewayTpm(count("gateway-tpm")?),
+        "cut" => ProfileSetting::Cut(number("cut")?),
         "down" => ProfileSetting::Down(parse_outage(value)?),
         _ => match RATES.into_iter().find(|(name, _)| *name == key) {
             Some((name, fault)) => ProfileSetting::Rate(fault, number(name)?),
@@ -176,6 +178,62 @@ fn parse_duty(key: &'static str, value: &str) -> Result<Option<DutyCycle>, BadSp
         .filter(DutyCycle::is_sound);
     let wants = "on, off, or ON/PERIOD, as in 20s/60s";
     duty.map(Some).ok_or_else(|| bad_value(key, value, wants))
+}
+
+impl FromStr for MeterKind {
+    type Err = BadSpec;
+
+    fn from_str(value: &str) -> Result<Self, BadSpec> {
+        let wants = "clock, first, sliding, bucket, or what the bucket holds, as in bucket:10s";
+        let bad = || bad_value("meter", value, wants);
+        Ok(match value {
+            "clock" => Self::ClockWindow,
+            "first" => Self::FirstRequestWindow,
+            "sliding" => Self::SlidingWindow,
+            "bucket" => Self::TokenBucket { holds: None },
+            _ => {
+                let holds = value.strip_prefix("bucket:").and_then(parse_duration);
+                Self::TokenBucket { holds: Some(holds.ok_or_else(bad)?) }
+            }
+        })
+    }
+}
+
+impl FromStr for CountedTokens {
+    type Err = BadSpec;
+
+    fn from_str(value: &str) -> Result<Self, BadSpec> {
+        match value {
+            "estimate" => Ok(Self::Estimate),
+            "billed" => Ok(Self::Billed),
+            "corrected" => Ok(Self::Corrected),
+            _ => Err(bad_value("counts", value, "estimate, billed or corrected")),
+        }
+    }
+}
+
+impl FromStr for HeaderStyle {
+    type Err = BadSpec;
+
+    fn from_str(value: &str) -> Result<Self, BadSpec> {
+        let wants = "on, off, full, classic, remaining, reset-on-429, 200-only, stale:SPAN, \
+                     minus-one, zero or none";
+        let bad = || bad_value("rate-headers", value, wants);
+        Ok(match value {
+            "on" | "full" => Self::Full,
+            "off" | "none" => Self::None,
+            "classic" => Self::Classic,
+            "remaining" => Self::Remaining,
+            "reset-on-429" => Self::ResetOn429,
+            "200-only" => Self::SuccessOnly,
+            "minus-one" => Self::MinusOne,
+            "zero" => Self::Zero,
+            _ => {
+                let every = value.strip_prefix("stale:").and_then(parse_duration);
+                Self::Stale { every: every.ok_or_else(bad)? }
+            }
+        })
+    }
 }
 
 fn parse_outage(value: &str) -> Result<Option<(OutageKind, Option<Duration>)>, BadSpec> {
@@ -224,7 +282,16 @@ pub fn format_profile(profile: &DeploymentProfile, now: Duration) -> String {
         put("other-tpm", other_tpm);
         put("other-bursts", other_bursts);
     }
-    put("rate-headers", if profile.rate_headers { &"on" } else { &"off" });
+    let MeterRules { kind, counted, headers, gateway_tpm, cut } = &profile.meter;
+    put("meter", kind);
+    put("counts", counted);
+    put("rate-headers", headers);
+    if let Some(tpm) = gateway_tpm {
+        put("gateway-tpm", tpm);
+    }
+    if *cut < 1.0 {
+        put("cut", cut);
+    }
     let down =
         profile.outage_kind(now).and_then(|down| DOWNS.into_iter().find(|(_, d)| *d == down));
     if let Some((name, _)) = down {
@@ -285,7 +352,9 @@ mod tests {
             ("90s:", "changes nothing"),
             ("90s:flex=2m/1m", "20s/60s"),
             ("90s:other-bursts=sometimes", "other-bursts must be on"),
-            ("90s:rate-headers=no", "on or off"),
+            ("90s:rate-headers=no", "reset-on-429"),
+            ("90s:meter=moon", "bucket:10s"),
+            ("90s:counts=all", "corrected"),
             ("90s:down=404", "503:10s"),
             ("90s:down=503:soon", "503:10s"),
             ("90s:rate-hang=x", "rate-hang must be a number"),
@@ -302,6 +371,9 @@ mod tests {
             "tpm=60000,rpm=600,latency-ms=20.5,token-ms=1,spread=0.5,fault-rate=0.06,rate-429=0.01,\
              flex=20s/60s,other-tpm=5000,other-bursts=2s/10s,rate-headers=off,down=reset",
             "ptu=30000,other-tpm=5000",
+            "meter=first,counts=corrected,rate-headers=stale:5s,gateway-tpm=30000,cut=0.5",
+            "meter=bucket:10s,counts=billed,rate-headers=classic",
+            "meter=sliding,rate-headers=reset-on-429",
         ] {
             let made = plain.with(Duration::ZERO, &parse_settings(text).unwrap()).unwrap();
             assert_ne!(made, plain);

@@ -1,24 +1,20 @@
-//! Admission against the simulator's own accounting, in simulated time: minutes pass in a blink, and
-//! no socket is opened.
-//!
-//! A [`Scene`] has deployments that differ as services do, and always jobs in line. Calls take time
-//! to arrive, are judged and booked there in the order of their arrival, and their ends come back
-//! in another one.
+//! The event loop of a scene.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use promptmill::admission::deployment::{CallFeedback, DeploymentLimits as Told};
+use promptmill::admission::deployment::CallFeedback;
 use promptmill::admission::{
     Admission, AdmissionDecision, AdmissionTicket, Booking, DeploymentIndex, PoolMember,
 };
 use promptmill::headers::RateHeaders;
 use promptmill::simulator::bucket::LeakyBucket;
 use promptmill::simulator::quota::{QuotaLimits, QuotaVerdict, ServiceQuota};
+use promptmill::simulator::rate_report::{RateReport, ReportedEnd};
+use promptmill::simulator::{ForeignTraffic, MeterKind, MeterRules};
 use tokio::time::Instant;
 
-const WINDOW: Duration = Duration::from_secs(60);
-const SLICE: Duration = Duration::from_secs(1);
+use super::{Report, Scene, Service, Sizes, Used, WINDOW};
 
 /// The way to a service.
 const NETWORK: Duration = Duration::from_millis(15);
@@ -29,145 +25,31 @@ const TICK: Duration = Duration::from_millis(1);
 /// Jobs in line at any time.
 const IN_LINE: usize = 500;
 
-/// One service behind a deployment.
-pub struct Service {
-    /// What promptmill is told of it.
-    pub told: Told,
-    pub tier: u8,
-    pub tpm: u64,
-    pub rpm: Option<u64>,
-    /// Its charge for one token of ours.
-    pub factor: f64,
-    /// Provisioned: a bucket that leaks so fast, of 10 s.
-    pub ptu: bool,
-    /// Its answers say what it knows.
-    pub headers: bool,
-    /// The mean time of a call.
-    pub latency: Duration,
-    /// The share of calls that fail, half of them before anything is booked.
-    pub faults: f64,
-    /// All calls fail between these.
-    pub outage: Option<(Duration, Duration)>,
-    /// Its quota from then on.
-    pub changes: Vec<(Duration, u64)>,
-    /// Tokens a second that others book.
-    pub others: u64,
-    /// How far its window is when the scene begins.
-    pub phase: Duration,
-    /// The flex tier: room for so long of each period, and the service whose quota it uses.
-    pub flex: Option<Flex>,
-}
-
-#[derive(Clone, Copy)]
-pub struct Flex {
-    pub room: Duration,
-    pub period: Duration,
-    pub quota_of: usize,
-}
-
-impl Flex {
-    fn has_room(self, at: Duration) -> bool {
-        at.as_nanos() % self.period.as_nanos() < self.room.as_nanos()
-    }
-}
-
-impl Default for Service {
-    fn default() -> Self {
-        Self {
-            told: Told { tpm: Some(300_000), ..Told::default() },
-            tier: 0,
-            tpm: 300_000,
-            rpm: None,
-            factor: 1.0,
-            ptu: false,
-            headers: true,
-            latency: Duration::from_secs(2),
-            faults: 0.0,
-            outage: None,
-            changes: Vec::new(),
-            others: 0,
-            phase: Duration::from_millis(17_300),
-            flex: None,
+/// Lets a scene happen until then.
+pub fn run(scene: Scene, until: Duration) -> Report {
+    let mut run = Run::new(scene);
+    run.fill();
+    run.admit();
+    while let Some((at, event)) = run.next_event() {
+        if at > until || run.report.succeeded >= run.scene.jobs.unwrap_or(u64::MAX) {
+            break;
         }
+        run.now = at;
+        run.happen(event);
+        run.admit();
     }
+    run.report()
 }
 
-/// What jobs are charged.
-#[derive(Clone, Copy)]
-pub enum Sizes {
-    Even(u64),
-    /// From the first to the second, as many small as large by their logarithm.
-    Mixed(u64, u64),
-}
-
-/// What came of a scene.
-#[derive(Debug, Default)]
-pub struct Report {
-    pub services: Vec<Used>,
-    pub succeeded: u64,
-    /// Calls throttled (429).
-    pub refused: u64,
-    /// Calls refused for want of room on a flex tier.
-    pub no_room: u64,
-    /// Jobs that were offered and are neither done nor anywhere.
-    pub lost: i64,
-}
-
-/// What was used of one service.
-#[derive(Debug, Clone)]
-pub struct Used {
-    /// The part of the quota that our calls booked, by whole window.
-    pub windows: Vec<f64>,
-}
-
-impl Used {
-    /// The mean over whole windows, from one of them on.
-    pub fn from(&self, first: usize) -> f64 {
-        let windows = &self.windows[first..];
-        windows.iter().sum::<f64>() / windows.len() as f64
-    }
-}
-
-impl Report {
-    /// Refusals by success.
-    pub fn refusals(&self) -> f64 {
-        self.refused as f64 / self.succeeded as f64
-    }
-}
-
-/// Services, and what is asked of them.
-pub struct Scene {
-    pub services: Vec<Service>,
-    pub sizes: Sizes,
-    pub spill_after: Duration,
-    /// The part of each quota that this instance may use, changed at a time.
-    pub shares: Vec<(Duration, f64)>,
-}
-
-impl Scene {
-    pub fn of(services: Vec<Service>) -> Self {
-        let spill_after = Duration::from_secs(5);
-        Self { services, sizes: Sizes::Even(1_000), spill_after, shares: Vec::new() }
-    }
-
-    pub fn sized(self, sizes: Sizes) -> Self {
-        Self { sizes, ..self }
-    }
-
-    /// Lets so many minutes pass.
-    pub fn run(self, minutes: u32) -> Report {
-        let until = WINDOW * minutes;
-        let mut run = Run::new(self);
-        run.fill();
-        while let Some((at, event)) = run.next_event() {
-            if at > until {
-                break;
-            }
-            run.now = at;
-            run.happen(event);
-            run.admit();
-        }
-        run.report()
+/// What a client reads of the headers.
+fn headers(report: &RateReport) -> RateHeaders {
+    let count = |number: Option<i64>| number.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+    RateHeaders {
+        limit_tokens: count(report.limit_tokens),
+        limit_requests: count(report.limit_requests),
+        remaining_tokens: count(report.remaining_tokens),
+        reset_tokens: count(report.reset_tokens).map(Duration::from_secs),
+        utilisation: None,
     }
 }
 
@@ -176,8 +58,8 @@ enum Event {
     Arrive(Booking, u64),
     End(Booking, u64, CallFeedback, RateHeaders),
     Retry(u64, usize),
-    Others(usize),
     Quota(usize, u64),
+    Rules(usize, MeterRules),
     Share(f64),
 }
 
@@ -188,13 +70,16 @@ struct Run {
     admission: Admission<u64>,
     quotas: Vec<ServiceQuota>,
     buckets: Vec<LeakyBucket>,
-    /// Charged by our own calls, by service and window.
-    charged: Vec<BTreeMap<u64, (u64, u64)>>,
+    /// Admitted of our own calls on lanes that share a quota, by service and window.
+    charged: Vec<BTreeMap<u64, u64>>,
+    /// When each window of a service was seen first.
+    seen: Vec<BTreeMap<u64, Duration>>,
     events: BTreeMap<(Duration, u64), Event>,
     numbers: u64,
     /// The one timer.
     wake: Option<(Duration, u64)>,
     dice: u64,
+    offered: u64,
     waiting: usize,
     under_way: i64,
     report: Report,
@@ -212,7 +97,12 @@ impl Run {
         };
         let members = scene.services.iter().enumerate().map(member).collect();
         let quota = |s: &Service| {
-            ServiceQuota::new(QuotaLimits { tpm: Some(s.tpm), rpm: s.rpm }, WINDOW, SLICE)
+            let limits = QuotaLimits { tpm: Some(s.tpm), rpm: s.rpm };
+            let mut quota = ServiceQuota::new(limits, WINDOW, s.slice);
+            quota.set_rules(s.phase, s.rules);
+            let others = ForeignTraffic { tpm: s.others * 60, bursts: s.other_bursts };
+            quota.set_foreign_traffic(s.phase, (s.others > 0).then_some(others));
+            quota
         };
         let bucket = |s: &Service| LeakyBucket::new(s.phase, s.tpm, Duration::from_secs(10));
         let mut run = Self {
@@ -220,20 +110,22 @@ impl Run {
             quotas: scene.services.iter().map(quota).collect(),
             buckets: scene.services.iter().map(bucket).collect(),
             charged: scene.services.iter().map(|_| BTreeMap::new()).collect(),
+            seen: scene.services.iter().map(|_| BTreeMap::new()).collect(),
             start,
             now: Duration::ZERO,
             events: BTreeMap::new(),
             numbers: 0,
             wake: None,
             dice: 7,
+            offered: 0,
             waiting: 0,
             under_way: 0,
             report: Report::default(),
             scene,
         };
         for n in 0..run.scene.services.len() {
-            if run.scene.services[n].others > 0 {
-                run.plan(Duration::ZERO, Event::Others(n));
+            for (at, rules) in run.scene.services[n].rule_changes.clone() {
+                run.plan(at, Event::Rules(n, rules));
             }
             for (at, tpm) in run.scene.services[n].changes.clone() {
                 run.plan(at, Event::Quota(n, tpm));
@@ -265,7 +157,8 @@ impl Run {
     }
 
     fn fill(&mut self) {
-        while self.waiting < IN_LINE {
+        while self.waiting < IN_LINE && self.scene.jobs.is_none_or(|jobs| self.offered < jobs) {
+            self.offered += 1;
             let charge = match self.scene.sizes {
                 Sizes::Even(charge) => charge,
                 Sizes::Mixed(least, most) => {
@@ -323,11 +216,18 @@ impl Run {
         match event {
             Event::Wake => {}
             Event::Arrive(booking, charge) => self.arrive(booking, charge),
-            Event::End(booking, charge, feedback, told) => {
+            Event::End(booking, charge, feedback, mut told) => {
                 self.under_way -= 1;
+                let n = booking.deployment.0;
+                let service = &self.scene.services[n];
+                if feedback == CallFeedback::Responded && service.rules.reports_at_the_end() {
+                    let at = self.now + service.phase;
+                    told = headers(&self.quotas[n].report(at, ReportedEnd::Success));
+                }
                 let back = match &feedback {
                     CallFeedback::Responded => {
                         self.report.succeeded += 1;
+                        self.report.ended = self.now;
                         None
                     }
                     CallFeedback::Throttled { .. } => Some((Duration::ZERO, usize::MAX)),
@@ -346,10 +246,10 @@ impl Run {
                 self.under_way -= 1;
                 self.offer(charge, (avoid != usize::MAX).then_some(avoid));
             }
-            Event::Others(n) => {
+            Event::Rules(n, rules) => {
                 let phase = self.scene.services[n].phase;
-                self.quotas[n].admit(self.now + phase, self.scene.services[n].others / 4);
-                self.plan(self.now + Duration::from_millis(250), Event::Others(n));
+                self.scene.services[n].rules = rules;
+                self.quotas[n].set_rules(self.now + phase, rules);
             }
             Event::Quota(n, tpm) => {
                 let limits = QuotaLimits { tpm: Some(tpm), rpm: self.scene.services[n].rpm };
@@ -392,29 +292,29 @@ impl Run {
         } else {
             self.quotas[booked_at].admit(at, cost)
         };
-        let standing = self.quotas[booked_at].status(at);
-        let told = RateHeaders {
-            limit_tokens: standing.limits.tpm,
-            limit_requests: standing.limits.rpm,
-            remaining_tokens: standing.remaining_tokens.filter(|left| *left > 0),
-            reset_tokens: Some(Duration::from_secs(
-                standing.reset_tokens.as_secs_f64().ceil() as u64
-            )),
-            utilisation: None,
+        let end = match verdict {
+            QuotaVerdict::Admitted => ReportedEnd::Success,
+            QuotaVerdict::GatewayFull { .. } => ReportedEnd::ThrottledByGateway,
+            _ => ReportedEnd::Throttled,
         };
-        let told = match (service.ptu, service.headers) {
-            (true, _) => RateHeaders {
-                utilisation: Some(self.buckets[n].utilization(at)),
-                ..RateHeaders::default()
-            },
-            (false, true) => told,
-            (false, false) => RateHeaders::default(),
+        let told = if service.ptu {
+            let utilisation = Some(self.buckets[n].utilization(at));
+            RateHeaders { utilisation, ..RateHeaders::default() }
+        } else {
+            headers(&self.quotas[booked_at].report(at, end))
         };
+        let counted = self.quotas[booked_at].windows().last().map(|window| window.index);
+        let by_clock = at.as_secs() / WINDOW.as_secs();
+        let window = counted.filter(|_| !service.ptu).unwrap_or(by_clock);
+        self.seen[n].entry(window).or_insert(self.now);
         match verdict {
             QuotaVerdict::Admitted => {
-                let window = (at.as_nanos() / WINDOW.as_nanos()) as u64;
-                let charged = self.charged[n].entry(window).or_default();
-                *charged = (charged.0 + cost, self.scene.services[n].tpm);
+                *self.charged[n].entry(window).or_default() += cost;
+                let part = self.scene.services[n].used_part * (0.5 + speed.fract());
+                let used = (cost as f64 * part.min(1.0)) as u64;
+                self.quotas[booked_at].settle(at, at + latency, cost, used);
+                self.report.most_in_flight =
+                    self.report.most_in_flight.max(self.admission.in_flight());
                 let answer = (CallFeedback::Responded, told);
                 let failed = fault < self.scene.services[n].faults;
                 let (feedback, told) =
@@ -422,6 +322,7 @@ impl Run {
                 self.plan(self.now + latency, Event::End(booking, charge, feedback, told));
             }
             QuotaVerdict::TokensFull { retry_after }
+            | QuotaVerdict::GatewayFull { retry_after }
             | QuotaVerdict::RequestsFull { retry_after } => {
                 self.report.refused += u64::from(!no_room);
                 let until = self.start + self.now + NETWORK + retry_after;
@@ -431,15 +332,39 @@ impl Run {
         }
     }
 
+    /// What was used of a service. The first and the last window are not whole, but those that
+    /// begin with the first request are, but for the last.
+    fn used(&mut self, n: usize) -> Used {
+        let service = &self.scene.services[n];
+        let lanes = service.flex.map_or(n, |flex| flex.quota_of);
+        let mut lanes_of_it = self.scene.services.iter().filter_map(|other| other.flex);
+        let is_shared = service.flex.is_some() || lanes_of_it.any(|flex| flex.quota_of == n);
+        let is_own = service.ptu || is_shared;
+        let by_first = service.rules.kind == MeterKind::FirstRequestWindow;
+        self.quotas[lanes].status(self.now + service.phase);
+        let windows: BTreeMap<u64, _> =
+            self.quotas[lanes].windows().map(|w| (w.index, w.clone())).collect();
+        let last = match by_first {
+            true => windows.keys().last().copied().unwrap_or(0),
+            false => (self.now + service.phase).as_secs() / WINDOW.as_secs(),
+        };
+        let mut used = Used { windows: Vec::new(), tokens: Vec::new(), seen: Vec::new() };
+        for index in u64::from(!by_first)..last.max(1) {
+            let quota = windows.get(&index).and_then(|w| w.quota).unwrap_or(service.tpm);
+            let own = self.charged[n].get(&index).copied().unwrap_or(0);
+            let counted = windows.get(&index).map_or(0, |w| w.charged);
+            let tokens = if is_own { own } else { counted };
+            used.windows.push(tokens as f64 / quota as f64);
+            used.tokens.push(tokens);
+            used.seen.push(self.seen[n].get(&index).copied().unwrap_or_default());
+        }
+        used
+    }
+
     fn report(mut self) -> Report {
-        for (n, charged) in self.charged.iter().enumerate() {
-            let last = ((self.now + self.scene.services[n].phase).as_secs() / 60).max(1);
-            // The first and the last window are not whole.
-            let windows = (1..last).map(|window| {
-                let (charged, quota) = charged.get(&window).copied().unwrap_or((0, 1));
-                charged as f64 / quota as f64
-            });
-            self.report.services.push(Used { windows: windows.collect() });
+        for n in 0..self.scene.services.len() {
+            let used = self.used(n);
+            self.report.services.push(used);
         }
         let here = (self.admission.drain().len() + self.admission.in_flight()) as i64;
         let retries = self.events.values().filter(|e| matches!(e, Event::Retry(..))).count() as i64;
