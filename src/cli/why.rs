@@ -163,7 +163,7 @@ fn held_job_lines(job: &LeasedJobReport) -> Vec<String> {
         JobStage::Line { wait } => lines.extend(wait_lines(wait)),
     }
     if job.attempts > 0 {
-        let why = job.last_error.as_deref().unwrap_or("a fault");
+        let why = job.last_error.as_deref().unwrap_or("an error");
         lines.push(format!("attempt {} failed: {why}", job.attempts));
     }
     let deadline = job.deadline_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
@@ -234,7 +234,7 @@ fn peeked_job_lines(seen: &peek::PeekedJob) -> Vec<String> {
     };
     let mut lines = vec![format!("{place}; handed out {} times so far", seen.deliveries)];
     if seen.attempts > 0 {
-        let why = seen.last_error.as_deref().unwrap_or("a fault");
+        let why = seen.last_error.as_deref().unwrap_or("an error");
         lines.push(format!("attempt {} failed: {why}", seen.attempts));
     }
     lines.extend(

@@ -99,7 +99,7 @@ async fn a_failed_try_is_told_and_then_the_dead_letter() {
     let simulator = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
     let place = night(&simulator, 1, "[worker]\nmax_tries = 4");
     let mut worker = place.spawn(&["work", "--drain"]);
-    let tried = ["try 1 failed", "try 2 failed", "try 3 failed"];
+    let tried = ["attempt 1 failed", "attempt 2 failed", "attempt 3 failed"];
     let asking = async {
         loop {
             let why = place.run(&["why", "job-0"]);
@@ -112,7 +112,7 @@ async fn a_failed_try_is_told_and_then_the_dead_letter() {
     let said = tokio::time::timeout(LONG, asking).await.unwrap();
     assert!(said.contains("ServiceUnavailable"), "{said}");
     worker.wait();
-    let said = until_said(&place, &["job-0"], &["dead", "after 4 tries"]).await;
+    let said = until_said(&place, &["job-0"], &["dead", "after 4 attempts"]).await;
     assert!(said.contains("ServiceUnavailable") || said.contains("503"), "{said}");
 }
 

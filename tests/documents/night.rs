@@ -254,7 +254,7 @@ fn a_recipe_or_a_time_that_can_not_be_is_refused_before_anything_is_asked() {
     // Three documents of six parts at one request a minute take longer than the shortest night.
     let soon = (jiff::Timestamp::now() + Duration::from_secs(90)).to_string();
     let late = night(&url, &["--rpm", "1", "--finish-by", &soon, "--strict"]);
-    refused(&late, 1, "nothing is asked");
+    refused(&late, 1, "nothing is sent");
     assert_eq!(requests(&service), 0);
     let preview =
         place.run(&["documents", "--source", "docs", "--recipe", "r.toml", "--preview", "1"]);
