@@ -9,6 +9,7 @@ mod service_bus;
 mod service_bus_https;
 mod service_bus_peer;
 mod service_bus_tls;
+mod state_file;
 mod store;
 mod store_cosmos;
 mod store_cosmos_peers;

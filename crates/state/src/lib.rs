@@ -1,5 +1,6 @@
 //! The state directory and its lock file.
 
+mod migrations;
 pub mod sqlite;
 
 use std::fs::{File, TryLockError};

@@ -3,7 +3,7 @@
 //! One thread owns the only writing connection. It takes every write that is waiting, runs them in
 //! one transaction and answers after the commit, so that all waiting callers share the cost of
 //! making things durable (group commit). Reads have their own connections: in WAL mode they never
-//! wait for the writer.
+//! wait for the writer. Its schema is that of `migrations`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,167 +13,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, oneshot};
 
-/// Version of [`SCHEMA`]; raised with every change that older files do not have.
-const SCHEMA_VERSION: i64 = 6;
-
-const SCHEMA: &str = "
-CREATE TABLE queue (
-    seq            INTEGER PRIMARY KEY,
-    job_id         BLOB    NOT NULL,
-    -- Unix ms from when the job may be handed out: 0 at once; while locked, the lock's expiry.
-    available_at   INTEGER NOT NULL,
-    priority       INTEGER NOT NULL,
-    lock           INTEGER,
-    delivery_count INTEGER NOT NULL,
-    batch_id       TEXT    NOT NULL,
-    custom_id      TEXT    NOT NULL,
-    position       INTEGER NOT NULL,
-    url            TEXT    NOT NULL,
-    model          TEXT    NOT NULL,
-    prompt_tokens  INTEGER,
-    max_output_tokens INTEGER,
-    deadline       TEXT,
-    metadata       TEXT,
-    look_up        INTEGER NOT NULL,
-    first_enqueued INTEGER NOT NULL,
-    -- JSON: tries and errors of earlier deliveries.
-    history        TEXT,
-    -- JSON: what is known of a body that lies in payloads.
-    aside          TEXT,
-    body           TEXT    NOT NULL,
-    -- The same as UNIQUE (job_id), in an order in which neighbours of the input share pages.
-    UNIQUE (batch_id, custom_id)
-);
-CREATE INDEX queue_in_order ON queue (available_at, priority DESC, seq);
-CREATE TABLE dead_letters (
-    -- Never given twice: people name dead letters by it.
-    seq            INTEGER PRIMARY KEY AUTOINCREMENT,
-    job_id         BLOB    NOT NULL,
-    message        TEXT    NOT NULL,
-    reason         TEXT    NOT NULL,
-    description    TEXT    NOT NULL,
-    delivery_count INTEGER NOT NULL,
-    at             TEXT    NOT NULL
-);
-CREATE TABLE batches (
-    batch_id      TEXT PRIMARY KEY,
-    state         TEXT    NOT NULL,
-    jobs          INTEGER NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    created_at    TEXT    NOT NULL,
-    -- JSON: the inputs that jobs counts.
-    inputs        TEXT    NOT NULL DEFAULT '[]',
-    -- Why it is in its state, where somebody said so.
-    reason        TEXT
-) WITHOUT ROWID;
--- In whole tokens, or in billionths of the currency.
-CREATE TABLE budgets (
-    batch_id  TEXT PRIMARY KEY,
-    -- A currency; NULL: tokens.
-    currency  TEXT,
-    allowed   INTEGER NOT NULL,
-    -- What was spent, and what is set aside for calls to come.
-    committed INTEGER NOT NULL,
-    spent     INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE outcomes (
-    seq               INTEGER PRIMARY KEY,
-    batch_id          TEXT    NOT NULL,
-    custom_id         TEXT    NOT NULL,
-    position          INTEGER NOT NULL,
-    digest            INTEGER NOT NULL,
-    ending            TEXT    NOT NULL,
-    status_code       INTEGER,
-    request_id        TEXT,
-    error_code        TEXT,
-    error_message     TEXT,
-    prompt_tokens     INTEGER NOT NULL,
-    cached_tokens     INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    reasoning_tokens  INTEGER NOT NULL,
-    attempts          INTEGER NOT NULL,
-    deployment        TEXT    NOT NULL,
-    model             TEXT    NOT NULL,
-    latency_ms        INTEGER NOT NULL,
-    finished_at       TEXT    NOT NULL,
-    metadata          TEXT,
-    body              TEXT,
-    -- What the service billed it as, where it said so: default, flex.
-    service_tier      TEXT,
-    -- Calls that were refused for want of quota (429).
-    throttled         INTEGER NOT NULL,
-    deadline          TEXT,
-    -- The same as one a job_id, which is a hash and would change a page for each job.
-    UNIQUE (batch_id, custom_id)
-);
--- What outcomes have cost that were taken back, so that their jobs are worked again.
-CREATE TABLE withdrawn (
-    batch_id          TEXT    NOT NULL,
-    custom_id         TEXT    NOT NULL,
-    ending            TEXT    NOT NULL,
-    prompt_tokens     INTEGER NOT NULL,
-    cached_tokens     INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    reasoning_tokens  INTEGER NOT NULL,
-    attempts          INTEGER NOT NULL,
-    deployment        TEXT    NOT NULL,
-    model             TEXT    NOT NULL,
-    latency_ms        INTEGER NOT NULL,
-    finished_at       TEXT    NOT NULL,
-    metadata          TEXT,
-    service_tier      TEXT,
-    throttled         INTEGER NOT NULL
-);
-CREATE INDEX withdrawn_by_batch ON withdrawn (batch_id);
-CREATE TABLE payloads (
-    name      TEXT    PRIMARY KEY,
-    stored_at INTEGER NOT NULL,
-    bytes     BLOB    NOT NULL
-);
-CREATE INDEX payloads_by_age ON payloads (stored_at);
-CREATE TABLE usage (
-    batch_id          TEXT NOT NULL,
-    deployment        TEXT NOT NULL,
-    model             TEXT NOT NULL,
-    -- What the service billed it as; empty where it did not say.
-    service_tier      TEXT NOT NULL,
-    hour              TEXT NOT NULL,
-    ending            TEXT NOT NULL,
-    jobs              INTEGER NOT NULL,
-    attempts          INTEGER NOT NULL,
-    prompt_tokens     INTEGER NOT NULL,
-    cached_tokens     INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    reasoning_tokens  INTEGER NOT NULL,
-    PRIMARY KEY (batch_id, deployment, model, service_tier, hour, ending)
-) WITHOUT ROWID;
--- What ended in which minute: how fast a batch goes, without a look at its outcomes.
-CREATE TABLE minutes (
-    batch_id    TEXT    NOT NULL,
-    -- Unix minutes.
-    minute      INTEGER NOT NULL,
-    jobs        INTEGER NOT NULL,
-    tokens      INTEGER NOT NULL,
-    -- The second of it in which the first of them ended.
-    from_second INTEGER NOT NULL,
-    PRIMARY KEY (batch_id, minute)
-) WITHOUT ROWID;
-CREATE TABLE shares (
-    instance   TEXT PRIMARY KEY,
-    beat       INTEGER NOT NULL,
-    -- JSON: by deployment, what the instance could use and what it claims of the quota.
-    parts      TEXT    NOT NULL,
-    about      TEXT    NOT NULL,
-    -- Unix ms.
-    updated_at INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE notes (
-    kind TEXT NOT NULL,
-    id   TEXT NOT NULL,
-    json TEXT NOT NULL,
-    PRIMARY KEY (kind, id)
-) WITHOUT ROWID;
-";
+use super::migrations::{self, MigrationResult, OLDEST_VERSION, SCHEMA_VERSION};
 
 /// Writes that may queue before callers block; each is a batch of rows.
 const MAX_QUEUED_WRITES: usize = 64;
@@ -185,11 +25,17 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum SqliteError {
     #[error(
-        "{} is of version {found}, this program reads version {SCHEMA_VERSION}: \
-         finish it with the program that wrote it, or choose another state directory",
+        "{} has schema {found}, which a newer promptmill made; this one knows {SCHEMA_VERSION}: \
+         use that version, or choose another state directory with --state",
         path.display()
     )]
-    Version { path: PathBuf, found: i64 },
+    Newer { path: PathBuf, found: i64 },
+    #[error(
+        "{} has schema {found}; files before schema {OLDEST_VERSION} can't be migrated: \
+         finish it with the promptmill that made it, or choose another state directory with --state",
+        path.display()
+    )]
+    TooOld { path: PathBuf, found: i64 },
     #[error("can't create the state directory {}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
     /// Error of the database itself: full disk, locked for too long, corrupt.
@@ -306,7 +152,7 @@ impl Database {
 fn open_writer(path: &Path) -> Result<Connection, SqliteError> {
     let failed =
         |e: rusqlite::Error| SqliteError::Sqlite { path: path.to_owned(), source: e.into() };
-    let connection = Connection::open(path).map_err(failed)?;
+    let mut connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     // FULL: an outcome that was reported as recorded survives a power cut, not only a crash.
@@ -318,23 +164,12 @@ fn open_writer(path: &Path) -> Result<Connection, SqliteError> {
                    PRAGMA temp_store = FILE; PRAGMA journal_size_limit = 67108864;
                    PRAGMA wal_autocheckpoint = 8192;";
     connection.execute_batch(pragmas).map_err(failed)?;
-    let version = create_schema(&connection).map_err(failed)?;
-    if version != SCHEMA_VERSION {
-        return Err(SqliteError::Version { path: path.to_owned(), found: version });
+    let path = path.to_owned();
+    match migrations::migrate(&mut connection).map_err(failed)? {
+        MigrationResult::Current => Ok(connection),
+        MigrationResult::Newer { found } => Err(SqliteError::Newer { path, found }),
+        MigrationResult::TooOld { found } => Err(SqliteError::TooOld { path, found }),
     }
-    Ok(connection)
-}
-
-/// Creates the schema in a new file; returns the file's version.
-fn create_schema(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    let found = connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
-    if found == 0 {
-        connection.execute_batch(SCHEMA)?;
-        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    }
-    connection.execute_batch("COMMIT")?;
-    Ok(if found == 0 { SCHEMA_VERSION } else { found })
 }
 
 fn open_reader(path: &Path) -> rusqlite::Result<Connection> {

@@ -73,8 +73,16 @@ fn put(c: &Connection, batch: &BatchId, budget: &Budget) -> rusqlite::Result<()>
         BudgetUnit::Tokens => None,
         BudgetUnit::Money { currency } => Some(currency),
     };
-    c.prepare_cached("INSERT OR REPLACE INTO budgets VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
-        params![batch.as_str(), currency, budget.allowed, budget.committed, budget.spent],
-    )?;
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO budgets (batch_id, currency, allowed, committed, spent)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        batch.as_str(),
+        currency,
+        budget.allowed,
+        budget.committed,
+        budget.spent
+    ])?;
     Ok(())
 }

@@ -32,15 +32,17 @@ impl WorkerRegistry for LocalStore {
 fn put(c: &Connection, heartbeat: &Heartbeat) -> rusqlite::Result<()> {
     let now = Timestamp::now().as_millisecond();
     c.prepare_cached("DELETE FROM shares WHERE updated_at < ?1")?.execute([now - TTL_MS])?;
-    c.prepare_cached("INSERT OR REPLACE INTO shares VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
-        params![
-            heartbeat.instance.to_string(),
-            heartbeat.sequence,
-            json(&heartbeat.quota_claims)?,
-            json(&heartbeat.status)?,
-            now
-        ],
-    )?;
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO shares (instance, beat, parts, about, updated_at)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        heartbeat.instance.to_string(),
+        heartbeat.sequence,
+        json(&heartbeat.quota_claims)?,
+        json(&heartbeat.status)?,
+        now
+    ])?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 mod batches;
 mod budgets;
+mod columns;
 mod heartbeats;
 mod kv_records;
 mod outcomes;

@@ -3,14 +3,13 @@
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::columns::{ColumnReader, cost_columns, outcome_columns};
 use super::{LocalStore, usage};
 use crate::{BatchTotals, OutcomeReader, OutcomeSummary, RunningTotals, SortOrder, StoreError};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{JobFailure, Outcome, OutcomeStatus};
-use state::sqlite::parsed;
+use domain::outcome::{Outcome, OutcomeStatus};
 
 #[async_trait]
 impl OutcomeReader for LocalStore {
@@ -67,7 +66,11 @@ impl OutcomeReader for LocalStore {
 }
 
 fn find(c: &Connection, batch: &BatchId, custom_id: &str) -> rusqlite::Result<Option<Outcome>> {
-    let sql = "SELECT * FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2";
+    let sql = concat!(
+        "SELECT ",
+        outcome_columns!(),
+        " FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2"
+    );
     c.prepare_cached(sql)?.query_row([batch.as_str(), custom_id], read).optional()
 }
 
@@ -86,84 +89,71 @@ fn find_by_id(c: &Connection, batch: &BatchId, job: JobId) -> rusqlite::Result<O
 
 /// The plus keeps SQLite off the index of names, which would fetch rows all over the table and then
 /// sort them.
-const AS_STORED: &str = "SELECT * FROM outcomes WHERE +batch_id = ?1 ORDER BY seq";
+const AS_STORED: &str =
+    concat!("SELECT ", outcome_columns!(), " FROM outcomes WHERE +batch_id = ?1 ORDER BY seq");
 
 /// Only (position, seq) pairs go through SQLite's sorter, which spills to disk; the bodies are fetched
 /// after it. The LIMIT, which limits nothing, is what keeps the order: SQLite drops an ORDER BY inside
 /// a join as pointless if there is none.
-const BY_POSITION: &str =
-    "SELECT o.* FROM (SELECT seq AS at, position FROM outcomes WHERE +batch_id = ?1
-                      ORDER BY position LIMIT -1) CROSS JOIN outcomes o ON o.seq = at";
+const BY_POSITION: &str = concat!(
+    "SELECT ",
+    outcome_columns!(),
+    " FROM (SELECT seq AS at FROM outcomes WHERE +batch_id = ?1 ORDER BY position LIMIT -1)
+      CROSS JOIN outcomes ON seq = at"
+);
 
-const SUMMARIES: &str =
-    "SELECT ending, error_code, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
-    throttled, deadline, error_message
-    FROM outcomes WHERE +batch_id = ?1
-    UNION ALL SELECT NULL, NULL, prompt_tokens, cached_tokens, completion_tokens,
-    reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata, service_tier,
-    throttled, NULL, NULL
-    FROM withdrawn WHERE batch_id = ?1";
+const SUMMARIES: &str = concat!(
+    "SELECT ending, error_code, error_message, deadline, ",
+    cost_columns!(),
+    " FROM outcomes WHERE +batch_id = ?1 UNION ALL SELECT NULL, NULL, NULL, NULL, ",
+    cost_columns!(),
+    " FROM withdrawn WHERE batch_id = ?1"
+);
 
 fn read_summary(row: &Row<'_>) -> rusqlite::Result<OutcomeSummary> {
+    let mut columns = ColumnReader::new(row);
+    // In the order of SUMMARIES: struct fields are evaluated as they are written.
     Ok(OutcomeSummary {
-        ending: match row.get_ref(0)? {
-            ValueRef::Null => None,
-            _ => Some(parsed(row, 0, OutcomeStatus::from_name)?),
-        },
-        failure: read_failure(row, 1, 15)?,
-        usage: usage::read_usage(row, 2)?,
-        attempts: row.get(6)?,
-        deployment: row.get(7)?,
-        model: row.get(8)?,
-        latency_ms: row.get(9)?,
-        finished_at: parsed(row, 10, |at| at.parse().ok())?,
-        metadata: row.get(11)?,
-        service_tier: row.get(12)?,
-        throttled: row.get(13)?,
-        deadline: read_deadline(row, 14)?,
+        ending: columns.parse_optional(OutcomeStatus::from_name)?,
+        failure: columns.failure()?,
+        deadline: columns.parse_optional(|at| at.parse().ok())?,
+        usage: columns.usage()?,
+        attempts: columns.get()?,
+        deployment: columns.get()?,
+        model: columns.get()?,
+        latency_ms: columns.get()?,
+        finished_at: columns.parse(|at| at.parse().ok())?,
+        metadata: columns.get()?,
+        service_tier: columns.get()?,
+        throttled: columns.get()?,
     })
 }
 
-fn read_failure(
-    row: &Row<'_>,
-    code: usize,
-    message: usize,
-) -> rusqlite::Result<Option<JobFailure>> {
-    let (code, message): (Option<_>, Option<_>) = (row.get(code)?, row.get(message)?);
-    Ok(code.zip(message).map(|(code, message)| JobFailure { code, message }))
-}
-
-fn read_deadline(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
-    match row.get_ref(column)? {
-        ValueRef::Null => Ok(None),
-        _ => parsed(row, column, |at| at.parse().ok()).map(Some),
-    }
-}
-
 fn read(row: &Row<'_>) -> rusqlite::Result<Outcome> {
-    let batch_id = parsed(row, 1, |name| name.parse().ok())?;
-    let custom_id: String = row.get(2)?;
+    let mut columns = ColumnReader::new(row);
+    let batch_id = columns.parse(|name| name.parse().ok())?;
+    let custom_id: String = columns.get()?;
+    // In the order of the columns: struct fields are evaluated as they are written.
     Ok(Outcome {
         job_id: JobId::new(&batch_id, &custom_id),
         batch_id,
         custom_id,
-        position: row.get(3)?,
-        digest: row.get::<_, i64>(4)?.cast_unsigned(),
-        ending: parsed(row, 5, OutcomeStatus::from_name)?,
-        status_code: row.get(6)?,
-        request_id: row.get(7)?,
-        failure: read_failure(row, 8, 9)?,
-        usage: usage::read_usage(row, 10)?,
-        attempts: row.get(14)?,
-        deployment: row.get(15)?,
-        model: row.get(16)?,
-        latency_ms: row.get(17)?,
-        finished_at: parsed(row, 18, |at| at.parse().ok())?,
-        metadata: row.get(19)?,
-        body: row.get::<_, Option<String>>(20)?.map(Into::into),
-        service_tier: row.get(21)?,
-        throttled: row.get(22)?,
-        deadline: read_deadline(row, 23)?,
+        position: columns.get()?,
+        digest: columns.get::<i64>()?.cast_unsigned(),
+        ending: columns.parse(OutcomeStatus::from_name)?,
+        status_code: columns.get()?,
+        request_id: columns.get()?,
+        failure: columns.failure()?,
+        usage: columns.usage()?,
+        attempts: columns.get()?,
+        deployment: columns.get()?,
+        model: columns.get()?,
+        latency_ms: columns.get()?,
+        finished_at: columns.parse(|at| at.parse().ok())?,
+        metadata: columns.get()?,
+        body: columns.get::<Option<String>>()?.map(Into::into),
+        service_tier: columns.get()?,
+        throttled: columns.get()?,
+        deadline: columns.parse_optional(|at| at.parse().ok())?,
     })
 }

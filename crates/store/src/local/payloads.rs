@@ -30,11 +30,10 @@ fn put(c: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<()> {
     let now = Timestamp::now();
     let mut forget = c.prepare_cached("DELETE FROM payloads WHERE stored_at < ?1")?;
     forget.execute([(now - PAYLOAD_TTL).as_millisecond()])?;
-    c.prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?.execute(params![
-        name,
-        now.as_millisecond(),
-        bytes
-    ])?;
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO payloads (name, stored_at, bytes) VALUES (?1, ?2, ?3)",
+    )?
+    .execute(params![name, now.as_millisecond(), bytes])?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::LocalStore;
+use super::columns::{cost_columns, outcome_columns};
 use super::usage::{self, UsageRows};
 use crate::{OutcomeStore, Recorded, StoreError};
 use domain::job::{BatchId, JobId};
@@ -49,14 +50,13 @@ impl OutcomeStore for LocalStore {
 }
 
 fn record(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Recorded>> {
-    let mut insert = c.prepare_cached(
-        "INSERT OR IGNORE INTO outcomes (batch_id, custom_id, position, digest, ending, status_code,
-             request_id, error_code, error_message, prompt_tokens, cached_tokens,
-             completion_tokens, reasoning_tokens, attempts, deployment, model, latency_ms,
-             finished_at, metadata, body, service_tier, throttled, deadline)
+    let mut insert = c.prepare_cached(concat!(
+        "INSERT OR IGNORE INTO outcomes (",
+        outcome_columns!(),
+        ")
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-                 ?19, ?20, ?21, ?22, ?23)",
-    )?;
+                 ?19, ?20, ?21, ?22, ?23)"
+    ))?;
     let mut usage = UsageRows::default();
     let mut proofs = Vec::with_capacity(outcomes.len());
     for o in outcomes {
@@ -120,13 +120,14 @@ fn withdraw(c: &Connection, job: &OutcomeKey) -> rusqlite::Result<Option<Recorde
     }
     let key = [job.0.as_str(), &job.1];
     usage::subtract_job(c, key)?;
-    c.prepare_cached(
-        "INSERT INTO withdrawn
-         SELECT batch_id, custom_id, ending, prompt_tokens, cached_tokens, completion_tokens,
-                reasoning_tokens, attempts, deployment, model, latency_ms, finished_at, metadata,
-                service_tier, throttled
-         FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2",
-    )?
+    c.prepare_cached(concat!(
+        "INSERT INTO withdrawn (batch_id, custom_id, ending, ",
+        cost_columns!(),
+        ")
+         SELECT batch_id, custom_id, ending, ",
+        cost_columns!(),
+        " FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2"
+    ))?
     .execute(key)?;
     c.prepare_cached("DELETE FROM outcomes WHERE batch_id = ?1 AND custom_id = ?2")?
         .execute(key)?;

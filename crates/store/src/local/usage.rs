@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
+use super::columns::ColumnReader;
 use crate::{BatchTotals, DeploymentTotals, MinuteTotals, RunningTotals};
 use domain::job::BatchId;
 use domain::outcome::{Outcome, OutcomeStatus, TokenUsage};
-use state::sqlite::parsed;
 
 /// Batch, deployment, model, service tier, hour, ending.
 type UsageKey<'a> = (&'a str, &'a str, &'a str, &'a str, String, OutcomeStatus);
@@ -37,7 +37,9 @@ impl<'a> UsageRows<'a> {
 
     pub(super) fn write(self, c: &Connection) -> rusqlite::Result<()> {
         let mut add = c.prepare_cached(
-            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+            "INSERT INTO usage (batch_id, deployment, model, service_tier, hour, ending, jobs, attempts,
+                 prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT DO UPDATE SET
                  jobs = jobs + excluded.jobs,
                  attempts = attempts + excluded.attempts,
@@ -63,7 +65,8 @@ impl<'a> UsageRows<'a> {
             ])?;
         }
         let mut add = c.prepare_cached(
-            "INSERT INTO minutes VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO minutes (batch_id, minute, jobs, tokens, from_second)
+             VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT DO UPDATE SET
                  jobs = jobs + excluded.jobs,
                  tokens = tokens + excluded.tokens,
@@ -109,10 +112,7 @@ fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<DeploymentTotal
     let mut sums: Vec<DeploymentTotals> = Vec::new();
     let mut rows = select.query([batch.as_str()])?;
     while let Some(row) = rows.next()? {
-        let service_tier = Some(row.get::<_, Box<str>>(2)?).filter(|tier| !tier.is_empty());
-        let (deployment, model) = (row.get(0)?, row.get(1)?);
-        let next =
-            DeploymentTotals { deployment, model, service_tier, totals: totals_of_ending(row)? };
+        let next = read_sum(row)?;
         match sums.last_mut() {
             Some(last) if is_same(last, &next) => last.totals += &next.totals,
             _ => sums.push(next),
@@ -121,15 +121,20 @@ fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<DeploymentTotal
     Ok(sums)
 }
 
-fn totals_of_ending(row: &Row<'_>) -> rusqlite::Result<BatchTotals> {
-    let jobs: u64 = row.get(4)?;
+/// Reads the sums of one ending.
+fn read_sum(row: &Row<'_>) -> rusqlite::Result<DeploymentTotals> {
+    let mut columns = ColumnReader::new(row);
+    let (deployment, model) = (columns.get()?, columns.get()?);
+    let service_tier = Some(columns.get::<Box<str>>()?).filter(|tier| !tier.is_empty());
+    let ending = columns.parse(OutcomeStatus::from_name)?;
+    let jobs: u64 = columns.get()?;
     let mut totals =
-        BatchTotals { attempts: row.get(5)?, usage: read_usage(row, 6)?, ..BatchTotals::default() };
+        BatchTotals { attempts: columns.get()?, usage: columns.usage()?, ..BatchTotals::default() };
     // No job is left where all with this ending were withdrawn; their cost is.
     if jobs > 0 {
-        totals.endings.insert(parsed(row, 3, OutcomeStatus::from_name)?, jobs);
+        totals.endings.insert(ending, jobs);
     }
-    Ok(totals)
+    Ok(DeploymentTotals { deployment, model, service_tier, totals })
 }
 
 fn is_same(one: &DeploymentTotals, other: &DeploymentTotals) -> bool {
@@ -137,16 +142,6 @@ fn is_same(one: &DeploymentTotals, other: &DeploymentTotals) -> bool {
         (sum.deployment.clone(), sum.model.clone(), sum.service_tier.clone())
     };
     key(one) == key(other)
-}
-
-/// Reads token counts from four columns, beginning at `from`.
-pub(super) fn read_usage(row: &Row<'_>, from: usize) -> rusqlite::Result<TokenUsage> {
-    Ok(TokenUsage {
-        prompt: row.get(from)?,
-        cached: row.get(from + 1)?,
-        completion: row.get(from + 2)?,
-        reasoning: row.get(from + 3)?,
-    })
 }
 
 /// Subtracts a job from the count of its ending. Its cost was paid, and stays.
