@@ -1,5 +1,5 @@
 //! Service Bus over HTTPS: side by side with AMQP, when the broker misbehaves, with few rights, and
-//! behind a proxy. The contract itself is in `tests/queue.rs`.
+//! behind a proxy. The contract itself is in `tests/backends/queue.rs`.
 
 #![allow(clippy::unwrap_used, reason = "part of tests")]
 
@@ -411,7 +411,7 @@ async fn check_warns_of_a_queue_that_does_not_fit_and_goes_on_without_rights() {
     assert!(init.err.contains("with duplicate detection"), "{}", init.err);
 }
 
-/// How fast a queue is emptied: `cargo test --release --test service_bus_https -- --ignored
+/// How fast a queue is emptied: `cargo test --release --test backends service_bus_https -- --ignored
 /// --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, not a check"]

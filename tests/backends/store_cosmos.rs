@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-#[allow(dead_code, reason = "the suite itself runs in tests/store.rs")]
+#[allow(dead_code, reason = "the suite itself runs in tests/backends/store.rs")]
 use test_support::contract_store;
 #[allow(dead_code, reason = "each test binary takes what it needs")]
 use test_support::cosmos as support;

@@ -1,4 +1,4 @@
-//! What every queue promises, run on every backend by `tests/queue.rs`.
+//! What every queue promises, run on every backend by `tests/backends/queue.rs`.
 //!
 //! Each function gets a fresh, empty queue whose locks last [`LOCK`].
 

@@ -1,4 +1,4 @@
-//! What every store must do, whatever it stands on. `tests/store.rs` runs it on each backend.
+//! What every store must do, whatever it stands on. `tests/backends/store.rs` runs it on each backend.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
