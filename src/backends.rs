@@ -6,17 +6,21 @@ use std::sync::Arc;
 
 use crate::config::{self, Config};
 use queue::local::LocalQueue;
+#[cfg(feature = "azure")]
 use queue::service_bus::admin::{ProvisionResult, ServiceBusAdmin};
+#[cfg(feature = "azure")]
 use queue::service_bus::{self, ServiceBusSettingsError};
 use queue::{Queue, QueueError};
 use state::sqlite::{Database, SqliteError};
 use state::{StateDir, StateError};
+#[cfg(feature = "azure")]
 use store::cosmos::{self, CosmosStore};
 use store::local::LocalStore;
 use store::{Store, StoreError};
 use telemetry;
 
 /// Default of Service Bus; leaves room for workers that are stopped in the middle of a job.
+#[cfg(feature = "azure")]
 const DEFAULT_MAX_DELIVERIES: u32 = 10;
 
 /// A backend that can't be opened.
@@ -26,10 +30,12 @@ pub enum BackendError {
     State(#[from] StateError),
     #[error(transparent)]
     Sqlite(#[from] SqliteError),
+    #[cfg(feature = "azure")]
     #[error("queue.service_bus: {0}")]
     ServiceBus(#[from] ServiceBusSettingsError),
+    #[cfg(feature = "azure")]
     #[error("queue.service_bus.credential: the identity can't be used here: {0}")]
-    Identity(#[from] azure_core::Error),
+    Identity(#[from] identity::IdentityError),
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error(transparent)]
@@ -42,7 +48,9 @@ impl BackendError {
         match self {
             Self::Queue(error) => matches!(error, QueueError::Unavailable(_)),
             Self::Store(error) => matches!(error, StoreError::Unavailable(_)),
-            Self::State(_) | Self::Sqlite(_) | Self::ServiceBus(_) | Self::Identity(_) => false,
+            Self::State(_) | Self::Sqlite(_) => false,
+            #[cfg(feature = "azure")]
+            Self::ServiceBus(_) | Self::Identity(_) => false,
         }
     }
 }
@@ -85,6 +93,7 @@ fn queue_in(config: &Config, database: Option<Database>) -> Result<Arc<dyn Queue
             let queue = LocalQueue::new(database, config.lease_duration());
             telemetry::instrument_queue(Arc::new(queue), telemetry::QueueLabels::local())
         }
+        #[cfg(feature = "azure")]
         config::QueueBackend::ServiceBus(settings) => {
             let credential = settings.credential.as_ref().map(|c| c.credential()).transpose()?;
             let labels = telemetry::QueueLabels::service_bus(&settings.queue);
@@ -97,6 +106,7 @@ fn queue_in(config: &Config, database: Option<Database>) -> Result<Arc<dyn Queue
 ///
 /// # Errors
 /// As [`open`].
+#[cfg(feature = "azure")]
 pub fn open_admin(config: &Config) -> Result<Option<ServiceBusAdmin>, BackendError> {
     let config::QueueBackend::ServiceBus(settings) = &config.queue else { return Ok(None) };
     let credential = settings.credential.as_ref().map(|c| c.credential()).transpose()?;
@@ -121,6 +131,7 @@ async fn store_in(
             let database = database.map_or_else(|| Database::open(&config.state.dir), Ok)?;
             Arc::new(LocalStore::new(database))
         }
+        #[cfg(feature = "azure")]
         config::StoreBackend::Cosmos(settings) => Arc::new(CosmosStore::connect(settings).await?),
     })
 }
@@ -139,15 +150,22 @@ pub struct InitReport {
 /// # Errors
 /// As [`open`].
 pub async fn init(config: &Config) -> Result<InitReport, BackendError> {
-    let mut done = Vec::new();
-    let mut left = Vec::new();
+    let mut report = InitReport::default();
     if uses_state_dir(config) {
         drop(Database::open(&config.state.dir)?);
-        done.push(format!("state file {}", config.state.dir.join("promptmill.db").display()));
+        let file = config.state.dir.join("promptmill.db");
+        report.done.push(format!("state file {}", file.display()));
     }
+    #[cfg(feature = "azure")]
+    init_azure(config, &mut report).await?;
+    Ok(report)
+}
+
+#[cfg(feature = "azure")]
+async fn init_azure(config: &Config, report: &mut InitReport) -> Result<(), BackendError> {
     if let config::StoreBackend::Cosmos(settings) = &config.store {
         cosmos::init(settings).await?;
-        done.push(format!(
+        report.done.push(format!(
             "Cosmos DB database '{}' at {} with its containers",
             settings.database, settings.endpoint
         ));
@@ -156,11 +174,13 @@ pub async fn init(config: &Config) -> Result<InitReport, BackendError> {
         let max_deliveries = config.worker.max_deliveries.max(DEFAULT_MAX_DELIVERIES);
         for queue in admin.provision(max_deliveries).await {
             match queue {
-                ProvisionResult::Found(name) => done.push(format!("Service Bus queue '{name}'")),
-                ProvisionResult::Created(name) => {
-                    done.push(format!("Service Bus queue '{name}', created now"));
+                ProvisionResult::Found(name) => {
+                    report.done.push(format!("Service Bus queue '{name}'"))
                 }
-                ProvisionResult::ToCreate { name, why } => left.push(format!(
+                ProvisionResult::Created(name) => {
+                    report.done.push(format!("Service Bus queue '{name}', created now"));
+                }
+                ProvisionResult::ToCreate { name, why } => report.manual_steps.push(format!(
                     "create the Service Bus queue '{name}' with duplicate detection, a \
                      lock duration of 5 minutes, a max delivery count of {max_deliveries} and \
                      dead-lettering on expiration: it can't be created or checked from here ({why})"
@@ -168,7 +188,7 @@ pub async fn init(config: &Config) -> Result<InitReport, BackendError> {
             }
         }
     }
-    Ok(InitReport { done, manual_steps: left })
+    Ok(())
 }
 
 fn uses_state_dir(config: &Config) -> bool {

@@ -10,11 +10,17 @@
 //! `docs/architecture.md` has the picture, the invariants and one job walked through.
 
 pub use domain::{budget, headers, heartbeat, job, outcome, prices};
+#[cfg(feature = "serve")]
+pub use serve;
 pub use state::sqlite;
+#[cfg(feature = "bench")]
+pub use {::bench, plan};
 pub use {
-    ::bench, admission, control, documents, identity, intake, model, plan, queue, reader, report,
-    serve, simulator, state, store, telemetry, tokens, worker,
+    admission, control, identity, intake, model, queue, report, simulator, state, store, telemetry,
+    tokens, worker,
 };
+#[cfg(feature = "documents")]
+pub use {documents, reader};
 
 pub mod backends;
 pub mod check;

@@ -33,6 +33,7 @@ impl CountBar {
     }
 
     /// Sets the count and its total, for a total not known from the start.
+    #[cfg(feature = "documents")]
     pub(super) fn set_with_total(&self, count: u64, whole: u64) {
         self.total.set(whole);
         self.bar.iter().for_each(|bar| bar.set_length(whole));

@@ -27,6 +27,7 @@ pub(super) struct LocalFlags {
 
 impl LocalFlags {
     /// Returns whether any of them was given.
+    #[cfg(feature = "documents")]
     pub(super) fn is_given(&self) -> bool {
         self.state.is_some()
             || self.simulate

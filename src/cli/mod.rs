@@ -1,5 +1,6 @@
 //! The command line: arguments in, library called, text out. Messages are printed only here.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod budget;
 mod check;
@@ -7,7 +8,9 @@ mod config;
 mod control;
 mod count_bar;
 mod dead_letters;
+#[cfg(feature = "documents")]
 mod documents;
+#[cfg(feature = "documents")]
 mod documents_reader;
 mod endpoint;
 mod enqueue;
@@ -15,11 +18,14 @@ mod init;
 mod input;
 mod interrupt;
 mod local;
+mod missing;
+#[cfg(feature = "bench")]
 mod plan;
 mod progress;
 mod report;
 mod results;
 mod run;
+#[cfg(feature = "serve")]
 mod serve;
 mod simulate;
 mod status;
@@ -40,6 +46,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+#[cfg(not(feature = "documents"))]
+use self::missing::documents;
+#[cfg(not(feature = "serve"))]
+use self::missing::serve;
+#[cfg(not(feature = "bench"))]
+use self::missing::{bench, plan};
 use crate::backends::BackendError;
 use crate::config::{ConfigLayers, LogFormat};
 use crate::{logging, telemetry};
@@ -73,6 +85,7 @@ enum CliCommand {
     Run(run::RunArgs),
     Enqueue(enqueue::EnqueueArgs),
     Documents(Box<documents::DocumentsArgs>),
+    #[cfg(feature = "documents")]
     #[command(hide = true)]
     DocumentsReader(documents_reader::DocumentsReaderArgs),
     Work(work::WorkArgs),
@@ -109,6 +122,7 @@ enum ExitStatus {
 
 /// Runs one command and returns its exit code.
 pub fn main(cli: Cli) -> ExitCode {
+    #[cfg(feature = "documents")]
     // Our own child process, one for each document: it needs no configuration and no threads.
     if let CliCommand::DocumentsReader(args) = &cli.command {
         return exit_code(documents_reader::run(args));
@@ -128,6 +142,7 @@ pub fn main(cli: Cli) -> ExitCode {
                 CliCommand::Run(args) => runtime.block_on(run::run(args, config)),
                 CliCommand::Enqueue(args) => runtime.block_on(enqueue::run(args, config)),
                 CliCommand::Documents(args) => runtime.block_on(documents::run(*args, config)),
+                #[cfg(feature = "documents")]
                 CliCommand::DocumentsReader(args) => documents_reader::run(&args),
                 CliCommand::Work(args) => runtime.block_on(work::run(args, config)),
                 CliCommand::Serve(args) => runtime.block_on(serve::run(args, config)),

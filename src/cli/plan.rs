@@ -8,7 +8,8 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::count_bar::CountBar;
-use super::documents;
+#[cfg(feature = "documents")]
+use super::documents::write_prompts;
 use super::endpoint::LimitFlags;
 use super::input::InputFiles;
 use super::{CommandError, ExitStatus, print};
@@ -16,6 +17,8 @@ use crate::backends;
 use crate::config::{Config, DeploymentConfig};
 use bench::pipeline::PipelineReport;
 use bench::report::BenchReport;
+#[cfg(not(feature = "documents"))]
+use domain::build_feature::MissingFeatureError;
 use domain::job::BatchId;
 use domain::prices::Prices;
 use plan::{
@@ -107,7 +110,7 @@ pub(super) async fn run(args: PlanArgs, mut config: Config) -> Result<ExitStatus
     let inputs = match &args.recipe {
         Some(recipe) => {
             let file = scratch.path().join("prompts.jsonl");
-            documents::write_prompts(&config, recipe, args.source.as_deref(), &file).await?;
+            write_prompts(&config, recipe, args.source.as_deref(), &file).await?;
             vec![file]
         }
         None => args.inputs.clone(),
@@ -273,6 +276,16 @@ impl PlanTimes {
         value["fits"] = json!(ends.fits);
         Ok(value.to_string())
     }
+}
+
+#[cfg(not(feature = "documents"))]
+async fn write_prompts(
+    _: &Config,
+    _: &Path,
+    _: Option<&str>,
+    _: &Path,
+) -> Result<(), CommandError> {
+    Err(CommandError::usage(MissingFeatureError { feature: "documents" }))
 }
 
 fn workers(text: &str) -> Result<usize, String> {

@@ -64,7 +64,8 @@ pub(super) async fn run(args: ResultsArgs, config: Config) -> Result<ExitStatus,
         FormatName::Jsonl => two_files(&args, store.as_ref(), &selection).await,
         FormatName::Csv => one_table(&args, store.as_ref(), &selection, TableFormat::Csv).await,
         FormatName::Parquet => {
-            one_table(&args, store.as_ref(), &selection, TableFormat::Parquet).await
+            let format = TableFormat::parquet().map_err(CommandError::usage)?;
+            one_table(&args, store.as_ref(), &selection, format).await
         }
     };
     let written = written.map_err(CommandError::unreachable)?;

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::ConfigError;
 use admission::PoolMember;
 use admission::deployment::{DeploymentLimits, ServiceKind};
+#[cfg(not(feature = "azure"))]
+use domain::build_feature::MissingFeatureError;
 use domain::prices::Prices;
 use identity::Identity;
 use model::endpoint::{Endpoint, EndpointConfig, EndpointError};
@@ -182,13 +184,8 @@ impl DeploymentConfig {
         if self.key_env.is_some() || self.key_file.is_some() {
             return Err(ConfigError::KeyBesideCredential(name()));
         }
-        let credential = identity.credential();
-        let credential =
-            credential.map_err(|source| ConfigError::Identity { name: name(), source })?;
-        Ok(Some(BearerTokenCache::new(
-            credential,
-            self.token_scope.as_deref().unwrap_or(usual_scope),
-        )))
+        let scope = self.token_scope.as_deref().unwrap_or(usual_scope);
+        bearer_tokens(identity, name(), scope).map(Some)
     }
 
     fn key(&self) -> Result<Option<SecretString>, ConfigError> {
@@ -207,4 +204,21 @@ impl DeploymentConfig {
         }
         Ok(DEFAULT_KEY_VARIABLES.iter().find_map(|name| std::env::var(name).ok()).map(Into::into))
     }
+}
+
+#[cfg(feature = "azure")]
+fn bearer_tokens(
+    identity: &Identity,
+    name: String,
+    scope: &str,
+) -> Result<BearerTokenCache, ConfigError> {
+    let credential = identity.credential();
+    let credential = credential.map_err(|source| ConfigError::Identity { name, source })?;
+    Ok(BearerTokenCache::new(credential, scope))
+}
+
+#[cfg(not(feature = "azure"))]
+fn bearer_tokens(_: &Identity, name: String, _: &str) -> Result<BearerTokenCache, ConfigError> {
+    let source = MissingFeatureError { feature: "azure" };
+    Err(ConfigError::Feature { key: format!("deployment {name}"), source })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::missing_feature;
 use super::{Config, ConfigError, DEFAULT_FILE, ENV_PREFIX};
 
 /// Merged settings before they are interpreted, with the origin of each.
@@ -50,6 +51,7 @@ impl ConfigLayers {
     /// # Errors
     /// Names the key, the problem and, for a value of the wrong form, the sources that were read.
     pub fn config(&self) -> Result<Config, ConfigError> {
+        missing_feature::check(&self.table)?;
         let read = serde_path_to_error::deserialize(self.table.clone());
         let config: Config = read.map_err(|error| {
             let key = error.path().to_string();

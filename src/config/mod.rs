@@ -7,6 +7,7 @@
 mod deployment;
 mod explain;
 mod layers;
+mod missing_feature;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,17 +16,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::webhook;
 use admission::PoolMember;
-use documents::source;
+use domain::build_feature::MissingFeatureError;
 use intake::{BatchTerms, LineOptions};
 use model::ModelClientError;
 use model::endpoint::EndpointError;
-use queue::service_bus;
 use report::autoscale::formula;
-use store::cosmos;
 use worker::{self, WorkerTarget};
 
 pub use deployment::{DEFAULT_CONCURRENCY, DeploymentConfig};
 pub use layers::ConfigLayers;
+#[cfg(feature = "serve")]
 pub use serve::settings::{Role, ServeConfig, ServeToken, ServerConfig};
 
 /// File that is read if none is named.
@@ -44,12 +44,14 @@ pub struct Config {
     pub worker: WorkerConfig,
     pub prices: PricesConfig,
     pub pool: PoolConfig,
+    #[cfg(feature = "serve")]
     pub serve: ServeConfig,
     pub scaling: formula::ScalingSettings,
     pub log: LogConfig,
     pub telemetry: telemetry::TelemetrySettings,
     pub webhook: webhook::WebhookSettings,
-    pub documents: source::BlobSettings,
+    #[cfg(feature = "documents")]
+    pub documents: documents::source::BlobSettings,
     pub deployments: Vec<DeploymentConfig>,
 }
 
@@ -60,7 +62,8 @@ pub enum QueueBackend {
     /// In the state directory.
     #[default]
     Local,
-    ServiceBus(service_bus::ServiceBusSettings),
+    #[cfg(feature = "azure")]
+    ServiceBus(queue::service_bus::ServiceBusSettings),
 }
 
 /// Store backend for outcomes, by the same rule.
@@ -70,7 +73,8 @@ pub enum StoreBackend {
     /// In the state directory.
     #[default]
     Local,
-    Cosmos(cosmos::CosmosSettings),
+    #[cfg(feature = "azure")]
+    Cosmos(store::cosmos::CosmosSettings),
 }
 
 /// Settings of the embedded queue and store.
@@ -183,12 +187,16 @@ pub enum ConfigError {
     Toml { path: PathBuf, line: usize, problem: String },
     #[error("{key}: {problem} (from {origin})")]
     Key { key: String, problem: String, origin: String },
+    #[error("{key}: {source}")]
+    Feature { key: String, source: MissingFeatureError },
+    #[cfg(feature = "azure")]
     #[error("queue.service_bus: {0}")]
-    ServiceBus(#[from] service_bus::ServiceBusSettingsError),
+    ServiceBus(#[from] queue::service_bus::ServiceBusSettingsError),
     #[error(transparent)]
     Webhook(#[from] webhook::WebhookSettingsError),
+    #[cfg(feature = "documents")]
     #[error("documents: {0}")]
-    Documents(#[from] source::BlobSettingsError),
+    Documents(#[from] documents::source::BlobSettingsError),
     #[error("{key} must be at least 1")]
     Zero { key: String },
     #[error("{key} must be {must}")]
@@ -207,10 +215,12 @@ pub enum ConfigError {
     KeyBesideCredential(String),
     #[error("deployment {0}: 'token_scope' needs 'credential'")]
     ScopeWithoutCredential(String),
+    #[cfg(feature = "serve")]
     #[error(transparent)]
     Serve(#[from] serve::settings::ServeSettingsError),
+    #[cfg(feature = "azure")]
     #[error("deployment {name}: the identity can't be used here: {source}")]
-    Identity { name: String, source: azure_core::Error },
+    Identity { name: String, source: identity::IdentityError },
 }
 
 impl Config {
@@ -226,10 +236,12 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        #[cfg(feature = "azure")]
         if let QueueBackend::ServiceBus(settings) = &self.queue {
             settings.check()?;
         }
         self.webhook.target()?;
+        #[cfg(feature = "documents")]
         self.documents.check()?;
         let counts = [
             ("state.lock_seconds", self.state.lock_seconds),
@@ -244,6 +256,7 @@ impl Config {
             limits.map(|(key, value)| (format!("deployments.{n}.{key}"), value.unwrap_or(1)))
         });
         self.check_pool()?;
+        #[cfg(feature = "serve")]
         self.serve.check()?;
         self.check_scaling()?;
         let counts = counts.map(|(key, value)| (key.to_owned(), value));
@@ -330,6 +343,7 @@ impl Config {
     }
 
     /// All that the HTTP server takes from here.
+    #[cfg(feature = "serve")]
     pub fn server(&self) -> ServerConfig {
         ServerConfig {
             serve: self.serve.clone(),

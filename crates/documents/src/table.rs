@@ -13,6 +13,7 @@ use super::recipe::Recipe;
 use super::requests::{RequestKey, RequestState};
 use super::run::NightRunner;
 use super::schema::AnswerColumn;
+use domain::build_feature::MissingFeatureError;
 use domain::outcome::Outcome;
 use report::results::table::{TableFormat, TableWriter};
 use report::results::{AtomicFile, CellValue, ColumnKind, ResultsError};
@@ -23,9 +24,8 @@ const CHUNK: usize = 64;
 /// Format of the file, by the extension of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerTableFormat {
-    Csv,
-    Parquet,
     Jsonl,
+    Table(TableFormat),
 }
 
 /// Reason why there is no table.
@@ -33,6 +33,8 @@ pub enum AnswerTableFormat {
 pub enum TableError {
     #[error("{}: its name must end in .csv, .parquet or .jsonl", .0.display())]
     Format(PathBuf),
+    #[error(transparent)]
+    Feature(#[from] MissingFeatureError),
     #[error(transparent)]
     Results(#[from] ResultsError),
     #[error(transparent)]
@@ -89,8 +91,8 @@ impl AnswerTableFormat {
     pub fn of(path: &Path) -> Result<Self, TableError> {
         let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
         match extension.as_deref() {
-            Some("csv") => Ok(Self::Csv),
-            Some("parquet") => Ok(Self::Parquet),
+            Some("csv") => Ok(Self::Table(TableFormat::Csv)),
+            Some("parquet") => Ok(Self::Table(TableFormat::parquet()?)),
             Some("jsonl") => Ok(Self::Jsonl),
             _ => Err(TableError::Format(path.to_owned())),
         }
@@ -250,8 +252,7 @@ impl<W: Write + Send> AnswerSink<W> {
     fn begin(to: W, form: AnswerTableFormat, recipe: &Recipe) -> io::Result<Self> {
         let format = match form {
             AnswerTableFormat::Jsonl => return Ok(Self::Jsonl(to)),
-            AnswerTableFormat::Csv => TableFormat::Csv,
-            AnswerTableFormat::Parquet => TableFormat::Parquet,
+            AnswerTableFormat::Table(format) => format,
         };
         let columns = recipe.table_columns();
         let own = OWN_COLUMNS.map(|(name, kind)| (name.to_owned(), kind)).into_iter();
@@ -352,7 +353,8 @@ mod tests {
 
     #[test]
     fn the_name_says_what_kind_of_file() {
-        assert_eq!(AnswerTableFormat::of(Path::new("a/b.CSV")).unwrap(), AnswerTableFormat::Csv);
+        let csv = AnswerTableFormat::Table(TableFormat::Csv);
+        assert_eq!(AnswerTableFormat::of(Path::new("a/b.CSV")).unwrap(), csv);
         assert_eq!(AnswerTableFormat::of(Path::new("b.jsonl")).unwrap(), AnswerTableFormat::Jsonl);
         assert!(
             AnswerTableFormat::of(Path::new("b.xlsx"))

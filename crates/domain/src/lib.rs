@@ -1,6 +1,7 @@
 //! The nouns of promptmill: what is asked, what it ends as, what it may cost. They know nobody.
 
 pub mod budget;
+pub mod build_feature;
 pub mod headers;
 pub mod heartbeat;
 pub mod job;

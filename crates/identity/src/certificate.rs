@@ -86,7 +86,9 @@ impl ClientCertificate {
         let mut signature = vec![0; self.key.public_modulus_len()];
         self.key
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
-            .map_err(|_| super::credential_error("the certificate's key does not sign".to_owned()))?;
+            .map_err(|_| {
+            crate::credential::credential_error("the certificate's key does not sign".to_owned())
+        })?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::LineFault;
+use domain::build_feature::MissingFeatureError;
 
 const BUFFER: usize = 256 * 1024;
 
@@ -26,6 +27,8 @@ pub enum InputSource {
 pub enum InputSourceError {
     #[error("can't read {name}")]
     Read { name: String, source: io::Error },
+    #[error(transparent)]
+    Feature(#[from] MissingFeatureError),
     #[error("{name} is UTF-16; save it as UTF-8")]
     Utf16 { name: String },
 }
@@ -70,7 +73,10 @@ impl InputSource {
         }
         let reader: Box<dyn Read + Send> = match path.extension().and_then(|e| e.to_str()) {
             Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+            #[cfg(feature = "zstd")]
             Some("zst") => Box::new(zstd::Decoder::new(file).map_err(failed)?),
+            #[cfg(not(feature = "zstd"))]
+            Some("zst") => return Err(MissingFeatureError { feature: "zstd" }.into()),
             _ => Box::new(file),
         };
         Ok(Box::new(BufReader::with_capacity(BUFFER, reader)))

@@ -6,6 +6,7 @@
 
 mod body;
 pub mod endpoint;
+#[cfg_attr(not(feature = "entra"), path = "no_entra.rs")]
 pub mod entra;
 mod stream;
 pub mod verdict;

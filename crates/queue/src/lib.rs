@@ -15,6 +15,11 @@
 mod depth;
 pub mod local;
 pub mod peek;
+#[cfg(feature = "service-bus")]
+#[cfg_attr(
+    not(feature = "service-bus-https"),
+    allow(dead_code, reason = "some of it serves the REST transport alone")
+)]
 pub mod service_bus;
 
 use std::time::Duration;

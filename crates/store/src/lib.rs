@@ -8,6 +8,7 @@
 //! narrowest that it needs. Backends: [`local`] (SQLite) and [`cosmos`] (Azure Cosmos DB). All pass
 //! the one contract suite in `tests/support/src/contract_store.rs`.
 
+#[cfg(feature = "cosmos")]
 pub mod cosmos;
 pub mod local;
 

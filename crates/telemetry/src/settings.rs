@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use domain::build_feature::MissingFeatureError;
+
 /// Default service name.
 const DEFAULT_SERVICE_NAME: &str = "promptmill";
 
@@ -36,8 +38,12 @@ pub enum TelemetryError {
          set OTEL_EXPORTER_OTLP_HEADERS=authorization=... instead"
     )]
     Credentials,
+    #[error(transparent)]
+    Feature(#[from] MissingFeatureError),
+    #[cfg(feature = "otlp")]
     #[error("the telemetry's exporter can't be set up: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    #[cfg(feature = "otlp")]
     #[error("the telemetry's HTTP client can't be set up")]
     Client(#[source] reqwest::Error),
 }

@@ -185,12 +185,14 @@ fn setup(config: &Config, pipe: &PipelineBench, requests: String) -> PipelineSet
     PipelineSetup {
         queue: match &config.queue {
             config::QueueBackend::Local => embedded(),
+            #[cfg(feature = "azure")]
             config::QueueBackend::ServiceBus(settings) => {
                 format!("Service Bus, '{}'", settings.queue)
             }
         },
         store: match &config.store {
             config::StoreBackend::Local => embedded(),
+            #[cfg(feature = "azure")]
             config::StoreBackend::Cosmos(settings) => format!("Cosmos DB, '{}'", settings.database),
         },
         deployments: pipe.targets.iter().map(|target| target.member.name.clone()).collect(),

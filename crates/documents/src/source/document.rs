@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "blob")]
 use tempfile::TempPath;
 
 /// A document as listed.
@@ -45,6 +46,7 @@ pub struct FetchedFile(pub(super) FileLocation);
 #[derive(Debug)]
 pub(super) enum FileLocation {
     Original(PathBuf),
+    #[cfg(feature = "blob")]
     Temporary(TempPath),
 }
 
@@ -54,6 +56,7 @@ impl Deref for FetchedFile {
     fn deref(&self) -> &Path {
         match &self.0 {
             FileLocation::Original(path) => path,
+            #[cfg(feature = "blob")]
             FileLocation::Temporary(path) => path,
         }
     }

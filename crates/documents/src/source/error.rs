@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use domain::build_feature::MissingFeatureError;
+
 /// Reason why the section is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobSettingsError {
@@ -17,6 +19,8 @@ pub enum BlobSettingsError {
 pub enum DocumentSourceError {
     #[error("'{glob}' is not a valid glob: {source}")]
     Glob { glob: String, source: glob::PatternError },
+    #[error(transparent)]
+    Feature(#[from] MissingFeatureError),
     #[error("the source {} is no folder", path.display())]
     NoFolder { path: PathBuf },
     /// The address is shown without its query, which may be a secret.
@@ -64,6 +68,7 @@ impl DocumentSourceError {
             | Self::OutsideSource
             | Self::Io(_) => true,
             Self::Glob { .. }
+            | Self::Feature(_)
             | Self::NoFolder { .. }
             | Self::Address { .. }
             | Self::Settings(_)

@@ -6,10 +6,14 @@
 //! hint only, since copying tools set the time back; see [`DocumentSource::has_reliable_versions`].
 //!
 //! `container_url` parses the URL, `glob_filter` the globs, `folder` and `container` are the kinds,
-//! `document` and `error` are what both return, `azure_error` converts errors. Vendor types stay in `azure_error`, `container` and `settings`.
+//! `document` and `error` are what both return, `azure_error` converts
+//! errors. Vendor types stay in `azure_error`, `container` and `settings`.
 
+#[cfg(feature = "blob")]
 mod azure_error;
+#[cfg(feature = "blob")]
 mod container;
+#[cfg(feature = "blob")]
 mod container_url;
 mod document;
 mod error;
@@ -20,6 +24,7 @@ mod settings;
 use std::io;
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "blob")]
 pub use container::BlobContainer;
 pub use document::{DocumentVersion, FetchedFile, ListedDocument};
 pub use error::{BlobSettingsError, DocumentSourceError};
@@ -30,6 +35,7 @@ pub use settings::BlobSettings;
 /// Source of a night's documents.
 pub enum DocumentSource {
     Folder(FolderSource),
+    #[cfg(feature = "blob")]
     Container(BlobContainer),
 }
 
@@ -41,10 +47,23 @@ impl DocumentSource {
     /// If the folder does not exist, the URL is not one of Blob Storage, or there is no token.
     pub async fn open(given: &str, settings: &BlobSettings) -> Result<Self, DocumentSourceError> {
         if given.starts_with("https://") || given.starts_with("http://") {
-            return BlobContainer::open(given, settings).await.map(Self::Container);
+            return Self::open_container(given, settings).await;
         }
         let path = PathBuf::from(given);
         blocking(move || FolderSource::open(&path)).await.map(Self::Folder)
+    }
+
+    #[cfg(feature = "blob")]
+    async fn open_container(
+        given: &str,
+        settings: &BlobSettings,
+    ) -> Result<Self, DocumentSourceError> {
+        BlobContainer::open(given, settings).await.map(Self::Container)
+    }
+
+    #[cfg(not(feature = "blob"))]
+    async fn open_container(_: &str, _: &BlobSettings) -> Result<Self, DocumentSourceError> {
+        Err(domain::build_feature::MissingFeatureError { feature: "azure" }.into())
     }
 
     /// Lists all documents that a glob of `include` matches and none of `exclude`, by name. Globs
@@ -64,6 +83,7 @@ impl DocumentSource {
                 let folder = folder.clone();
                 blocking(move || Ok(folder.list(&choice))).await?
             }
+            #[cfg(feature = "blob")]
             Self::Container(container) => container.list(&choice).await?,
         };
         found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -80,6 +100,10 @@ impl DocumentSource {
         &self,
         listed: &ListedDocument,
         limit: u64,
+        #[cfg_attr(
+            not(feature = "blob"),
+            expect(unused_variables, reason = "a file is not copied")
+        )]
         scratch: &Path,
     ) -> Result<FetchedFile, DocumentSourceError> {
         match self {
@@ -87,13 +111,14 @@ impl DocumentSource {
                 let (folder, listed) = (folder.clone(), listed.clone());
                 blocking(move || folder.fetch(&listed, limit)).await
             }
+            #[cfg(feature = "blob")]
             Self::Container(container) => container.fetch(listed, limit, scratch).await,
         }
     }
 
     /// Returns true if an equal version means an equal document, which need not be fetched.
     pub fn has_reliable_versions(&self) -> bool {
-        matches!(self, Self::Container(_))
+        !matches!(self, Self::Folder(_))
     }
 
     /// Lists one document, to check the access.
@@ -103,6 +128,7 @@ impl DocumentSource {
     pub async fn check_access(&self) -> Result<(), DocumentSourceError> {
         match self {
             Self::Folder(_) => Ok(()),
+            #[cfg(feature = "blob")]
             Self::Container(container) => container.check_access().await,
         }
     }

@@ -1,12 +1,11 @@
 //! The section `[documents]`.
 
-use std::sync::Arc;
-
-use azure_core::credentials::TokenCredential;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::error::{BlobSettingsError, DocumentSourceError};
+use super::error::BlobSettingsError;
+#[cfg(feature = "blob")]
+use super::error::DocumentSourceError;
 use domain::secret::hidden_option;
 use identity::Identity;
 
@@ -28,6 +27,10 @@ pub struct BlobSettings {
     pub emulator: bool,
 }
 
+/// Identity that gives tokens for Blob Storage.
+#[cfg(feature = "blob")]
+type BlobCredential = std::sync::Arc<dyn azure_core::credentials::TokenCredential>;
+
 impl BlobSettings {
     /// # Errors
     /// If the section is invalid.
@@ -44,7 +47,8 @@ impl BlobSettings {
         }
     }
 
-    pub(super) fn identity(&self) -> Result<Option<Arc<dyn TokenCredential>>, DocumentSourceError> {
+    #[cfg(feature = "blob")]
+    pub(super) fn identity(&self) -> Result<Option<BlobCredential>, DocumentSourceError> {
         let identity = self.credential.as_ref().map(Identity::credential).transpose();
         identity.map_err(|e| DocumentSourceError::Identity(format!("it can't be used here: {e}")))
     }

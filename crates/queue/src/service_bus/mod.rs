@@ -24,6 +24,7 @@ mod connection;
 mod dead_letters;
 mod error;
 mod http;
+#[cfg(feature = "service-bus-https")]
 pub mod https;
 mod live_connection;
 mod management;
@@ -54,7 +55,6 @@ use cbs::CbsClaims;
 use connection::{AmqpConnector, BrokerAddress};
 use dead_letters::DeadLetterSubqueue;
 use domain::job::{Amendment, Job};
-use https::HttpsQueue;
 use management::{ManagementNode, PEEK_PAGE, next_sequence};
 use receiver::{LockedMessage, MessageHandOut, MessageReceiver, first_enqueued_of, job_of};
 use receiving_link::DeliveryDisposition;
@@ -81,12 +81,12 @@ pub fn open(
     settings: &ServiceBusSettings,
     credential: Option<Arc<dyn TokenCredential>>,
 ) -> Result<Arc<dyn Queue>, ServiceBusSettingsError> {
-    Ok(match settings.transport {
-        ServiceBusTransport::Https => Arc::new(HttpsQueue::new(settings, credential)?),
-        ServiceBusTransport::Amqp | ServiceBusTransport::Websocket => {
-            Arc::new(ServiceBusQueue::new(settings, credential)?)
-        }
-    })
+    settings.check_transport()?;
+    #[cfg(feature = "service-bus-https")]
+    if settings.transport == ServiceBusTransport::Https {
+        return Ok(Arc::new(https::HttpsQueue::new(settings, credential)?));
+    }
+    Ok(Arc::new(ServiceBusQueue::new(settings, credential)?))
 }
 
 impl ServiceBusQueue {

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::cbs::{BrokerCredential, SharedKey};
+use domain::build_feature::MissingFeatureError;
 use domain::secret::hidden_option;
 use identity::Identity;
 
@@ -109,8 +110,17 @@ impl ServiceBusSettings {
             (Some(_), None) => return Err(ServiceBusSettingsError::NoCredential),
             _ => {}
         }
+        self.check_transport()?;
         let nobody: Arc<dyn TokenCredential> = Arc::new(PlaceholderCredential);
         ResolvedSettings::new(self, Some(nobody)).map(drop)
+    }
+
+    /// Checks that this build has the transport.
+    pub(super) fn check_transport(&self) -> Result<(), MissingFeatureError> {
+        if self.transport == ServiceBusTransport::Https && !cfg!(feature = "service-bus-https") {
+            return Err(MissingFeatureError { feature: "service-bus-https" });
+        }
+        Ok(())
     }
 }
 
@@ -158,6 +168,8 @@ pub enum ServiceBusSettingsError {
     BadProxy,
     #[error("transport = \"https\" is not AMQP")]
     NotAmqp,
+    #[error(transparent)]
+    Feature(#[from] MissingFeatureError),
     #[error("the HTTP client can't be set up")]
     HttpClient(#[source] reqwest::Error),
     #[error("the REST client can't be set up: {0}")]

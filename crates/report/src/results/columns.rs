@@ -77,6 +77,7 @@ impl CellValue {
     }
 
     /// Returns roughly the bytes it holds in memory.
+    #[cfg(feature = "parquet")]
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Text(Some(text)) => text.len(),

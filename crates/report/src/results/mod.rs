@@ -5,6 +5,7 @@ pub mod table;
 
 mod atomic_file;
 mod columns;
+#[cfg(feature = "parquet")]
 mod parquet;
 
 use std::io;

@@ -7,7 +7,10 @@ use futures_util::TryStreamExt;
 
 use super::atomic_file::AtomicFile;
 use super::columns::{CellValue, ColumnKind, header, row};
-use super::{OutcomeSelection, ResultCounts, ResultsError, parquet};
+#[cfg(feature = "parquet")]
+use super::parquet;
+use super::{OutcomeSelection, ResultCounts, ResultsError};
+use domain::build_feature::MissingFeatureError;
 use domain::outcome::OutcomeStatus;
 use store::Store;
 
@@ -16,7 +19,22 @@ use store::Store;
 pub enum TableFormat {
     /// RFC 4180, UTF-8, a header line; absent values are empty.
     Csv,
+    #[cfg(feature = "parquet")]
     Parquet,
+}
+
+impl TableFormat {
+    /// Returns the Parquet format.
+    ///
+    /// # Errors
+    /// If this build leaves it out.
+    pub fn parquet() -> Result<Self, MissingFeatureError> {
+        #[cfg(feature = "parquet")]
+        let format = Ok(Self::Parquet);
+        #[cfg(not(feature = "parquet"))]
+        let format = Err(MissingFeatureError { feature: "parquet" });
+        format
+    }
 }
 
 /// Streams outcomes into one file, which appears under its name only when complete.
@@ -49,6 +67,7 @@ pub async fn write(
 /// Writer of rows into a file.
 pub enum TableWriter<W: Write + Send> {
     Csv(Box<csv::Writer<W>>),
+    #[cfg(feature = "parquet")]
     Parquet(Box<parquet::ParquetWriter<W>>),
 }
 
@@ -65,6 +84,7 @@ impl<W: Write + Send> TableWriter<W> {
                 writer.write_record(header.iter().map(|(name, _)| name))?;
                 Self::Csv(Box::new(writer))
             }
+            #[cfg(feature = "parquet")]
             TableFormat::Parquet => {
                 Self::Parquet(Box::new(parquet::ParquetWriter::new(file, header)?))
             }
@@ -75,6 +95,7 @@ impl<W: Write + Send> TableWriter<W> {
     pub fn add(&mut self, row: Vec<CellValue>) -> io::Result<()> {
         match self {
             Self::Csv(writer) => Ok(writer.write_record(row.into_iter().map(String::from))?),
+            #[cfg(feature = "parquet")]
             Self::Parquet(writer) => writer.add(row),
         }
     }
@@ -82,6 +103,7 @@ impl<W: Write + Send> TableWriter<W> {
     pub fn finish(self) -> io::Result<()> {
         match self {
             Self::Csv(mut writer) => writer.flush(),
+            #[cfg(feature = "parquet")]
             Self::Parquet(writer) => writer.finish(),
         }
     }

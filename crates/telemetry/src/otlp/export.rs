@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::settings::{ExportPlan, SignalTarget, TelemetryError};
+use crate::settings::{ExportPlan, SignalTarget, TelemetryError};
 
 /// Spans that wait to be sent: some seconds of a fast worker. `OTEL_BSP_MAX_QUEUE_SIZE` is used
 /// instead where it is set.

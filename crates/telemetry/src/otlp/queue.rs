@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::span::{self, SpanStart};
 use super::{Telemetry, active, names};
+use crate::QueueLabels;
 use domain::job::{Amendment, Job, TraceParent};
 use queue::peek::{PeekFilter, PeekResult};
 use queue::{
@@ -27,25 +28,6 @@ use queue::{
 /// there are many.
 const MAX_OPEN_AGE: Duration = Duration::from_secs(6 * 3_600);
 const MANY_OPEN: usize = 10_000;
-
-/// Names of a queue in telemetry.
-#[derive(Debug, Clone)]
-pub struct QueueLabels {
-    /// A value of `messaging.system`.
-    pub system: &'static str,
-    pub destination: String,
-}
-
-impl QueueLabels {
-    /// Returns the labels of the embedded queue, for which the conventions have no name.
-    pub fn local() -> Self {
-        Self { system: "promptmill", destination: "local".into() }
-    }
-
-    pub fn service_bus(queue: &str) -> Self {
-        Self { system: "servicebus", destination: queue.to_owned() }
-    }
-}
 
 /// Returns the queue unchanged, or instrumented if telemetry is on.
 pub fn instrument_queue(queue: Arc<dyn Queue>, labels: QueueLabels) -> Arc<dyn Queue> {

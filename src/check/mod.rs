@@ -1,5 +1,10 @@
 //! Tries every configured service once, and reports for each what is wrong and how to fix it.
 
+#[cfg(feature = "documents")]
+mod documents;
+#[cfg(feature = "azure")]
+mod service_bus;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -9,20 +14,15 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::backends;
-use crate::config::{self, Config};
+#[cfg(feature = "azure")]
+use crate::config;
+use crate::config::Config;
 use admission::deployment::DeploymentLimits;
-use documents::source::{BlobSettings, DocumentSource};
 use domain::headers::RateHeaders;
 use domain::job::{Api, BatchId, Job, JobHistory, JobId};
 use model::CallResult;
 use model::verdict::Verdict;
-use queue::QueueError;
-use queue::service_bus::ServiceBusTransport;
-use queue::service_bus::admin::{QueueInspection, QueueProperties, ServiceBusAdmin};
 use worker::WorkerTarget;
-
-/// Shortest lock that outlives an outage of some seconds; the service's default.
-const MIN_LOCK_DURATION: Duration = Duration::from_secs(60);
 
 /// Largest clock difference that is not reported: well below what any service accepts (Cosmos DB
 /// and Service Bus: 15 and 5 minutes), well above the delay of a slow answer.
@@ -97,33 +97,11 @@ pub async fn all(
     for target in targets {
         findings.push(timed(check_deployment(&target, ask)).await);
     }
+    #[cfg(feature = "documents")]
     if let Some(source) = &config.documents.source {
-        findings.push(timed(check_documents(source, &config.documents)).await);
+        findings.push(timed(documents::check(source, &config.documents)).await);
     }
     findings
-}
-
-/// Checks that documents can be listed at the configured source.
-async fn check_documents(given: &str, settings: &BlobSettings) -> CheckFinding {
-    let reached = match DocumentSource::open(given, settings).await {
-        Ok(source) => source.check_access().await,
-        Err(error) => Err(error),
-    };
-    let hint = "check the account's name, and whether the firewall, the proxy (HTTPS_PROXY) and the \
-                account's network rules let HTTPS through";
-    let service = format!("documents at {given}");
-    match reached {
-        Ok(()) => CheckFinding { service, ..CheckFinding::default() },
-        Err(error) => {
-            let mend = error.is_transient().then_some(hint);
-            CheckFinding {
-                service,
-                problem: Some(error.to_string()),
-                hint: mend,
-                ..CheckFinding::default()
-            }
-        }
-    }
 }
 
 /// Notes how long a check took, if it succeeded.
@@ -201,7 +179,7 @@ fn finding(service: &str, tried: Result<(), String>) -> CheckFinding {
 
 /// Reads the queue's depth; for Service Bus also its settings.
 async fn check_queue(config: &Config) -> CheckFinding {
-    let mut tried = match backends::open_queue(config) {
+    let tried = match backends::open_queue(config) {
         Ok(queue) => {
             let depth = queue.depth().await.map(drop);
             queue.close().await;
@@ -209,89 +187,11 @@ async fn check_queue(config: &Config) -> CheckFinding {
         }
         Err(error) => return finding("queue", Err(error.to_string())),
     };
-    let (mut notes, mut warnings) = (Vec::new(), Vec::new());
-    if let (config::QueueBackend::ServiceBus(settings), Ok(Some(admin))) =
-        (&config.queue, backends::open_admin(config))
-    {
-        match admin.inspect().await {
-            QueueInspection::Known(properties) => {
-                notes.push(describe_queue(&properties));
-                warnings = queue_warnings(&properties, config.worker.max_deliveries);
-            }
-            QueueInspection::Missing(name) => warnings.push(format!(
-                "there is no queue '{name}': create it with 'promptmill init', or in the portal"
-            )),
-            QueueInspection::Hidden(why) => {
-                notes.push(format!("its settings can't be read from here: {why}"));
-                if settings.transport == ServiceBusTransport::Https {
-                    tried = reach_without_counts(&admin, tried, &mut warnings).await;
-                }
-            }
-        }
+    #[cfg(feature = "azure")]
+    if let config::QueueBackend::ServiceBus(settings) = &config.queue {
+        return service_bus::inspect(config, settings, tried).await;
     }
-    let finding = finding("queue", tried.map_err(|error| error.to_string()));
-    CheckFinding { notes, warnings, ..finding }
-}
-
-/// Checks the queue without its counts: over HTTPS these need a right that work does not.
-async fn reach_without_counts(
-    admin: &ServiceBusAdmin,
-    tried: Result<(), QueueError>,
-    warnings: &mut Vec<String>,
-) -> Result<(), QueueError> {
-    let Err(error) = tried else { return Ok(()) };
-    match admin.check_access().await {
-        Ok(()) => {
-            warnings.push(format!("'status' will not work: {error}"));
-            Ok(())
-        }
-        Err(_) => Err(error),
-    }
-}
-
-fn describe_queue(properties: &QueueProperties) -> String {
-    let QueueProperties { lock, max_deliveries, drops_duplicates, depth } = properties;
-    let duplicates = match drops_duplicates {
-        Some(true) => "duplicate detection on",
-        Some(false) => "duplicate detection off",
-        None => "duplicate detection unknown",
-    };
-    format!(
-        "locks last {} s, {max_deliveries} deliveries, {duplicates}; {} active, {} scheduled, {} \
-         dead letters",
-        lock.as_secs(),
-        depth.active,
-        depth.scheduled,
-        depth.dead_letters
-    )
-}
-
-/// Warns of settings that work but do not fit our work.
-fn queue_warnings(properties: &QueueProperties, max_deliveries: u32) -> Vec<String> {
-    let mut unfit = Vec::new();
-    if properties.drops_duplicates == Some(false) {
-        unfit.push(
-            "duplicate detection is off: jobs that are sent twice wait twice (none is paid for \
-             twice); it can be set only when a queue is created"
-                .to_owned(),
-        );
-    }
-    if properties.max_deliveries < max_deliveries {
-        unfit.push(format!(
-            "the queue dead-letters a job after {} deliveries, before a worker ends it after \
-             {max_deliveries} (worker.max_deliveries): such a job has no outcome; raise the \
-             queue's max delivery count",
-            properties.max_deliveries
-        ));
-    }
-    if properties.lock < MIN_LOCK_DURATION {
-        unfit.push(format!(
-            "locks last {} s, so a short outage costs them and may cost calls; set the lock \
-             duration to 5 minutes",
-            properties.lock.as_secs()
-        ));
-    }
-    unfit
+    finding("queue", tried.map_err(|error| error.to_string()))
 }
 
 /// Sends the request. A refused one counts as success too: missing access is reported otherwise.
@@ -360,7 +260,6 @@ fn hint_for(problem: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use queue::QueueDepth;
 
     #[test]
     fn a_quota_is_told_by_whom_it_is_known_and_one_smaller_than_set_is_warned_of() {
@@ -401,21 +300,5 @@ mod tests {
         assert!(
             clock_warning(now + Duration::from_secs(600), now).unwrap().contains("600 s behind")
         );
-    }
-
-    #[test]
-    fn a_queue_that_does_not_fit_is_warned_of() {
-        let fit = QueueProperties {
-            lock: Duration::from_secs(300),
-            max_deliveries: 10,
-            drops_duplicates: Some(true),
-            depth: QueueDepth::default(),
-        };
-        assert!(queue_warnings(&fit, 10).is_empty());
-        let lock = Duration::from_secs(30);
-        let bad = QueueProperties { lock, max_deliveries: 5, drops_duplicates: Some(false), ..fit };
-        let warnings = queue_warnings(&bad, 10);
-        assert_eq!(warnings.len(), 3);
-        assert!(warnings[1].contains("after 5 deliveries"), "{warnings:?}");
     }
 }
