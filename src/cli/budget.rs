@@ -70,7 +70,7 @@ impl BudgetFlags {
             let is_any_here = !config.deployments.is_empty();
             if unpriced.is_some() || (!is_any_here && prices.of(model).is_none()) {
                 let message = prices.missing_price(model, unpriced.as_deref());
-                return Err(CommandError::usage(anyhow::anyhow!(message)));
+                return Err(CommandError::usage_text(message));
             }
         }
         Ok(())

@@ -18,15 +18,15 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) async fn run(args: CheckArgs, config: Config) -> Result<ExitStatus, CommandError> {
-    let targets = config.targets().map_err(CommandError::usage)?;
+    let targets = config.targets()?;
     let ask =
         if args.call { DeploymentProbe::OneWordPrompt } else { DeploymentProbe::InvalidRequest };
     let findings = check::all(&config, targets, ask).await;
     if args.json {
-        print(&json!({ "services": findings }).to_string());
+        print(&json!({ "services": findings }).to_string())?;
     } else {
         for finding in &findings {
-            print(&finding.to_string());
+            print(&finding.to_string())?;
         }
     }
     let all_well = findings.iter().all(|finding| finding.problem.is_none());

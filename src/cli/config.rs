@@ -12,7 +12,7 @@ pub(super) fn run(
     config: &Config,
     layers: &ConfigLayers,
 ) -> Result<ExitStatus, CommandError> {
-    let text = layers.explain(config).map_err(CommandError::usage)?;
-    print(text.trim());
+    let text = layers.explain(config).map_err(CommandError::internal)?;
+    print(text.trim())?;
     Ok(ExitStatus::AllDone)
 }

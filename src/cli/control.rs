@@ -41,11 +41,11 @@ pub(super) async fn pause(args: PauseArgs, config: Config) -> Result<ExitStatus,
 }
 
 pub(super) async fn resume(args: ResumeArgs, config: Config) -> Result<ExitStatus, CommandError> {
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     let store = backends::open_store(&config).await?;
     if let Some(limit) = args.budget.limit(&prices)? {
         let budget = control::change_budget(store.as_ref(), &args.batch, &limit).await?;
-        print(&format!("batch {} has a budget of {budget}", args.batch));
+        print(&format!("batch {} has a budget of {budget}", args.batch))?;
     }
     print_state(control::resume(store.as_ref(), &args.batch).await)
 }
@@ -70,13 +70,6 @@ fn print_state(done: Result<Batch, ControlError>) -> Result<ExitStatus, CommandE
              `promptmill status {id}` shows how far they are"
         ),
         (state, _) => format!("batch {id} is {}", state.as_str()),
-    });
+    })?;
     Ok(ExitStatus::AllDone)
-}
-
-impl From<ControlError> for CommandError {
-    fn from(error: ControlError) -> Self {
-        let exit = if error.is_transient() { ExitStatus::Unreachable } else { ExitStatus::Usage };
-        Self { error: error.into(), exit }
-    }
 }

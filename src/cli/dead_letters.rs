@@ -9,9 +9,8 @@ use super::{CommandError, ExitStatus, print, say};
 use crate::backends::{self, Backends};
 use crate::config::Config;
 use domain::job::{Amendment, BatchId};
-use intake::dead_letters::{self, DeadLetterError};
-use queue::{DeadLetter, QueueError};
-use store::StoreError;
+use intake::dead_letters;
+use queue::DeadLetter;
 
 /// List, show, retry or drop dead letters, the jobs that were given up on
 #[derive(Debug, clap::Args)]
@@ -102,22 +101,15 @@ pub(super) async fn run(args: DeadLettersArgs, config: Config) -> Result<ExitSta
         && *all != which.is_unfiltered()
     {
         let message = "name ids, --batch or --cause, or else --all";
-        return Err(CommandError::usage(anyhow::anyhow!(message)));
+        return Err(CommandError::usage_text(message));
     }
     let backends = backends::open(&config).await?;
     let done = run_action(&args.action, &backends).await;
     backends.queue.close().await;
-    done.map_err(|error| match error {
-        DeadLetterError::Queue(QueueError::Unavailable(_))
-        | DeadLetterError::Store(StoreError::Unavailable(_)) => CommandError::unreachable(error),
-        error => CommandError::usage(error),
-    })
+    done
 }
 
-async fn run_action(
-    action: &DeadLetterAction,
-    on: &Backends,
-) -> Result<ExitStatus, DeadLetterError> {
+async fn run_action(action: &DeadLetterAction, on: &Backends) -> Result<ExitStatus, CommandError> {
     let (queue, store) = (on.queue.as_ref(), on.store.as_ref());
     match action {
         DeadLetterAction::List { which, json } => {
@@ -130,15 +122,17 @@ async fn run_action(
                 }
             };
             dead_letters::for_each_dead_letter(queue, count).await?;
-            print_causes(&causes, *json);
+            print_causes(&causes, *json)?;
         }
         DeadLetterAction::Show { which } => {
+            let mut printed = Ok(());
             let show = |letter: &DeadLetter| {
-                if which.matches(letter) {
-                    print(&as_json(letter).to_string());
+                if printed.is_ok() && which.matches(letter) {
+                    printed = print(&as_json(letter).to_string());
                 }
             };
             dead_letters::for_each_dead_letter(queue, show).await?;
+            printed?;
         }
         DeadLetterAction::Retry { which, model, max_tokens, .. } => {
             let amendment = Amendment { model: model.clone(), max_tokens: *max_tokens };
@@ -158,21 +152,24 @@ async fn run_action(
     Ok(ExitStatus::AllDone)
 }
 
-fn print_causes(causes: &BTreeMap<String, DeadLetterCauseCount>, as_json: bool) {
+fn print_causes(
+    causes: &BTreeMap<String, DeadLetterCauseCount>,
+    as_json: bool,
+) -> Result<(), CommandError> {
     if as_json {
         let causes: Vec<_> = causes
             .iter()
             .map(|(cause, of)| json!({ "cause": cause, "count": of.count, "example": of.example }))
             .collect();
-        print(&json!({ "causes": causes }).to_string());
-        return;
+        return print(&json!({ "causes": causes }).to_string());
     }
     for (cause, DeadLetterCauseCount { count, example }) in causes {
-        print(&format!("{count} {cause}, such as {example}"));
+        print(&format!("{count} {cause}, such as {example}"))?;
     }
     if causes.is_empty() {
         say("there are no dead letters");
     }
+    Ok(())
 }
 
 fn example_of(letter: &DeadLetter) -> String {

@@ -17,6 +17,6 @@ pub(super) fn run(args: &DocumentsReaderArgs) -> Result<ExitStatus, CommandError
     let mut out = BufWriter::new(std::io::stdout().lock());
     answer_request(&request, &mut out)
         .and_then(|()| out.flush())
-        .map_err(CommandError::unreachable)?;
+        .map_err(CommandError::internal)?;
     Ok(ExitStatus::AllDone)
 }

@@ -68,14 +68,14 @@ impl LimitFlags {
                 let zero = [one.tpm, one.rpm, one.concurrency.map(|c| c as u64)].contains(&Some(0));
                 if zero {
                     let message = "--tpm, --rpm and --concurrency must be at least 1";
-                    return Err(CommandError::usage(anyhow::anyhow!(message)));
+                    return Err(CommandError::usage_text(message));
                 }
                 Ok(())
             }
-            _ => Err(CommandError::usage(anyhow::anyhow!(
+            _ => Err(CommandError::usage_text(
                 "--tpm, --rpm and --concurrency are for one deployment; \
-                 the configuration has several: set theirs in [[deployments]]"
-            ))),
+                 the configuration has several: set theirs in [[deployments]]",
+            )),
         }
     }
 }

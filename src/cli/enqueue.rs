@@ -13,7 +13,7 @@ use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;
 use domain::prices::Prices;
-use intake::{self, EnqueueError, LineOptions};
+use intake::{self, LineOptions};
 
 /// Put files of prompts into the configured queue; run again to complete an interrupted batch
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(super) struct EnqueueArgs {
 
 pub(super) async fn run(args: EnqueueArgs, mut config: Config) -> Result<ExitStatus, CommandError> {
     config.input.model = args.model.or(config.input.model);
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     args.budget.limit(&prices)?;
     let reading = LineOptions { must_limit_output: args.budget.is_given(), ..config.reading() };
     let input = InputFiles::read(&args.inputs, reading, &std::env::temp_dir()).await?;
@@ -50,7 +50,7 @@ pub(super) async fn run(args: EnqueueArgs, mut config: Config) -> Result<ExitSta
     input.checked.notes.iter().for_each(|note| say(&format!("note: {note}")));
     if input.checked.jobs == 0 {
         let message = "no line of the input is a valid job: nothing to do";
-        return Err(CommandError::usage(anyhow::anyhow!(message)));
+        return Err(CommandError::usage_text(message));
     }
     args.budget.check_prices(&input.checked.models, &config, &prices)?;
     let batch = args.batch.unwrap_or_else(|| input.checked.batch_name(&input.sources));
@@ -63,14 +63,7 @@ pub(super) async fn run(args: EnqueueArgs, mut config: Config) -> Result<ExitSta
     let enqueued = intake::enqueue(sources, reading, checked, &batch, to, sent).await;
     drop(counted);
     backends.queue.close().await;
-    let enqueued = enqueued.map_err(|error| match error {
-        EnqueueError::Changed { .. }
-        | EnqueueError::InputChanged { .. }
-        | EnqueueError::Cancelled(_)
-        | EnqueueError::Budgeted { .. }
-        | EnqueueError::TooLarge { .. } => CommandError::usage(error),
-        error => CommandError::unreachable(error),
-    })?;
+    let enqueued = enqueued?;
     if args.json {
         let report = json!({
             "batch": batch,
@@ -80,9 +73,9 @@ pub(super) async fn run(args: EnqueueArgs, mut config: Config) -> Result<ExitSta
             "prompt_tokens": enqueued.prompt_tokens,
             "skipped_lines": input.checked.faults,
         });
-        print(&report.to_string());
+        print(&report.to_string())?;
     } else {
-        print(batch.as_str());
+        print(batch.as_str())?;
     }
     say(&format!(
         "batch {batch}: {} jobs, {} of them done and {} waiting already, {} prompt tokens",

@@ -11,7 +11,7 @@ pub(super) struct InitArgs {}
 pub(super) async fn run(_args: InitArgs, config: Config) -> Result<ExitStatus, CommandError> {
     let ready = backends::init(&config).await?;
     for line in ready.done {
-        print(&format!("ready: {line}"));
+        print(&format!("ready: {line}"))?;
     }
     for line in ready.manual_steps {
         say(&format!("note: {line}"));

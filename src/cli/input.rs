@@ -23,13 +23,12 @@ impl InputFiles {
         let check = tokio::task::spawn_blocking(move || {
             let sources: Vec<_> = paths
                 .iter()
-                .map(|path| InputSource::open(path, &scratch).map_err(CommandError::usage))
+                .map(|path| InputSource::open(path, &scratch))
                 .collect::<Result<_, _>>()?;
-            let checked =
-                intake::check(&sources, &reading_, scratch).map_err(CommandError::usage)?;
+            let checked = intake::check(&sources, &reading_, scratch)?;
             Ok::<_, CommandError>((sources, checked))
         });
-        let (sources, checked) = check.await.map_err(CommandError::unreachable)??;
+        let (sources, checked) = check.await??;
         Ok(Self { sources, reading, checked })
     }
 

@@ -46,10 +46,10 @@ impl LocalFlags {
             config.deployments = vec![DeploymentConfig { name, ..given }];
         }
         if config.deployments.is_empty() {
-            return Err(CommandError::usage(anyhow::anyhow!(
+            return Err(CommandError::usage_text(
                 "no endpoint to send the prompts to: give --endpoint URL, \
-                 or --simulate to try it without one"
-            )));
+                 or --simulate to try it without one",
+            ));
         }
         self.limits.apply(&mut config.deployments)?;
         Ok(config)
@@ -72,7 +72,7 @@ impl LocalFlags {
         };
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let simulator =
-            simulator::start(address, settings).await.map_err(CommandError::unreachable)?;
+            simulator::start(address, settings).await.map_err(CommandError::internal)?;
         one.endpoint = format!("http://{}/openai/v1", simulator.addr());
         Ok((Some(simulator), config))
     }

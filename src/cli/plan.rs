@@ -12,7 +12,7 @@ use super::count_bar::CountBar;
 use super::documents::write_prompts;
 use super::endpoint::LimitFlags;
 use super::input::InputFiles;
-use super::{CommandError, ExitStatus, print};
+use super::{CommandError, ExitStatus, print, scratch_dir};
 use crate::backends;
 use crate::config::{Config, DeploymentConfig};
 use bench::pipeline::PipelineReport;
@@ -29,7 +29,7 @@ use plan::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Nothing is sent to anybody. docs/plan.md has the method and its limits.\n\
                   Exit codes: 0 planned, 1 some lines are not valid jobs or, with --strict, it does not fit \
-                  --finish-by, 2 usage or configuration, 3 out of reach.")]
+                  --finish-by, 2 usage or configuration, 3 out of reach, 4 no room for temporary files.")]
 pub(super) struct PlanArgs {
     /// Batch files (JSONL, also .gz and .zst); - is standard input
     #[arg(required_unless_present = "recipe", value_hint = ValueHint::FilePath)]
@@ -104,9 +104,9 @@ pub(super) async fn run(args: PlanArgs, mut config: Config) -> Result<ExitStatus
     config.input.model = args.model.clone().or(config.input.model);
     args.apply_limits(&mut config)?;
     let times = args.schedule.times(Timestamp::now())?;
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     let experience = args.assumptions.experience(&config).await?;
-    let scratch = tempfile::tempdir().map_err(CommandError::unreachable)?;
+    let scratch = scratch_dir()?;
     let inputs = match &args.recipe {
         Some(recipe) => {
             let file = scratch.path().join("prompts.jsonl");
@@ -120,11 +120,10 @@ pub(super) async fn run(args: PlanArgs, mut config: Config) -> Result<ExitStatus
     let faults = input.checked.faults;
     if input.checked.jobs == 0 {
         let message = "no line of the input is a valid job: nothing to plan";
-        return Err(CommandError::usage(anyhow::anyhow!(message)));
+        return Err(CommandError::usage_text(message));
     }
     let workers = args.workers;
-    let (members, worker) =
-        (config.members().map_err(CommandError::usage)?, config.worker_settings());
+    let (members, worker) = (config.members()?, config.worker_settings());
     let planning = tokio::task::spawn_blocking(move || {
         let shown = CountBar::start("counted", input.checked.jobs);
         let InputFiles { sources, reading, checked } = &input;
@@ -141,13 +140,13 @@ pub(super) async fn run(args: PlanArgs, mut config: Config) -> Result<ExitStatus
         };
         plan::forecast_counted(&counted?, &circumstances).map(|forecast| (forecast, times))
     });
-    let planned: Result<_, PlanError> = planning.await.map_err(CommandError::unreachable)?;
-    let (forecast, times) = planned.map_err(CommandError::usage)?;
+    let planned: Result<_, PlanError> = planning.await?;
+    let (forecast, times) = planned?;
     let ends = times.forecast_times(&forecast);
     if args.json {
-        print(&times.json(&forecast, &ends)?);
+        print(&times.json(&forecast, &ends)?)?;
     } else {
-        print(format!("{forecast}{}", times.text(&ends)).trim_end());
+        print(format!("{forecast}{}", times.text(&ends)).trim_end())?;
     }
     let is_late = args.schedule.strict && ends.fits == Some(false);
     Ok(if faults > 0 || is_late { ExitStatus::SomeFailed } else { ExitStatus::AllDone })
@@ -186,9 +185,9 @@ impl AssumptionFlags {
         let store = backends::open_store(config).await?;
         for batch in &self.like {
             let learnt = plan::learn(&mut experience, store.as_ref(), batch).await;
-            if learnt.map_err(CommandError::unreachable)? == 0 {
+            if learnt? == 0 {
                 let message = format!("batch '{batch}' has no answers to learn from");
-                return Err(CommandError::usage(anyhow::anyhow!(message)));
+                return Err(CommandError::usage_text(message));
             }
         }
         Ok(experience)
@@ -198,8 +197,7 @@ impl AssumptionFlags {
 /// Learns from a report of either kind.
 fn learn_from_report(experience: &mut CallProfile, path: &Path) -> Result<(), CommandError> {
     let name = path.display().to_string();
-    let failed =
-        |why: String| CommandError::usage(anyhow::anyhow!("can't learn from {name}: {why}"));
+    let failed = |why: String| CommandError::usage_text(format!("can't learn from {name}: {why}"));
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     if let Ok(report) = serde_json::from_str::<PipelineReport>(&text) {
         experience.learn_pipeline(&report, &name);
@@ -234,7 +232,7 @@ impl ScheduleFlags {
         let by = self.finish_by.map(|by| by.after(begin, &zone));
         if by.is_some_and(|by| by <= begin) {
             let message = "--finish-by is before the start";
-            return Err(CommandError::usage(anyhow::anyhow!(message)));
+            return Err(CommandError::usage_text(message));
         }
         Ok(PlanTimes { begin, finish_by: by, zone })
     }
@@ -269,7 +267,7 @@ impl PlanTimes {
     }
 
     fn json(&self, forecast: &PlanForecast, ends: &ForecastTimes) -> Result<String, CommandError> {
-        let mut value = serde_json::to_value(forecast).map_err(CommandError::unreachable)?;
+        let mut value = serde_json::to_value(forecast)?;
         value["begin"] = json!(self.begin);
         value["done"] = json!({ "p50": ends.p50, "p95": ends.p95 });
         value["finish_by"] = json!(self.finish_by);

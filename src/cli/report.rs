@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::error_class::write_error;
 use super::{CommandError, ExitStatus, print, say};
 use crate::backends;
 use crate::config::Config;
@@ -30,18 +31,18 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) async fn run(args: ReportArgs, config: Config) -> Result<ExitStatus, CommandError> {
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     let store = backends::open_store(&config).await?;
     // Read before the outcomes: a job without an outcome by then was in the queue.
     let queued = queue_depth(&config).await;
-    let tpm = quotas(store.as_ref(), &config).await.map_err(CommandError::unreachable)?;
+    let tpm = quotas(store.as_ref(), &config).await?;
     let beside = ReportInputs { prices: &prices, queued, tpm: &tpm };
     let account = batch_report::build(store.as_ref(), &args.batch, &beside).await;
-    let Some(account) = account.map_err(CommandError::unreachable)? else {
-        return Err(CommandError::usage(anyhow::anyhow!("there is no batch '{}'", args.batch)));
+    let Some(account) = account? else {
+        return Err(CommandError::usage_text(format!("there is no batch '{}'", args.batch)));
     };
     if args.json {
-        print(&serde_json::to_string(&account).map_err(CommandError::usage)?);
+        print(&serde_json::to_string(&account)?)?;
     } else {
         write_page(&args, &account)?;
     }
@@ -81,12 +82,10 @@ fn write_page(args: &ReportArgs, account: &BatchReport) -> Result<(), CommandErr
     let path = args.html.clone();
     let path = path.unwrap_or_else(|| PathBuf::from(format!("{}.report.html", args.batch)));
     if path.as_os_str() == "-" {
-        print(page.trim_end());
+        print(page.trim_end())?;
         return Ok(());
     }
-    std::fs::write(&path, page).map_err(|error| {
-        CommandError::unreachable(anyhow::Error::new(error).context(format!("{}", path.display())))
-    })?;
+    std::fs::write(&path, page).map_err(|error| write_error(&path, error))?;
     say(&format!("report: {}", path.display()));
     Ok(())
 }

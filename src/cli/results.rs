@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{CommandError, ExitStatus, say};
+use super::{CommandError, ExitStatus, again, say};
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;
@@ -51,11 +51,11 @@ fn ending(name: &str) -> Result<OutcomeStatus, String> {
 pub(super) async fn run(args: ResultsArgs, config: Config) -> Result<ExitStatus, CommandError> {
     if args.format != FormatName::Jsonl && args.errors.is_some() {
         let message = "--errors goes with --format jsonl; a table holds all outcomes";
-        return Err(CommandError::usage(anyhow::anyhow!(message)));
+        return Err(CommandError::usage_text(message));
     }
     let store = backends::open_store(&config).await?;
-    let Some(batch) = store.batch(&args.batch).await.map_err(CommandError::unreachable)? else {
-        return Err(CommandError::usage(anyhow::anyhow!("there is no batch '{}'", args.batch)));
+    let Some(batch) = store.batch(&args.batch).await? else {
+        return Err(CommandError::usage_text(format!("there is no batch '{}'", args.batch)));
     };
     let order = if args.ordered { SortOrder::ByPosition } else { SortOrder::AsStored };
     let selection =
@@ -68,7 +68,8 @@ pub(super) async fn run(args: ResultsArgs, config: Config) -> Result<ExitStatus,
             one_table(&args, store.as_ref(), &selection, format).await
         }
     };
-    let written = written.map_err(CommandError::unreachable)?;
+    let written =
+        written.map_err(|error| again::results_error(error, "the store has all outcomes"))?;
     if !args.only.is_empty() {
         return Ok(ExitStatus::AllDone);
     }

@@ -14,14 +14,14 @@ use super::input::InputFiles;
 use super::local::LocalFlags;
 use super::progress::{BatchSize, ProgressDisplay};
 use super::summary::{self, RunSummary, ThisRun};
-use super::{CommandError, ExitStatus, interrupt, print, say, webhook_task};
+use super::{CommandError, ExitStatus, again, interrupt, print, say, webhook_task};
 use crate::config::Config;
 use crate::webhook;
 use control::batches;
 use domain::job::BatchId;
 use domain::outcome::OutcomeStatus;
 use domain::prices::Prices;
-use intake::{self, EnqueueError, LineOptions};
+use intake::{self, LineOptions};
 use queue::Queue;
 use queue::local::LocalQueue;
 use report::results::{OutcomeSelection, ResultCounts, ResultPaths, jsonl};
@@ -73,9 +73,9 @@ pub(super) struct RunArgs {
 
 pub(super) async fn run(args: RunArgs, config: Config) -> Result<ExitStatus, CommandError> {
     let config = with_flags(config, &args)?;
-    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
-    let state = StateDir::lock_exclusive(&config.state.dir).map_err(CommandError::usage)?;
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
+    let state = StateDir::lock_exclusive(&config.state.dir)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     args.budget.limit(&prices)?;
     let reading = LineOptions { must_limit_output: args.budget.is_given(), ..config.reading() };
     let input = InputFiles::read(&args.inputs, reading, state.path()).await?;
@@ -86,7 +86,7 @@ pub(super) async fn run(args: RunArgs, config: Config) -> Result<ExitStatus, Com
     input.checked.notes.iter().for_each(|note| say(&format!("note: {note}")));
     if input.checked.jobs == 0 {
         let message = "no line of the input is a valid job: nothing to do";
-        return Err(CommandError::usage(anyhow::anyhow!(message)));
+        return Err(CommandError::usage_text(message));
     }
     let (_simulator, config) = args.local.start_simulator(config).await?;
     args.budget.check_prices(&input.checked.models, &config, &prices)?;
@@ -127,19 +127,20 @@ impl LocalRun {
         input: InputFiles,
         batch: BatchId,
     ) -> Result<Self, CommandError> {
-        let database = Database::open(&config.state.dir).map_err(CommandError::usage)?;
+        let database = Database::open(&config.state.dir)?;
         let queue =
             LocalQueue::new(database.clone(), config.lease_duration()).only_batch(batch.clone());
         // We alone hold the directory: any process that leased these jobs is dead.
-        queue.release_orphans().await.map_err(CommandError::unreachable)?;
+        queue.release_orphans().await?;
         let stem = args.batch.as_ref().map_or_else(|| input.sources[0].stem(), ToString::to_string);
         let file = |ending: &str| PathBuf::from(format!("{stem}.{ending}.jsonl"));
         let paths = ResultPaths {
             out: args.out.clone().unwrap_or_else(|| file("results")),
             errors: args.errors.clone().unwrap_or_else(|| file("errors")),
         };
+        paths.check()?;
         let store = LocalStore::new(database);
-        let before = store.totals(&batch).await.map_err(CommandError::unreachable)?;
+        let before = store.totals(&batch).await?;
         Ok(Self {
             batch,
             input,
@@ -161,13 +162,7 @@ impl LocalRun {
         let to = (self.queue.as_ref(), &self.store as _);
         let sent = |_| begun.cancel();
         let enqueued = intake::enqueue(sources, reading, checked, &self.batch, to, sent).await;
-        let enqueued = enqueued.map_err(|error| match error {
-            EnqueueError::Changed { .. }
-            | EnqueueError::InputChanged { .. }
-            | EnqueueError::Cancelled(_)
-            | EnqueueError::Budgeted { .. } => CommandError::usage(error),
-            error => CommandError::unreachable(error),
-        })?;
+        let enqueued = enqueued?;
         if !self.quiet {
             let tokens = enqueued.prompt_tokens;
             let known = match enqueued.known {
@@ -218,12 +213,7 @@ impl LocalRun {
             }
         };
         drop(shown);
-        let halt = halt.unwrap_or(Err(WorkerError::Panicked)).map_err(|error| match error {
-            WorkerError::Panicked => {
-                CommandError { error: error.into(), exit: ExitStatus::Unreachable }
-            }
-            error => CommandError::unreachable(error),
-        })?;
+        let halt = halt.unwrap_or(Err(WorkerError::Panicked))?;
         Ok((halt, seconds))
     }
 
@@ -238,7 +228,7 @@ impl LocalRun {
         Ok(Worker {
             queue: self.queue.clone(),
             store: Arc::new(self.store.clone()),
-            targets: config.targets().map_err(CommandError::usage)?,
+            targets: config.targets()?,
             settings: WorkerSettings {
                 drain: Some(fed),
                 only_batch: Some(self.batch.clone()),
@@ -257,7 +247,7 @@ impl LocalRun {
     }
 
     async fn finish(&mut self, halt: WorkerExit, seconds: f64) -> Result<ExitStatus, CommandError> {
-        let totals = self.store.totals(&self.batch).await.map_err(CommandError::unreachable)?;
+        let totals = self.store.totals(&self.batch).await?;
         let left = self.input.checked.jobs.saturating_sub(totals.ended());
         let again = format!("{left} jobs are left; nothing is lost: run the same command again");
         match halt {
@@ -291,10 +281,7 @@ impl LocalRun {
         if left > 0 {
             // Cannot happen; if it does, the results must not pass for complete.
             let message = format!("{left} jobs have neither an outcome nor a place in the queue");
-            return Err(CommandError {
-                error: anyhow::anyhow!(message),
-                exit: ExitStatus::SomeFailed,
-            });
+            return Err(CommandError::new(ExitStatus::Internal, anyhow::anyhow!(message)));
         }
         let written = self.write_results().await?;
         webhook_task::notify_once(&self.webhook, Arc::new(self.store.clone())).await?;
@@ -310,8 +297,8 @@ impl LocalRun {
             written,
         };
         if self.json {
-            let text = serde_json::to_string(&summary).map_err(CommandError::unreachable)?;
-            print(&text);
+            let text = serde_json::to_string(&summary)?;
+            print(&text)?;
         }
         if !self.quiet {
             summary.say();
@@ -329,17 +316,20 @@ impl LocalRun {
         let faults = |file: &mut dyn io::Write| checked.write_faults(file);
         let selection =
             OutcomeSelection { batch: self.batch.clone(), order: self.order, endings: Vec::new() };
-        jsonl::write(&self.store, &selection, &self.paths, faults)
-            .await
-            .map_err(CommandError::unreachable)
+        let written = jsonl::write(&self.store, &selection, &self.paths, faults).await;
+        written.map_err(|error| {
+            let kept = format!(
+                "every outcome is in the state directory, as batch {}; no prompt is sent again",
+                self.batch
+            );
+            again::results_error(error, &kept)
+        })
     }
 
     async fn close_batch(&self, totals: &BatchTotals) -> Result<(), CommandError> {
-        let batch = self.store.batch(&self.batch).await.map_err(CommandError::unreachable)?;
+        let batch = self.store.batch(&self.batch).await?;
         match batch.filter(|batch| totals.ended() >= batch.jobs) {
-            Some(batch) => {
-                batches::close(&self.store, &batch.id).await.map_err(CommandError::unreachable)
-            }
+            Some(batch) => Ok(batches::close(&self.store, &batch.id).await?),
             None => Ok(()),
         }
     }

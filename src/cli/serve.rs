@@ -18,12 +18,12 @@ pub(super) struct ServeArgs {
 
 pub(super) async fn run(args: ServeArgs, mut config: Config) -> Result<ExitStatus, CommandError> {
     config.serve.listen = args.listen.unwrap_or(config.serve.listen);
-    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
     let backends = backends::open(&config).await?;
     let to = (backends.queue.clone(), backends.store.clone());
     let app = AppState::new(Arc::new(config.server()), to, stop).map_err(CommandError::usage)?;
     let server = Server::bind(app).await.map_err(CommandError::usage)?;
-    print(&format!("http://{}", server.address()));
+    print(&format!("http://{}", server.address()))?;
     server.run().await;
     backends.queue.close().await;
     say("stopped");

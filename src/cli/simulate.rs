@@ -119,14 +119,13 @@ pub(super) async fn run(args: SimulateArgs) -> Result<ExitStatus, CommandError> 
     let port = args.port;
     let settings = settings(args)?;
     settings.check().map_err(CommandError::usage)?;
-    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let simulator = simulator::start(address, settings).await.map_err(|error| {
-        CommandError::unreachable(
-            anyhow::Error::new(error).context(format!("can't serve on {address}")),
-        )
+        let text = format!("can't serve on {address}: choose another --port");
+        CommandError::usage(anyhow::Error::new(error).context(text))
     })?;
-    print(&format!("http://{}", simulator.addr()));
+    print(&format!("http://{}", simulator.addr()))?;
     stop.cancelled().await;
     simulator.shutdown().await;
     Ok(ExitStatus::AllDone)
@@ -134,23 +133,21 @@ pub(super) async fn run(args: SimulateArgs) -> Result<ExitStatus, CommandError> 
 
 fn settings(args: SimulateArgs) -> Result<SimulatorSettings, CommandError> {
     let seconds = |name: &str, s: f64| {
-        Duration::try_from_secs_f64(s).map_err(|_| {
-            CommandError::usage(anyhow::anyhow!("--{name} must be a number of seconds"))
-        })
+        Duration::try_from_secs_f64(s)
+            .map_err(|_| CommandError::usage_text(format!("--{name} must be a number of seconds")))
     };
     let api_key = match args.api_key_env {
         None => None,
         Some(name) => {
             let key = std::env::var(&name);
-            let missing =
-                |_| CommandError::usage(anyhow::anyhow!("the variable {name} is not set"));
+            let missing = |_| CommandError::usage_text(format!("the variable {name} is not set"));
             Some(key.map_err(missing)?.into())
         }
     };
     let mut overrides = BTreeMap::<String, Vec<ProfileSetting>>::new();
     for ProfileSpec { deployment, settings } in args.deployment {
         let no_name = "--deployment begins with a name, as in --deployment east,tpm=60000";
-        let name = deployment.ok_or_else(|| CommandError::usage(anyhow::anyhow!(no_name)))?;
+        let name = deployment.ok_or_else(|| CommandError::usage_text(no_name))?;
         overrides.entry(name).or_default().extend(settings);
     }
     Ok(SimulatorSettings {

@@ -89,8 +89,8 @@ impl RunSummary<'_> {
 
 /// Prints why the batch is paused, and how to resume it.
 pub(super) async fn say_paused(store: &dyn Store, id: &BatchId) -> Result<(), CommandError> {
-    let batch = store.batch(id).await.map_err(CommandError::unreachable)?;
-    let budget = store.budget(id).await.map_err(CommandError::unreachable)?;
+    let batch = store.batch(id).await?;
+    let budget = store.budget(id).await?;
     let why = batch.and_then(|batch| batch.reason).unwrap_or_default();
     let flag = budget.and_then(|budget| budget.raise_flag(&why)).map(|flag| format!(" {flag}"));
     let flag = flag.unwrap_or_default();

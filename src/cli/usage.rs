@@ -28,25 +28,25 @@ pub(super) struct UsageArgs {
 const COLUMNS: [&str; 7] = ["jobs", "calls", "prompt", "cached", "completion", "reasoning", "cost"];
 
 pub(super) async fn run(args: UsageArgs, config: Config) -> Result<ExitStatus, CommandError> {
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     let store = backends::open_store(&config).await?;
     if let Some(batch) = &args.batch
-        && store.batch(batch).await.map_err(CommandError::unreachable)?.is_none()
+        && store.batch(batch).await?.is_none()
     {
-        return Err(CommandError::usage(anyhow::anyhow!("there is no batch '{batch}'")));
+        return Err(CommandError::usage_text(format!("there is no batch '{batch}'")));
     }
     let lines = usage::sum(store.as_ref(), args.batch.as_ref(), &args.by, &prices).await;
-    let lines = lines.map_err(CommandError::unreachable)?;
+    let lines = lines?;
     let total = usage::total(&lines);
     if args.json {
-        print(&as_json(&args.by, &lines, &total, &prices).to_string());
+        print(&as_json(&args.by, &lines, &total, &prices).to_string())?;
         return Ok(ExitStatus::AllDone);
     }
     let names = args.by.iter().map(UsageDimension::name);
     let mut rows = vec![names.chain(COLUMNS.map(Into::into)).collect::<Vec<_>>()];
     rows.extend(lines.iter().map(row));
     if args.csv {
-        print(table::csv(&rows).trim_end());
+        print(table::csv(&rows).trim_end())?;
         return Ok(ExitStatus::AllDone);
     }
     if lines.len() > 1 {
@@ -54,7 +54,7 @@ pub(super) async fn run(args: UsageArgs, config: Config) -> Result<ExitStatus, C
         let keys = keys.map(|(n, _)| if n == 0 { "total".to_owned() } else { String::new() });
         rows.push(row(&UsageLine { keys: keys.collect(), ..total.clone() }));
     }
-    print(table::aligned(&rows, args.by.len()).trim_end());
+    print(table::aligned(&rows, args.by.len()).trim_end())?;
     say(&format!("cost in {}, by prices of {}", prices.currency, prices.date));
     if total.cost.unpriced_tokens > 0 {
         say(&format!(

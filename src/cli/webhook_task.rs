@@ -22,7 +22,7 @@ pub(super) async fn notify_once(
     settings: &WebhookSettings,
     store: Arc<dyn Store>,
 ) -> Result<(), CommandError> {
-    let Some(target) = settings.target().map_err(CommandError::usage)? else { return Ok(()) };
+    let Some(target) = settings.target()? else { return Ok(()) };
     WebhookNotifier::new(store, target).map_err(CommandError::usage)?.finish(FINISH_TIMEOUT).await;
     Ok(())
 }
@@ -41,7 +41,7 @@ impl WebhookTask {
         store: &Arc<dyn Store>,
         progress: &Arc<WorkerProgress>,
     ) -> Result<Option<Self>, CommandError> {
-        let Some(target) = settings.target().map_err(CommandError::usage)? else { return Ok(None) };
+        let Some(target) = settings.target()? else { return Ok(None) };
         let teller = WebhookNotifier::new(store.clone(), target).map_err(CommandError::usage)?;
         let (teller, stop) = (Arc::new(teller), CancellationToken::new());
         let running = {

@@ -5,18 +5,15 @@ use std::time::Duration;
 use indicatif::HumanDuration;
 use jiff::Timestamp;
 
-use super::{CommandError, ExitStatus, print};
+use super::{CommandError, ExitStatus, print, print_lines};
 use crate::backends;
 use crate::config::Config;
 use admission::explain::{BlockReason, BlockedDeployment, JobWait};
 use control::batches::BatchStatus;
 use domain::job::BatchId;
-use queue::QueueError;
 use queue::peek;
-use report::why::{
-    self, BatchExplanation, JobExplanation, JobLocation, WhyError, WhyReport, WorkerProcess,
-};
-use store::{BatchState, StoreError};
+use report::why::{self, BatchExplanation, JobExplanation, JobLocation, WhyReport, WorkerProcess};
+use store::BatchState;
 use worker::inquiry::{JobStage, LeasedJobCounts, LeasedJobReport};
 
 /// Explain why a job or batch is not done: what it waits for, for about how long, who holds it
@@ -38,20 +35,16 @@ pub(super) async fn run(args: WhyArgs, config: Config) -> Result<ExitStatus, Com
     let batch = args.batch.as_ref();
     let why = why::explain(queue.as_ref(), store.as_ref(), &args.name, batch).await;
     queue.close().await;
-    let why = why.map_err(|error| match error {
-        WhyError::Queue(QueueError::Unavailable(_))
-        | WhyError::Store(StoreError::Unavailable(_)) => CommandError::unreachable(error),
-        error => CommandError::usage(error),
-    })?;
+    let why = why?;
     if args.json {
-        print(&serde_json::to_string(&why).unwrap_or_default());
+        print(&serde_json::to_string(&why)?)?;
         return Ok(ExitStatus::AllDone);
     }
     let lines = match &why {
         WhyReport::Batch(of) => batch_lines(of),
         WhyReport::Job(of) => job_lines(of),
     };
-    lines.iter().for_each(|line| print(line));
+    print_lines(&lines)?;
     Ok(ExitStatus::AllDone)
 }
 

@@ -24,13 +24,13 @@ pub(super) struct WorkArgs {
 
 pub(super) async fn run(args: WorkArgs, config: Config) -> Result<ExitStatus, CommandError> {
     // First of all: a supervisor may stop a worker that has only just started.
-    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
-    let targets = config.targets().map_err(CommandError::usage)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
+    let targets = config.targets()?;
     if targets.is_empty() {
         let message = "no endpoint to send the prompts to: set one in [[deployments]]";
-        return Err(CommandError::usage(anyhow::anyhow!(message)));
+        return Err(CommandError::usage_text(message));
     }
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     let backends = backends::open(&config).await?;
     let progress = Arc::<WorkerProgress>::default();
     let tpm = targets.iter().map(|target| target.member.limits.tpm).sum();
@@ -65,7 +65,7 @@ async fn finish(
     halt: Result<WorkerExit, WorkerError>,
     progress: &WorkerProgress,
 ) -> Result<ExitStatus, CommandError> {
-    let halt = halt.map_err(CommandError::unreachable)?;
+    let halt = halt?;
     let count = |ending| progress.of(ending);
     let endings = OutcomeStatus::ALL.into_iter().filter(|ending| count(*ending) > 0);
     let endings: Vec<_> = endings.map(|ending| format!("{} {ending}", count(ending))).collect();
@@ -81,15 +81,13 @@ async fn finish(
     }
     match halt {
         WorkerExit::Drained => {
-            batches::close_finished(backends.store.as_ref())
-                .await
-                .map_err(CommandError::unreachable)?;
+            batches::close_finished(backends.store.as_ref()).await?;
             let all_succeeded = progress.of(OutcomeStatus::Succeeded) == progress.ended();
             Ok(if all_succeeded { ExitStatus::AllDone } else { ExitStatus::SomeFailed })
         }
         WorkerExit::Paused { batches } => {
             let store = backends.store.as_ref();
-            batches::close_finished(store).await.map_err(CommandError::unreachable)?;
+            batches::close_finished(store).await?;
             for id in &batches {
                 summary::say_paused(store, id).await?;
             }

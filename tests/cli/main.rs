@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod control;
 mod crash;
+mod exit_codes;
 mod plan;
 mod report;
 mod results;

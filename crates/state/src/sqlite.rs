@@ -55,6 +55,20 @@ impl SqliteError {
                 if matches!(source.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | DiskFull))
         )
     }
+
+    /// Returns whether the disk or the file is at fault, so that neither waiting nor other settings
+    /// help.
+    pub fn is_disk_fault(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, SystemIoFailure};
+        matches!(
+            self,
+            Self::Sqlite { source, .. }
+                if matches!(
+                    source.sqlite_error_code(),
+                    Some(DatabaseCorrupt | DiskFull | SystemIoFailure)
+                )
+        )
+    }
 }
 
 type CommitCallback = Box<dyn FnOnce(Result<(), Arc<rusqlite::Error>>) + Send>;

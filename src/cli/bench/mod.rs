@@ -14,6 +14,7 @@ use serde::Serialize;
 use flags::{LoadFlags, OutputFlags, RequestFlags, RetryFlag, seconds, share};
 
 use super::endpoint::EndpointFlags;
+use super::error_class::write_error;
 use super::{CommandError, ExitStatus, interrupt, print, say};
 use crate::config::Config;
 use bench::load_shapes::LoadShape;
@@ -33,7 +34,7 @@ const MAX_RECORDED_PROMPTS: usize = 10_000;
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 measured, 1 stopped at the error rate, 2 usage or configuration, \
-                  3 out of reach, 130 interrupted.\n\
+                  3 out of reach, 4 a report can't be written, 130 interrupted.\n\
                   docs/bench.md has the method and the definitions."
 )]
 pub(super) struct BenchArgs {
@@ -116,7 +117,7 @@ pub(super) async fn run(args: BenchArgs, config: Config) -> Result<ExitStatus, C
         stop_at_error_rate: args.stop_at_error_rate,
         seed: args.seed,
     };
-    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
     let quiet = args.output.quiet;
     let several = phases.len() > 1;
     let report = sweep::run(bench, setup, &phases, &stop, &mut |phase, second| {
@@ -153,7 +154,7 @@ impl BenchArgs {
             LoadFlags { poisson: Some(rate), .. } => vec![LoadShape::Poisson { rate: *rate }],
             LoadFlags { ramp: Some((from, to)), .. } => {
                 let span = duration.ok_or_else(|| {
-                    CommandError::usage(anyhow::anyhow!("--ramp needs a --duration to grow over"))
+                    CommandError::usage_text("--ramp needs a --duration to grow over")
                 })?;
                 vec![LoadShape::Ramp { from: *from, to: *to, hold: self.warm_up, span }]
             }
@@ -174,7 +175,7 @@ impl BenchArgs {
     /// Returns the deployment to call, and the model that requests name.
     fn target(&self, mut config: Config) -> Result<(WorkerTarget, String), CommandError> {
         let name = self.deployment.as_deref();
-        let usage = |message: String| CommandError::usage(anyhow::anyhow!(message));
+        let usage = |message: String| CommandError::usage_text(message);
         if self.endpoint_flags.endpoint.is_some() {
             config.deployments = vec![self.endpoint_flags.deployment(name)];
         } else if let Some(name) = name {
@@ -190,7 +191,7 @@ impl BenchArgs {
             ));
         }
         let deployment = config.deployments[0].deployment.clone();
-        let mut targets = config.targets().map_err(CommandError::usage)?;
+        let mut targets = config.targets()?;
         let target = targets.remove(0);
         let model = self.model.clone().or(target.member.models.first().cloned()).or(deployment);
         let model = match (model, &self.requests.prompts) {
@@ -214,7 +215,7 @@ impl BenchArgs {
         let Some(path) = &flags.prompts else {
             return Ok(PromptGenerator::generated(flags.shape(), style, self.seed));
         };
-        let source = InputSource::open(path, &std::env::temp_dir()).map_err(CommandError::usage)?;
+        let source = InputSource::open(path, &std::env::temp_dir())?;
         let mut reading = config.reading();
         reading.models = None;
         if !model.is_empty() {
@@ -263,7 +264,7 @@ impl OutputFlags {
     }
 
     fn write(&self, report: &BenchReport) -> Result<(), CommandError> {
-        let json = serde_json::to_string(report).map_err(CommandError::unreachable)?;
+        let json = serde_json::to_string(report)?;
         if let Some(path) = &self.report {
             write_file(path, |file| file.write_all(json.as_bytes()))?;
         }
@@ -274,7 +275,7 @@ impl OutputFlags {
             write_file(path, |file| report.write_csv(file))?;
         }
         let shown = if self.json { json } else { report.to_string() };
-        print(shown.trim_end());
+        print(shown.trim_end())?;
         Ok(())
     }
 }
@@ -291,12 +292,6 @@ fn write_file(
     write(&mut file).and_then(|()| file.flush()).map_err(|error| write_error(path, error))
 }
 
-fn write_error(path: &Path, error: io::Error) -> CommandError {
-    CommandError::usage(
-        anyhow::Error::new(error).context(format!("can't write {}", path.display())),
-    )
-}
-
 fn compare_reports(a: &Path, b: &Path, json: bool) -> Result<ExitStatus, CommandError> {
     let read = |path: &Path| -> Result<BenchReport, CommandError> {
         let failed = |error: anyhow::Error| {
@@ -311,15 +306,14 @@ fn compare_reports(a: &Path, b: &Path, json: bool) -> Result<ExitStatus, Command
         struct CompareOutput<'a> {
             phases: &'a [compare::PhaseComparison],
         }
-        let out = serde_json::to_string(&CompareOutput { phases: &phases })
-            .map_err(CommandError::unreachable)?;
-        print(&out);
+        let out = serde_json::to_string(&CompareOutput { phases: &phases })?;
+        print(&out)?;
     } else {
-        phases.iter().for_each(|phase| print(&phase.to_string()));
+        phases.iter().try_for_each(|phase| print(&phase.to_string()))?;
         print(
             "Intervals by bootstrap; p by Mann-Whitney (as a whole) and two proportions (shares). \
              Each is judged at 5 %: of twenty figures that are the same, one is expected to differ.",
-        );
+        )?;
     }
     Ok(ExitStatus::AllDone)
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::{BenchArgs, write_file};
 use crate::backends;
+use crate::cli::exit::ErrorClass;
 use crate::cli::{CommandError, ExitStatus, interrupt, print, say};
 use crate::config::{self, Config, DeploymentConfig};
 use bench::PromptGenerator;
@@ -16,9 +17,7 @@ use bench::pipeline::{
     self, PipelineBench, PipelineError, PipelineReport, PipelineSetup, PipelineStopReason,
 };
 use domain::outcome::OutcomeStatus;
-use queue::QueueError;
 use simulator::{self, Simulator};
-use store::StoreError;
 use worker::WorkerSettings;
 
 /// Default number of jobs.
@@ -45,10 +44,10 @@ pub(super) async fn run(args: BenchArgs, mut config: Config) -> Result<ExitStatu
     args.choose_deployments(&mut config)?;
     args.output.check_writable()?;
     let (prompts, requests) = args.pipe_prompts(&config)?;
-    let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
+    let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
     let directory = scratch_state(&mut config).map_err(CommandError::usage)?;
     let backends = backends::open(&config).await?;
-    let targets = config.targets().map_err(CommandError::usage)?;
+    let targets = config.targets()?;
     let is_alone = embedded_backends(&config) == (true, true);
     let pipe = PipelineBench {
         queue: backends.queue.clone(),
@@ -67,7 +66,7 @@ pub(super) async fn run(args: BenchArgs, mut config: Config) -> Result<ExitStatu
     })
     .await;
     backends.queue.close().await;
-    let report = measured.map_err(pipeline_error)?;
+    let report = measured?;
     write(&args, &report)?;
     drop(directory);
     if !is_alone && !quiet {
@@ -76,13 +75,16 @@ pub(super) async fn run(args: BenchArgs, mut config: Config) -> Result<ExitStatu
     Ok(exit_status(&report))
 }
 
-fn pipeline_error(error: PipelineError) -> CommandError {
-    let passing = matches!(
-        error,
-        PipelineError::Queue(QueueError::Unavailable(_))
-            | PipelineError::Store(StoreError::Unavailable(_))
-    );
-    if passing { CommandError::unreachable(error) } else { CommandError::usage(error) }
+impl ErrorClass for PipelineError {
+    fn status(&self) -> ExitStatus {
+        match self {
+            Self::Occupied { .. } => ExitStatus::Usage,
+            Self::Queue(error) => error.status(),
+            Self::Store(error) => error.status(),
+            Self::Worker(error) => error.status(),
+            Self::Control(error) => error.status(),
+        }
+    }
 }
 
 fn exit_status(report: &PipelineReport) -> ExitStatus {
@@ -97,12 +99,12 @@ fn exit_status(report: &PipelineReport) -> ExitStatus {
 }
 
 fn write(args: &BenchArgs, report: &PipelineReport) -> Result<(), CommandError> {
-    let json = serde_json::to_string(report).map_err(CommandError::unreachable)?;
+    let json = serde_json::to_string(report)?;
     if let Some(path) = &args.output.report {
         write_file(path, |file| io::Write::write_all(file, json.as_bytes()))?;
     }
     let shown = if args.output.json { json } else { report.to_string() };
-    print(shown.trim_end());
+    print(shown.trim_end())?;
     Ok(())
 }
 
@@ -117,7 +119,7 @@ impl BenchArgs {
         if config.deployments.is_empty() {
             let message = "no deployment to call: give --endpoint URL, the --deployment NAME of one \
                            in the configuration, or --simulate";
-            return Err(CommandError::usage(anyhow::anyhow!(message)));
+            return Err(CommandError::usage_text(message));
         }
         if let Some(calls) = self.load.concurrency {
             config.deployments.iter_mut().for_each(|d| d.concurrency = Some(calls));
@@ -133,7 +135,7 @@ impl BenchArgs {
         let model = model.or_else(|| self.requests.prompts.is_some().then(String::new));
         let model = model.ok_or_else(|| {
             let message = "name the model to call: --deployment or --model NAME";
-            CommandError::usage(anyhow::anyhow!(message))
+            CommandError::usage_text(message)
         })?;
         let requests = match &self.requests.prompts {
             Some(path) => format!("prompts of {}", path.display()),
@@ -150,7 +152,7 @@ async fn simulate(config: &mut Config) -> Result<Simulator, CommandError> {
         ..simulator::SimulatorSettings::default()
     };
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let simulator = simulator::start(address, settings).await.map_err(CommandError::unreachable)?;
+    let simulator = simulator::start(address, settings).await.map_err(CommandError::internal)?;
     config.deployments = vec![DeploymentConfig {
         name: Some("simulator".into()),
         endpoint: format!("http://{}/openai/v1", simulator.addr()),

@@ -1,5 +1,6 @@
 //! `promptmill documents`: a nightly batch over a folder or container of documents.
 
+mod error_class;
 mod night;
 mod night_backend;
 mod preview;
@@ -8,16 +9,16 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::anyhow;
 use clap::ValueHint;
 
 use self::night::NightCommand;
+use super::error_class::write_error;
 use super::local::LocalFlags;
-use super::{CommandError, ExitStatus, say};
+use super::{CommandError, ExitStatus, say, scratch_dir};
 use crate::config::Config;
 use documents::Recipe;
-use documents::collect::{CollectError, DocumentReader};
-use documents::source::{DocumentSource, DocumentSourceError};
+use documents::collect::DocumentReader;
+use documents::source::DocumentSource;
 use documents::table::AnswerTableFormat;
 use domain::job::BatchId;
 use domain::prices::Prices;
@@ -84,11 +85,11 @@ struct DeadlineFlags {
 
 pub(super) async fn run(args: DocumentsArgs, config: Config) -> Result<ExitStatus, CommandError> {
     if let Some(table) = &args.table {
-        AnswerTableFormat::of(table).map_err(CommandError::usage)?;
+        AnswerTableFormat::of(table)?;
     }
     let (_simulator, config) = args.with_run_flags(config).await?;
     let work = DocumentsSetup::open(&args.recipe, args.source.as_deref(), &config).await?;
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     if let Some(count) = args.preview {
         return preview::show(&work.document_reader(), count, &prices).await;
     }
@@ -132,15 +133,15 @@ impl DocumentsSetup {
         source: Option<&str>,
         config: &Config,
     ) -> Result<Self, CommandError> {
-        let recipe = Recipe::load(recipe).map(Arc::new).map_err(CommandError::usage)?;
+        let recipe = Recipe::load(recipe).map(Arc::new)?;
         let limits = ReadLimits { file_bytes: recipe.max_file_mib << 20, ..ReadLimits::default() };
         Ok(Self {
             recipe,
             source: open_source(source, config).await?,
             // Documents that may break their reader are read by a child process of this program.
-            reader_program: std::env::current_exe().map_err(CommandError::unreachable)?,
+            reader_program: std::env::current_exe().map_err(CommandError::internal)?,
             limits,
-            scratch: tempfile::tempdir().map_err(CommandError::unreachable)?,
+            scratch: scratch_dir()?,
         })
     }
 
@@ -157,10 +158,9 @@ impl DocumentsSetup {
 
 async fn open_source(given: Option<&str>, config: &Config) -> Result<DocumentSource, CommandError> {
     let given = given.or(config.documents.source.as_deref());
-    let given = given.ok_or_else(|| {
-        CommandError::usage(anyhow!("name the location of the documents: --source"))
-    })?;
-    DocumentSource::open(given, &config.documents).await.map_err(source_error)
+    let given = given
+        .ok_or_else(|| CommandError::usage_text("name the location of the documents: --source"))?;
+    Ok(DocumentSource::open(given, &config.documents).await?)
 }
 
 impl DocumentsArgs {
@@ -172,35 +172,22 @@ impl DocumentsArgs {
         match (self.run, self.local.is_given()) {
             (true, _) => self.local.start_simulator(self.local.apply(config)?).await,
             (false, false) => Ok((None, config)),
-            (false, true) => Err(CommandError::usage(anyhow!(
+            (false, true) => Err(CommandError::usage_text(
                 "--simulate, --endpoint, --state and the limits go with --run; without it, workers \
-                 call what their configuration says"
-            ))),
+                 call what their configuration says",
+            )),
         }
     }
 }
 
-fn source_error(error: DocumentSourceError) -> CommandError {
-    if error.is_transient() { CommandError::unreachable(error) } else { CommandError::usage(error) }
-}
-
-fn collect_error(error: CollectError) -> CommandError {
-    match error {
-        CollectError::Source(error) => source_error(error),
-        CollectError::Template(_) => CommandError::usage(error),
-        error => CommandError::unreachable(error),
-    }
-}
-
 /// Copies `with` to `path` atomically: the file appears under its name only when complete.
-fn copy_atomically(path: &Path, with: &Path) -> anyhow::Result<()> {
-    use anyhow::Context;
-    let failed = || format!("can't write {}", path.display());
+fn copy_atomically(path: &Path, with: &Path) -> Result<(), CommandError> {
+    let failed = |error| write_error(path, error);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut file =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(failed)?;
-    let mut from = std::fs::File::open(with).with_context(failed)?;
-    std::io::copy(&mut from, &mut file).with_context(failed)?;
-    file.persist(path).with_context(failed)?;
+        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    let mut from = std::fs::File::open(with).map_err(failed)?;
+    std::io::copy(&mut from, &mut file).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }

@@ -2,13 +2,12 @@
 
 use super::night_backend::{NightBackend, finish_after_worker, worker_exit};
 use crate::cli::count_bar::CountBar;
-use anyhow::anyhow;
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-use super::{DocumentsArgs, collect_error, text};
+use super::{DocumentsArgs, text};
 use crate::cli::{CommandError, ExitStatus, interrupt, print, say, webhook_task};
 use crate::config::Config;
 use control::{self, ControlError};
@@ -16,9 +15,8 @@ use documents::collect::{DocumentReader, collect_documents};
 use documents::history::{NightHistory, prune_ledger};
 use documents::night::{NightError, NightLease, NightOptions, NightStart};
 use documents::requests::{NightRequests, RequestTags};
-use documents::run::{NightExit, NightRunError, NightRunner};
+use documents::run::{NightExit, NightRunner};
 use documents::summary::{NightSummary, RowTally};
-use documents::table::TableError;
 use documents::{Recipe, ledger::NightLedger};
 use domain::job::BatchId;
 use domain::prices::Prices;
@@ -38,7 +36,7 @@ pub(super) struct NightCommand<'a> {
 
 impl NightCommand<'_> {
     pub(super) async fn run(self) -> Result<ExitStatus, CommandError> {
-        let stop = interrupt::stop_on_signals().map_err(CommandError::unreachable)?;
+        let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
         let place = NightBackend::open(self.config, self.args.run).await?;
         let store = place.store();
         let wanted = self.options()?;
@@ -48,7 +46,7 @@ impl NightCommand<'_> {
                 say(&format!("nothing to do here: {error}"));
                 return Ok(ExitStatus::AllDone);
             }
-            taken => Arc::new(taken.map_err(night_error)?),
+            taken => Arc::new(taken?),
         };
         let done = CancellationToken::new();
         let holding = done.clone().drop_guard();
@@ -56,21 +54,21 @@ impl NightCommand<'_> {
             let hold = lease.clone();
             async move { hold.renew_until(done).await }
         });
-        let mut begun = lease.begin(&wanted).await.map_err(night_error)?;
+        let mut begun = lease.begin(&wanted).await?;
         let confirmed =
             prune_ledger(&mut begun.ledger, store.as_ref(), self.args.retry_failed).await;
-        confirmed.map_err(CommandError::unreachable)?;
+        confirmed?;
         let ended = self.run_night(&place, &begun, &lease, &stop).await;
         let is_closed = matches!(ended, Ok((_, true)));
         let released = if is_closed { Ok(()) } else { lease.release().await };
         drop(holding);
-        keeping.await.map_err(CommandError::unreachable)?;
+        keeping.await?;
         place.close().await;
         let (exit, _) = ended?;
         if is_closed {
             webhook_task::notify_once(&self.config.webhook, store).await?;
         }
-        released.map_err(night_error)?;
+        released?;
         Ok(exit)
     }
 
@@ -80,7 +78,7 @@ impl NightCommand<'_> {
         let now = Timestamp::now();
         let finish_by = when.finish_by.map(|due| due.after(now, &zone));
         if finish_by.is_some_and(|by| by <= now) {
-            return Err(CommandError::usage(anyhow!("--finish-by is already past")));
+            return Err(CommandError::usage_text("--finish-by is already past"));
         }
         // A night is named after the date of its morning.
         let date = finish_by.unwrap_or(now).to_zoned_datetime(zone).date();
@@ -111,12 +109,11 @@ impl NightCommand<'_> {
         };
         let tags = RequestTags { document: String::new(), recipe: self.recipe.name.clone() };
         let mut requests =
-            NightRequests::new(&self.reader.scratch).map_err(CommandError::unreachable)?;
+            NightRequests::new(&self.reader.scratch).map_err(CommandError::internal)?;
         let shown = CountBar::start("documents read", 0);
         let seen = |count: usize, all: usize| shown.set_with_total(count as u64, all as u64);
-        let documents = collect_documents(self.reader, &history, &mut requests, &tags, seen)
-            .await
-            .map_err(collect_error)?;
+        let documents =
+            collect_documents(self.reader, &history, &mut requests, &tags, seen).await?;
         drop(shown);
         if !self.fits_deadline(&requests, night.finish_by).await? {
             return Ok((ExitStatus::SomeFailed, false));
@@ -130,7 +127,7 @@ impl NightCommand<'_> {
             store: store.as_ref(),
             history: &history,
             batch: night.batch.clone(),
-            batch_index: u16::try_from(batches.len() - 1).map_err(CommandError::unreachable)?,
+            batch_index: u16::try_from(batches.len() - 1).map_err(CommandError::internal)?,
             batches,
             reading: self.reading_with_deadline(night.finish_by),
             tags,
@@ -185,19 +182,16 @@ impl NightCommand<'_> {
         let mut tally = RowTally::default();
         let table = self.args.table.as_deref();
         let written = runner.write_table(table, |row| tally.add(row)).await;
-        written.map_err(|error| match error {
-            TableError::Format(_) => CommandError::usage(error),
-            error => CommandError::unreachable(error),
-        })?;
+        written?;
         let times = (night.begun_at, night.finish_by);
         let morning = runner.summary(tally, &self.prices, times).await;
-        lease.close(&next_ledger(runner, ledger, self.recipe)).await.map_err(night_error)?;
-        morning.map_err(CommandError::unreachable)
+        lease.close(&next_ledger(runner, ledger, self.recipe)).await?;
+        Ok(morning?)
     }
 
     fn print_summary(&self, morning: &NightSummary) -> Result<ExitStatus, CommandError> {
         if self.args.json {
-            print(&serde_json::to_string(morning).map_err(CommandError::unreachable)?);
+            print(&serde_json::to_string(morning)?)?;
         }
         text::say_summary(morning, &self.prices);
         let is_whole =
@@ -218,7 +212,7 @@ impl NightCommand<'_> {
         }
         let path = requests.path().to_owned();
         let (reading, prices) = (self.config.reading(), self.prices.clone());
-        let members = self.config.members().map_err(CommandError::usage)?;
+        let members = self.config.members()?;
         let worker = self.config.worker_settings();
         let planning = tokio::task::spawn_blocking(move || {
             let circumstances = PlanInputs {
@@ -232,8 +226,7 @@ impl NightCommand<'_> {
             };
             plan::forecast(&[intake::InputSource::File(path)], &reading, &circumstances)
         });
-        let forecast =
-            planning.await.map_err(CommandError::unreachable)?.map_err(CommandError::usage)?;
+        let forecast = planning.await??;
         let left = by.duration_since(Timestamp::now()).as_secs_f64();
         let fits = forecast.seconds.p95 <= left;
         text::say_fit(&forecast, left, fits, self.args.deadline.strict);
@@ -258,14 +251,14 @@ impl NightCommand<'_> {
         let conducted = {
             let conducting = runner.run(!self.args.no_wait, stop, seen);
             tokio::select! {
-                finish = conducting => finish.map_err(run_error),
-                () = lease.lost.cancelled() => Err(night_error(NightError::LeaseLost)),
+                finish = conducting => finish.map_err(CommandError::from),
+                () = lease.lost.cancelled() => Err(NightError::LeaseLost.into()),
                 halt = worker_exit(&mut worker) => finish_after_worker(halt),
             }
         };
         through.cancel();
         if let Some(worker) = worker {
-            worker.await.map_err(CommandError::unreachable)?.map_err(CommandError::unreachable)?;
+            worker.await??;
         }
         conducted
     }
@@ -279,7 +272,7 @@ async fn cancel_unclosed(store: &dyn Store, others: &[BatchId]) -> Result<(), Co
             Err(
                 ControlError::Done(_) | ControlError::Cancelled(_) | ControlError::NoSuchBatch(_),
             ) => {}
-            Err(error) => return Err(CommandError::unreachable(error)),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
@@ -297,16 +290,4 @@ fn next_ledger(runner: &NightRunner<'_>, before: &NightLedger, recipe: &Recipe) 
         documents.insert(document.name.clone(), known);
     }
     before.after(recipe.fingerprint(), runner.batches.clone(), documents, &runner.requests)
-}
-
-fn run_error(error: NightRunError) -> CommandError {
-    match error {
-        NightRunError::Gather(error) => collect_error(error),
-        NightRunError::Template(_) => CommandError::usage(error),
-        error => CommandError::unreachable(error),
-    }
-}
-
-fn night_error(error: NightError) -> CommandError {
-    CommandError::unreachable(error)
 }

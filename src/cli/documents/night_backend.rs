@@ -40,8 +40,8 @@ impl NightBackend {
         if !is_embedded {
             return Ok(Self::Configured(backends::open(config).await?));
         }
-        let state = StateDir::lock_exclusive(&config.state.dir).map_err(CommandError::usage)?;
-        let database = Database::open(&config.state.dir).map_err(CommandError::usage)?;
+        let state = StateDir::lock_exclusive(&config.state.dir)?;
+        let database = Database::open(&config.state.dir)?;
         let store = Arc::new(LocalStore::new(database.clone()));
         Ok(Self::Embedded { database, store, _state: state })
     }
@@ -64,7 +64,7 @@ impl NightBackend {
                 let queue = LocalQueue::new(database.clone(), config.lease_duration())
                     .only_batch(batch.clone());
                 // We alone hold the directory: any process that leased these jobs is dead.
-                queue.release_orphans().await.map_err(CommandError::unreachable)?;
+                queue.release_orphans().await?;
                 Ok(telemetry::instrument_queue(Arc::new(queue), telemetry::QueueLabels::local()))
             }
         }
@@ -90,7 +90,7 @@ impl NightBackend {
         let worker = Worker {
             queue: queue.clone(),
             store: store.clone(),
-            targets: config.targets().map_err(CommandError::usage)?,
+            targets: config.targets()?,
             settings: WorkerSettings {
                 only_batch: Some(batch),
                 prices: Some(Arc::new(prices.clone())),
@@ -132,9 +132,9 @@ pub(super) fn finish_after_worker(
     halt: Result<WorkerExit, WorkerError>,
 ) -> Result<NightExit, CommandError> {
     let again = "; nothing is lost: start it again when that is fixed";
-    match halt.map_err(CommandError::unreachable)? {
+    match halt? {
         WorkerExit::NoDeployment { why } => {
-            Err(CommandError::usage(anyhow!("no deployment answers: {why}{again}")))
+            Err(CommandError::usage_text(format!("no deployment answers: {why}{again}")))
         }
         WorkerExit::Unreachable { why } => {
             Err(CommandError::unreachable(anyhow!("no endpoint can be reached: {why}{again}")))

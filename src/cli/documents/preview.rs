@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{collect_error, copy_atomically};
-use crate::cli::{CommandError, ExitStatus, print, say};
+use super::copy_atomically;
+use crate::cli::{CommandError, ExitStatus, print, say, scratch_dir};
 use documents::collect::{DocumentReader, collect_documents};
 use documents::history::NightHistory;
 use documents::ledger::NightLedger;
@@ -20,7 +20,7 @@ pub(super) async fn show(
     count: usize,
     prices: &Prices,
 ) -> Result<ExitStatus, CommandError> {
-    let documents = reading.preview(count).await.map_err(collect_error)?;
+    let documents = reading.preview(count).await?;
     let model = &reading.recipe.model;
     let cost = |usage| match prices.cost(model, usage, false) {
         Some(cost) => format!("{cost} {}", prices.currency),
@@ -43,7 +43,7 @@ pub(super) async fn show(
             let (prompt, completion) = (estimate.prompt.into(), estimate.max_output.into());
             let usage = TokenUsage { prompt, completion, ..TokenUsage::default() };
             all += usage;
-            print(&body);
+            print(&body)?;
             say(&format!(
                 "{document}, part {} of {}: {prompt} tokens, at most {completion} of answer; at most {}",
                 n + 1,
@@ -71,16 +71,14 @@ pub(super) async fn write(
     path: &Path,
 ) -> Result<ExitStatus, CommandError> {
     // No earlier night is used, so the store and the ledger are empty.
-    let nothing = tempfile::tempdir().map_err(CommandError::unreachable)?;
-    let store = LocalStore::new(Database::open(nothing.path()).map_err(CommandError::unreachable)?);
+    let nothing = scratch_dir()?;
+    let store = LocalStore::new(Database::open(nothing.path())?);
     let ledger = NightLedger::default();
     let history = NightHistory { store: &store, ledger: &ledger, unclosed: &[], schema: None };
     let tags = RequestTags { recipe: reading.recipe.name.clone(), ..RequestTags::default() };
-    let mut requests = NightRequests::new(&reading.scratch).map_err(CommandError::unreachable)?;
-    let documents = collect_documents(reading, &history, &mut requests, &tags, |_, _| {})
-        .await
-        .map_err(collect_error)?;
-    copy_atomically(path, requests.path()).map_err(CommandError::unreachable)?;
+    let mut requests = NightRequests::new(&reading.scratch).map_err(CommandError::internal)?;
+    let documents = collect_documents(reading, &history, &mut requests, &tags, |_, _| {}).await?;
+    copy_atomically(path, requests.path())?;
     let mut unread = 0;
     for document in &documents {
         if let Some(why) = &document.unread {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CommandError, ExitStatus, print};
+use super::{CommandError, ExitStatus, print, print_lines};
 use crate::backends;
 use crate::config::Config;
 use domain::heartbeat::Heartbeat;
@@ -50,12 +50,12 @@ struct StatusSnapshot {
 }
 
 pub(super) async fn run(args: StatusArgs, config: Config) -> Result<ExitStatus, CommandError> {
-    let prices = Prices::load(config.prices.file.as_deref()).map_err(CommandError::usage)?;
+    let prices = Prices::load(config.prices.file.as_deref())?;
     let store = backends::open_store(&config).await?;
     if let Some(batch) = &args.batch
-        && store.batch(batch).await.map_err(CommandError::unreachable)?.is_none()
+        && store.batch(batch).await?.is_none()
     {
-        return Err(CommandError::usage(anyhow::anyhow!("there is no batch '{batch}'")));
+        return Err(CommandError::usage_text(format!("there is no batch '{batch}'")));
     }
     if args.watch {
         return watch::watch(&args, store.as_ref(), &prices).await;
@@ -64,14 +64,13 @@ pub(super) async fn run(args: StatusArgs, config: Config) -> Result<ExitStatus, 
     let queue = backends::open_queue(&config)?;
     let depth = queue.depth().await;
     queue.close().await;
-    let (seen, depth) =
-        (seen.map_err(CommandError::unreachable)?, depth.map_err(CommandError::unreachable)?);
+    let (seen, depth) = (seen?, depth?);
     let waiting = waiting(store.as_ref(), depth, &seen, &config).await;
-    let waiting = waiting.map_err(CommandError::unreachable)?;
+    let waiting = waiting?;
     if args.json {
-        print(&seen.json(Some(waiting), &prices).to_string());
+        print(&seen.json(Some(waiting), &prices).to_string())?;
     } else {
-        seen.lines(&prices, Some(waiting)).iter().for_each(|line| print(line));
+        print_lines(&seen.lines(&prices, Some(waiting)))?;
     }
     Ok(ExitStatus::AllDone)
 }

@@ -46,21 +46,21 @@ pub(super) async fn watch(
                 say(&format!("{}: {error}", time_of_day()));
                 continue;
             }
-            Err(error) => return Err(CommandError::unreachable(error)),
+            Err(error) => return Err(error.into()),
         };
         if args.json {
             let mut seen = seen.json(None, prices);
             seen["at"] = Timestamp::now().to_string().into();
-            print(&seen.to_string());
+            print(&seen.to_string())?;
         } else if on_terminal {
             let lines = seen.lines(prices, None).join(END_LINE);
             let head = format!("{} · every {} s", time_of_day(), args.interval);
-            print(&format!("{HOME}{head}{END_LINE}{lines}{END_LINE}{END}"));
+            print(&format!("{HOME}{head}{END_LINE}{lines}{END_LINE}{END}"))?;
         } else {
             let open = seen.batches.iter().filter(|live| !is_over(live) || args.batch.is_some());
             let batches: Vec<_> = open.map(|live| text::batch_in_short(live, prices)).collect();
             if !batches.is_empty() {
-                print(&format!("{} {}", time_of_day(), batches.join(" | ")));
+                print(&format!("{} {}", time_of_day(), batches.join(" | ")))?;
             }
         }
         if seen.batches.iter().all(is_over) {

@@ -39,6 +39,18 @@ impl AtomicFile {
         Ok(Self { path, file, temporary: Some(temporary) })
     }
 
+    /// Checks that the file can be created. Pipes and devices are not opened: a reader would take
+    /// the first close for the end.
+    ///
+    /// # Errors
+    /// Names the file that can't be.
+    pub fn check(path: &Path) -> Result<(), ResultsError> {
+        if path.as_os_str() == "-" || path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+            return Ok(());
+        }
+        Self::create(path).map(drop)
+    }
+
     pub fn finish(mut self) -> Result<(), ResultsError> {
         self.file.flush().map_err(|source| self.failed(source))?;
         let Some(temporary) = self.temporary.take() else { return Ok(()) };

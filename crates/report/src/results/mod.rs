@@ -40,6 +40,17 @@ pub struct ResultPaths {
     pub errors: PathBuf,
 }
 
+impl ResultPaths {
+    /// Checks that both files can be created, before anything is paid for.
+    ///
+    /// # Errors
+    /// Names the file that can't be.
+    pub fn check(&self) -> Result<(), ResultsError> {
+        AtomicFile::check(&self.out)?;
+        AtomicFile::check(&self.errors)
+    }
+}
+
 /// Lines written to each file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ResultCounts {
