@@ -246,3 +246,26 @@ async fn on_service_bus_and_cosmos_drain_ends_at_a_pause_and_cancel_ends_the_res
     assert_eq!(answers as u64, simulator.ledger().answered);
     assert!(cancelled > 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_queue_is_away_ends_at_once_on_sigterm_and_blames_nobody() {
+    // Nothing listens there any more.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let place = Place::new();
+    let text = format!(
+        "[queue.service_bus]\nqueue = \"jobs\"\npatience_seconds = 1\n\
+         connection_string = \"Endpoint=sb://{closed};SharedAccessKeyName=k;\
+         SharedAccessKey=c2VjcmV0;UseDevelopmentEmulator=true;\"\n\
+         [worker]\nshutdown_grace_seconds = 1\n"
+    );
+    place.write("promptmill.toml", text + &deployment(&slow().await));
+    let mut worker = place.spawn(&["work"]);
+    // By now its pauses are drawn from several seconds.
+    let pauses = |worker: &Running| worker.log().matches("; trying again").count();
+    within(LONG, "the queue is missed", || pauses(&worker) >= 4).await;
+    worker.signal("TERM");
+    within(SECONDS, "the worker ends", || !worker.is_running()).await;
+    let ended = worker.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(!ended.err.contains("store") && !ended.err.contains("error:"), "{}", ended.err);
+}

@@ -6,3 +6,4 @@ mod simulator;
 mod simulator_deployments;
 mod simulator_meters;
 mod worker;
+mod worker_tasks;

@@ -37,17 +37,17 @@ use support::jobs::job;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-struct Bench {
+pub(crate) struct Bench {
     simulator: Simulator,
-    queue: LocalQueue,
-    store: LocalStore,
+    pub(crate) queue: LocalQueue,
+    pub(crate) store: LocalStore,
     _dir: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn new(jobs: usize, lock: Duration, latency: SimulatedLatency) -> Self {
+    pub(crate) async fn new(jobs: usize, lock: Duration, latency: SimulatedLatency) -> Self {
         let settings =
             simulator::SimulatorSettings { latency, ..simulator::SimulatorSettings::default() };
         let simulator = simulator::start("127.0.0.1:0".parse().unwrap(), settings).await.unwrap();
@@ -58,7 +58,12 @@ impl Bench {
         Self { simulator, queue, store: LocalStore::new(database), _dir: dir }
     }
 
-    fn worker(&self, store: Arc<dyn Store>, concurrency: usize, max_held: usize) -> Worker {
+    pub(crate) fn worker(
+        &self,
+        store: Arc<dyn Store>,
+        concurrency: usize,
+        max_held: usize,
+    ) -> Worker {
         let url = format!("http://{}/v1", self.simulator.addr());
         let endpoint = Endpoint::new(EndpointConfig { url, ..EndpointConfig::default() }).unwrap();
         Worker {
@@ -89,21 +94,40 @@ impl Bench {
         }
     }
 
-    async fn succeeded(&self) -> u64 {
+    pub(crate) async fn succeeded(&self) -> u64 {
         self.store.totals(&"b".parse().unwrap()).await.unwrap().of(OutcomeStatus::Succeeded)
     }
 }
 
-/// A store that can't be reached while it is told so.
-struct Moody {
+/// A store that can't be reached while it is told so, or panics in one operation.
+pub(crate) struct Moody {
     inner: LocalStore,
     away: AtomicBool,
     refused: AtomicUsize,
+    panics_in: &'static str,
 }
 
 impl Moody {
     fn new(inner: LocalStore) -> Arc<Self> {
-        Arc::new(Self { inner, away: AtomicBool::new(true), refused: AtomicUsize::new(0) })
+        Arc::new(Self {
+            inner,
+            away: AtomicBool::new(true),
+            refused: AtomicUsize::new(0),
+            panics_in: "",
+        })
+    }
+
+    pub(crate) fn panicking_in(inner: LocalStore, panics_in: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            away: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
+            panics_in,
+        })
+    }
+
+    fn enter(&self, operation: &str) {
+        assert_ne!(operation, self.panics_in, "the test wants this panic");
     }
 }
 
@@ -112,6 +136,7 @@ impl StoreMeter for Moody {}
 #[async_trait]
 impl OutcomeStore for Moody {
     async fn record(&self, outcomes: Arc<Vec<Outcome>>) -> Result<Vec<Recorded>, StoreError> {
+        self.enter("record");
         if self.away.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
             return Err(StoreError::Unavailable("away".into()));
@@ -190,6 +215,7 @@ impl BatchStore for Moody {
         self.inner.change_state(id, from, to, reason).await
     }
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
+        self.enter("batch");
         self.inner.batch(id).await
     }
     async fn batches(&self) -> Result<Vec<Batch>, StoreError> {
@@ -214,6 +240,7 @@ impl BudgetStore for Moody {
         batch: &BatchId,
         claim: &BudgetClaim,
     ) -> Result<Option<(bool, Budget)>, StoreError> {
+        self.enter("claim");
         self.inner.claim(batch, claim).await
     }
 }
@@ -234,6 +261,7 @@ impl PayloadStore for Moody {
 #[async_trait]
 impl WorkerRegistry for Moody {
     async fn put_heartbeat(&self, word: &Heartbeat) -> Result<(), StoreError> {
+        self.enter("put_heartbeat");
         self.inner.put_heartbeat(word).await
     }
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
@@ -260,7 +288,7 @@ impl KvStore for Moody {
     }
 }
 
-async fn until(mut happened: impl FnMut() -> bool) {
+pub(crate) async fn until(mut happened: impl FnMut() -> bool) {
     let waiting = async {
         while !happened() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -151,6 +151,13 @@ pub enum QueueError {
     },
 }
 
+impl QueueError {
+    /// Returns whether the same call may succeed later: the queue is away, and nothing is wrong.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
 /// A queue of jobs. Calls are batch-shaped; an empty batch does nothing.
 #[async_trait]
 pub trait Queue: Send + Sync {

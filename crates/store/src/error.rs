@@ -10,3 +10,10 @@ pub enum StoreError {
     #[error("the store refused: {0}")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+impl StoreError {
+    /// Returns whether the same call may succeed later: the store is away, and nothing is wrong.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}

@@ -16,8 +16,8 @@ use super::allowance::SpendReservation;
 use super::batch_registry::BatchDisposition;
 use super::defer::DeferredJob;
 use super::leases::{BoxedJob, LeasedJob};
-use super::record::{self, FinishedJob};
-use super::{WorkerTarget, retry};
+use super::record::FinishedJob;
+use super::{StageSenders, Worker, WorkerTarget, retry};
 use admission::deployment::CallFeedback;
 use admission::{Booking, DeploymentIndex, PoolMember};
 use domain::headers::RateHeaders;
@@ -124,6 +124,19 @@ async fn reserve(
 }
 
 impl AttemptRunner {
+    pub(super) fn new(worker: &Worker, to: &StageSenders) -> Self {
+        Self {
+            targets: worker.targets.clone(),
+            max_attempts: worker.settings.max_attempts,
+            defer_from: worker.settings.defer_from,
+            store: worker.store.clone(),
+            to_defer: to.deferred.clone(),
+            to_record: to.finished.clone(),
+            progress: worker.progress.clone(),
+            abort: CancellationToken::new(),
+        }
+    }
+
     /// Calls for a job and brings it one step further.
     pub(super) async fn attempt(self: Arc<Self>, mut held: BoxedJob, mut permit: CallPermit) {
         if held.slot.is_lost() {
@@ -220,7 +233,7 @@ impl AttemptRunner {
     /// Returns the job with its body, fetched if it is a claim check; `None` if it is not there.
     async fn with_body<'j>(&self, job: &'j Job) -> Result<Option<Cow<'j, Job>>, StoreError> {
         let Some(name) = job.payload_name() else { return Ok(Some(Cow::Borrowed(job))) };
-        let body = record::retry_until_reachable(|| self.store.get_payload(&name)).await?;
+        let body = retry::until_reachable(|| self.store.get_payload(&name)).await?;
         Ok(body.and_then(|body| job.with_body(body)).map(Cow::Owned))
     }
 
@@ -266,15 +279,15 @@ impl AttemptRunner {
             return;
         }
         let wait = retry::delay(held.attempts, retry_after, random());
+        held.last_error = Some(error);
         if wait >= self.defer_from {
             permit.end(feedback, None);
-            let postponed = DeferredJob::new(held, Timestamp::now() + wait, &error.failure);
+            let deferred = DeferredJob::new(held, Timestamp::now() + wait);
             // Closed only after a permanent queue error: then the job is redelivered.
-            let _ = self.to_defer.send(postponed).await;
+            let _ = self.to_defer.send(deferred).await;
             return;
         }
         let due = Instant::now() + wait;
-        held.last_error = Some(error);
         permit.end(feedback, Some((held, due)));
     }
 }

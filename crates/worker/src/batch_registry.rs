@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -20,7 +19,7 @@ use tracing::{info, warn};
 use super::allowance::BudgetAllowance;
 use super::budget_sync::BudgetSync;
 use super::shares::DispatcherCommand;
-use super::{WorkerSettings, record};
+use super::{StageSenders, Worker, retry};
 use domain::job::BatchId;
 use domain::prices::Prices;
 use store::{Batch, BatchState, Store, StoreError};
@@ -36,9 +35,6 @@ const IDLE_RETENTION: Duration = Duration::from_secs(60);
 /// costs little, however large it is.
 const FIRST_RECHECK_DELAY: Duration = Duration::from_secs(5);
 const RECHECK_SPACING: Duration = Duration::from_millis(1);
-
-/// Time that an unreachable store may delay our end.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Treatment of a batch's jobs that are not in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +70,13 @@ pub(super) struct BatchHandle {
 }
 
 impl BatchHandle {
-    fn new(id: BatchId, course: BatchDisposition, allowance: Option<Arc<BudgetAllowance>>) -> Self {
-        let closed = CancellationToken::new();
-        Self { id, disposition: AtomicU8::new(course as u8), allowance, closed }
+    fn new(
+        id: BatchId,
+        disposition: BatchDisposition,
+        allowance: Option<Arc<BudgetAllowance>>,
+        closed: CancellationToken,
+    ) -> Self {
+        Self { id, disposition: AtomicU8::new(disposition as u8), allowance, closed }
     }
 
     pub(super) fn id(&self) -> &BatchId {
@@ -91,11 +91,11 @@ impl BatchHandle {
     pub(super) fn disposition(&self) -> BatchDisposition {
         match self.stored_disposition() {
             BatchDisposition::Run
-                if self.allowance.as_ref().is_some_and(|purse| purse.is_blocked()) =>
+                if self.allowance.as_ref().is_some_and(|allowance| allowance.is_blocked()) =>
             {
                 BatchDisposition::Park
             }
-            course => course,
+            disposition => disposition,
         }
     }
 
@@ -109,12 +109,13 @@ impl BatchHandle {
     }
 
     /// Sets the disposition; returns whether it changed.
-    pub(super) fn set_disposition(&self, course: BatchDisposition) -> bool {
-        let before = self.disposition.swap(course as u8, Ordering::Relaxed);
-        if before != course as u8 && course == BatchDisposition::Run {
-            self.allowance.iter().for_each(|purse| purse.reopen());
+    pub(super) fn set_disposition(&self, disposition: BatchDisposition) -> bool {
+        let before = self.disposition.swap(disposition as u8, Ordering::Relaxed);
+        let changed = before != disposition as u8;
+        if changed && disposition == BatchDisposition::Run {
+            self.allowance.iter().for_each(|allowance| allowance.reopen());
         }
-        before != course as u8
+        changed
     }
 }
 
@@ -124,7 +125,9 @@ pub(super) struct BatchRegistry {
     prices: Option<Arc<Prices>>,
     has_siblings: bool,
     commands: mpsc::Sender<DispatcherCommand>,
-    budget_syncs: Mutex<JoinSet<()>>,
+    budget_syncs: mpsc::Sender<BudgetSync>,
+    /// Cancelled when all calls have ended.
+    closed: CancellationToken,
     entries: Mutex<HashMap<BatchId, RegistryEntry>>,
     spread: Mutex<RecheckSchedule>,
     failing: AtomicBool,
@@ -136,17 +139,14 @@ struct RegistryEntry {
 }
 
 impl BatchRegistry {
-    pub(super) fn new(
-        store: Arc<dyn Store>,
-        settings: &WorkerSettings,
-        commands: mpsc::Sender<DispatcherCommand>,
-    ) -> Self {
+    pub(super) fn new(worker: &Worker, to: &StageSenders) -> Self {
         Self {
-            store,
-            prices: settings.prices.clone(),
-            has_siblings: settings.shared,
-            commands,
-            budget_syncs: Mutex::default(),
+            store: worker.store.clone(),
+            prices: worker.settings.prices.clone(),
+            has_siblings: worker.settings.shared,
+            commands: to.commands.clone(),
+            budget_syncs: to.budget_syncs.clone(),
+            closed: CancellationToken::new(),
             entries: Mutex::default(),
             spread: Mutex::default(),
             failing: AtomicBool::new(false),
@@ -170,52 +170,48 @@ impl BatchRegistry {
                 }
             }
         });
-        let look = |id: BatchId| async move {
-            let batch = record::retry_until_reachable(|| self.store.batch(&id)).await?;
-            let budget = record::retry_until_reachable(|| self.store.budget(&id)).await?;
-            let purse =
-                budget.map(|budget| Arc::new(BudgetAllowance::new(budget, self.prices.clone())));
-            Ok::<_, StoreError>(Arc::new(BatchHandle::new(
-                id,
-                BatchDisposition::of(batch.as_ref()),
-                purse,
-            )))
-        };
-        for known in try_join_all(new.into_iter().map(look)).await? {
-            self.spawn_budget_sync(&known);
+        for handle in try_join_all(new.into_iter().map(|id| self.look_up(id))).await? {
+            self.start_budget_sync(&handle).await;
             let held_at = Instant::now();
-            let entry = RegistryEntry { handle: known.clone(), held_at };
-            self.with(|entries| entries.insert(known.id.clone(), entry));
-            all.insert(known.id.clone(), known);
+            let entry = RegistryEntry { handle: handle.clone(), held_at };
+            self.with(|entries| entries.insert(handle.id.clone(), entry));
+            all.insert(handle.id.clone(), handle);
         }
         Ok(all)
     }
 
-    fn spawn_budget_sync(&self, known: &Arc<BatchHandle>) {
-        let Some(purse) = known.allowance() else { return };
-        let treasury = BudgetSync {
-            store: self.store.clone(),
-            batch: known.clone(),
-            allowance: purse.clone(),
-            has_siblings: self.has_siblings,
-            commands: self.commands.clone(),
-        };
-        let mut treasuries = self.budget_syncs.lock().unwrap_or_else(PoisonError::into_inner);
-        while treasuries.try_join_next().is_some() {}
-        treasuries.spawn(treasury.run(known.closed.clone()));
+    async fn look_up(&self, id: BatchId) -> Result<Arc<BatchHandle>, StoreError> {
+        let batch = retry::until_reachable(|| self.store.batch(&id)).await?;
+        let budget = retry::until_reachable(|| self.store.budget(&id)).await?;
+        let allowance =
+            budget.map(|budget| Arc::new(BudgetAllowance::new(budget, self.prices.clone())));
+        let disposition = BatchDisposition::of(batch.as_ref());
+        let closed = self.closed.child_token();
+        Ok(Arc::new(BatchHandle::new(id, disposition, allowance, closed)))
     }
 
-    /// Returns the rest of all budgets. Call it when all calls have ended.
-    pub(super) async fn close(&self) {
-        self.with(|entries| entries.drain().for_each(|(_, entry)| entry.handle.closed.cancel()));
-        let treasuries = {
-            let mut treasuries = self.budget_syncs.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *treasuries)
+    async fn start_budget_sync(&self, batch: &Arc<BatchHandle>) {
+        let Some(allowance) = batch.allowance() else { return };
+        let sync = BudgetSync {
+            store: self.store.clone(),
+            batch: batch.clone(),
+            allowance: allowance.clone(),
+            has_siblings: self.has_siblings,
+            commands: self.commands.clone(),
+            closed: batch.closed.clone(),
         };
-        // Nobody is left who could send commands; a full channel must not keep them.
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, treasuries.join_all()).await.is_err() {
-            warn!("the store can't be reached: the rest of budgets stays committed");
-        }
+        // A closed channel means that the worker is ending, and no call begins any more.
+        let _ = self.budget_syncs.send(sync).await;
+    }
+
+    /// Has the rest of all budgets returned. Call it when all calls have ended.
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Returns the token that [`close`](Self::close) cancels.
+    pub(super) fn closed(&self) -> CancellationToken {
+        self.closed.clone()
     }
 
     /// Polls the states until stopped, and notifies the dispatcher of changes.
@@ -241,7 +237,7 @@ impl BatchRegistry {
     /// Returns whether the disposition of any batch changed.
     async fn refresh(&self) -> bool {
         let now = Instant::now();
-        let known: Vec<_> = self.with(|entries| {
+        let held: Vec<_> = self.with(|entries| {
             entries.retain(|_, entry| {
                 // Its budget sync shares it too.
                 let own = if entry.handle.allowance.is_some() { 2 } else { 1 };
@@ -256,20 +252,19 @@ impl BatchRegistry {
             });
             entries.values().map(|entry| entry.handle.clone()).collect()
         });
-        let look = |known: Arc<BatchHandle>| async move {
-            Ok(match BatchDisposition::of(self.store.batch(&known.id).await?.as_ref()) {
-                course if known.set_disposition(course) => {
-                    info!(batch.id = %known.id, ?course, "the batch's disposition changed");
-                    true
-                }
-                _ => false,
-            })
+        let look = |batch: Arc<BatchHandle>| async move {
+            let disposition = BatchDisposition::of(self.store.batch(&batch.id).await?.as_ref());
+            let changed = batch.set_disposition(disposition);
+            if changed {
+                info!(batch.id = %batch.id, ?disposition, "the batch's disposition changed");
+            }
+            Ok(changed)
         };
         let mut changed = false;
         let mut failed = None;
-        for looked in join_all(known.into_iter().map(look)).await {
+        for looked in join_all(held.into_iter().map(look)).await {
             match looked {
-                Ok(another) => changed |= another,
+                Ok(this_changed) => changed |= this_changed,
                 Err(error) => failed = Some::<StoreError>(error),
             }
         }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::WorkerError;
 use super::allowance::BudgetAllowance;
 use super::batch_registry::{BatchDisposition, BatchHandle};
 use super::shares::DispatcherCommand;
@@ -31,12 +33,44 @@ const MAX_CLAIM_DIVISOR: u64 = 50;
 /// Time to wait for the siblings while nothing moves. A killed one returns nothing.
 const SIBLING_WAIT: Duration = Duration::from_secs(20);
 
+/// Time that an unreachable store may delay our end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
 pub(super) struct BudgetSync {
     pub(super) store: Arc<dyn Store>,
     pub(super) batch: Arc<BatchHandle>,
     pub(super) allowance: Arc<BudgetAllowance>,
     pub(super) has_siblings: bool,
     pub(super) commands: mpsc::Sender<DispatcherCommand>,
+    /// Cancelled when no call of the batch is left.
+    pub(super) closed: CancellationToken,
+}
+
+/// Runs the budget syncs of all batches until the worker has no more calls; then all of them return
+/// what is left.
+pub(super) async fn run_all(
+    mut started: mpsc::Receiver<BudgetSync>,
+    closed: CancellationToken,
+) -> Result<(), WorkerError> {
+    let mut syncs = JoinSet::new();
+    let mut result = Ok(());
+    while result.is_ok() && !closed.is_cancelled() {
+        tokio::select! {
+            () = closed.cancelled() => {}
+            Some(sync) = started.recv() => drop(syncs.spawn(sync.run())),
+            Some(ended) = syncs.join_next() => result = ended,
+        }
+    }
+    let joined = timeout(SHUTDOWN_TIMEOUT, async {
+        while let (Ok(()), Some(ended)) = (&result, syncs.join_next().await) {
+            result = ended;
+        }
+    });
+    if joined.await.is_err() {
+        warn!("the store can't be reached: the rest of budgets stays committed");
+    }
+    syncs.shutdown().await;
+    result.map_err(|_| WorkerError::Panicked)
 }
 
 /// Budget as it was when it moved last.
@@ -48,13 +82,13 @@ struct BudgetStall {
 
 impl BudgetSync {
     /// Keeps the allowance until it is closed; then returns everything.
-    pub(super) async fn run(self, closed: CancellationToken) {
+    async fn run(self) {
         let mut looks = tokio::time::interval(CHECK_INTERVAL);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut count, mut still) = (0_u32, None);
         loop {
             let is_look = tokio::select! {
-                () = closed.cancelled() => break,
+                () = self.closed.cancelled() => break,
                 () = self.allowance.sync_needed.notified() => false,
                 _ = looks.tick() => true,
             };
@@ -66,7 +100,7 @@ impl BudgetSync {
                 self.step(is_look && count.is_multiple_of(CHECKS_PER_SURPLUS), &mut still).await;
             if let Err(error) = done {
                 warn!(%error, batch.id = %self.batch.id(), "can't reach the budget; trying again");
-                tokio::time::sleep(CHECK_INTERVAL).await;
+                let _ = self.closed.run_until_cancelled(sleep(CHECK_INTERVAL)).await;
             }
         }
         if let Err(error) = self.return_all().await {

@@ -18,7 +18,8 @@ use super::defer::DeferredJob;
 use super::leases::{BoxedJob, LeasedJob};
 use super::record::FinishedJob;
 use super::shares::DispatcherCommand;
-use super::{WorkerExit, WorkerSettings};
+use super::tasks::{DispatchEnd, StageEnd};
+use super::{Worker, WorkerError, WorkerExit, WorkerSettings};
 use admission::{Admission, AdmissionDecision, AdmissionTicket, Booking, DeploymentIndex, shares};
 use domain::job::{BatchId, JobId};
 use domain::outcome::OutcomeStatus;
@@ -30,9 +31,6 @@ const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
 
 /// Interval between snapshots of the deployments' state.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Delay before parked jobs are retried, when the channels were full.
-const PARKED_RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// Time for aborted calls to end: at once, or with their task if they wait for the store.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -96,21 +94,19 @@ impl InFlightCall {
 
 impl Dispatcher {
     pub(super) fn new(
-        admission: Admission<BoxedJob>,
-        caller: Arc<AttemptRunner>,
-        settings: WorkerSettings,
-        progress: Arc<WorkerProgress>,
+        worker: &Worker,
         batches: Arc<BatchRegistry>,
         inbox: DispatcherInbox,
+        caller: AttemptRunner,
     ) -> Self {
+        let members = worker.targets.iter().map(|target| target.member.clone()).collect();
         // Room for the end of every call that can be in flight, so that reporting never waits.
-        let calls = caller.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
-        let (call_end_sender, call_ends) = mpsc::channel(calls.max(1));
+        let (call_end_sender, call_ends) = mpsc::channel(worker.max_calls().max(1));
         Self {
-            admission,
-            caller,
-            settings,
-            progress,
+            admission: Admission::new(members, worker.settings.spill_after, Instant::now()),
+            caller: Arc::new(caller),
+            settings: worker.settings.clone(),
+            progress: worker.progress.clone(),
             inbox,
             call_ends,
             call_end_sender,
@@ -128,49 +124,52 @@ impl Dispatcher {
 
     /// Runs until no job is left to come, an exit condition, or a permanent store error; returns
     /// the jobs that have no outcome.
-    pub(super) async fn run(
-        mut self,
-        stop: &CancellationToken,
-    ) -> (Result<WorkerExit, StoreError>, Vec<BoxedJob>) {
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<StageEnd, WorkerError> {
         if self.settings.shared {
             // Until the siblings' heartbeats have been read.
             self.apply_shares(&vec![shares::floor(1); self.caller.targets.len()]);
         }
+        let exit = self.run_until_exit(&stop).await;
+        let unfinished = self.wind_down(&exit).await;
+        let exit = self.store_failed.map_or(Ok(exit), |error| Err(error.into()));
+        Ok(StageEnd::Dispatched(DispatchEnd { exit, unfinished }))
+    }
+
+    async fn run_until_exit(&mut self, stop: &CancellationToken) -> WorkerExit {
         let mut ends = Vec::new();
         let mut is_fed = true;
-        let halt = loop {
-            let wake = self.admit().await;
+        loop {
+            let wake = self.admit(stop).await;
             if self.store_failed.is_some() {
-                break WorkerExit::Stopped;
+                return WorkerExit::Stopped;
             }
             if !is_fed && self.admission.in_flight() == 0 {
-                break if stop.is_cancelled() { WorkerExit::Stopped } else { WorkerExit::Drained };
+                return if stop.is_cancelled() { WorkerExit::Stopped } else { WorkerExit::Drained };
             }
-            if let Some(halt) = self.should_halt() {
-                break halt;
+            if let Some(exit) = self.should_halt() {
+                return exit;
             }
             let shown_at = self.publish_snapshot();
             let wake = wake.map_or(shown_at, |wake| wake.min(shown_at));
             tokio::select! {
-                () = stop.cancelled() => break WorkerExit::Stopped,
+                () = stop.cancelled() => return WorkerExit::Stopped,
                 _ = self.call_ends.recv_many(&mut ends, 64) => {
                     ends.drain(..).for_each(|ended| self.on_call_ended(ended));
                 }
                 arrived = self.inbox.jobs.recv(), if is_fed => match arrived {
-                    Some(jobs) => jobs.into_iter().for_each(|held| self.enqueue_for_admission(held)),
+                    Some(jobs) => jobs.into_iter().for_each(|job| self.enqueue_for_admission(job)),
                     // On a stop the puller may end before we see the stop.
-                    None if stop.is_cancelled() => break WorkerExit::Stopped,
+                    None if stop.is_cancelled() => return WorkerExit::Stopped,
                     // By itself it ends only when everything is settled; the ends of the last calls
                     // may still be on their way to us.
                     None => is_fed = false,
                 },
-                Some(order) = self.inbox.commands.recv() => self.handle_command(order),
+                Some(command) = self.inbox.commands.recv() => self.handle_command(command),
+                () = wait_for_room(&self.caller, self.parked.last()), if !self.parked.is_empty() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
             while self.calls.try_join_next().is_some() {}
-        };
-        let back = self.wind_down(&halt).await;
-        (self.store_failed.map_or(Ok(halt), Err), back)
+        }
     }
 
     /// Publishes the deployments' state at intervals; returns the time of the next snapshot.
@@ -184,9 +183,9 @@ impl Dispatcher {
     }
 
     /// Starts all calls that may start now; returns when to look again.
-    async fn admit(&mut self) -> Option<Instant> {
+    async fn admit(&mut self, stop: &CancellationToken) -> Option<Instant> {
         let now = Instant::now();
-        let next_look = self.drain_parked(now);
+        self.drain_parked();
         while self.retries.peek().is_some_and(|Reverse(retry)| retry.due.0 <= now) {
             if let Some(Reverse(retry)) = self.retries.pop() {
                 self.enqueue_for_admission(retry.held);
@@ -196,7 +195,7 @@ impl Dispatcher {
         loop {
             let (held, ending, code, message) = match self.admission.next(now) {
                 AdmissionDecision::Wait(at) => {
-                    return [at, next_retry, next_look].into_iter().flatten().min();
+                    return [at, next_retry].into_iter().flatten().min();
                 }
                 AdmissionDecision::Go(held, booking) => {
                     self.progress.charged.fetch_add(held.charge, Ordering::Relaxed);
@@ -225,34 +224,34 @@ impl Dispatcher {
                 }
             };
             let finished = FinishedJob::turned_away(held, ending, code, message);
-            let _ = self.caller.to_record.send(finished).await;
+            // A store that is away must not keep us from a stop; the job is handed out again then.
+            let recorded = stop.run_until_cancelled(self.caller.to_record.send(finished)).await;
+            if recorded.is_none() {
+                return None;
+            }
         }
     }
 
-    /// Sends the parked jobs away, as far as there is room; returns when to try again.
-    fn drain_parked(&mut self, now: Instant) -> Option<Instant> {
-        let later = Some(now + PARKED_RETRY_DELAY);
-        while let Some(held) = self.parked.pop() {
-            match held.batch.disposition() {
+    /// Sends the parked jobs away, as far as there is room.
+    fn drain_parked(&mut self) {
+        while let Some(job) = self.parked.pop() {
+            match job.batch.disposition() {
                 // It was paused and is not any more.
-                BatchDisposition::Run => self.enqueue_for_admission(held),
+                BatchDisposition::Run => self.enqueue_for_admission(job),
                 BatchDisposition::Park => {
                     let Ok(room) = self.caller.to_defer.try_reserve() else {
-                        self.parked.push(held);
-                        return later;
+                        return self.parked.push(job);
                     };
-                    room.send(DeferredJob::for_paused_batch(held, self.batches.next_recheck_at()));
+                    room.send(DeferredJob::new(job, self.batches.next_recheck_at()));
                 }
                 BatchDisposition::Cancel => {
                     let Ok(room) = self.caller.to_record.try_reserve() else {
-                        self.parked.push(held);
-                        return later;
+                        return self.parked.push(job);
                     };
-                    room.send(FinishedJob::cancelled(held));
+                    room.send(FinishedJob::cancelled(job));
                 }
             }
         }
-        None
     }
 
     /// Takes the jobs of batches that may not run any more out of all wait queues.
@@ -345,11 +344,11 @@ impl Dispatcher {
     }
 
     /// Lets calls in flight finish within the grace time; returns all jobs without an outcome.
-    async fn wind_down(&mut self, halt: &WorkerExit) -> Vec<BoxedJob> {
+    async fn wind_down(&mut self, exit: &WorkerExit) -> Vec<BoxedJob> {
         let mut back = self.admission.drain();
         back.extend(self.retries.drain().map(|Reverse(retry)| retry.held));
         back.append(&mut self.parked);
-        if !matches!(halt, WorkerExit::Drained) {
+        if *exit != WorkerExit::Drained {
             self.drain_calls(Instant::now() + self.settings.shutdown_grace, &mut back).await;
             self.progress.aborted_calls.store(self.admission.in_flight() as u64, Ordering::Relaxed);
             self.caller.abort.cancel();
@@ -377,6 +376,15 @@ impl Dispatcher {
                 back.extend(ended.unfinished.map(|(held, _)| held));
             }
         }
+    }
+}
+
+/// Waits until the channel that takes the parked job next has room, or is closed.
+async fn wait_for_room(caller: &AttemptRunner, parked: Option<&BoxedJob>) {
+    match parked.map(|job| job.batch.disposition()) {
+        Some(BatchDisposition::Park) => drop(caller.to_defer.reserve().await),
+        Some(BatchDisposition::Cancel) => drop(caller.to_record.reserve().await),
+        Some(BatchDisposition::Run) | None => {}
     }
 }
 

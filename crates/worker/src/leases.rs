@@ -17,7 +17,7 @@ use super::batch_registry::BatchHandle;
 use admission::DeploymentIndex;
 use domain::job::TokenEstimate;
 use model::verdict::ErrorReply;
-use queue::{Delivery, LockToken, Queue};
+use queue::{DeferOrder, Delivery, LockToken, Queue};
 use telemetry::WorkerProgress;
 
 /// Interval of lock checks; Service Bus locks last 5 s at the least.
@@ -29,6 +29,41 @@ const SHORTEST_JUDGED_LOCK: Duration = Duration::from_secs(2);
 /// Boxed leased job. It moves through every stage, so tasks and channels move a pointer instead of
 /// all that is known of a job.
 pub(super) type BoxedJob = Box<LeasedJob>;
+
+/// Delivery whose lock is renewed for as long as its slot lives.
+pub(super) struct LeasedDelivery {
+    pub(super) delivery: Delivery,
+    /// Time of its receipt.
+    received_at: Instant,
+    pub(super) slot: LeaseSlot,
+}
+
+impl LeasedDelivery {
+    /// Turns the delivery into an order to keep the job in the queue, with the attempts and the
+    /// last error that its history tells. The slot is to live until the queue has it.
+    pub(super) fn defer(mut self, until: Timestamp) -> (DeferOrder, LeaseSlot) {
+        let history = &mut self.delivery.job.history;
+        let (attempts, last_error) = (history.attempts, history.last_error.take());
+        (self.delivery.defer(until, attempts, last_error.as_deref()), self.slot)
+    }
+
+    /// Turns the delivery into a job to work on.
+    pub(super) fn into_job(self, estimate: TokenEstimate, batch: Arc<BatchHandle>) -> BoxedJob {
+        let Self { delivery, received_at, slot } = self;
+        let (attempts, charge) = (delivery.job.history.attempts, estimate.charge());
+        Box::new(LeasedJob {
+            delivery,
+            estimate,
+            charge,
+            attempts,
+            last_error: None,
+            last_failed_on: None,
+            batch,
+            received_at,
+            slot,
+        })
+    }
+}
 
 pub(super) struct LeasedJob {
     pub(super) delivery: Delivery,
@@ -43,7 +78,7 @@ pub(super) struct LeasedJob {
     pub(super) last_failed_on: Option<DeploymentIndex>,
     /// Its batch.
     pub(super) batch: Arc<BatchHandle>,
-    /// Time of its delivery.
+    /// Time of its receipt.
     pub(super) received_at: Instant,
     pub(super) slot: LeaseSlot,
 }
@@ -52,15 +87,24 @@ impl LeasedJob {
     /// Returns the error of its last attempt, in this delivery or an earlier one.
     pub(super) fn last_error(&self) -> Option<String> {
         let failure = self.last_error.as_ref().map(|error| &error.failure);
-        let told = failure.map(|failure| format!("{}: {}", failure.code, failure.message));
-        told.or_else(|| self.delivery.job.history.last_error.clone())
+        let last = failure.map(|failure| format!("{}: {}", failure.code, failure.message));
+        last.or_else(|| self.delivery.job.history.last_error.clone())
+    }
+
+    /// Turns the job into a delivery that knows its attempts, on its way back to the queue.
+    pub(super) fn into_delivery(self) -> LeasedDelivery {
+        let last_error = self.last_error();
+        let Self { mut delivery, attempts, received_at, slot, .. } = self;
+        delivery.job.history.attempts = attempts;
+        delivery.job.history.last_error = last_error;
+        LeasedDelivery { delivery, received_at, slot }
     }
 }
 
 /// Frees the slot and the table's entry when dropped.
 pub(super) struct LeaseSlot {
     lock: LockToken,
-    locks: Arc<LeaseTable>,
+    leases: Arc<LeaseTable>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -68,14 +112,14 @@ impl LeaseSlot {
     /// Returns whether another worker may hold the job by now.
     pub(super) fn is_lost(&self) -> bool {
         let now = Instant::now();
-        self.locks.with(|held| held.get(&self.lock).is_none_or(|lock| lock.is_lost(now)))
+        self.leases.with(|leases| leases.get(&self.lock).is_none_or(|lock| lock.is_lost(now)))
     }
 }
 
 impl Drop for LeaseSlot {
     fn drop(&mut self) {
-        self.locks.with(|held| held.remove(&self.lock));
-        self.locks.progress.held.fetch_sub(1, Ordering::Relaxed);
+        self.leases.with(|leases| leases.remove(&self.lock));
+        self.leases.progress.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -107,44 +151,32 @@ impl LeaseTable {
         Self { leases: Mutex::default(), progress }
     }
 
-    pub(super) fn register(
+    /// Keeps a delivery's lock from now on.
+    pub(super) fn lease(
         self: &Arc<Self>,
         delivery: Delivery,
-        batch: Arc<BatchHandle>,
-        estimate: TokenEstimate,
-        room: OwnedSemaphorePermit,
-    ) -> BoxedJob {
+        permit: OwnedSemaphorePermit,
+    ) -> LeasedDelivery {
         let left = time_until(delivery.locked_until);
-        let since = Instant::now();
-        let lock = LockState { expires: since + left, half_life: left / 2, lost: false };
-        self.with(|held| held.insert(delivery.lock, lock));
+        let received_at = Instant::now();
+        let lock = LockState { expires: received_at + left, half_life: left / 2, lost: false };
+        self.with(|leases| leases.insert(delivery.lock, lock));
         self.progress.held.fetch_add(1, Ordering::Relaxed);
-        let place = LeaseSlot { lock: delivery.lock, locks: self.clone(), _permit: room };
-        let (attempts, charge) = (delivery.job.history.attempts, estimate.charge());
-        Box::new(LeasedJob {
-            delivery,
-            estimate,
-            charge,
-            attempts,
-            last_error: None,
-            last_failed_on: None,
-            batch,
-            received_at: since,
-            slot: place,
-        })
+        let slot = LeaseSlot { lock: delivery.lock, leases: self.clone(), _permit: permit };
+        LeasedDelivery { delivery, received_at, slot }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {
-        self.with(|held| {
+        self.with(|leases| {
             let due =
-                held.iter().filter(|(_, lock)| !lock.lost && lock.expires < now + lock.half_life);
+                leases.iter().filter(|(_, lock)| !lock.lost && lock.expires < now + lock.half_life);
             due.map(|(token, _)| *token).collect()
         })
     }
 
     fn renewed(&self, token: LockToken, until_at: Option<Timestamp>) {
-        self.with(|held| {
-            let Some(lock) = held.get_mut(&token) else { return };
+        self.with(|leases| {
+            let Some(lock) = leases.get_mut(&token) else { return };
             match until_at {
                 Some(at) => lock.expires = Instant::now() + time_until(at),
                 None => lock.lost = true,
@@ -163,11 +195,11 @@ pub(super) fn time_until(at: Timestamp) -> Duration {
 }
 
 /// Renews every lock at half of its life, for as long as the task runs.
-pub(super) async fn renew_leases(queue: Arc<dyn Queue>, locks: Arc<LeaseTable>) {
+pub(super) async fn renew_leases(queue: Arc<dyn Queue>, leases: Arc<LeaseTable>) {
     let mut look = tokio::time::interval(RENEW_CHECK_INTERVAL);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
-        let due = locks.due(look.tick().await);
+        let due = leases.due(look.tick().await);
         if due.is_empty() {
             continue;
         }
@@ -175,7 +207,7 @@ pub(super) async fn renew_leases(queue: Arc<dyn Queue>, locks: Arc<LeaseTable>) 
             Ok(renewed) => {
                 let lost = renewed.iter().filter(|until| until.is_none()).count();
                 debug!(locks = due.len(), lost, "renewed locks");
-                due.into_iter().zip(renewed).for_each(|(token, at)| locks.renewed(token, at));
+                due.into_iter().zip(renewed).for_each(|(token, at)| leases.renewed(token, at));
             }
             // The next check tries again; a lock that expires meanwhile is settled by redelivery.
             Err(error) => warn!(%error, locks = due.len(), "could not renew locks"),

@@ -11,8 +11,9 @@
 //!                       └─ shares negotiates our share of the quotas
 //! ```
 //!
-//! Every task has an owner and an end: [`Worker::run`] starts them and joins them, in the order in
-//! which work drains. The number of jobs held is bounded by `max_held`, whatever the queue holds.
+//! Every task has one owner (`tasks`) and an end: [`Worker::run`] starts them and joins them, in the
+//! order in which work drains. The number of jobs held is bounded by `max_held`, whatever the queue
+//! holds.
 
 mod allowance;
 mod attempt;
@@ -28,25 +29,35 @@ mod record;
 mod release;
 pub mod retry;
 mod shares;
+mod tasks;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use admission::{Admission, PoolMember};
+use admission::PoolMember;
+use attempt::AttemptRunner;
+use batch_registry::BatchRegistry;
+use budget_sync::BudgetSync;
+use defer::DeferredJob;
+use dispatcher::{Dispatcher, DispatcherInbox};
 use domain::job::BatchId;
 use domain::prices::Prices;
 use leases::{BoxedJob, LeaseTable};
 use model::ModelClient;
-use pull::PullEnd;
+use pull::Puller;
 use queue::{Queue, QueueError};
-use release::ReleasedJob;
+use record::{FinishedJob, SettlementGroup};
+use shares::{DispatcherCommand, ShareExchange};
 use store::{Store, StoreError};
+use tasks::WorkerTasks;
 use telemetry::WorkerProgress;
+
+pub use tasks::WorkerStage;
 
 /// Default of [`WorkerSettings::defer_from`]: half of Service Bus's usual lock, so that a job which
 /// only waits for its retry costs no renewal.
@@ -54,7 +65,13 @@ pub const DEFER_FROM: Duration = Duration::from_secs(30);
 
 /// Outcomes that may wait for the recorder before calls block: those that come in while one group
 /// is being written, at the most that one instance can call for.
-const RECORD_CHANNEL: usize = 256;
+const MIN_RECORD_CHANNEL: usize = 256;
+
+/// Jobs that may wait for the deferrer before calls block.
+const MIN_DEFER_CHANNEL: usize = 64;
+
+/// Groups between recording and settling.
+const GROUPS_BETWEEN: usize = 2;
 
 /// Deployment that calls can go to.
 #[derive(Clone)]
@@ -120,11 +137,9 @@ pub enum WorkerError {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error(
-        "the store could not be reached within the grace time; \
-         the last outcomes are not recorded and their jobs will be sent again"
-    )]
-    NotRecorded,
+    /// A stage waited for a queue or a store that was away for longer than the grace time.
+    #[error("{}", .0.late_reason())]
+    Late(WorkerStage),
     #[error("a task of the worker panicked; its message is above")]
     Panicked,
 }
@@ -143,126 +158,109 @@ impl Worker {
     ///
     /// # Errors
     /// If the queue or the store fails permanently; no job that it held is lost.
-    #[expect(clippy::too_many_lines, reason = "its tasks move into a JoinSet next")]
     pub async fn run(self, stop: CancellationToken) -> Result<WorkerExit, WorkerError> {
-        let locks = Arc::new(LeaseTable::new(self.progress.clone()));
+        let mut tasks = WorkerTasks::new(stop.child_token());
+        let batches = self.start(&mut tasks);
+        tasks.join(|stage| stage == WorkerStage::Dispatcher).await;
+        tasks.ending().cancel();
+        // A queue or a store that is away for longer than the grace time must not keep us from
+        // ending.
         let grace = self.settings.shutdown_grace;
-        let (to_admission, arriving) = mpsc::channel(4);
-        let calls = self.targets.iter().map(|t| t.member.limits.concurrency).sum::<usize>();
-        let (to_record, finished) = mpsc::channel(calls.max(RECORD_CHANNEL));
-        // Ends the whole pipeline when one of its tasks fails.
-        let ending = stop.child_token();
+        self.release(tasks.take_unfinished(), grace).await;
+        batches.close();
+        let patience = if tasks.is_drained() { Duration::MAX } else { grace };
+        // `finish` ends those that are late, and says so.
+        let _ = timeout(patience, tasks.join(WorkerStage::is_draining)).await;
+        tasks.join(WorkerStage::is_bounded).await;
+        tasks.finish().await
+    }
 
-        let (to_conductor, orders) = mpsc::channel(4);
-        let states = batch_registry::BatchRegistry::new(
-            self.store.clone(),
-            &self.settings,
-            to_conductor.clone(),
-        );
-        let states = Arc::new(states);
-        let watching = tokio::spawn(states.clone().watch(ending.clone()));
-        let (to_postpone, postponed) = mpsc::channel(calls.max(64));
-        let keeping = tokio::spawn(leases::renew_leases(self.queue.clone(), locks.clone()));
-        let puller = pull::Puller {
-            queue: self.queue.clone(),
-            store: self.store.clone(),
-            leases: locks,
-            batches: states.clone(),
-            prefetch: prefetch_limit_for(calls, &self.settings, &self.progress),
-            settings: self.settings.clone(),
-            to_admission,
-            to_defer: to_postpone.clone(),
-            to_record: to_record.clone(),
-            only_paused_since: None,
-        };
-        let pulling =
-            tokio::spawn(stop_others_on_error(ending.clone(), puller.run(ending.clone())));
-        let postponing = defer::defer_all(self.queue.clone(), postponed);
-        let postponing = tokio::spawn(stop_others_on_error(ending.clone(), postponing));
-        let recording = record::record_all(
-            self.store.clone(),
-            self.queue.clone(),
-            finished,
-            self.progress.clone(),
-        );
-        let recording = tokio::spawn(stop_others_on_error(ending.clone(), recording));
+    /// Starts all stages; returns the batches whose jobs they hold.
+    fn start(&self, tasks: &mut WorkerTasks) -> Arc<BatchRegistry> {
+        use WorkerStage as Stage;
+        let (queue, store, progress) = (&self.queue, &self.store, &self.progress);
+        let (to, from) = channels(self.max_calls());
+        let ending = tasks.ending();
+        let leases = Arc::new(LeaseTable::new(progress.clone()));
+        let batches = Arc::new(BatchRegistry::new(self, &to));
 
-        let admission = admission_to(&self.targets, self.settings.spill_after);
-        let sharing = self.settings.shared.then(|| {
-            let sharing =
-                shares::ShareExchange::new(self.store.clone(), &self.targets, to_conductor);
-            tokio::spawn(sharing.run(ending.clone()))
-        });
-        let caller = attempt::AttemptRunner {
-            targets: self.targets,
-            max_attempts: self.settings.max_attempts,
-            defer_from: self.settings.defer_from,
-            store: self.store,
-            to_defer: to_postpone,
-            to_record,
-            progress: self.progress.clone(),
-            abort: CancellationToken::new(),
-        };
-        let conductor = dispatcher::Dispatcher::new(
-            admission,
-            Arc::new(caller),
-            self.settings.clone(),
-            self.progress,
-            states.clone(),
-            dispatcher::DispatcherInbox { jobs: arriving, commands: orders },
-        );
-        let (halt, back) = conductor.run(&ending).await;
-        ending.cancel();
-        let max_deliveries = self.settings.max_deliveries;
-        let back = back.into_iter().map(ReleasedJob::from).collect();
-        release::release_all(self.queue.as_ref(), back, max_deliveries).await;
-        states.close().await;
-        if let Some(sharing) = sharing {
-            sharing.await.map_err(|_| WorkerError::Panicked)?;
+        let puller = Puller::new(self, leases.clone(), batches.clone(), &to);
+        tasks.spawn_with_end(Stage::Puller, puller.run(ending.clone()));
+        let inbox = DispatcherInbox { jobs: from.jobs, commands: from.commands };
+        let dispatcher =
+            Dispatcher::new(self, batches.clone(), inbox, AttemptRunner::new(self, &to));
+        tasks.spawn_with_end(Stage::Dispatcher, dispatcher.run(ending.clone()));
+        let recording =
+            record::record_all(store.clone(), from.finished, to.recorded, progress.clone());
+        tasks.spawn(Stage::Recorder, recording);
+        let settling = record::settle_all(queue.clone(), from.recorded, progress.clone());
+        tasks.spawn(Stage::Settler, settling);
+        tasks.spawn(Stage::Deferrer, defer::defer_all(queue.clone(), from.deferred));
+
+        let syncing = budget_sync::run_all(from.budget_syncs, batches.closed());
+        tasks.spawn(Stage::BudgetSync, syncing);
+        tasks.spawn_infallible(Stage::BatchWatch, batches.clone().watch(ending.clone()));
+        tasks.spawn_infallible(Stage::LeaseRenewal, leases::renew_leases(queue.clone(), leases));
+        if self.settings.shared {
+            let exchange = ShareExchange::new(store.clone(), &self.targets, to.commands);
+            tasks.spawn_infallible(Stage::ShareExchange, exchange.run(ending));
         }
-        watching.await.map_err(|_| WorkerError::Panicked)?;
-        // A store that is away for longer than the grace time must not keep us from ending.
-        let patience = if matches!(halt, Ok(WorkerExit::Drained)) { Duration::MAX } else { grace };
-        let pulled = join_within(pulling, patience).await?;
-        let recorded = join_within(recording, patience).await?;
-        let postponed = postponing.await.map_err(|_| WorkerError::Panicked)?;
-        keeping.abort();
-        recorded.and(postponed)?;
-        match (halt?, pulled?) {
-            (WorkerExit::Drained, PullEnd::Paused(batches)) => Ok(WorkerExit::Paused { batches }),
-            (halt, _) => Ok(halt),
+        batches
+    }
+
+    /// Releases jobs that have no outcome; within the time, or by the end of their locks.
+    async fn release(&self, jobs: Vec<BoxedJob>, time: Duration) {
+        let jobs: Vec<_> = jobs.into_iter().map(|job| job.into_delivery()).collect();
+        let released =
+            release::release_all(self.queue.as_ref(), jobs, self.settings.max_deliveries);
+        if timeout(time, released).await.is_err() {
+            warn!("the queue can't be reached: jobs are handed out again when their locks expire");
         }
+    }
+
+    /// Returns the number of calls that can be in flight.
+    fn max_calls(&self) -> usize {
+        self.targets.iter().map(|target| target.member.limits.concurrency).sum()
     }
 }
 
-fn prefetch_limit_for(
-    calls: usize,
-    settings: &WorkerSettings,
-    progress: &Arc<WorkerProgress>,
-) -> prefetch::PrefetchLimit {
-    let least = settings.shared.then_some(2 * calls);
-    prefetch::PrefetchLimit::new(settings.max_held, least, progress.clone())
+/// Sending ends of the channels between the stages.
+struct StageSenders {
+    /// To the dispatcher: jobs to call for.
+    jobs: mpsc::Sender<Vec<BoxedJob>>,
+    commands: mpsc::Sender<DispatcherCommand>,
+    deferred: mpsc::Sender<DeferredJob>,
+    finished: mpsc::Sender<Box<FinishedJob>>,
+    recorded: mpsc::Sender<SettlementGroup>,
+    budget_syncs: mpsc::Sender<BudgetSync>,
 }
 
-fn admission_to(targets: &[WorkerTarget], spill_after: Duration) -> Admission<BoxedJob> {
-    let members = targets.iter().map(|target| target.member.clone()).collect();
-    Admission::new(members, spill_after, Instant::now())
+/// Receiving ends, by the same names.
+struct StageReceivers {
+    jobs: mpsc::Receiver<Vec<BoxedJob>>,
+    commands: mpsc::Receiver<DispatcherCommand>,
+    deferred: mpsc::Receiver<DeferredJob>,
+    finished: mpsc::Receiver<Box<FinishedJob>>,
+    recorded: mpsc::Receiver<SettlementGroup>,
+    budget_syncs: mpsc::Receiver<BudgetSync>,
 }
 
-/// Runs a task of the pipeline; if it fails, stops the others.
-async fn stop_others_on_error<T>(
-    others: CancellationToken,
-    task: impl Future<Output = Result<T, WorkerError>>,
-) -> Result<T, WorkerError> {
-    let result = task.await;
-    if result.is_err() {
-        others.cancel();
-    }
-    result
-}
-
-/// Joins a task that may wait for the store.
-async fn join_within<T>(task: JoinHandle<T>, patience: Duration) -> Result<T, WorkerError> {
-    let ended = tokio::time::timeout(patience, task).await;
-    ended.map_err(|_| WorkerError::NotRecorded)?.map_err(|_| WorkerError::Panicked)
+/// Makes the channels of a worker that can have so many calls in flight.
+fn channels(calls: usize) -> (StageSenders, StageReceivers) {
+    let (jobs, jobs_received) = mpsc::channel(4);
+    let (commands, commands_received) = mpsc::channel(4);
+    let (deferred, deferred_received) = mpsc::channel(calls.max(MIN_DEFER_CHANNEL));
+    let (finished, finished_received) = mpsc::channel(calls.max(MIN_RECORD_CHANNEL));
+    let (recorded, recorded_received) = mpsc::channel(GROUPS_BETWEEN);
+    let (budget_syncs, budget_syncs_received) = mpsc::channel(4);
+    let senders = StageSenders { jobs, commands, deferred, finished, recorded, budget_syncs };
+    let receivers = StageReceivers {
+        jobs: jobs_received,
+        commands: commands_received,
+        deferred: deferred_received,
+        finished: finished_received,
+        recorded: recorded_received,
+        budget_syncs: budget_syncs_received,
+    };
+    (senders, receivers)
 }

@@ -55,11 +55,11 @@ impl PrefetchLimit {
         self.slots.clone().acquire_many_owned(batch).await.ok()
     }
 
-    /// Waits until no job is held.
-    pub(super) async fn wait_until_idle(&self) {
-        let kept_back = self.withheld.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let all = u32::try_from(self.max - kept_back).unwrap_or(u32::MAX);
-        let _ = self.slots.acquire_many(all).await;
+    /// Waits until no job is held: until all slots are free but those of this permit.
+    pub(super) async fn wait_until_idle(&self, acquired: &OwnedSemaphorePermit) {
+        let withheld = self.withheld.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let others = self.max - withheld - acquired.num_permits();
+        let _ = self.slots.acquire_many(u32::try_from(others).unwrap_or(u32::MAX)).await;
     }
 
     /// Sets the limit by the rate of work and the locks' life.
@@ -134,7 +134,8 @@ mod tests {
         }
         assert_eq!(held(&hold), 16);
         taken.clear();
-        tokio::time::timeout(MEASURE_INTERVAL, hold.wait_until_idle()).await.unwrap();
+        let acquired = hold.acquire().await.unwrap();
+        tokio::time::timeout(MEASURE_INTERVAL, hold.wait_until_idle(&acquired)).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

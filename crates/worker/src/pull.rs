@@ -2,47 +2,52 @@
 //! call.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::random;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::batch_registry::{self, BatchDisposition, BatchHandle, BatchRegistry};
+use super::batch_registry::{self, BatchDisposition, BatchRegistry};
 use super::defer::DeferredJob;
-use super::leases::{BoxedJob, LeaseTable, time_until};
+use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, time_until};
 use super::prefetch::PrefetchLimit;
 use super::record::{self, FinishedJob};
-use super::release::{self, ReleasedJob};
-use super::{WorkerError, WorkerSettings, retry};
+use super::tasks::StageEnd;
+use super::{StageSenders, Worker, WorkerError, WorkerSettings, release, retry};
 use domain::job::{BatchId, TokenEstimate};
-use queue::{Delivery, Queue, QueueError};
+use queue::{Delivery, Queue};
 use store::Store;
 
 /// Longest wait of one receive; a stop does not wait for it.
 const RECEIVE_WAIT: Duration = Duration::from_secs(10);
 
-/// Interval, while draining, at which we check whether the queue is empty for good.
-const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Interval of asking whether the queue is empty for good, while it holds jobs that others work on
+/// or that come due later.
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Time without other jobs after which only paused ones are left, where counting can't tell.
 const QUIET_TIME: Duration = Duration::from_secs(60);
 
 pub(super) struct Puller {
-    pub(super) queue: Arc<dyn Queue>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) leases: Arc<LeaseTable>,
-    pub(super) batches: Arc<BatchRegistry>,
-    pub(super) prefetch: PrefetchLimit,
-    pub(super) settings: WorkerSettings,
-    pub(super) to_admission: mpsc::Sender<Vec<BoxedJob>>,
-    pub(super) to_defer: mpsc::Sender<DeferredJob>,
-    pub(super) to_record: mpsc::Sender<Box<FinishedJob>>,
+    queue: Arc<dyn Queue>,
+    store: Arc<dyn Store>,
+    leases: Arc<LeaseTable>,
+    batches: Arc<BatchRegistry>,
+    prefetch: PrefetchLimit,
+    settings: WorkerSettings,
+    to_admission: mpsc::Sender<Vec<BoxedJob>>,
+    to_defer: mpsc::Sender<DeferredJob>,
+    to_record: mpsc::Sender<Box<FinishedJob>>,
+    /// Earliest time of the next check whether the queue is empty for good.
+    drain_check_at: Instant,
     /// Time since which only jobs of paused batches have come, and of the next check for others.
-    pub(super) only_paused_since: Option<(Instant, Instant)>,
+    only_paused_since: Option<(Instant, Instant)>,
 }
 
 /// Reason why pulling ended.
@@ -53,73 +58,127 @@ pub(super) enum PullEnd {
     Paused(Vec<BatchId>),
 }
 
+/// Jobs just received, or the end.
+enum PullStep {
+    Received(Vec<LeasedDelivery>),
+    /// The queue may be empty for good.
+    Idle,
+    End,
+}
+
 impl Puller {
+    pub(super) fn new(
+        worker: &Worker,
+        leases: Arc<LeaseTable>,
+        batches: Arc<BatchRegistry>,
+        to: &StageSenders,
+    ) -> Self {
+        let settings = worker.settings.clone();
+        let least = settings.shared.then(|| 2 * worker.max_calls());
+        Self {
+            queue: worker.queue.clone(),
+            store: worker.store.clone(),
+            leases,
+            batches,
+            prefetch: PrefetchLimit::new(settings.max_held, least, worker.progress.clone()),
+            settings,
+            to_admission: to.jobs.clone(),
+            to_defer: to.deferred.clone(),
+            to_record: to.finished.clone(),
+            drain_check_at: Instant::now(),
+            only_paused_since: None,
+        }
+    }
+
     /// Pulls until stopped, or, when draining, until no job is left and all is settled.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<PullEnd, WorkerError> {
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<StageEnd, WorkerError> {
         let mut failures = 0;
         loop {
-            let room = tokio::select! {
-                () = stop.cancelled() => return Ok(PullEnd::Finished),
-                room = self.prefetch.acquire() => room,
-            };
-            let Some(room) = room else { return Ok(PullEnd::Finished) };
-            let is_draining = self.settings.drain.is_some();
-            let wait = if is_draining { DRAIN_POLL_INTERVAL } else { RECEIVE_WAIT };
-            let received = tokio::select! {
-                () = stop.cancelled() => return Ok(PullEnd::Finished),
-                received = self.queue.receive(room.num_permits(), wait) => received,
-            };
-            match received {
-                Ok(deliveries) => {
-                    failures = 0;
-                    let named = deliveries.iter().map(|delivery| &delivery.job.batch_id);
-                    let batches = tokio::select! {
-                        () = stop.cancelled() => None,
-                        batches = self.batches.handles_for(named) => Some(batches?),
-                    };
-                    let Some(batches) = batches else {
-                        let back = deliveries.into_iter().map(ReleasedJob::from).collect();
-                        let max_deliveries = self.settings.max_deliveries;
-                        release::release_all(self.queue.as_ref(), back, max_deliveries).await;
-                        return Ok(PullEnd::Finished);
-                    };
-                    let found_work = self.pass_on(deliveries, &batches, room).await?;
-                    if found_work {
-                        self.only_paused_since = None;
-                    } else if self.settings.drain.as_ref().is_some_and(|fed| fed.is_cancelled())
-                        && let Some(end) = self.check_drained().await?
-                    {
-                        return Ok(end);
-                    }
-                }
-                Err(QueueError::Unavailable(error)) => {
+            match self.pull(&stop).await {
+                Ok(None) => failures = 0,
+                Ok(Some(end)) => return Ok(StageEnd::Pulled(end)),
+                Err(WorkerError::Queue(error)) if error.is_transient() => {
                     failures += 1;
                     let pause = retry::delay(failures, None, random());
                     warn!(%error, ?pause, "the queue can't be reached; trying again");
-                    tokio::time::sleep(pause).await;
+                    stop.run_until_cancelled(sleep(pause)).await;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Returns how pulling ends, if no job is left; first waits until all that we hold is settled.
-    async fn check_drained(&mut self) -> Result<Option<PullEnd>, WorkerError> {
-        // Retries and scheduled jobs come due meanwhile, so the wait is short and repeated.
-        if tokio::time::timeout(DRAIN_POLL_INTERVAL, self.prefetch.wait_until_idle()).await.is_err()
-        {
-            return Ok(None);
-        }
-        match self.queue.depth().await {
-            Ok(depth) if depth.pending() == 0 => Ok(Some(PullEnd::Finished)),
-            Ok(_) if self.batches.any_paused() => self.only_paused().await,
-            Ok(_) => Ok(None),
-            Err(QueueError::Unavailable(error)) => {
-                warn!(%error, "can't tell whether the queue is empty; asking again");
-                Ok(None)
+    /// Receives jobs once and passes them on; returns how pulling ends, if it ends.
+    async fn pull(&mut self, stop: &CancellationToken) -> Result<Option<PullEnd>, WorkerError> {
+        let jobs = match self.receive(stop).await? {
+            PullStep::Received(jobs) => jobs,
+            PullStep::Idle => {
+                let checked = stop.run_until_cancelled(self.check_drained()).await;
+                return checked.unwrap_or(Ok(Some(PullEnd::Finished)));
             }
-            Err(error) => Err(error.into()),
+            PullStep::End => return Ok(Some(PullEnd::Finished)),
+        };
+        let named = jobs.iter().map(|job| &job.delivery.job.batch_id);
+        let Some(batches) = stop.run_until_cancelled(self.batches.handles_for(named)).await else {
+            self.release(jobs).await;
+            return Ok(Some(PullEnd::Finished));
+        };
+        let batches = batches?;
+        let with_batch = |job: LeasedDelivery| {
+            let estimate = estimate_of(&job.delivery);
+            let batch = batches[&job.delivery.job.batch_id].clone();
+            job.into_job(estimate, batch)
+        };
+        if self.pass_on(jobs.into_iter().map(with_batch).collect(), stop).await? {
+            self.only_paused_since = None;
         }
+        Ok(None)
+    }
+
+    /// Waits for jobs, for the end of all that we hold, or for a stop.
+    async fn receive(&mut self, stop: &CancellationToken) -> Result<PullStep, WorkerError> {
+        let Some(mut room) = stop.run_until_cancelled(self.prefetch.acquire()).await.flatten()
+        else {
+            return Ok(PullStep::End);
+        };
+        let received = tokio::select! {
+            () = stop.cancelled() => return Ok(PullStep::End),
+            received = self.queue.receive(room.num_permits(), RECEIVE_WAIT) => received?,
+            () = self.wait_until_idle(&room) => return Ok(PullStep::Idle),
+        };
+        if let Some(first) = received.first() {
+            self.prefetch.adjust(time_until(first.locked_until), Instant::now());
+        }
+        // From here on their locks are renewed, however long the store may take.
+        let lease = |delivery: Delivery| {
+            let permit = room.split(1).expect("no more is received than there is room for");
+            self.leases.lease(delivery, permit)
+        };
+        Ok(PullStep::Received(received.into_iter().map(lease).collect()))
+    }
+
+    /// Waits, when draining, until no more jobs are on their way and all that we hold is settled.
+    async fn wait_until_idle(&self, room: &OwnedSemaphorePermit) {
+        match &self.settings.drain {
+            Some(all_queued) => all_queued.cancelled().await,
+            None => pending().await,
+        }
+        sleep_until(self.drain_check_at).await;
+        self.prefetch.wait_until_idle(room).await;
+    }
+
+    /// Returns how pulling ends, if no job is left anywhere.
+    async fn check_drained(&mut self) -> Result<Option<PullEnd>, WorkerError> {
+        let depth = self.queue.depth().await?;
+        self.drain_check_at = Instant::now() + DRAIN_CHECK_INTERVAL;
+        if depth.pending() == 0 {
+            return Ok(Some(PullEnd::Finished));
+        }
+        if self.batches.any_paused() { self.only_paused().await } else { Ok(None) }
+    }
+
+    async fn release(&self, jobs: Vec<LeasedDelivery>) {
+        release::release_all(self.queue.as_ref(), jobs, self.settings.max_deliveries).await;
     }
 
     /// Returns the paused batches, if only their jobs are left. Where the counts can't tell (an
@@ -132,15 +191,14 @@ impl Puller {
         }
         let left = match &self.settings.only_batch {
             Some(batch) => {
-                let batch = record::retry_until_reachable(|| self.store.batch(batch)).await?;
+                let batch = retry::until_reachable(|| self.store.batch(batch)).await?;
                 Some(batch_registry::paused_ids(batch.into_iter().collect()))
             }
             None => {
                 let all_else_ended = || batch_registry::only_paused(self.store.as_ref());
-                match record::retry_until_reachable(all_else_ended).await? {
+                match retry::until_reachable(all_else_ended).await? {
                     None if now >= since + QUIET_TIME => {
-                        let batches =
-                            record::retry_until_reachable(|| self.store.batches()).await?;
+                        let batches = retry::until_reachable(|| self.store.batches()).await?;
                         Some(batch_registry::paused_ids(batches))
                     }
                     left => left,
@@ -149,90 +207,91 @@ impl Puller {
         };
         // Counting may cost much, and more the longer it takes.
         self.only_paused_since =
-            Some((since, Instant::now() + now.elapsed() * 10 + DRAIN_POLL_INTERVAL));
+            Some((since, Instant::now() + now.elapsed() * 10 + DRAIN_CHECK_INTERVAL));
         Ok(left.filter(|paused| !paused.is_empty()).map(PullEnd::Paused))
     }
 
-    /// Returns whether there was anything but jobs of paused batches.
+    /// Passes jobs on to where they belong; returns whether there was anything but jobs of paused
+    /// batches.
     async fn pass_on(
-        &mut self,
-        deliveries: Vec<Delivery>,
-        batches: &HashMap<BatchId, Arc<BatchHandle>>,
-        mut room: OwnedSemaphorePermit,
+        &self,
+        jobs: Vec<BoxedJob>,
+        stop: &CancellationToken,
     ) -> Result<bool, WorkerError> {
-        let Some(first) = deliveries.first() else { return Ok(false) };
-        self.prefetch.adjust(time_until(first.locked_until), Instant::now());
-        let hold = |delivery: Delivery| {
-            let place = room.split(1).expect("no more is received than there is room for");
-            let estimate = estimate_of(&delivery);
-            let batch = batches[&delivery.job.batch_id].clone();
-            self.leases.register(delivery, batch, estimate, place)
-        };
-        let held: Vec<BoxedJob> = deliveries.into_iter().map(hold).collect();
-        let received = held.len();
-        let (go, stay): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|held| held.batch.disposition() == BatchDisposition::Run);
-        let waiting = self.defer_or_cancel(stay).await;
-        let (again, mut fresh): (Vec<_>, Vec<_>) = go
+        let received = jobs.len();
+        let (run, stay): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| job.batch.disposition() == BatchDisposition::Run);
+        let deferred = self.defer_or_cancel(stay).await;
+        let (again, mut fresh): (Vec<_>, Vec<_>) = run
             .into_iter()
-            .partition(|held| held.delivery.count > 1 || held.delivery.job.may_have_outcome);
-        for held in self.settle_known(again).await? {
-            if held.delivery.count >= self.settings.max_deliveries {
-                self.give_up(held).await;
+            .partition(|job| job.delivery.count > 1 || job.delivery.job.may_have_outcome);
+        for job in self.settle_known(again, stop).await? {
+            if job.delivery.count >= self.settings.max_deliveries {
+                self.give_up(job).await;
             } else {
-                fresh.push(held);
+                fresh.push(job);
             }
         }
-        if !fresh.is_empty() {
-            // A closed channel means that the worker is ending; the locks expire by themselves.
-            let _ = self.to_admission.send(fresh).await;
+        if !fresh.is_empty()
+            && let Err(SendError(jobs)) = self.to_admission.send(fresh).await
+        {
+            // The dispatcher has ended, and soon the worker does.
+            self.release(jobs.into_iter().map(|job| job.into_delivery()).collect()).await;
         }
-        Ok(waiting < received)
+        Ok(deferred < received)
     }
 
     /// Defers or cancels the jobs of batches that may not run; returns how many were deferred.
     async fn defer_or_cancel(&self, jobs: Vec<BoxedJob>) -> usize {
-        let mut waiting = 0;
-        for held in jobs {
+        let mut deferred = 0;
+        for job in jobs {
             // Closed channels mean that the worker is ending; the locks expire by themselves.
-            if held.batch.disposition() == BatchDisposition::Cancel {
-                let _ = self.to_record.send(FinishedJob::cancelled(held)).await;
+            if job.batch.disposition() == BatchDisposition::Cancel {
+                let _ = self.to_record.send(FinishedJob::cancelled(job)).await;
             } else {
-                waiting += 1;
-                let postponed = DeferredJob::for_paused_batch(held, self.batches.next_recheck_at());
-                let _ = self.to_defer.send(postponed).await;
+                deferred += 1;
+                let job = DeferredJob::new(job, self.batches.next_recheck_at());
+                let _ = self.to_defer.send(job).await;
             }
         }
-        waiting
+        deferred
     }
 
-    /// Settles the redeliveries whose outcome is known; returns the others.
-    async fn settle_known(&self, again: Vec<BoxedJob>) -> Result<Vec<BoxedJob>, WorkerError> {
+    /// Settles the redeliveries whose outcome is known; returns those that have none. A stop
+    /// releases those that could not be looked up: nobody may call for them before.
+    async fn settle_known(
+        &self,
+        again: Vec<BoxedJob>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<BoxedJob>, WorkerError> {
         let mut by_batch: HashMap<BatchId, Vec<BoxedJob>> = HashMap::new();
-        for held in again {
-            by_batch.entry(held.delivery.job.batch_id.clone()).or_default().push(held);
+        for job in again {
+            by_batch.entry(job.delivery.job.batch_id.clone()).or_default().push(job);
         }
         let mut unknown = Vec::new();
-        for (batch, held) in by_batch {
+        for (batch, jobs) in by_batch {
             let names: Vec<_> =
-                held.iter().map(|held| held.delivery.job.custom_id.as_str()).collect();
-            let known =
-                record::retry_until_reachable(|| self.store.look_up(&batch, &names)).await?;
+                jobs.iter().map(|job| job.delivery.job.custom_id.as_str()).collect();
+            let look_up = retry::until_reachable(|| self.store.look_up(&batch, &names));
+            let Some(proofs) = stop.run_until_cancelled(look_up).await else {
+                self.release(jobs.into_iter().map(|job| job.into_delivery()).collect()).await;
+                continue;
+            };
             let mut settlements = Vec::new();
-            let mut done = Vec::new();
-            let mut places = Vec::new();
-            for (held, known) in held.into_iter().zip(known) {
-                match known {
+            let mut payloads = Vec::new();
+            let mut slots = Vec::new();
+            for (job, proof) in jobs.into_iter().zip(proofs?) {
+                match proof {
                     Some(proof) => {
-                        done.extend(record::obsolete_payload(&held.delivery, proof));
-                        settlements.push(record::settlement(held.delivery, proof, None));
-                        places.push(held.slot);
+                        payloads.extend(record::obsolete_payload(&job.delivery, proof));
+                        settlements.push(record::settlement(job.delivery, proof, None));
+                        slots.push(job.slot);
                     }
-                    None => unknown.push(held),
+                    None => unknown.push(job),
                 }
             }
             debug!(batch.id = %batch, known = settlements.len(), "looked redeliveries up");
-            record::delete_payloads(self.store.as_ref(), done).await;
+            record::delete_payloads(self.store.as_ref(), payloads).await;
             if let Err(error) = self.queue.settle(settlements).await {
                 // They come again, and are looked up again.
                 warn!(%error, "could not settle redeliveries that have an outcome");
@@ -242,12 +301,12 @@ impl Puller {
     }
 
     /// Ends a job that was handed out again and again: most likely it takes its workers down.
-    async fn give_up(&self, held: BoxedJob) {
+    async fn give_up(&self, job: BoxedJob) {
         let description = format!(
             "handed out {} times without an outcome: its workers died or lost their locks",
-            held.delivery.count
+            job.delivery.count
         );
-        let finished = FinishedJob::dead(held, "MaxDeliveryCountExceeded", description);
+        let finished = FinishedJob::dead(job, "MaxDeliveryCountExceeded", description);
         let _ = self.to_record.send(finished).await;
     }
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use rand::random;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
@@ -20,8 +19,8 @@ use super::{WorkerError, retry};
 use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
 use model::ModelResponse;
 use model::verdict::ErrorReply;
-use queue::{DeadLetterReason, Delivery, Queue, QueueError, Settlement};
-use store::{Recorded, Store, StoreError};
+use queue::{DeadLetterReason, Delivery, Queue, Settlement};
+use store::{Recorded, Store};
 use telemetry::{RecordSpan, WorkerProgress};
 
 /// Most outcomes recorded together.
@@ -36,9 +35,6 @@ const MIN_GROUP_TO_WAIT: usize = 64;
 
 /// Payloads deleted at a time.
 const DELETIONS: usize = 8;
-
-/// Groups between recording and settling.
-const GROUPS_BETWEEN: usize = 2;
 
 /// Job that has ended and is not recorded yet.
 pub(super) struct FinishedJob {
@@ -146,21 +142,19 @@ impl FinishedJob {
 }
 
 /// Settlements whose outcomes are durable, with the slots that they free.
-struct SettlementGroup {
+pub(super) struct SettlementGroup {
     settlements: Vec<Settlement>,
     slots: Vec<LeaseSlot>,
     recorded_at: Instant,
 }
 
-/// Records and settles all finished jobs, until the channel is closed and empty.
+/// Records all finished jobs and has them settled, until the channel is closed and empty.
 pub(super) async fn record_all(
     store: Arc<dyn Store>,
-    queue: Arc<dyn Queue>,
     mut finished: mpsc::Receiver<Box<FinishedJob>>,
+    to_settle: mpsc::Sender<SettlementGroup>,
     progress: Arc<WorkerProgress>,
 ) -> Result<(), WorkerError> {
-    let (recorded, to_settle) = mpsc::channel(GROUPS_BETWEEN);
-    let settling = tokio::spawn(settle_all(queue, to_settle, progress.clone()));
     let mut group = Vec::with_capacity(MAX_GROUP);
     let mut last = 0;
     while finished.recv_many(&mut group, MAX_GROUP).await > 0 {
@@ -168,13 +162,13 @@ pub(super) async fn record_all(
             fill_group(&mut finished, &mut group).await;
         }
         last = group.len();
-        let done = record_group(store.as_ref(), group.drain(..), &progress).await?;
-        if recorded.send(done).await.is_err() {
+        let recorded = record_group(store.as_ref(), group.drain(..), &progress).await?;
+        if to_settle.send(recorded).await.is_err() {
+            // The settler failed and says why.
             break;
         }
     }
-    drop(recorded);
-    settling.await.map_err(|_| WorkerError::Panicked)?
+    Ok(())
 }
 
 /// Waits a moment for more outcomes: one commit costs about the same for one as for many.
@@ -205,7 +199,7 @@ async fn record_group(
     }
     let outcomes = Arc::new(outcomes);
     let recording = RecordSpan::begin();
-    let proofs = retry_until_reachable(|| store.record(outcomes.clone())).await?;
+    let proofs = retry::until_reachable(|| store.record(outcomes.clone())).await?;
     let parents = waiting.iter().map(|(held, _)| held.delivery.job.history.traceparent);
     recording.end(&outcomes, &proofs, parents);
     progress.add_recorded(&outcomes, &proofs);
@@ -262,41 +256,21 @@ pub(super) async fn delete_payloads(store: &dyn Store, names: Vec<String>) {
     stream::iter(names).map(delete).buffer_unordered(DELETIONS).collect::<()>().await;
 }
 
-async fn settle_all(
+/// Settles the jobs whose outcomes are recorded, until the channel is closed and empty.
+pub(super) async fn settle_all(
     queue: Arc<dyn Queue>,
-    mut groups: mpsc::Receiver<SettlementGroup>,
+    mut recorded: mpsc::Receiver<SettlementGroup>,
     progress: Arc<WorkerProgress>,
 ) -> Result<(), WorkerError> {
-    while let Some(SettlementGroup { settlements, slots: places, recorded_at: recorded }) =
-        groups.recv().await
-    {
+    while let Some(SettlementGroup { settlements, slots, recorded_at }) = recorded.recv().await {
         match queue.settle(settlements).await {
-            Ok(()) => progress.settle_latency.add(places.iter().map(|_| recorded.elapsed())),
+            Ok(()) => progress.settle_latency.add(slots.iter().map(|_| recorded_at.elapsed())),
             // The outcomes are safe. Jobs that could not be settled come again and are looked up.
-            Err(QueueError::Unavailable(error)) => {
-                warn!(%error, jobs = places.len(), "could not settle jobs; they will be redelivered and looked up");
+            Err(error) if error.is_transient() => {
+                warn!(%error, jobs = slots.len(), "could not settle jobs; they will be redelivered and looked up");
             }
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
-}
-
-/// Asks a store again, with backoff, while it is merely unreachable.
-pub(super) async fn retry_until_reachable<T, F>(mut ask: impl FnMut() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let mut failures = 0;
-    loop {
-        match ask().await {
-            Err(StoreError::Unavailable(error)) => {
-                failures += 1;
-                let pause = retry::delay(failures, None, random());
-                warn!(%error, ?pause, "the store can't be reached; trying again");
-                tokio::time::sleep(pause).await;
-            }
-            decided => return decided,
-        }
-    }
 }

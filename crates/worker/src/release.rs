@@ -8,51 +8,28 @@
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::leases::{BoxedJob, LeaseSlot, LeasedJob};
-use queue::{DeferOrder, Delivery, LockToken, Queue};
-
-/// Delivery without an outcome, and its job's attempts.
-pub(super) struct ReleasedJob {
-    delivery: Delivery,
-    attempts: u32,
-    last_error: Option<String>,
-    /// Keeps its lock renewed until it is released.
-    slot: Option<LeaseSlot>,
-}
-
-impl From<BoxedJob> for ReleasedJob {
-    fn from(held: BoxedJob) -> Self {
-        let last_error = held.last_error();
-        let LeasedJob { delivery, attempts: tries, slot: place, .. } = *held;
-        Self { delivery, attempts: tries, last_error, slot: Some(place) }
-    }
-}
-
-impl From<Delivery> for ReleasedJob {
-    fn from(delivery: Delivery) -> Self {
-        let (tries, last_error) =
-            (delivery.job.history.attempts, delivery.job.history.last_error.clone());
-        Self { delivery, attempts: tries, last_error, slot: None }
-    }
-}
+use super::leases::{LeaseSlot, LeasedDelivery};
+use queue::{DeferOrder, LockToken, Queue};
 
 /// Releases jobs. Those that the queue does not take come again when their locks expire.
-pub(super) async fn release_all(queue: &dyn Queue, back: Vec<ReleasedJob>, max_deliveries: u32) {
-    if back.is_empty() {
+pub(super) async fn release_all(queue: &dyn Queue, jobs: Vec<LeasedDelivery>, max_deliveries: u32) {
+    if jobs.is_empty() {
         return;
     }
-    let jobs = back.len();
-    let ReleasePlan { to_abandon: abandoned, to_defer: postponed, slots: places } =
-        plan_release(back, max_deliveries);
-    let ends = async {
-        queue.abandon(&abandoned).await?;
-        if postponed.is_empty() { Ok(()) } else { queue.defer(postponed).await }
+    let count = jobs.len();
+    let ReleasePlan { to_abandon, to_defer, slots } = plan_release(jobs, max_deliveries);
+    let release = async {
+        queue.abandon(&to_abandon).await?;
+        if to_defer.is_empty() { Ok(()) } else { queue.defer(to_defer).await }
     };
-    match ends.await {
-        Ok(()) => info!(jobs, "released jobs that have no outcome yet"),
-        Err(error) => warn!(%error, jobs, "could not release jobs; their locks will expire"),
+    match release.await {
+        Ok(()) => info!(jobs = count, "released jobs that have no outcome yet"),
+        Err(error) => {
+            warn!(%error, jobs = count, "could not release jobs; their locks will expire");
+        }
     }
-    drop(places);
+    // Until here their locks were renewed.
+    drop(slots);
 }
 
 #[derive(Default)]
@@ -64,21 +41,19 @@ struct ReleasePlan {
     slots: Vec<LeaseSlot>,
 }
 
-fn plan_release(back: Vec<ReleasedJob>, max_deliveries: u32) -> ReleasePlan {
+fn plan_release(jobs: Vec<LeasedDelivery>, max_deliveries: u32) -> ReleasePlan {
     let now = Timestamp::now();
-    let ReleasePlan { to_abandon: mut abandoned, to_defer: mut postponed, slots: mut places } =
-        ReleasePlan::default();
-    for ReleasedJob { delivery, attempts: tries, last_error, slot: place } in back {
-        // A lost lock means that another worker may own the job: leave it alone.
-        if place.as_ref().is_some_and(LeaseSlot::is_lost) {
-            continue;
-        }
-        places.extend(place);
-        if delivery.count.saturating_mul(2) < max_deliveries {
-            abandoned.push(delivery.lock);
+    let mut plan = ReleasePlan::default();
+    // A lost lock means that another worker may own the job: leave it alone.
+    for job in jobs.into_iter().filter(|job| !job.slot.is_lost()) {
+        if job.delivery.count.saturating_mul(2) < max_deliveries {
+            plan.to_abandon.push(job.delivery.lock);
+            plan.slots.push(job.slot);
         } else {
-            postponed.push(delivery.defer(now, tries, last_error.as_deref()));
+            let (order, slot) = job.defer(now);
+            plan.to_defer.push(order);
+            plan.slots.push(slot);
         }
     }
-    ReleasePlan { to_abandon: abandoned, to_defer: postponed, slots: places }
+    plan
 }

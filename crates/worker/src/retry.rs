@@ -1,4 +1,4 @@
-//! Delay of a retry after a transient error: exponential backoff with full jitter.
+//! Retries after transient errors: exponential backoff with full jitter.
 //!
 //! The only file that knows the crate `backoff`, and it takes the growing schedule alone: the
 //! crate's own jitter is centred and may pass the maximum, and its default gives up by wall clock.
@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use backoff::backoff::Backoff;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
+use rand::random;
+use tracing::warn;
+
+use store::StoreError;
 
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_secs(60);
@@ -25,6 +29,25 @@ pub fn delay(attempts: u32, retry_after: Option<Duration>, random: f64) -> Durat
     let span = (0..attempts.clamp(1, 16)).filter_map(|_| schedule.next_backoff()).last();
     let jittered = span.unwrap_or(MAX_DELAY).mul_f64(random.clamp(0.0, 1.0));
     jittered.max(retry_after.unwrap_or_default())
+}
+
+/// Asks a store again, with backoff, while it is merely unreachable.
+pub(super) async fn until_reachable<T, F>(mut ask: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut failures = 0;
+    loop {
+        match ask().await {
+            Err(error) if error.is_transient() => {
+                failures += 1;
+                let pause = delay(failures, None, random());
+                warn!(%error, ?pause, "the store can't be reached; trying again");
+                tokio::time::sleep(pause).await;
+            }
+            decided => return decided,
+        }
+    }
 }
 
 #[cfg(test)]
