@@ -9,7 +9,7 @@
 //!
 //! `docs/architecture.md` has the picture, the invariants and one job walked through.
 
-pub use domain::{budget, headers, heartbeat, job, outcome, prices};
+pub use domain::{budget, deployment, headers, heartbeat, inquiry, job, outcome, prices};
 #[cfg(feature = "serve")]
 pub use serve;
 pub use state::sqlite;

@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use super::{CommandError, ExitStatus, print, print_lines};
 use crate::backends;
 use crate::config::Config;
-use admission::explain::{BlockReason, BlockedDeployment, JobWait};
 use control::batches::BatchStatus;
+use domain::inquiry::{
+    BlockReason, BlockedDeployment, JobStage, JobWait, LeasedJobCounts, LeasedJobReport,
+};
 use domain::job::BatchId;
 use queue::peek;
 use report::why::{self, BatchExplanation, JobExplanation, JobLocation, WhyReport, WorkerProcess};
 use store::BatchState;
-use worker::inquiry::{JobStage, LeasedJobCounts, LeasedJobReport};
 
 /// Explain why a job or batch is not done: what it waits for, for about how long, who holds it
 #[derive(Debug, clap::Args)]

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use admission::PoolMember;
-use admission::deployment::{DeploymentLimits, ServiceKind};
+use admission::deployment::DeploymentLimits;
 #[cfg(not(feature = "azure"))]
 use domain::build_feature::MissingFeatureError;
+use domain::deployment::ServiceKind;
 use domain::prices::Prices;
 use identity::Identity;
 use model::endpoint::{Endpoint, EndpointConfig, EndpointError};

@@ -9,7 +9,7 @@ use test_support::pool;
 
 use pool::{Flex, Report, Scene, Service, Sizes};
 use promptmill::admission::deployment::DeploymentLimits;
-use promptmill::admission::deployment::ServiceKind::{Flex as FlexTier, Provisioned};
+use promptmill::deployment::ServiceKind::{Flex as FlexTier, Provisioned};
 use promptmill::simulator::{HeaderStyle, MeterRules};
 
 /// Answers without rate-limit headers.

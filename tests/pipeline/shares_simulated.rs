@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use promptmill::admission::shares::{QuotaShares, fair_share, floor};
-use promptmill::heartbeat::{Heartbeat, QuotaClaim};
+use promptmill::heartbeat::{Heartbeat, QuotaClaim, WorkerStatus};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -190,10 +190,10 @@ impl World {
                 if lands.is_some_and(|at| at <= now) {
                     lands = None;
                     let (instance, beat, parts) = (node.id, node.beat, said.clone());
-                    let about = serde_json::Value::Null;
+                    let status = WorkerStatus::default();
                     self.store.insert(
                         node.id,
-                        Heartbeat { instance, sequence: beat, quota_claims: parts, status: about },
+                        Heartbeat { instance, sequence: beat, quota_claims: parts, status },
                     );
                 }
                 if done > now {

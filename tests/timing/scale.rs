@@ -18,12 +18,13 @@ use test_support::cosmos as cosmos_support;
 use test_support::fleet;
 
 use fleet::{Fleet, Setup, size, until};
-use promptmill::heartbeat::{Heartbeat, QuotaClaim};
+use promptmill::deployment::{DemandSnapshot, DeploymentSnapshot};
+use promptmill::heartbeat::{DeploymentReport, Heartbeat, QuotaClaim, WorkerStatus};
 use promptmill::simulator::{self, DeploymentWindow, SimulatedLatency};
 use promptmill::store::WorkerRegistry;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::Value;
 use support::cli::Running;
 use tokio::time::{Instant, sleep_until};
 
@@ -136,29 +137,36 @@ async fn scale_ins_in_the_midst_of_long_calls_give_all_back_at_once_and_poison_n
 
 /// A worker's word about three deployments, as large as real ones are.
 fn word(number: u128) -> Heartbeat {
-    let standing = json!({
-        "demand": 1.0, "name": "gpt-4.1-mini-sweden", "tier": 0, "service": "standard",
-        "tpm_configured": 2_000_000, "tpm_learnt": null, "rpm": 2_000, "charge_factor": 1.0,
-        "reserve": 0.0, "share": 0.01, "used_last_minute": 20_000, "waiting": 123_456,
-        "in_flight": 17, "calls_allowed": 64, "concurrency": 64, "call_seconds": 5.123_456_789,
-        "call_tokens": 1_100.123_456, "utilisation": null, "paused_ms": null,
-        "breaker": "closed", "breaker_why": null, "retired": null,
-    });
+    let state = DeploymentSnapshot {
+        name: "gpt-4.1-mini-sweden".into(),
+        tpm_configured: Some(2_000_000),
+        rpm: Some(2_000),
+        charge_factor: 1.0,
+        share: 0.01,
+        used_last_minute: 20_000,
+        waiting: 123_456,
+        in_flight: 17,
+        calls_allowed: 64,
+        concurrency: 64,
+        call_seconds: Some(5.123_456_789),
+        call_tokens: Some(1_100.123_456),
+        ..DeploymentSnapshot::default()
+    };
     let quota = |n| format!("contoso-{n}.azure/gpt-4.1-mini");
-    let deployment = |n| json!({ "name": "sweden", "quota": quota(n), "standing": standing });
-    let deployments: Vec<_> = (0..3).map(deployment).collect();
-    let about = json!({
-        "host": "promptmill-worker-7d4b9c6f5-x2x8z", "pid": 1, "version": "0.1.0",
-        "started": "2026-01-01T00:00:00.123456789Z", "deployments": deployments,
-    });
+    let snapshot = DemandSnapshot { demand: 1.0, state };
+    let deployment =
+        |n| DeploymentReport { name: "sweden".into(), quota: quota(n), snapshot: snapshot.clone() };
+    let status = WorkerStatus {
+        host: Some("promptmill-worker-7d4b9c6f5-x2x8z".into()),
+        pid: Some(1),
+        version: Some("0.1.0".into()),
+        started: Some("2026-01-01T00:00:00.123456789Z".parse().unwrap()),
+        deployments: (0..3).map(deployment).collect(),
+        ..WorkerStatus::default()
+    };
     let part = QuotaClaim { demand: 1.0, claim: 0.01 };
     let parts = (0..3).map(|n| (quota(n), part)).collect();
-    Heartbeat {
-        instance: uuid::Uuid::from_u128(number),
-        sequence: 1,
-        quota_claims: parts,
-        status: about,
-    }
+    Heartbeat { instance: uuid::Uuid::from_u128(number), sequence: 1, quota_claims: parts, status }
 }
 
 #[tokio::test(flavor = "multi_thread")]

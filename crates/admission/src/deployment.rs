@@ -13,10 +13,10 @@ use super::Booking;
 use super::breaker::{Breaker, BreakerDecision};
 use super::call_averages::CallAverages;
 use super::concurrency_limit::ConcurrencyLimit;
-pub use super::limits::{DeploymentLimits, ServiceKind};
+pub use super::limits::DeploymentLimits;
 use super::quota::DeploymentQuota;
 use super::sliding_window::SlidingWindowSum;
-use super::snapshot::{BreakerState, DeploymentSnapshot};
+use domain::deployment::{BreakerState, DeploymentSnapshot, ServiceKind};
 use domain::headers::RateHeaders;
 
 /// Time that a deployment may stay missing before it leaves the pool, if others can do its work:

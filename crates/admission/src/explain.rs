@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::breaker::BreakerDecision;
@@ -15,70 +14,7 @@ use super::deployment::Deployment;
 use super::quota::{DeploymentQuota, ExhaustedLimit};
 use super::wait_queue::WaitingJob;
 use super::{Admission, RoutingGroup};
-
-/// Reason why a deployment does not take a job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "for", rename_all = "snake_case")]
-pub enum BlockReason {
-    /// This instance has used its tokens a minute there.
-    Tokens { tpm: Option<u64>, share: f64 },
-    /// This instance has used its requests a minute there.
-    Requests { rpm: Option<u64>, share: f64 },
-    /// It has as many calls in flight as allowed.
-    Calls { in_flight: usize },
-    /// Its 429 asked for a pause.
-    Paused,
-    /// It does not exist, or not yet; it is called again from time to time.
-    Missing,
-    /// It keeps failing; probes find out when it is back.
-    Breaker { error: String },
-    /// It is out of the pool for good.
-    Retired { error: String },
-    /// The job may take more tokens than it ever gives in a minute.
-    TooLarge { most: u64 },
-    /// The job's deadline is too near for the slow tier.
-    Deadline,
-    /// It just failed the job, and another one may do better.
-    FailedHere,
-    /// A higher tier can take the job soon.
-    TierAbove,
-    /// Only the jobs ahead of it.
-    Line,
-}
-
-/// One deployment that does not take a job now.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BlockedDeployment {
-    pub deployment: String,
-    pub tier: u8,
-    #[serde(flatten)]
-    pub reason: BlockReason,
-    /// Estimated time until the reason ends; absent where only an event ends it.
-    pub over_in_ms: Option<u64>,
-}
-
-/// Explanation of one job's wait.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct JobWait {
-    /// Tokens that its call would book.
-    pub charge: u64,
-    /// Jobs ahead of it, and their tokens.
-    pub ahead: u64,
-    pub ahead_tokens: u64,
-    /// Every deployment that serves its model, the first tier first.
-    pub blocks: Vec<BlockedDeployment>,
-    /// Estimated time until it goes, where that can be known.
-    pub goes_in_ms: Option<u64>,
-}
-
-/// Jobs that wait in one queue.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct WaitSummary {
-    pub jobs: u64,
-    pub tokens: u64,
-    /// The wait of the first of them.
-    pub first: JobWait,
-}
+use domain::inquiry::{BlockReason, BlockedDeployment, JobWait, WaitSummary};
 
 impl<T> Admission<T> {
     /// Explains why the chosen jobs wait.
@@ -200,14 +136,6 @@ impl<T> Admission<T> {
         let requests = takes(ahead.0, DeploymentQuota::requests_a_minute);
         let slower = tokens.max(requests)?;
         Some(first.unwrap_or(0).max(slower))
-    }
-}
-
-impl BlockedDeployment {
-    /// Returns whether the job may still go there later.
-    fn is_temporary(&self) -> bool {
-        use BlockReason::{Deadline, Retired, TooLarge};
-        !matches!(self.reason, Retired { .. } | TooLarge { .. } | Deadline)
     }
 }
 

@@ -24,7 +24,6 @@ mod quota;
 mod quota_estimator;
 pub mod shares;
 mod sliding_window;
-pub mod snapshot;
 mod wait_queue;
 mod window;
 
@@ -34,10 +33,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use deployment::{CallFeedback, Deployment, DeploymentLimits, ObservedCall, ServiceKind};
+use deployment::{CallFeedback, Deployment, DeploymentLimits, ObservedCall};
+use domain::deployment::{DemandSnapshot, DeploymentSnapshot, ServiceKind};
 use domain::headers::RateHeaders;
 use quota::DeploymentQuota;
-use snapshot::{DemandSnapshot, DeploymentSnapshot};
 use wait_queue::{WaitQueue, WaitingJob};
 
 /// Time that a job which a deployment failed waits for another one.

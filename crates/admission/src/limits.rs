@@ -1,19 +1,6 @@
 //! Configuration of a deployment: what is known before its first call.
 
-use serde::{Deserialize, Serialize};
-
-/// Way in which a deployment serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ServiceKind {
-    /// Tokens and requests a minute.
-    #[default]
-    Standard,
-    /// Provisioned throughput: no quota a minute, but a utilisation and 429s.
-    Provisioned,
-    /// The flex tier of a standard deployment: half the price, when there is room.
-    Flex,
-}
+use domain::deployment::ServiceKind;
 
 /// Limits of a deployment, known before its first call.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,9 +11,10 @@ use tracing::info;
 
 use super::Booking;
 use super::demand::DemandMeter;
-use super::limits::{DeploymentLimits, ServiceKind};
+use super::limits::DeploymentLimits;
 use super::pace::{AccrualWait, RatePacer};
 use super::quota_estimator::QuotaEstimator;
+use domain::deployment::ServiceKind;
 use domain::headers::RateHeaders;
 
 /// Part of the requests' quota that is paced out: the service judges them in slices as short as

@@ -16,10 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use domain::heartbeat::{Heartbeat, QuotaClaim};
-
-/// Interval from one exchange to the next.
-pub const EXCHANGE_INTERVAL: Duration = Duration::from_secs(2);
+use domain::heartbeat::{EXCHANGE_INTERVAL, Heartbeat, QuotaClaim};
 
 /// Silence after which an instance is taken for dead, by the reader's own clock. Three intervals:
 /// two heartbeats may be lost. With the interval in which the last one was read, the share of a
@@ -268,6 +265,7 @@ fn sibling_claims<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use domain::heartbeat::WorkerStatus;
 
     const D: &str = "deployment";
 
@@ -277,7 +275,7 @@ mod tests {
             instance: Uuid::from_u128(instance),
             sequence: beat,
             quota_claims: parts,
-            status: serde_json::Value::Null,
+            status: WorkerStatus::default(),
         }
     }
 

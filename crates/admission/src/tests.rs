@@ -1,8 +1,7 @@
 //! Who goes first, and where to.
 
-use super::snapshot::BreakerState;
 use super::*;
-use crate::deployment::ServiceKind;
+use domain::deployment::BreakerState;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SPILL: Duration = Duration::from_secs(5);

@@ -2,8 +2,10 @@
 
 pub mod budget;
 pub mod build_feature;
+pub mod deployment;
 pub mod headers;
 pub mod heartbeat;
+pub mod inquiry;
 pub mod job;
 pub mod outcome;
 pub mod prices;

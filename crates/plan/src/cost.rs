@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::count::CountedInput;
 use super::simulate::{SimulatedRun, SimulatedUsage};
 use admission::PoolMember;
-use admission::deployment::ServiceKind;
+use domain::deployment::ServiceKind;
 use domain::outcome::TokenUsage;
 use domain::prices::{Money, Prices};
 use report::usage::Cost;

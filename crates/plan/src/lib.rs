@@ -42,7 +42,7 @@ pub use text::duration;
 pub use trials::{BindingLimit, TimeForecast, WhatIf};
 
 use admission::PoolMember;
-use admission::deployment::ServiceKind;
+use domain::deployment::ServiceKind;
 use domain::prices::Prices;
 use intake::{self, CheckError, InputSource, InputSourceError, LineOptions};
 use simulate::{Scenario, SimulatedRun};

@@ -9,7 +9,8 @@
 
 use std::time::Duration;
 
-use admission::deployment::{DeploymentLimits, ServiceKind};
+use admission::deployment::DeploymentLimits;
+use domain::deployment::ServiceKind;
 use domain::headers::RateHeaders;
 
 pub const MINUTE: Duration = Duration::from_secs(60);

@@ -18,10 +18,11 @@ use super::count::CountedInput;
 use super::latency::{AnswerLengths, CallLatency, LengthSequence};
 use super::quota_counter::{MINUTE, QuotaCounter};
 use super::spool::{SpoolReader, SpooledJob};
-use admission::deployment::{CallFeedback, ServiceKind};
+use admission::deployment::CallFeedback;
 use admission::{
     Admission, AdmissionDecision, AdmissionTicket, Booking, PoolMember, RoutingGroupIndex,
 };
+use domain::deployment::ServiceKind;
 use domain::headers::RateHeaders;
 
 /// Timer resolution.

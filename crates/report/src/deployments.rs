@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use admission::snapshot::{BreakerState, DemandSnapshot};
+use domain::deployment::{BreakerState, DeploymentSnapshot};
 use domain::heartbeat::Heartbeat;
 
 /// Status of one quota, over all workers that use it.
@@ -27,73 +27,66 @@ pub struct DeploymentStatus {
     pub troubles: Vec<String>,
 }
 
-/// One deployment in a worker's heartbeat.
-#[derive(Deserialize)]
-struct ReportedDeployment {
-    name: String,
-    quota: String,
-    standing: DemandSnapshot,
-}
-
-/// Sums the workers' heartbeats by quota. Skips heartbeats of versions with another format.
-pub fn aggregate(words: &[Heartbeat]) -> Vec<DeploymentStatus> {
-    let mut sums: BTreeMap<String, DeploymentStatus> = BTreeMap::new();
-    for word in words {
-        let told =
-            serde_json::from_value::<Vec<ReportedDeployment>>(word.status["deployments"].clone());
-        for ReportedDeployment { name, quota, standing: DemandSnapshot { state, .. } } in
-            told.unwrap_or_default()
-        {
-            let sum = sums.entry(quota).or_default();
-            sum.name = name;
-            sum.workers += 1;
-            sum.tpm = state.tpm_learnt.or(state.tpm_configured).or(sum.tpm);
-            sum.share += state.share;
-            sum.used_last_minute += state.used_last_minute;
-            sum.waiting += state.waiting;
-            sum.in_flight += state.in_flight as u64;
-            sum.paused_ms = sum.paused_ms.max(state.paused_ms);
-            let broken = (state.breaker != BreakerState::Closed)
-                .then(|| state.breaker_why.unwrap_or_else(|| "it keeps failing".into()));
-            for trouble in broken.into_iter().chain(state.retired) {
-                if !sum.troubles.contains(&trouble) {
-                    sum.troubles.push(trouble);
-                }
-            }
-        }
+/// Sums the workers' heartbeats by quota.
+pub fn aggregate(heartbeats: &[Heartbeat]) -> Vec<DeploymentStatus> {
+    let mut sums: BTreeMap<&str, DeploymentStatus> = BTreeMap::new();
+    for report in heartbeats.iter().flat_map(|heartbeat| &heartbeat.status.deployments) {
+        let sum = sums.entry(&report.quota).or_default();
+        sum.name.clone_from(&report.name);
+        sum.add(&report.snapshot.state);
     }
     sums.into_values().collect()
 }
 
+impl DeploymentStatus {
+    /// Adds what one worker reports.
+    fn add(&mut self, state: &DeploymentSnapshot) {
+        self.workers += 1;
+        self.tpm = state.tpm_learnt.or(state.tpm_configured).or(self.tpm);
+        self.share += state.share;
+        self.used_last_minute += state.used_last_minute;
+        self.waiting += state.waiting;
+        self.in_flight += state.in_flight as u64;
+        self.paused_ms = self.paused_ms.max(state.paused_ms);
+        let broken = (state.breaker != BreakerState::Closed)
+            .then(|| state.breaker_why.as_deref().unwrap_or("it keeps failing"));
+        for trouble in broken.into_iter().chain(state.retired.as_deref()) {
+            if self.troubles.iter().all(|known| known != trouble) {
+                self.troubles.push(trouble.to_owned());
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-    use uuid::Uuid;
+    use domain::deployment::DemandSnapshot;
+    use domain::heartbeat::{DeploymentReport, WorkerStatus};
 
     use super::*;
 
-    fn word(used: u64, breaker: &str) -> Heartbeat {
-        let standing = json!({
-            "demand": 1.0, "name": "sim", "tier": 0, "service": "standard",
-            "tpm_configured": 60_000, "tpm_learnt": null, "rpm": null, "charge_factor": 1.0,
-            "reserve": 0.0, "share": 0.5, "used_last_minute": used, "waiting": 100,
-            "in_flight": 2, "calls_allowed": 8, "utilisation": null, "paused_ms": null,
-            "breaker": breaker, "breaker_why": "503", "retired": null,
-        });
-        let deployments = json!([{ "name": "sim", "quota": "h/sim", "standing": standing }]);
-        let about = json!({ "pid": 1, "deployments": deployments });
-        Heartbeat {
-            instance: Uuid::nil(),
-            sequence: 1,
-            quota_claims: BTreeMap::default(),
-            status: about,
-        }
+    fn heartbeat(used: u64, breaker: BreakerState) -> Heartbeat {
+        let state = DeploymentSnapshot {
+            tpm_configured: Some(60_000),
+            share: 0.5,
+            used_last_minute: used,
+            waiting: 100,
+            in_flight: 2,
+            breaker,
+            breaker_why: Some("503".to_owned()),
+            ..DeploymentSnapshot::default()
+        };
+        let snapshot = DemandSnapshot { demand: 1.0, state };
+        let sim = DeploymentReport { name: "sim".into(), quota: "h/sim".into(), snapshot };
+        let status = WorkerStatus { deployments: vec![sim], ..WorkerStatus::default() };
+        Heartbeat { status, ..Heartbeat::default() }
     }
 
     #[test]
     fn workers_on_one_quota_are_added_up() {
-        let other = Heartbeat { status: json!({ "pid": 2 }), ..word(0, "closed") };
-        let sums = aggregate(&[word(20_000, "closed"), word(30_000, "open"), other]);
+        let closed = heartbeat(20_000, BreakerState::Closed);
+        let open = heartbeat(30_000, BreakerState::Open);
+        let sums = aggregate(&[closed, open, Heartbeat::default()]);
         let [sim] = sums.as_slice() else { panic!("{sums:?}") };
         assert_eq!((sim.workers, sim.tpm, sim.used_last_minute), (2, Some(60_000), 50_000));
         assert_eq!(

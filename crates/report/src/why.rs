@@ -1,6 +1,6 @@
 //! Diagnosis of a job or batch that is not done, from the store, the queue and the workers.
 //!
-//! Workers are asked through their heartbeats ([`worker::inquiry`]); a worker that does not
+//! Workers are asked through their heartbeats ([`domain::inquiry`]); a worker that does not
 //! answer within some beats is reported as silent. Asking changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,19 +8,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use admission::shares::EXCHANGE_INTERVAL;
 use control::batches::{self, BatchStatus};
-use domain::heartbeat::Heartbeat;
+use domain::heartbeat::{EXCHANGE_INTERVAL, Heartbeat};
+use domain::inquiry::{InquiryAnswer, LeasedJobCounts, LeasedJobReport, WorkerInquiry};
 use domain::job::{BatchId, JobId};
 use domain::outcome::{JobFailure, OutcomeStatus};
 use queue::peek::{PeekFilter, PeekedJob};
 use queue::{Queue, QueueDepth, QueueError};
 use store::{Store, StoreError};
-use worker::inquiry::{InquiryAnswer, LeasedJobCounts, LeasedJobReport, WorkerInquiry};
 
 /// Longest wait for the workers' answers.
 const ANSWER_TIMEOUT: Duration = EXCHANGE_INTERVAL.saturating_mul(4);
@@ -114,7 +112,7 @@ pub struct WorkerAnswer<T> {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WorkerProcess {
     pub host: String,
-    pub pid: Option<u64>,
+    pub pid: Option<u32>,
 }
 
 /// Explains why the batch or job of this name is not done.
@@ -150,13 +148,13 @@ async fn explain_batch(
     let batch = Some(standing.batch.clone());
     let question = WorkerInquiry { jobs: BTreeSet::new(), batch: batch.clone() };
     let workers =
-        if standing.pending == 0 { Vec::new() } else { ask_workers(store, &question).await? };
+        if standing.pending == 0 { Vec::new() } else { ask_workers(store, question).await? };
     let sight = queue.peek(&PeekFilter { jobs: BTreeSet::new(), batch }).await?;
-    let holds = |(worker, answer): (WorkerProcess, Option<InquiryAnswer>)| WorkerAnswer {
-        worker,
-        holds: answer.map(|answer| answer.batch.unwrap_or_default()),
+    let counts = |answered: WorkerAnswer<InquiryAnswer>| WorkerAnswer {
+        worker: answered.worker,
+        holds: answered.holds.map(|answer| answer.batch.unwrap_or_default()),
     };
-    let workers = workers.into_iter().map(holds).collect();
+    let workers = workers.into_iter().map(counts).collect();
     let (queue, looked_at) = (sight.batch, sight.examined);
     Ok(WhyReport::Batch(Box::new(BatchExplanation { status: standing, queue, looked_at, workers })))
 }
@@ -179,11 +177,14 @@ async fn explain_job(
         return Ok(ended);
     }
     let jobs: BTreeSet<_> = candidates.iter().map(|(id, _)| *id).collect();
-    let answers = ask_workers(store, &WorkerInquiry { jobs: jobs.clone(), batch: None }).await?;
+    let question = WorkerInquiry { jobs: jobs.clone(), batch: None };
+    let answers = ask_workers(store, question).await?;
     let workers = answers.len() as u64;
-    let silent = answers.iter().filter(|(_, answer)| answer.is_none()).count() as u64;
-    let mut held = answers.into_iter().filter_map(|(who, answer)| Some((who, answer?)));
-    let held = held.find_map(|(who, answer)| Some((who, answer.jobs.into_iter().next()?)));
+    let silent = answers.iter().filter(|answered| answered.holds.is_none()).count() as u64;
+    let held = answers.into_iter().find_map(|answered| {
+        let job = answered.holds?.jobs.into_iter().next()?;
+        Some((answered.worker, job))
+    });
     let (batch, id, place) = match held {
         Some((worker, job)) => (job.batch.clone(), job.job, JobLocation::Held { worker, job }),
         None => {
@@ -252,14 +253,14 @@ async fn find_ended(
 /// Asks every live worker, then withdraws the question.
 async fn ask_workers(
     store: &dyn Store,
-    question: &WorkerInquiry,
-) -> Result<Vec<(WorkerProcess, Option<InquiryAnswer>)>, StoreError> {
+    question: WorkerInquiry,
+) -> Result<Vec<WorkerAnswer<InquiryAnswer>>, StoreError> {
     let id = Uuid::new_v4();
     let before = store.heartbeats().await?;
     if !before.iter().any(Heartbeat::is_worker) {
         return Ok(Vec::new());
     }
-    store.put_heartbeat(&question.heartbeat(id)).await?;
+    store.put_heartbeat(&Heartbeat::asking(question, id)).await?;
     let answers = wait_for_answers(store, id, &before).await;
     store.delete_heartbeat(id).await?;
     answers
@@ -270,32 +271,33 @@ async fn wait_for_answers(
     store: &dyn Store,
     question: Uuid,
     before: &[Heartbeat],
-) -> Result<Vec<(WorkerProcess, Option<InquiryAnswer>)>, StoreError> {
+) -> Result<Vec<WorkerAnswer<InquiryAnswer>>, StoreError> {
     let beats: BTreeMap<Uuid, u64> =
-        before.iter().map(|word| (word.instance, word.sequence)).collect();
+        before.iter().map(|heartbeat| (heartbeat.instance, heartbeat.sequence)).collect();
     let began = Instant::now();
     loop {
-        let words = store.heartbeats().await?;
-        let told = |word: &Heartbeat| (worker_process(word), InquiryAnswer::of(word, question));
-        let answers: Vec<_> = words.iter().filter(|word| word.is_worker()).map(told).collect();
-        if answers.iter().all(|(_, answer)| answer.is_some()) {
-            return Ok(answers);
-        }
-        if began.elapsed() >= ANSWER_TIMEOUT {
-            let lives = |word: &&Heartbeat| {
-                word.is_worker()
-                    && beats.get(&word.instance).is_none_or(|beat| *beat != word.sequence)
-            };
-            return Ok(words.iter().filter(lives).map(told).collect());
+        let mut workers = store.heartbeats().await?;
+        workers.retain(Heartbeat::is_worker);
+        let is_answered = |worker: &Heartbeat| worker.status.answers.contains_key(&question);
+        let is_late = began.elapsed() >= ANSWER_TIMEOUT;
+        if is_late || workers.iter().all(is_answered) {
+            if is_late {
+                let is_alive = |worker: &Heartbeat| {
+                    beats.get(&worker.instance).is_none_or(|beat| *beat != worker.sequence)
+                };
+                workers.retain(is_alive);
+            }
+            return Ok(workers.into_iter().map(|worker| answer_of(worker, question)).collect());
         }
         sleep(POLL_INTERVAL).await;
     }
 }
 
-fn worker_process(word: &Heartbeat) -> WorkerProcess {
-    let about = &word.status;
-    WorkerProcess {
-        host: about.get("host").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
-        pid: about.get("pid").and_then(Value::as_u64),
+fn answer_of(worker: Heartbeat, question: Uuid) -> WorkerAnswer<InquiryAnswer> {
+    let mut status = worker.status;
+    let host = status.host.unwrap_or_else(|| "unknown".to_owned());
+    WorkerAnswer {
+        worker: WorkerProcess { host, pid: status.pid },
+        holds: status.answers.remove(&question),
     }
 }

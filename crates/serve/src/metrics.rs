@@ -21,7 +21,6 @@ use super::AppState;
 use super::access;
 use super::error::ApiError;
 use crate::settings::Role;
-use domain::heartbeat::Heartbeat;
 use queue::QueueDepth;
 use report::autoscale::{self, ScalingAdvice};
 use report::deployments::{self, DeploymentStatus};
@@ -40,17 +39,20 @@ pub fn routes(app: &AppState) -> Router {
 async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
     let store = app.store.as_ref();
     let depth = app.queue.depth().await?;
-    let words = store.heartbeats().await?;
+    let heartbeats = store.heartbeats().await?;
     let batches = store.batches().await?;
     let totals = totals(store, &batches).await?;
     let mut registry = Registry::with_prefix("promptmill");
     add_queue(&mut registry, depth);
     add_batches(&mut registry, &batches, &totals);
-    add_deployments(&mut registry, &deployments::aggregate(&words));
-    let workers = words.iter().filter(|word| Heartbeat::is_worker(word)).count();
+    add_deployments(&mut registry, &deployments::aggregate(&heartbeats));
+    let workers = heartbeats.iter().filter(|worker| worker.is_worker()).count();
     gauge(&mut registry, "workers", "Workers alive").set(workers as f64);
     let backlog = autoscale::backlog(store, &batches).await?;
-    add_replicas(&mut registry, autoscale::advise(depth, backlog, &words, &app.config.scaling));
+    add_replicas(
+        &mut registry,
+        autoscale::advise(depth, backlog, &heartbeats, &app.config.scaling),
+    );
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| {
         tracing::error!(%error, "metrics could not be written");

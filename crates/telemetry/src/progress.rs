@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use admission::snapshot::DeploymentSnapshot;
+use domain::deployment::DeploymentSnapshot;
 use domain::outcome::{Outcome, OutcomeStatus, TokenUsage};
 use store::Recorded;
 

@@ -9,119 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::dispatcher::{Dispatcher, PendingRetry};
 use super::leases::{BoxedJob, LeasedJob};
 use admission::DeploymentIndex;
-use admission::explain::{JobWait, WaitSummary};
 use domain::heartbeat::Heartbeat;
+use domain::inquiry::{InquiryAnswer, JobStage, LeasedJobCounts, LeasedJobReport, WorkerInquiry};
 use domain::job::{BatchId, JobId};
 
 /// Inquiries answered at a time; later ones wait.
 const MAX_OPEN: usize = 16;
-
-/// Keys of the inquiry and of the answers in a heartbeat's `about`.
-const INQUIRY_KEY: &str = "asks";
-const ANSWERS_KEY: &str = "answers";
-
-/// Inquiry to every worker.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct WorkerInquiry {
-    /// Jobs to report one by one.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub jobs: BTreeSet<JobId>,
-    /// Batch whose jobs to count.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<BatchId>,
-}
-
-impl WorkerInquiry {
-    /// Returns the heartbeat that carries it. It claims no share of any quota.
-    pub fn heartbeat(&self, instance: Uuid) -> Heartbeat {
-        let about = json!({ INQUIRY_KEY: self });
-        Heartbeat { instance, sequence: 1, quota_claims: BTreeMap::new(), status: about }
-    }
-
-    /// Returns a heartbeat's inquiry, if it has one.
-    pub fn of(word: &Heartbeat) -> Option<Self> {
-        Self::deserialize(word.status.get(INQUIRY_KEY)?).ok()
-    }
-}
-
-/// A worker's answer to an inquiry. All times are relative to the answer.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct InquiryAnswer {
-    /// Those of the requested jobs that it holds.
-    pub jobs: Vec<LeasedJobReport>,
-    /// Counts of the requested batch.
-    pub batch: Option<LeasedJobCounts>,
-    /// Counts of all that it holds, whatever was requested.
-    pub all: LeasedJobCounts,
-}
-
-impl InquiryAnswer {
-    /// Returns a worker's answer to an inquiry, once its heartbeat has it.
-    pub fn of(word: &Heartbeat, question: Uuid) -> Option<Self> {
-        Self::deserialize(word.status.get(ANSWERS_KEY)?.get(question.to_string())?).ok()
-    }
-}
-
-/// Report on one job that a worker holds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LeasedJobReport {
-    pub job: JobId,
-    pub batch: BatchId,
-    /// Calls so far that counted as attempts, the one under way not included.
-    #[serde(rename = "tries")]
-    pub attempts: u32,
-    /// Error of the last attempt.
-    pub last_error: Option<String>,
-    /// Unix ms after which it ends as expired, if it has not been sent by then.
-    pub deadline_ms: Option<i64>,
-    #[serde(flatten)]
-    pub at: JobStage,
-}
-
-/// Stage of a job within a worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "at", rename_all = "snake_case")]
-pub enum JobStage {
-    /// Waits for admission.
-    Line { wait: JobWait },
-    /// Its call is under way.
-    Call { deployment: String, since_ms: u64 },
-    /// Waits for its next attempt after a transient error.
-    Retry { due_in_ms: u64 },
-}
-
-/// Counts of the jobs that a worker holds.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct LeasedJobCounts {
-    /// Jobs that wait for admission, by the deployments that can serve them.
-    pub lines: Vec<WaitSummary>,
-    /// Calls in flight by deployment.
-    pub calls: BTreeMap<String, u64>,
-    pub retries: u64,
-    pub next_retry_in_ms: Option<u64>,
-}
-
-impl LeasedJobCounts {
-    pub fn in_line(&self) -> u64 {
-        self.lines.iter().map(|line| line.jobs).sum()
-    }
-
-    pub fn in_flight(&self) -> u64 {
-        self.calls.values().sum()
-    }
-
-    pub fn jobs(&self) -> u64 {
-        self.in_line() + self.in_flight() + self.retries
-    }
-}
 
 /// Open inquiries and their answers. Each is answered once.
 #[derive(Debug, Default)]
@@ -129,10 +28,10 @@ pub(super) struct OpenInquiries(BTreeMap<Uuid, Option<InquiryAnswer>>);
 
 impl OpenInquiries {
     /// Takes new inquiries; drops withdrawn ones.
-    pub(super) fn update(&mut self, words: &[Heartbeat]) -> Vec<(Uuid, WorkerInquiry)> {
-        let asked: BTreeMap<_, _> = words
+    pub(super) fn update(&mut self, heartbeats: &[Heartbeat]) -> Vec<(Uuid, WorkerInquiry)> {
+        let asked: BTreeMap<_, _> = heartbeats
             .iter()
-            .filter_map(|word| Some((word.instance, WorkerInquiry::of(word)?)))
+            .filter_map(|heartbeat| Some((heartbeat.instance, heartbeat.status.inquiry.clone()?)))
             .collect();
         self.0.retain(|question, _| asked.contains_key(question));
         let mut open = Vec::new();
@@ -149,16 +48,9 @@ impl OpenInquiries {
         self.0.insert(question, Some(answer));
     }
 
-    /// Writes the answers into the `about` of a worker's heartbeat.
-    pub(super) fn write_answers(&self, about: &mut Value) {
-        let answers = self.0.iter().filter_map(|(id, answer)| Some((id, answer.as_ref()?)));
-        let answers: BTreeMap<String, &InquiryAnswer> =
-            answers.map(|(id, answer)| (id.to_string(), answer)).collect();
-        if answers.is_empty() {
-            about.as_object_mut().map(|about| about.remove(ANSWERS_KEY));
-        } else {
-            about[ANSWERS_KEY] = json!(answers);
-        }
+    /// Returns the answers that a heartbeat is to carry.
+    pub(super) fn answers(&self) -> BTreeMap<Uuid, InquiryAnswer> {
+        self.0.iter().filter_map(|(id, answer)| Some((*id, answer.clone()?))).collect()
     }
 }
 
@@ -252,34 +144,27 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_answered_once_and_forgotten_with_its_word() {
-        let (mut desk, asker) = (OpenInquiries::default(), Uuid::from_u128(1));
-        let worker =
-            Heartbeat { status: json!({ "pid": 7 }), ..question().heartbeat(Uuid::from_u128(2)) };
-        let words = [question().heartbeat(asker), worker];
-        assert_eq!(desk.update(&words), [(asker, question())]);
-        assert_eq!(desk.update(&words), [(asker, question())], "it has no answer yet");
+    fn a_question_is_answered_once_and_forgotten_with_its_heartbeat() {
+        let (mut inquiries, asker) = (OpenInquiries::default(), Uuid::from_u128(1));
+        let worker = Heartbeat { instance: Uuid::from_u128(2), ..Heartbeat::default() };
+        let heartbeats = [Heartbeat::asking(question(), asker), worker];
+        assert_eq!(inquiries.update(&heartbeats), [(asker, question())]);
+        assert_eq!(inquiries.update(&heartbeats), [(asker, question())], "it has no answer yet");
         let all = LeasedJobCounts { retries: 3, ..LeasedJobCounts::default() };
         let answer = InquiryAnswer { all, ..InquiryAnswer::default() };
-        desk.answer(asker, answer.clone());
-        assert_eq!(desk.update(&words), [], "answered");
-        let mut about = json!({ "pid": 8 });
-        desk.write_answers(&mut about);
-        let word = Heartbeat { status: about, ..words[1].clone() };
-        assert_eq!(InquiryAnswer::of(&word, asker), Some(answer));
-        assert_eq!(InquiryAnswer::of(&word, Uuid::from_u128(9)), None);
-        assert_eq!(desk.update(&words[1..]), []);
-        let mut about = word.status;
-        desk.write_answers(&mut about);
-        assert_eq!(about, json!({ "pid": 8 }));
+        inquiries.answer(asker, answer.clone());
+        assert_eq!(inquiries.update(&heartbeats), [], "answered");
+        assert_eq!(inquiries.answers(), [(asker, answer)].into());
+        assert_eq!(inquiries.update(&heartbeats[1..]), []);
+        assert_eq!(inquiries.answers(), BTreeMap::new());
     }
 
     #[test]
-    fn more_questions_than_a_word_should_carry_wait_for_their_turn() {
-        let mut desk = OpenInquiries::default();
-        let words: Vec<_> =
-            (0..MAX_OPEN as u128 + 2).map(|n| question().heartbeat(Uuid::from_u128(n))).collect();
-        assert_eq!(desk.update(&words).len(), MAX_OPEN);
-        assert_eq!(desk.update(&words[2..]).len(), MAX_OPEN, "the first two went away");
+    fn more_questions_than_a_heartbeat_should_carry_wait_for_their_turn() {
+        let mut inquiries = OpenInquiries::default();
+        let asking = |n| Heartbeat::asking(question(), Uuid::from_u128(n));
+        let heartbeats: Vec<_> = (0..MAX_OPEN as u128 + 2).map(asking).collect();
+        assert_eq!(inquiries.update(&heartbeats).len(), MAX_OPEN);
+        assert_eq!(inquiries.update(&heartbeats[2..]).len(), MAX_OPEN, "the first two went away");
     }
 }

@@ -21,7 +21,7 @@ mod batch_registry;
 mod budget_sync;
 mod defer;
 mod dispatcher;
-pub mod inquiry;
+mod inquiry;
 mod leases;
 mod prefetch;
 mod pull;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,10 +15,11 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::WorkerTarget;
-use super::inquiry::{InquiryAnswer, OpenInquiries, WorkerInquiry};
-use admission::shares::{EXCHANGE_INTERVAL, QuotaShares};
-use admission::snapshot::DemandSnapshot;
-use domain::heartbeat::Heartbeat;
+use super::inquiry::OpenInquiries;
+use admission::shares::QuotaShares;
+use domain::deployment::DemandSnapshot;
+use domain::heartbeat::{DeploymentReport, EXCHANGE_INTERVAL, Heartbeat, WorkerStatus};
+use domain::inquiry::{InquiryAnswer, WorkerInquiry};
 use store::{Store, StoreError};
 
 /// Time to wait for the dispatcher; after that its last demands stand.
@@ -40,14 +40,20 @@ pub(super) enum DispatcherCommand {
     Explain(WorkerInquiry, oneshot::Sender<InquiryAnswer>),
 }
 
+/// Deployment whose quota is shared.
+struct SharedTarget {
+    name: String,
+    /// Key of its quota, the same at every instance.
+    quota: String,
+}
+
 pub(super) struct ShareExchange {
     store: Arc<dyn Store>,
     commands: mpsc::Sender<DispatcherCommand>,
-    /// Name and quota of each target.
-    targets: Vec<(String, String)>,
+    targets: Vec<SharedTarget>,
     shares: QuotaShares,
     heartbeat: Heartbeat,
-    standings: Vec<DemandSnapshot>,
+    snapshots: Vec<DemandSnapshot>,
     measured_at: Instant,
     inquiries: OpenInquiries,
     /// Inquiries without an answer.
@@ -64,23 +70,25 @@ impl ShareExchange {
         targets: &[WorkerTarget],
         commands: mpsc::Sender<DispatcherCommand>,
     ) -> Self {
-        let quota = |target: &WorkerTarget| {
+        let shared = |target: &WorkerTarget| {
             let model = target.member.models.first().map(String::as_str);
-            target.client.quota_key(model)
+            let quota = target.client.quota_key(model);
+            SharedTarget { name: target.member.name.clone(), quota }
         };
-        let targets: Vec<_> = targets.iter().map(|t| (t.member.name.clone(), quota(t))).collect();
-        let shares = QuotaShares::new(targets.iter().map(|(_, quota)| quota.clone()));
-        let about = json!({
-            "host": host(),
-            "pid": std::process::id(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "started": Timestamp::now().to_string(),
-        });
+        let targets: Vec<_> = targets.iter().map(shared).collect();
+        let shares = QuotaShares::new(targets.iter().map(|target| target.quota.clone()));
+        let status = WorkerStatus {
+            host: Some(host()),
+            pid: Some(std::process::id()),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            started: Some(Timestamp::now()),
+            ..WorkerStatus::default()
+        };
         let heartbeat = Heartbeat {
             instance: Uuid::new_v4(),
             sequence: 0,
             quota_claims: shares.quota_claims(),
-            status: about,
+            status,
         };
         Self {
             store,
@@ -88,7 +96,7 @@ impl ShareExchange {
             targets,
             shares,
             heartbeat,
-            standings: Vec::new(),
+            snapshots: Vec::new(),
             measured_at: Instant::now(),
             inquiries: OpenInquiries::default(),
             unanswered: Vec::new(),
@@ -132,11 +140,11 @@ impl ShareExchange {
         if self.commands.try_send(DispatcherCommand::Report(answer)).is_err() {
             return;
         }
-        if let Ok(Ok(standings)) = timeout(DISPATCHER_TIMEOUT, answered).await {
+        if let Ok(Ok(snapshots)) = timeout(DISPATCHER_TIMEOUT, answered).await {
             self.measured_at = Instant::now();
-            self.standings = standings;
-            for ((_, quota), standing) in self.targets.iter().zip(&self.standings) {
-                self.shares.set_demand(quota, standing.demand);
+            self.snapshots = snapshots;
+            for (target, snapshot) in self.targets.iter().zip(&self.snapshots) {
+                self.shares.set_demand(&target.quota, snapshot.demand);
             }
         }
     }
@@ -150,8 +158,8 @@ impl ShareExchange {
         let began = Instant::now();
         self.heartbeat.sequence += 1;
         self.heartbeat.quota_claims = self.shares.quota_claims();
-        self.heartbeat.status["deployments"] = self.deployments();
-        self.inquiries.write_answers(&mut self.heartbeat.status);
+        self.heartbeat.status.deployments = self.deployments();
+        self.heartbeat.status.answers = self.inquiries.answers();
         self.store.put_heartbeat(&self.heartbeat).await?;
         let words = self.siblings().await?;
         self.unanswered = self.inquiries.update(&words);
@@ -178,11 +186,13 @@ impl ShareExchange {
         Ok(words)
     }
 
-    fn deployments(&self) -> serde_json::Value {
-        let named = self.targets.iter().zip(&self.standings);
+    fn deployments(&self) -> Vec<DeploymentReport> {
+        let named = self.targets.iter().zip(&self.snapshots);
         named
-            .map(|((name, quota), standing)| {
-                json!({ "name": name, "quota": quota, "standing": standing })
+            .map(|(target, snapshot)| DeploymentReport {
+                name: target.name.clone(),
+                quota: target.quota.clone(),
+                snapshot: snapshot.clone(),
             })
             .collect()
     }
@@ -213,7 +223,7 @@ impl ShareExchange {
     fn apply(&self) {
         let now = Instant::now();
         let fractions: Vec<f64> =
-            self.targets.iter().map(|(_, quota)| self.shares.fraction(quota, now)).collect();
+            self.targets.iter().map(|t| self.shares.fraction(&t.quota, now)).collect();
         debug!(siblings = self.shares.siblings(), ?fractions, "shares");
         // If the dispatcher is behind, it gets them next time; it admits nothing meanwhile.
         let _ = self.commands.try_send(DispatcherCommand::UseShares(fractions));

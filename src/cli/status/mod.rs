@@ -100,7 +100,8 @@ impl StatusSnapshot {
         prices: &Prices,
         watch: Option<&mut LiveWatcher>,
     ) -> Result<Self, StoreError> {
-        let workers = store.heartbeats().await?;
+        let mut workers = store.heartbeats().await?;
+        workers.retain(Heartbeat::is_worker);
         let deployments = deployments::aggregate(&workers);
         let by = LiveInputs { deployments: &deployments, prices };
         let which = only.map_or(BatchFilter::All, BatchFilter::One);

@@ -128,18 +128,18 @@ pub(super) fn deployment(d: &DeploymentStatus) -> String {
     line
 }
 
-pub(super) fn worker(word: &Heartbeat) -> String {
-    let about = |key: &str| word.status[key].as_str().unwrap_or("unknown").to_owned();
+pub(super) fn worker(worker: &Heartbeat) -> String {
+    let status = &worker.status;
+    let pid = status.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+    let started = status.started.map_or_else(|| "unknown".to_owned(), |at| at.to_string());
     let part = |(quota, part): (&String, &QuotaClaim)| {
         let percent = |fraction: f64| format!("{:.0} %", fraction * 100.0);
         format!("{} of {quota} (could use {})", percent(part.claim), percent(part.demand))
     };
-    let parts: Vec<_> = word.quota_claims.iter().map(part).collect();
+    let parts: Vec<_> = worker.quota_claims.iter().map(part).collect();
     format!(
-        "worker {} on {}, since {}: {}",
-        word.status["pid"],
-        about("host"),
-        about("started"),
+        "worker {pid} on {}, since {started}: {}",
+        status.host.as_deref().unwrap_or("unknown"),
         parts.join(", ")
     )
 }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use promptmill::budget::{BudgetClaim, BudgetLimit};
-use promptmill::heartbeat::{Heartbeat, QuotaClaim};
+use promptmill::deployment::{BreakerState, DemandSnapshot, DeploymentSnapshot};
+use promptmill::heartbeat::{DeploymentReport, Heartbeat, QuotaClaim, WorkerStatus};
+use promptmill::inquiry::{InquiryAnswer, WorkerInquiry};
 use promptmill::job::{BatchId, JobId};
 use promptmill::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
 use promptmill::store::{
@@ -502,6 +504,31 @@ pub async fn payloads_of_any_size_come_back_until_they_are_deleted(store: AnySto
     }
 }
 
+/// A status in which every part says something.
+fn worker_status() -> WorkerStatus {
+    let state = DeploymentSnapshot {
+        name: "gpt-4.1-mini".into(),
+        share: 1.0 / 3.0,
+        breaker: BreakerState::HalfOpen,
+        ..DeploymentSnapshot::default()
+    };
+    let deployment = DeploymentReport {
+        name: "gpt-4.1-mini".into(),
+        quota: "b/#?\\".into(),
+        snapshot: DemandSnapshot { demand: 0.1, state },
+    };
+    let batch = Some("night".parse().unwrap());
+    WorkerStatus {
+        host: Some("夜".into()),
+        pid: Some(7),
+        version: Some("0.1.0".into()),
+        started: Some("2026-01-01T00:00:00.123456789Z".parse().unwrap()),
+        deployments: vec![deployment],
+        inquiry: Some(WorkerInquiry { batch, ..WorkerInquiry::default() }),
+        answers: [(Uuid::from_u128(9), InquiryAnswer::default())].into(),
+    }
+}
+
 fn word(instance: u128, beat: u64) -> Heartbeat {
     let parts = [("https://a/北/gpt", 1.0, 0.125), ("b/#?\\", 0.1, 1.0 / 3.0)];
     let part =
@@ -510,7 +537,7 @@ fn word(instance: u128, beat: u64) -> Heartbeat {
         instance: Uuid::from_u128(instance),
         sequence: beat,
         quota_claims: parts.into_iter().map(part).collect(),
-        status: serde_json::json!({ "host": "夜", "deployments": [1, null, { "x": 0.5 }] }),
+        status: worker_status(),
     }
 }
 

@@ -24,9 +24,9 @@ pub use report::{
 use super::drive::{micros, processor_time};
 use super::prompts::PromptGenerator;
 use super::report::LatencyDistribution;
-use admission::snapshot::DeploymentSnapshot;
 use control::batches;
 use control::{self, ControlError};
+use domain::deployment::DeploymentSnapshot;
 use domain::job::{BatchId, Job, JobId};
 use domain::outcome::OutcomeStatus;
 use queue::{Queue, QueueError};

@@ -10,10 +10,10 @@ pub mod formula;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use admission::snapshot::DemandSnapshot;
 use control::batches::is_finished;
+use domain::deployment::DemandSnapshot;
 use domain::heartbeat::Heartbeat;
 use formula::{QuotaCapacity, ReplicaCount, ScalingInputs, ScalingSettings};
 use queue::QueueDepth;
@@ -80,11 +80,11 @@ pub async fn backlog(store: &dyn Store, batches: &[Batch]) -> Result<Backlog, St
 pub fn advise(
     depth: QueueDepth,
     backlog: Backlog,
-    words: &[Heartbeat],
+    heartbeats: &[Heartbeat],
     settings: &ScalingSettings,
 ) -> ScalingAdvice {
-    let feeds = quota_capacities(words);
-    let workers = words.iter().filter(|word| word.is_worker()).count() as u64;
+    let feeds = quota_capacities(heartbeats);
+    let workers = heartbeats.iter().filter(|heartbeat| heartbeat.is_worker()).count() as u64;
     let facts = ScalingInputs { jobs: runnable_jobs(depth, backlog), workers, quotas: feeds };
     let ReplicaCount { replicas, why } = formula::useful_replicas(&facts, settings);
     let measured: Vec<f64> = facts.quotas.iter().filter_map(|feed| feed.worker_calls).collect();
@@ -111,13 +111,6 @@ fn runnable_jobs(depth: QueueDepth, backlog: Backlog) -> u64 {
     jobs.max(u64::from(doubtful))
 }
 
-/// One deployment in a worker's heartbeat.
-#[derive(Deserialize)]
-struct ReportedQuota {
-    quota: String,
-    standing: DemandSnapshot,
-}
-
 /// One quota, summed over the workers that use it.
 #[derive(Default)]
 struct QuotaSum {
@@ -131,16 +124,13 @@ struct QuotaSum {
     has_room: bool,
 }
 
-/// Returns the quotas in the workers' heartbeats. Skips heartbeats of versions with another format.
-fn quota_capacities(words: &[Heartbeat]) -> Vec<QuotaCapacity> {
-    let mut sums: BTreeMap<String, QuotaSum> = BTreeMap::new();
-    for word in words {
-        let told = serde_json::from_value::<Vec<ReportedQuota>>(word.status["deployments"].clone());
-        for ReportedQuota { quota, standing } in told.unwrap_or_default() {
-            // A deployment retired from the pool needs no workers.
-            if standing.state.retired.is_none() {
-                sums.entry(quota).or_default().add(&standing);
-            }
+/// Returns the quotas in the workers' heartbeats.
+fn quota_capacities(heartbeats: &[Heartbeat]) -> Vec<QuotaCapacity> {
+    let mut sums: BTreeMap<&str, QuotaSum> = BTreeMap::new();
+    for report in heartbeats.iter().flat_map(|heartbeat| &heartbeat.status.deployments) {
+        // A deployment retired from the pool needs no workers.
+        if report.snapshot.state.retired.is_none() {
+            sums.entry(&report.quota).or_default().add(&report.snapshot);
         }
     }
     sums.into_values().map(|sum| sum.capacity()).collect()
@@ -181,38 +171,38 @@ impl QuotaSum {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-    use uuid::Uuid;
+    use domain::deployment::DeploymentSnapshot;
+    use domain::heartbeat::{DeploymentReport, QuotaClaim, WorkerStatus};
 
     use super::formula::ScalingReason;
     use super::*;
 
-    fn word(changes: &Value) -> Heartbeat {
-        let mut standing = json!({
-            "demand": 0.2, "name": "sim", "tier": 0, "service": "standard",
-            "tpm_configured": 60_000, "tpm_learnt": null, "rpm": null, "charge_factor": 1.0,
-            "reserve": 0.0, "share": 0.5, "used_last_minute": 0, "waiting": 100,
-            "in_flight": 2, "calls_allowed": 8, "concurrency": 8, "call_seconds": 2.0,
-            "call_tokens": 100.0, "utilisation": null, "paused_ms": null,
-            "breaker": "closed", "breaker_why": null, "retired": null,
-        });
-        for (key, value) in changes.as_object().unwrap() {
-            standing[key] = value.clone();
-        }
-        let deployments = json!([{ "name": "sim", "quota": "h/sim", "standing": standing }]);
-        let part = domain::heartbeat::QuotaClaim { demand: 1.0, claim: 0.5 };
-        let parts = [("h/sim".to_owned(), part)].into();
+    /// Changes one value of a snapshot.
+    type Change = fn(&mut DeploymentSnapshot);
+
+    fn heartbeat(change: Change) -> Heartbeat {
+        let mut state = DeploymentSnapshot {
+            tpm_configured: Some(60_000),
+            concurrency: 8,
+            call_seconds: Some(2.0),
+            call_tokens: Some(100.0),
+            ..DeploymentSnapshot::default()
+        };
+        change(&mut state);
+        let snapshot = DemandSnapshot { demand: 0.2, state };
+        let sim = DeploymentReport { name: "sim".into(), quota: "h/sim".into(), snapshot };
+        let claim = QuotaClaim { demand: 1.0, claim: 0.5 };
         Heartbeat {
-            instance: Uuid::nil(),
-            sequence: 1,
-            quota_claims: parts,
-            status: json!({ "deployments": deployments }),
+            quota_claims: [(sim.quota.clone(), claim)].into(),
+            status: WorkerStatus { deployments: vec![sim], ..WorkerStatus::default() },
+            ..Heartbeat::default()
         }
     }
 
     #[test]
     fn a_workers_rate_is_its_calls_in_flight_over_their_time_and_the_quota_is_in_calls_too() {
-        let told = quota_capacities(&[word(&json!({})), word(&json!({ "call_seconds": 4.0 }))]);
+        let told =
+            quota_capacities(&[heartbeat(|_| ()), heartbeat(|s| s.call_seconds = Some(4.0))]);
         // 240 and 120 calls a minute; 60,000 tokens are 600 calls of 100.
         let expected = QuotaCapacity {
             worker_calls: Some(180.0),
@@ -220,24 +210,20 @@ mod tests {
             is_exhausted: false,
         };
         assert_eq!(told, [expected]);
-        let by_requests = quota_capacities(&[word(&json!({ "rpm": 300, "reserve": 0.5 }))]);
+        let by_requests = quota_capacities(&[heartbeat(|s| (s.rpm, s.reserve) = (Some(300), 0.5))]);
         assert_eq!(
             by_requests[0].quota_calls,
             Some(150.0),
             "the lesser of both, what is left to us"
         );
-        let gone = quota_capacities(&[word(&json!({ "retired": "401" }))]);
+        let gone = quota_capacities(&[heartbeat(|s| s.retired = Some("401".to_owned()))]);
         assert_eq!(gone, []);
     }
 
     #[test]
-    fn a_word_of_an_older_version_says_nothing_of_rates() {
-        let mut old = word(&json!({}));
-        let standing = old.status["deployments"][0]["standing"].as_object_mut().unwrap();
-        for key in ["concurrency", "call_seconds", "call_tokens"] {
-            standing.remove(key);
-        }
-        assert_eq!(quota_capacities(&[old])[0].worker_calls, None);
+    fn a_heartbeat_of_an_older_version_says_nothing_of_rates() {
+        let old: Change = |s| (s.concurrency, s.call_seconds, s.call_tokens) = (0, None, None);
+        assert_eq!(quota_capacities(&[heartbeat(old)])[0].worker_calls, None);
     }
 
     #[test]
@@ -269,7 +255,7 @@ mod tests {
         assert_eq!((seen.useful_replicas, seen.why), (1, ScalingReason::NotMeasured));
         assert_eq!((seen.worker_calls, seen.quota_calls), (None, None));
         // 240 calls a minute each, of 600 that the quota gives: the third has half its work.
-        let seen = advise(depth, backlog, &[word(&json!({}))], &settings);
+        let seen = advise(depth, backlog, &[heartbeat(|_| ())], &settings);
         assert_eq!((seen.useful_replicas, seen.why), (3, ScalingReason::Quota));
         assert_eq!((seen.worker_calls, seen.quota_calls), (Some(240.0), Some(600.0)));
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::state::DashboardState;
 use crate::error::{ApiError, json_response};
 use crate::settings::Role;
-use domain::heartbeat::Heartbeat;
+use domain::heartbeat::{Heartbeat, WorkerStatus};
 use domain::job::BatchId;
 use report::deployments;
 use report::live::{BatchFilter, LiveInputs};
@@ -58,8 +58,8 @@ async fn cached_overview(board: &DashboardState) -> Result<Arc<Value>, ApiError>
 
 async fn build_overview(board: &DashboardState) -> Result<Value, ApiError> {
     let (store, prices) = (board.app.store.as_ref(), board.prices()?);
-    let words = store.heartbeats().await?;
-    let deployments = deployments::aggregate(&words);
+    let heartbeats = store.heartbeats().await?;
+    let deployments = deployments::aggregate(&heartbeats);
     let by = LiveInputs { deployments: &deployments, prices: &prices };
     let newest = BatchFilter::Newest(MAX_BATCHES);
     let batches = board.watcher.lock().await.snapshot(store, newest, by).await?;
@@ -68,7 +68,7 @@ async fn build_overview(board: &DashboardState) -> Result<Value, ApiError> {
         let samples = board.samples.of(&deployment.name);
         json!({ "now": deployment, "samples": samples })
     });
-    let workers = words.iter().filter(|word| word.is_worker()).map(worker);
+    let workers = heartbeats.iter().filter(|heartbeat| heartbeat.is_worker()).map(worker);
     Ok(json!({
         "batches": batches,
         "most_batches": MAX_BATCHES,
@@ -80,15 +80,10 @@ async fn build_overview(board: &DashboardState) -> Result<Value, ApiError> {
     }))
 }
 
-fn worker(word: &Heartbeat) -> Value {
-    let about = |key: &str| word.status[key].clone();
-    json!({
-        "instance": word.instance,
-        "host": about("host"),
-        "pid": about("pid"),
-        "version": about("version"),
-        "started": about("started"),
-    })
+fn worker(worker: &Heartbeat) -> Value {
+    let WorkerStatus { host, pid, version, started, .. } = &worker.status;
+    let instance = worker.instance;
+    json!({ "instance": instance, "host": host, "pid": pid, "version": version, "started": started })
 }
 
 #[derive(Deserialize)]

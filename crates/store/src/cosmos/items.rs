@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::error::BadItem;
 use crate::{Batch, BatchState, EnqueuedInput, KvRecord, MinuteTotals, Recorded, StoreError};
-use domain::heartbeat::{Heartbeat, QuotaClaim};
+use domain::heartbeat::{Heartbeat, QuotaClaim, WorkerStatus};
 use domain::job::{BatchId, JobId};
 use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
 
@@ -310,7 +310,7 @@ pub(super) struct HeartbeatItem<'a> {
     pub pk: Cow<'a, str>,
     pub beat: u64,
     pub parts: Cow<'a, BTreeMap<String, QuotaClaim>>,
-    pub about: Cow<'a, serde_json::Value>,
+    pub about: Cow<'a, WorkerStatus>,
 }
 
 impl<'a> HeartbeatItem<'a> {

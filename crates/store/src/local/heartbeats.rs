@@ -80,8 +80,7 @@ mod tests {
         let word = |instance| Heartbeat {
             instance: Uuid::from_u128(instance),
             sequence: 1,
-            quota_claims: Default::default(),
-            status: serde_json::Value::Null,
+            ..Heartbeat::default()
         };
         let (dead, alive) = (word(1), word(2));
         database.write(move |c| put(c, &dead)).await.unwrap();

@@ -7,7 +7,7 @@ use opentelemetry::KeyValue;
 
 use super::{active, names};
 use crate::WorkerProgress;
-use admission::snapshot::DeploymentSnapshot;
+use domain::deployment::DeploymentSnapshot;
 
 /// Registers a worker's gauges, if telemetry is on.
 pub fn register_gauges(progress: &Arc<WorkerProgress>) {

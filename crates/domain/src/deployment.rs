@@ -1,11 +1,25 @@
-//! State of a deployment for display.
+//! State of a deployment as one instance sees it, for display and for its siblings.
+//!
+//! `admission` takes these snapshots, heartbeats carry them, `report` sums them over all workers.
 
 use serde::{Deserialize, Serialize};
 
-use super::deployment::ServiceKind;
+/// Way in which a deployment serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceKind {
+    /// Tokens and requests a minute.
+    #[default]
+    Standard,
+    /// Provisioned throughput: no quota a minute, but a utilisation and 429s.
+    Provisioned,
+    /// The flex tier of a standard deployment: half the price, when there is room.
+    Flex,
+}
 
 /// State of one deployment at one moment, in this instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeploymentSnapshot {
     pub name: String,
     /// Tier 0 is asked first.
@@ -31,13 +45,10 @@ pub struct DeploymentSnapshot {
     /// Calls in flight that are allowed at present.
     pub calls_allowed: usize,
     /// Calls in flight that were configured. 0 in heartbeats of older versions.
-    #[serde(default)]
     pub concurrency: usize,
     /// Mean duration of a call, and mean tokens booked for it, of the last calls that were
     /// answered.
-    #[serde(default)]
     pub call_seconds: Option<f64>,
-    #[serde(default)]
     pub call_tokens: Option<f64>,
     /// Utilisation that a provisioned deployment reports.
     pub utilisation: Option<f64>,
@@ -51,7 +62,8 @@ pub struct DeploymentSnapshot {
 }
 
 /// State of a deployment, and the part of its whole quota that this instance could use.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DemandSnapshot {
     pub demand: f64,
     #[serde(flatten)]
@@ -59,9 +71,10 @@ pub struct DemandSnapshot {
 }
 
 /// State of a deployment's circuit breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
+    #[default]
     Closed,
     Open,
     /// A single call probes.
