@@ -1,9 +1,10 @@
-//! The worker, admission in simulated time, and the simulator.
+//! The worker, admission in simulated time, the simulator, and the walls between crates.
 
 mod admission;
 mod shares_simulated;
 mod simulator;
 mod simulator_deployments;
 mod simulator_meters;
+mod walls;
 mod worker;
 mod worker_tasks;
