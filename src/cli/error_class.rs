@@ -27,7 +27,10 @@ impl ErrorClass for SqliteError {
             Self::Stopped => Internal,
             fault if fault.is_disk_fault() => Internal,
             busy if busy.is_transient() => Unreachable,
-            Self::Version { .. } | Self::Directory { .. } | Self::Sqlite { .. } => Usage,
+            Self::Newer { .. }
+            | Self::TooOld { .. }
+            | Self::Directory { .. }
+            | Self::Sqlite { .. } => Usage,
         }
     }
 }
@@ -100,7 +103,7 @@ impl ErrorClass for WorkerError {
         match self {
             Self::Queue(error) => error.status(),
             Self::Store(error) => error.status(),
-            Self::NotRecorded => Unreachable,
+            Self::Late(_) => Unreachable,
             Self::Panicked => Internal,
         }
     }

@@ -125,7 +125,7 @@ fn after_a_panic_in_the_queue_no_task_of_the_worker_goes_on() {
     // Calls that outlast half of a lock, so that locks are renewed.
     let latency = SimulatedLatency { base_ms: 1_200.0, per_token_ms: 0.0, sigma: 0.0 };
     for operation in ["receive", "renew", "settle"] {
-        let (_runtime, bench) = bench(Duration::from_secs(1), latency.clone());
+        let (_runtime, bench) = bench(Duration::from_secs(1), latency);
         let mut worker = bench.worker(Arc::new(bench.store.clone()), 4, 8);
         worker.queue = BrokenQueue::panicking_in(bench.queue.clone(), operation);
         ends_whole_after_a_panic(worker, operation);

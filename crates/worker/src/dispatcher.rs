@@ -225,10 +225,7 @@ impl Dispatcher {
             };
             let finished = FinishedJob::turned_away(held, ending, code, message);
             // A store that is away must not keep us from a stop; the job is handed out again then.
-            let recorded = stop.run_until_cancelled(self.caller.to_record.send(finished)).await;
-            if recorded.is_none() {
-                return None;
-            }
+            stop.run_until_cancelled(self.caller.to_record.send(finished)).await?.ok();
         }
     }
 

@@ -81,7 +81,7 @@ impl ErrorClass for NightRunError {
 impl ErrorClass for TableError {
     fn status(&self) -> ExitStatus {
         match self {
-            Self::Format(_) => Usage,
+            Self::Format(_) | Self::Feature(_) => Usage,
             Self::Results(error) => error.status(),
             Self::Conduct(error) => error.status(),
             Self::Write(error) => write_status(error),
