@@ -21,14 +21,14 @@ const CRATES: &[(&str, &str)] = &[
     ("model", "domain"),
     ("admission", "domain"),
     ("intake", "domain queue store tokens"),
-    ("telemetry", "admission domain model queue store"),
+    ("telemetry", "domain model queue store"),
     ("worker", "admission domain model queue store telemetry tokens"),
     ("control", "domain store"),
-    ("report", "admission control domain queue store telemetry worker"),
-    ("documents", "control domain identity intake queue reader report store tokens worker"),
-    ("serve", "admission control domain intake queue report store"),
-    ("bench", "admission control domain model queue report store telemetry worker"),
-    ("plan", "admission bench control domain intake report store"),
+    ("report", "control domain queue store"),
+    ("documents", "control domain identity intake queue reader report store worker"),
+    ("serve", "control domain intake queue report store"),
+    ("bench", "control domain model queue report store telemetry worker"),
+    ("plan", "admission bench domain intake report store"),
 ];
 
 /// Each room of the root package's `src/`, and the rooms that it may know.
