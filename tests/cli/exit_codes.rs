@@ -90,5 +90,5 @@ fn a_port_in_use_is_for_the_caller_to_change() {
 #[test]
 fn the_help_has_the_table_of_exit_codes() {
     let help = Place::new().run(&["--help"]).out;
-    assert!(help.contains("4 a file or disk can't be written"), "{help}");
+    assert!(help.contains("4    a file or disk can't be written"), "{help}");
 }

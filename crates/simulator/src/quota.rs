@@ -338,7 +338,8 @@ impl ServiceQuota {
     fn close_window(&mut self, now: Duration) {
         let by_first_request = self.rules.kind == MeterKind::FirstRequestWindow;
         let clock = whole_spans(now, self.window);
-        let index = if by_first_request { self.open.index + 1 } else { clock };
+        let next = self.open.index + u64::from(self.open.admitted + self.open.refused > 0);
+        let index = if by_first_request { next } else { clock };
         let (starts, ends) = (span_times(self.window, clock), span_times(self.window, clock + 1));
         self.open_until = (!by_first_request).then_some(ends);
         let fresh = QuotaWindow { index, quota: self.open.quota, ..QuotaWindow::default() };

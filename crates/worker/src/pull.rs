@@ -2,14 +2,13 @@
 //! call.
 
 use std::collections::HashMap;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::random;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -27,8 +26,8 @@ use store::Store;
 /// Longest wait of one receive; a stop does not wait for it.
 const RECEIVE_WAIT: Duration = Duration::from_secs(10);
 
-/// Interval of asking whether the queue is empty for good, while it holds jobs that others work on
-/// or that come due later.
+/// Longest wait of one receive while draining: so often the queue is asked whether it is empty for
+/// good, while it holds jobs that others work on or that come due later.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Time without other jobs after which only paused ones are left, where counting can't tell.
@@ -44,8 +43,6 @@ pub(super) struct Puller {
     to_admission: mpsc::Sender<Vec<BoxedJob>>,
     to_defer: mpsc::Sender<DeferredJob>,
     to_record: mpsc::Sender<Box<FinishedJob>>,
-    /// Earliest time of the next check whether the queue is empty for good.
-    drain_check_at: Instant,
     /// Time since which only jobs of paused batches have come, and of the next check for others.
     only_paused_since: Option<(Instant, Instant)>,
 }
@@ -85,7 +82,6 @@ impl Puller {
             to_admission: to.jobs.clone(),
             to_defer: to.deferred.clone(),
             to_record: to.finished.clone(),
-            drain_check_at: Instant::now(),
             only_paused_since: None,
         }
     }
@@ -135,17 +131,22 @@ impl Puller {
         Ok(None)
     }
 
-    /// Waits for jobs, for the end of all that we hold, or for a stop.
+    /// Waits for jobs, for the end of all that we hold, or for a stop, and not for long.
     async fn receive(&mut self, stop: &CancellationToken) -> Result<PullStep, WorkerError> {
         let Some(mut room) = stop.run_until_cancelled(self.prefetch.acquire()).await.flatten()
         else {
             return Ok(PullStep::End);
         };
+        let is_draining = self.settings.drain.is_some();
+        let wait = if is_draining { DRAIN_CHECK_INTERVAL } else { RECEIVE_WAIT };
+        // Nothing but a stop may break a receive off: jobs on their way to us stay locked then.
         let received = tokio::select! {
             () = stop.cancelled() => return Ok(PullStep::End),
-            received = self.queue.receive(room.num_permits(), RECEIVE_WAIT) => received?,
-            () = self.wait_until_idle(&room) => return Ok(PullStep::Idle),
+            received = self.queue.receive(room.num_permits(), wait) => received?,
         };
+        if received.is_empty() && self.is_idle(&room).await {
+            return Ok(PullStep::Idle);
+        }
         if let Some(first) = received.first() {
             self.prefetch.adjust(time_until(first.locked_until), Instant::now());
         }
@@ -157,20 +158,17 @@ impl Puller {
         Ok(PullStep::Received(received.into_iter().map(lease).collect()))
     }
 
-    /// Waits, when draining, until no more jobs are on their way and all that we hold is settled.
-    async fn wait_until_idle(&self, room: &OwnedSemaphorePermit) {
-        match &self.settings.drain {
-            Some(all_queued) => all_queued.cancelled().await,
-            None => pending().await,
-        }
-        sleep_until(self.drain_check_at).await;
-        self.prefetch.wait_until_idle(room).await;
+    /// Returns whether, when draining, no more jobs are on their way and all that we hold is settled.
+    /// Waits for that, but not for long: retries and scheduled jobs come due meanwhile.
+    async fn is_idle(&self, room: &OwnedSemaphorePermit) -> bool {
+        let all_queued = self.settings.drain.as_ref().is_some_and(|fed| fed.is_cancelled());
+        let settled = self.prefetch.wait_until_idle(room);
+        all_queued && timeout(DRAIN_CHECK_INTERVAL, settled).await.is_ok()
     }
 
     /// Returns how pulling ends, if no job is left anywhere.
     async fn check_drained(&mut self) -> Result<Option<PullEnd>, WorkerError> {
         let depth = self.queue.depth().await?;
-        self.drain_check_at = Instant::now() + DRAIN_CHECK_INTERVAL;
         if depth.pending() == 0 {
             return Ok(Some(PullEnd::Finished));
         }
