@@ -29,7 +29,7 @@ pub(super) fn print(text: &str) -> Result<(), CommandError> {
 /// Prints data to stdout, a line each.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(super) fn print_lines(lines: &[String]) -> Result<(), CommandError> {
     lines.iter().try_for_each(|line| print(line))
 }
