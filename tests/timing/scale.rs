@@ -93,7 +93,7 @@ async fn a_scaler_is_told_as_many_workers_as_there_is_work_and_quota_for() {
     let status: Value = serde_json::from_str(&status.out).unwrap();
     assert_eq!(status["scaling"]["workers"], wanted, "{}", status["scaling"]);
     let text = fleet.place.run(&["status"]).out;
-    assert!(text.contains("workers of use now: "), "{text}");
+    assert!(text.contains("useful workers now: "), "{text}");
 
     assert_eq!(fleet.place.run(&["cancel", "night"]).code, Some(0));
     let done = scaling(&url, |told| told["useful_replicas"] == 0).await;
@@ -121,7 +121,7 @@ async fn scale_ins_in_the_midst_of_long_calls_give_all_back_at_once_and_poison_n
         let ended = worker.wait();
         assert!(asked.elapsed() < Duration::from_secs(20), "of the platform's 30 s");
         assert_eq!(ended.code, Some(0), "{}", ended.err);
-        assert!(ended.err.contains("outlived the grace time"), "{}", ended.err);
+        assert!(ended.err.contains("did not end within the grace time"), "{}", ended.err);
         let counts = fleet.broker.counts(support::broker::JOBS);
         assert_eq!((counts.locked, counts.dead_letter), (0, 0), "nothing waits for a lock to end");
         assert_eq!(counts.active + counts.scheduled, fleet.jobs, "all is there for the next one");
