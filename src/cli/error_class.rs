@@ -10,6 +10,7 @@ use control::ControlError;
 use domain::prices::PricesError;
 use intake::dead_letters::DeadLetterError;
 use intake::{CheckError, EnqueueError, InputSourceError};
+#[cfg(feature = "bench")]
 use plan::PlanError;
 use queue::QueueError;
 use report::results::ResultsError;
@@ -69,6 +70,7 @@ impl ErrorClass for BackendError {
             Self::Store(error) => error.status(),
             Self::Sqlite(error) => error.status(),
             Self::State(error) => error.status(),
+            #[cfg(feature = "azure")]
             Self::ServiceBus(_) | Self::Identity(_) => Usage,
         }
     }
@@ -173,6 +175,7 @@ impl ErrorClass for WhyError {
     }
 }
 
+#[cfg(feature = "bench")]
 impl ErrorClass for PlanError {
     fn status(&self) -> ExitStatus {
         match self {

@@ -55,7 +55,9 @@ use self::missing::{bench, plan};
 use crate::config::LogFormat;
 pub use dispatch::main;
 use exit::{CommandError, ExitStatus};
-use output::{print, print_lines, say, scratch_dir};
+#[cfg(feature = "bench")]
+use output::scratch_dir;
+use output::{print, print_lines, say};
 
 /// Run bulk prompts on Azure OpenAI within its limits: nothing lost, nothing paid twice
 #[derive(Debug, Parser)]
