@@ -16,8 +16,8 @@ pub use state::sqlite;
 #[cfg(feature = "bench")]
 pub use {::bench, plan};
 pub use {
-    admission, control, identity, intake, model, queue, report, simulator, state, store, telemetry,
-    tokens, worker,
+    admission, control, http_client, identity, intake, model, queue, report, simulator, state,
+    store, telemetry, tokens, worker,
 };
 #[cfg(feature = "documents")]
 pub use {documents, reader};

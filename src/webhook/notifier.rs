@@ -81,12 +81,7 @@ impl WebhookNotifier {
         store: Arc<dyn Store>,
         (url, key): (Url, SigningKey),
     ) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
-            .timeout(RESPONSE_TIMEOUT)
-            // A signed message is meant for its receiver alone.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
+        let http = http_client::builder().timeout(RESPONSE_TIMEOUT).build()?;
         Ok(Self { store, url, key, http, cancelled: Mutex::default() })
     }
 

@@ -2,9 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac};
+use ring::hmac;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use sha2::Sha256;
 
 /// Prefix of a secret as people see it.
 const PREFIX: &str = "whsec_";
@@ -35,10 +34,9 @@ impl SigningKey {
 
     /// Returns the header `webhook-signature`; `seconds` is the Unix time of this attempt.
     pub fn sign(&self, id: &str, seconds: i64, body: &str) -> String {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret())
-            .expect("HMAC takes keys of any length");
-        mac.update(format!("{id}.{seconds}.{body}").as_bytes());
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret());
+        let signature = hmac::sign(&key, format!("{id}.{seconds}.{body}").as_bytes());
+        format!("v1,{}", STANDARD.encode(signature))
     }
 }
 

@@ -310,7 +310,10 @@ impl HttpClient for Direct {
 }
 
 fn client(broker: &Broker, queue: &str) -> QueueClient {
-    let direct = Direct { client: reqwest::Client::new(), to: broker.addr().to_string() };
+    let direct = Direct {
+        client: promptmill::http_client::builder().build().unwrap(),
+        to: broker.addr().to_string(),
+    };
     let (name, key) = ("RootManageSharedAccessKey", "SAS_KEY_VALUE".to_owned());
     QueueClient::new(Arc::new(direct), "any", queue, name, key).unwrap()
 }

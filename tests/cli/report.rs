@@ -37,7 +37,7 @@ async fn start(settings: SimulatorSettings) -> Simulator {
 
 async fn ledger_lines(simulator: &Simulator) -> String {
     let url = format!("http://{}/ledger?prompts=true", simulator.addr());
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = promptmill::http_client::builder().no_proxy().build().unwrap();
     client.get(url).send().await.unwrap().text().await.unwrap()
 }
 

@@ -37,7 +37,7 @@ fn simulator(tpm: Option<u64>, base_ms: f64, window: Duration) -> simulator::Sim
 }
 
 async fn get(url: &str) -> Value {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = promptmill::http_client::builder().no_proxy().build().unwrap();
     let answer = client.get(url).send().await.unwrap();
     assert!(answer.status().is_success(), "{}", answer.status());
     serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
@@ -126,7 +126,7 @@ async fn scale_ins_in_the_midst_of_long_calls_give_all_back_at_once_and_poison_n
         assert_eq!((counts.locked, counts.dead_letter), (0, 0), "nothing waits for a lock to end");
         assert_eq!(counts.active + counts.scheduled, fleet.jobs, "all is there for the next one");
     }
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = promptmill::http_client::builder().no_proxy().build().unwrap();
     let quick = client.post(format!("http://{}/deployments", fleet.simulator.addr()));
     let quick = quick.body("latency-ms=10").send().await.unwrap();
     assert!(quick.status().is_success());

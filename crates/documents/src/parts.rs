@@ -42,7 +42,7 @@ fn parts_of_text(text: String, headings: bool, recipe: &Recipe) -> Vec<DocumentP
     let part = |text, heading| DocumentPart { text, heading, row: None, image: None };
     let Some(tokens) = recipe.part_tokens else { return vec![part(text, String::new())] };
     let cut = SplitOptions { max_tokens: tokens, overlap_tokens: recipe.overlap_tokens, headings };
-    let pieces = split(&text, cut, &|text| bpe_openai::o200k_base().count(text));
+    let pieces = split(&text, cut, &|text| tokens::count(text));
     pieces.into_iter().map(|piece| part(piece.text, piece.heading)).collect()
 }
 

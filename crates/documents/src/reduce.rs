@@ -38,8 +38,7 @@ impl AnswerReducer<'_> {
         level: Vec<RequestKey>,
         answers: &[String],
     ) -> Result<ReduceLevel, TemplateError> {
-        let tokens: Vec<_> =
-            answers.iter().map(|text| bpe_openai::o200k_base().count(text)).collect();
+        let tokens: Vec<_> = answers.iter().map(|text| tokens::count(text)).collect();
         let sizes = group_sizes(&tokens, self.reduce.group_tokens);
         let last = sizes.len() == 1;
         let about = DocumentContext { document: &document.name, metadata: &document.metadata };

@@ -9,20 +9,21 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use domain::outcome::TokenUsage;
 
 /// SHA-256 of a request body: text, template, model, parameters and schema all count. It is the
 /// request's `custom_id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestKey([u8; 32]);
+pub struct RequestKey([u8; SHA256_OUTPUT_LEN]);
 
 impl RequestKey {
     pub fn of(body: &[u8]) -> Self {
-        Self(Sha256::digest(body).into())
+        let digest = digest(&SHA256, body);
+        Self(digest.as_ref().try_into().expect("it has the algorithm's length"))
     }
 }
 

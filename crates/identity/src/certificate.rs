@@ -5,18 +5,17 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::KeyPair;
-use aws_lc_rs::signature::RSA_PKCS1_SHA256;
 use azure_core::http::ClientMethodOptions;
 use azure_identity::ClientAssertion;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
+use ring::digest::{SHA256, digest};
+use ring::rand::SystemRandom;
+use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// Entra ID's public cloud; another is named by `AZURE_AUTHORITY_HOST`, as in Microsoft's SDKs.
@@ -33,13 +32,13 @@ pub(super) enum CertificateError {
          openssl pkcs12 -in FILE.pfx -nodes makes it of a PFX", path.display()
     )]
     Pem { path: PathBuf, what: &'static str },
-    #[error("AZURE_CLIENT_CERTIFICATE_PATH: the key of {} is no RSA key", path.display())]
+    #[error("AZURE_CLIENT_CERTIFICATE_PATH: the key of {} is no RSA key of 2048 to 4096 bits", path.display())]
     Key { path: PathBuf },
 }
 
 /// A certificate with its key, for one service principal.
 pub(super) struct ClientCertificate {
-    key: KeyPair,
+    key: RsaKeyPair,
     /// SHA-256 of the certificate, by which Entra ID finds it.
     thumbprint: String,
     audience: String,
@@ -58,14 +57,14 @@ impl ClientCertificate {
         let key = PrivateKeyDer::from_pem_file(path).map_err(|_| lacks("private key"))?;
         let no_rsa = || CertificateError::Key { path: path.to_owned() };
         let key = match &key {
-            PrivateKeyDer::Pkcs8(key) => KeyPair::from_pkcs8(key.secret_pkcs8_der()),
-            PrivateKeyDer::Pkcs1(key) => KeyPair::from_der(key.secret_pkcs1_der()),
+            PrivateKeyDer::Pkcs8(key) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()),
+            PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()),
             _ => return Err(no_rsa()),
         };
         let authority = authority.unwrap_or(AUTHORITY).trim_end_matches('/');
         Ok(Self {
             key: key.map_err(|_| no_rsa())?,
-            thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(&certificate)),
+            thumbprint: URL_SAFE_NO_PAD.encode(digest(&SHA256, &certificate)),
             audience: format!("{authority}/{tenant}/oauth2/v2.0/token"),
             client: client.to_owned(),
         })
@@ -83,7 +82,7 @@ impl ClientCertificate {
             "exp": now + LIFETIME_S,
         });
         let signed = format!("{}.{}", part(header), part(claims));
-        let mut signature = vec![0; self.key.public_modulus_len()];
+        let mut signature = vec![0; self.key.public().modulus_len()];
         self.key
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
             .map_err(|_| {
@@ -111,9 +110,7 @@ impl fmt::Debug for ClientCertificate {
 
 #[cfg(test)]
 mod tests {
-    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-    use aws_lc_rs::rsa::KeySize;
-    use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+    use ring::signature::{KeyPair, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 
     use super::*;
 
@@ -124,23 +121,23 @@ mod tests {
 
     #[test]
     fn an_assertion_is_signed_by_the_certificates_key_and_names_it() {
-        let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
-        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
-        let text = pem("CERTIFICATE", b"a certificate") + &pem("PRIVATE KEY", der.as_ref());
+        // Made for this test alone: the library makes no RSA keys.
+        let key = include_bytes!("testdata/key_of_nobody.der");
+        let text = pem("CERTIFICATE", b"a certificate") + &pem("PRIVATE KEY", key);
         std::fs::write(file.path(), text).unwrap();
         let certificate = ClientCertificate::read(file.path(), None, "tenant", "client").unwrap();
         let jwt = certificate.sign(1_000, Uuid::nil()).unwrap();
         let (signed, signature) = jwt.rsplit_once('.').unwrap();
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
-        let public = pair.public_key().as_ref().to_vec();
+        let public = certificate.key.public_key().as_ref().to_vec();
         let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public);
         key.verify(signed.as_bytes(), &signature).unwrap();
         let read = |part: &str| -> serde_json::Value {
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
         };
         let (header, claims) = signed.split_once('.').unwrap();
-        let thumbprint = URL_SAFE_NO_PAD.encode(Sha256::digest(b"a certificate"));
+        let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, b"a certificate"));
         assert_eq!(read(header)["x5t#S256"], thumbprint);
         let aud = "https://login.microsoftonline.com/tenant/oauth2/v2.0/token";
         assert_eq!(read(claims)["aud"], aud);

@@ -17,6 +17,7 @@ impl Identity {
     /// # Errors
     /// Fails if this machine lacks what the identity needs, such as a service account's variables.
     pub fn credential(&self) -> azure_core::Result<Arc<dyn TokenCredential>> {
+        http_client::install_tls();
         Ok(match self {
             Self::ManagedIdentity { client_id } => {
                 let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);

@@ -119,11 +119,9 @@ impl ModelClient {
     /// # Errors
     /// If TLS can't be set up.
     pub fn new(endpoint: Endpoint, request_timeout: Duration) -> Result<Self, ModelClientError> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
+        let http = http_client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(request_timeout)
-            .redirect(reqwest::redirect::Policy::none())
             // Only the worker retries; and so nothing keeps a copy of the request.
             .retry(reqwest::retry::never().max_retries_per_request(0))
             .tcp_nodelay(true)

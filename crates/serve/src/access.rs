@@ -14,15 +14,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{Digest, SHA256, digest};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use ring::digest::{Digest, SHA256, digest};
 use secrecy::ExposeSecret;
+use subtle::ConstantTimeEq;
 
 use super::error::ApiError;
 use crate::settings::{Role, ServeConfig, ServeSettingsError};
@@ -96,9 +96,7 @@ impl AccessControl {
     /// Finds the caller of a token. Compares with every token in full, so the time reveals nothing.
     fn find_caller(&self, token: &str) -> Option<&ApiCaller> {
         let given = digest(&SHA256, token.as_bytes());
-        let is_same = |caller: &&ApiCaller| {
-            verify_slices_are_equal(caller.token.as_ref(), given.as_ref()).is_ok()
-        };
+        let is_same = |caller: &&ApiCaller| caller.token.as_ref().ct_eq(given.as_ref()).into();
         self.callers.iter().filter(is_same).last()
     }
 }

@@ -169,6 +169,11 @@ impl PromptPart<'_> {
     }
 }
 
+/// Returns the number of tokens of a text for current models.
+pub fn count(text: &str) -> usize {
+    bpe_openai::o200k_base().count(text)
+}
+
 /// Returns the model's encoding, by the names OpenAI's tokenizer maps to it. Deployments can have
 /// any name: unknown ones are taken for current models.
 fn tokenizer(model: &str) -> impl Fn(&str) -> usize {

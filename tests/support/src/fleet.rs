@@ -141,7 +141,7 @@ impl Fleet {
     /// The simulator's books, a line a prompt.
     pub async fn ledger(&self) -> String {
         let url = format!("http://{}/ledger?prompts=true", self.simulator.addr());
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = promptmill::http_client::builder().no_proxy().build().unwrap();
         client.get(url).send().await.unwrap().text().await.unwrap()
     }
 

@@ -58,6 +58,7 @@ impl BlobContainer {
     /// # Errors
     /// If the URL is not one of Blob Storage, or the identity gives no token.
     pub async fn open(given: &str, settings: &BlobSettings) -> Result<Self, DocumentSourceError> {
+        http_client::install_tls();
         settings.check()?;
         let ContainerUrl { mut container, prefix } = ContainerUrl::parse(given, settings.emulator)?;
         let credential = settings.identity()?;

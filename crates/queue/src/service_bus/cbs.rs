@@ -8,11 +8,10 @@ use azure_core::credentials::TokenCredential;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fe2o3_amqp::types::primitives::{SimpleValue, Value};
-use hmac::{Hmac, Mac};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::hmac;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::Sha256;
 use tracing::{debug, warn};
 
 use super::error::BrokerError;
@@ -75,10 +74,8 @@ impl BrokerCredential {
 impl SharedKey {
     fn sign(&self, audience: &str, ends: i64) -> SecretString {
         let resource = utf8_percent_encode(audience, ESCAPED).to_string();
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose_secret().as_bytes())
-            .expect("HMAC takes keys of any length");
-        mac.update(format!("{resource}\n{ends}").as_bytes());
-        let signature = STANDARD.encode(mac.finalize().into_bytes());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.expose_secret().as_bytes());
+        let signature = STANDARD.encode(hmac::sign(&key, format!("{resource}\n{ends}").as_bytes()));
         let signature = utf8_percent_encode(&signature, ESCAPED);
         let name = utf8_percent_encode(&self.name, ESCAPED);
         format!("SharedAccessSignature sr={resource}&sig={signature}&se={ends}&skn={name}").into()

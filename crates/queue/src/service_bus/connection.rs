@@ -263,6 +263,7 @@ async fn secure(
     host: &str,
     stream: TcpStream,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, BrokerError> {
+    http_client::install_tls();
     let config = ClientConfig::with_platform_verifier().map_err(BrokerError::permanent)?;
     let name = ServerName::try_from(host.to_owned()).map_err(BrokerError::permanent)?;
     let connector = TlsConnector::from(Arc::new(config));

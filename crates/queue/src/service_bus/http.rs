@@ -63,11 +63,9 @@ struct EntityToken {
 
 impl NamespaceClient {
     pub(super) fn new(plan: &ResolvedSettings) -> Result<Self, ServiceBusSettingsError> {
-        let mut client = reqwest::Client::builder()
-            .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
+        let mut client = http_client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             // Gateways drop idle connections after minutes; one that we drop first can't be reset
             // under a request.

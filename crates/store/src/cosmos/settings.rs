@@ -91,6 +91,7 @@ impl CosmosSettings {
     }
 
     pub(super) async fn client(&self) -> Result<CosmosClient, StoreError> {
+        http_client::install_tls();
         let failed = |e| store_error("connecting to Cosmos DB", e);
         let endpoint: AccountEndpoint = self.endpoint.parse().map_err(failed)?;
         let mut pool = ConnectionPoolOptions::builder();

@@ -92,12 +92,8 @@ struct OtlpHttpClient {
 
 impl OtlpHttpClient {
     fn new(signal: &'static str, timeout: Duration) -> Result<Self, TelemetryError> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("promptmill/", env!("CARGO_PKG_VERSION")))
-            .timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(TelemetryError::Client)?;
+        let http =
+            http_client::builder().timeout(timeout).build().map_err(TelemetryError::Client)?;
         Ok(Self { signal, http, runtime: Handle::current(), failing: AtomicBool::new(false) })
     }
 
