@@ -3,6 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use test_support::cosmos as cosmos_support;
+
+mod contract {
+    pub(super) use test_support::contract_records::*;
+    pub(super) use test_support::contract_store::*;
+    pub(super) use test_support::contract_unstorable::*;
+}
+
 /// The suite on one backend: `$open` gives a store, and what must live as long as it.
 macro_rules! contract {
     ($open:expr; $($behaviour:ident,)*) => {
@@ -10,7 +17,7 @@ macro_rules! contract {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
                 let (store, _alive) = $open.await;
-                test_support::contract_store::$behaviour(std::sync::Arc::new(store)).await;
+                crate::store::contract::$behaviour(std::sync::Arc::new(store)).await;
             }
         )*
     };
@@ -48,6 +55,10 @@ macro_rules! contract_on {
                     words_are_heard_as_they_were_said_until_they_are_taken_back,
                     of_words_said_at_the_same_time_the_later_reader_hears_both,
                     empty_calls_do_nothing,
+                    an_answer_with_a_bad_byte_is_recorded_alone_as_failed,
+                    counts_beyond_belief_spoil_no_sum,
+                    every_byte_may_come_in_a_body,
+                    a_reply_with_texts_of_any_length_is_recorded,
                 }
             }
         )*

@@ -371,3 +371,21 @@ async fn a_database_that_does_not_exist_is_refused_with_the_mend() {
     assert!(matches!(refused, StoreError::Refused(_)), "{refused}");
     assert!(refused.to_string().contains("promptmill init"), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_is_too_large_without_its_body_takes_no_other_along() {
+    let store = support::store(support::shared_host()).await;
+    let mut group = outcomes(&batch_id("large"), 3);
+    group[1].metadata = Some(format!("[\"{}\"]", "m".repeat(2_500_000)).into());
+    let proofs = record(&any(&store), &group).await;
+    let endings: Vec<_> = proofs.iter().map(Recorded::ending).collect();
+    use OutcomeStatus::{Failed, Succeeded};
+    assert_eq!(endings, [Succeeded, Failed, Succeeded]);
+    let kept = all(&any(&store), &batch_id("large"), SortOrder::ByPosition).await;
+    assert_eq!((&kept[0], &kept[2]), (&group[0], &group[2]));
+    assert_eq!((kept[1].metadata.as_ref(), &kept[1].body), (None, &group[1].body));
+    let failure = kept[1].failure.as_ref().unwrap();
+    assert!(failure.message.contains("an item may have 1900000"), "{failure:?}");
+    assert_eq!(store.totals(&batch_id("large")).await.unwrap(), totals_of(&kept));
+    assert_eq!(store.worker_totals(&batch_id("large")).await.unwrap(), totals_of(&kept));
+}

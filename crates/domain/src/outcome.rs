@@ -60,16 +60,17 @@ pub struct TokenUsage {
 
 impl TokenUsage {
     pub fn total(self) -> u64 {
-        self.prompt + self.completion
+        self.prompt.saturating_add(self.completion)
     }
 }
 
+/// Saturates: a count is what a service said, and must not bring a sum down.
 impl std::ops::AddAssign for TokenUsage {
     fn add_assign(&mut self, other: Self) {
-        self.prompt += other.prompt;
-        self.cached += other.cached;
-        self.completion += other.completion;
-        self.reasoning += other.reasoning;
+        self.prompt = self.prompt.saturating_add(other.prompt);
+        self.cached = self.cached.saturating_add(other.cached);
+        self.completion = self.completion.saturating_add(other.completion);
+        self.reasoning = self.reasoning.saturating_add(other.reasoning);
     }
 }
 

@@ -19,6 +19,7 @@ mod kv_store;
 mod outcome_store;
 mod payload_store;
 mod totals;
+mod unstorable;
 mod worker_registry;
 
 use serde::Serialize;
@@ -30,6 +31,7 @@ pub use self::kv_store::{KvRecord, KvStore};
 pub use self::outcome_store::{OutcomeReader, OutcomeStore, OutcomeSummary, Recorded, SortOrder};
 pub use self::payload_store::{PAYLOAD_TTL, PayloadStore};
 pub use self::totals::{BatchTotals, DeploymentTotals, MinuteTotals, RunningTotals};
+pub use self::unstorable::UNSTORABLE_CODE;
 pub use self::worker_registry::{HEARTBEAT_TTL, WorkerRegistry};
 
 /// Charges of a store that is billed by use, for this process so far.

@@ -59,8 +59,9 @@ impl WorkerProgress {
     /// Adds the outcomes that these records were the first for.
     pub fn add_recorded(&self, outcomes: &[Outcome], proofs: &[Recorded]) {
         let mut sum = TokenUsage::default();
-        for (outcome, _) in outcomes.iter().zip(proofs).filter(|(_, proof)| proof.is_first()) {
-            self.count_ended(outcome.ending, 1);
+        for (outcome, proof) in outcomes.iter().zip(proofs).filter(|(_, proof)| proof.is_first()) {
+            // The store may have had to record it as failed.
+            self.count_ended(proof.ending(), 1);
             sum += outcome.usage;
         }
         self.prompt_tokens.fetch_add(sum.prompt, Ordering::Relaxed);

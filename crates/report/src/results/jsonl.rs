@@ -5,6 +5,7 @@
 //! answer is in `response` and `error` is null, as in the Batch API; if we gave up, `error` says
 //! why.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use futures_util::future::ready;
@@ -55,7 +56,7 @@ pub async fn write(
 /// Streams a batch's outcomes as lines of either file, in bounded memory.
 ///
 /// # Errors
-/// If the store fails, or a stored body is not JSON; also later, in the stream.
+/// If the store fails; also later, in the stream.
 pub async fn lines(
     store: &dyn Store,
     selection: &OutcomeSelection,
@@ -70,15 +71,16 @@ pub async fn lines(
 
 /// Formats one outcome as one line.
 fn line_of(outcome: &Outcome) -> Result<Vec<u8>, serde_json::Error> {
-    let body: Option<&RawValue> =
-        outcome.body.as_deref().map(serde_json::from_slice).transpose()?;
+    let body = outcome.body.as_deref().map(BodyValue::of);
     let response = outcome.status_code.map(|status_code| OutputResponse {
         status_code,
         request_id: outcome.request_id.as_deref(),
         body,
     });
-    let said_by_service =
-        response.is_some() && body.is_some() && outcome.ending == OutcomeStatus::Failed;
+    // A failed answer (200) is no error of the service: its reason stands in no body.
+    let said_by_service = outcome.status_code.is_some_and(|status| status >= 400)
+        && outcome.body.is_some()
+        && outcome.ending == OutcomeStatus::Failed;
     let error = outcome.failure.as_ref().filter(|_| !said_by_service).map(|failure| OutputError {
         code: &failure.code,
         message: &failure.message,
@@ -113,7 +115,23 @@ struct OutputLine<'a> {
 struct OutputResponse<'a> {
     status_code: u16,
     request_id: Option<&'a str>,
-    body: Option<&'a RawValue>,
+    body: Option<BodyValue<'a>>,
+}
+
+/// A body as it is written: JSON unchanged, anything else as a text, so that no stored body keeps a
+/// batch's results from being written.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum BodyValue<'a> {
+    Json(&'a RawValue),
+    Text(Cow<'a, str>),
+}
+
+impl<'a> BodyValue<'a> {
+    fn of(body: &'a [u8]) -> Self {
+        serde_json::from_slice(body)
+            .map_or_else(|_| Self::Text(String::from_utf8_lossy(body)), Self::Json)
+    }
 }
 
 #[derive(Serialize)]
@@ -122,4 +140,59 @@ struct OutputError<'a> {
     message: &'a str,
     ending: OutcomeStatus,
     attempts: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::job::{BatchId, JobId};
+    use domain::outcome::{JobFailure, TokenUsage};
+    use serde_json::{Value, json};
+
+    fn line(status_code: u16, body: &[u8]) -> Value {
+        let batch_id: BatchId = "b".parse().unwrap();
+        let failure = JobFailure { code: "answer_not_storable".into(), message: "why".into() };
+        let outcome = Outcome {
+            job_id: JobId::new(&batch_id, "1"),
+            batch_id,
+            custom_id: "1".into(),
+            position: 0,
+            digest: 7,
+            ending: OutcomeStatus::Failed,
+            status_code: Some(status_code),
+            request_id: None,
+            body: Some(body.to_vec().into()),
+            failure: Some(failure),
+            usage: TokenUsage::default(),
+            service_tier: None,
+            attempts: 1,
+            throttled: 0,
+            deployment: "d".into(),
+            model: "m".into(),
+            latency_ms: 5,
+            finished_at: "2026-11-23T12:00:00Z".parse().unwrap(),
+            deadline: None,
+            metadata: None,
+        };
+        let line = line_of(&outcome).unwrap();
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        serde_json::from_slice(&line).unwrap()
+    }
+
+    #[test]
+    fn a_body_that_is_no_json_is_written_as_a_text() {
+        for (body, expected) in [
+            (b"<html>\n\x83G</html>".as_slice(), json!("<html>\n\u{fffd}G</html>")),
+            (b"", json!("")),
+            (b"{\"a\":1}\n", json!({ "a": 1 })),
+        ] {
+            assert_eq!(line(502, body)["response"]["body"], expected);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_failed_says_why_and_a_refusal_stands_for_itself() {
+        assert_eq!(line(200, b"{}")["error"]["code"], "answer_not_storable");
+        assert_eq!(line(400, b"{}")["error"], Value::Null);
+    }
 }

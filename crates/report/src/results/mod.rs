@@ -29,7 +29,7 @@ pub enum ResultsError {
     Write { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the stored body of '{custom_id}' is not JSON")]
+    #[error("the outcome of '{custom_id}' can't be written as a line")]
     Body { custom_id: String, source: serde_json::Error },
 }
 

@@ -77,6 +77,12 @@ pub(super) fn store_error(doing: &'static str, source: CosmosError) -> StoreErro
     }
 }
 
+/// Returns true if the service refused an item for what is in it, so that another may pass.
+pub(super) fn is_about_the_item(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let call = error.downcast_ref::<CallFailed>();
+    call.is_some_and(|call| matches!(u16::from(call.source.status().status_code()), 400 | 413))
+}
+
 fn hint(source: &CosmosError) -> &'static str {
     let status = source.status();
     match (u16::from(status.status_code()), status.sub_status().map_or(0, u16::from)) {

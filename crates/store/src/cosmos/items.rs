@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::error::BadItem;
+use crate::unstorable::MAX_COUNT;
 use crate::{Batch, BatchState, EnqueuedInput, KvRecord, MinuteTotals, Recorded, StoreError};
 use domain::heartbeat::{Heartbeat, QuotaClaim, WorkerStatus};
 use domain::job::{BatchId, JobId};
@@ -85,7 +86,7 @@ impl<'a> OutcomeItem<'a> {
             pk: pk.into(),
             batch_id: o.batch_id.as_str().into(),
             custom_id: o.custom_id.as_str().into(),
-            position: o.position,
+            position: o.position.min(MAX_COUNT),
             digest: format!("{:016x}", o.digest).into(),
             ending: o.ending,
             status_code: o.status_code,
@@ -97,7 +98,7 @@ impl<'a> OutcomeItem<'a> {
             throttled: o.throttled,
             deployment: o.deployment.as_str().into(),
             model: o.model.as_str().into(),
-            latency_ms: o.latency_ms,
+            latency_ms: o.latency_ms.min(MAX_COUNT),
             finished_at: o.finished_at.to_string().into(),
             deadline: o.deadline,
             metadata: o.metadata.as_deref().map(Cow::from),

@@ -2,6 +2,7 @@
 //!
 //! The service's 409 means that there is one already, which is then read for the proof.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -11,9 +12,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::calls::{CallBackoff, CallPurpose, PointResult, decode_item};
+use super::error::is_about_the_item;
 use super::items::{OutcomeItem, ProofFields, partition_key, shard_of};
 use super::request_units::CosmosOperation;
 use super::{CosmosInner, CosmosStore, payloads};
+use crate::unstorable::{self, UnstorableReason};
 use crate::{OutcomeStore, Recorded, StoreError};
 use domain::job::{BatchId, JobId};
 use domain::outcome::Outcome;
@@ -64,6 +67,45 @@ fn job_ids(batch: &BatchId, custom_ids: &[&str]) -> Vec<JobId> {
     custom_ids.iter().map(|custom_id| JobId::new(batch, custom_id)).collect()
 }
 
+/// Outcome as it was offered to the database in the end, and the proof for its job.
+struct WrittenOutcome<'o> {
+    outcome: Cow<'o, Outcome>,
+    proof: Recorded,
+}
+
+/// Failure to create an outcome's item.
+enum CreateError {
+    /// The reason lies in the outcome; another one may pass.
+    Unstorable(UnstorableReason),
+    Store(StoreError),
+}
+
+impl From<UnstorableReason> for CreateError {
+    fn from(reason: UnstorableReason) -> Self {
+        Self::Unstorable(reason)
+    }
+}
+
+impl From<StoreError> for CreateError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Refused(source) if is_about_the_item(source.as_ref()) => {
+                Self::Unstorable(UnstorableReason::Refused(source.to_string()))
+            }
+            _ => Self::Store(error),
+        }
+    }
+}
+
+impl From<CreateError> for StoreError {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Unstorable(reason) => Self::Refused(reason.into()),
+            CreateError::Store(error) => error,
+        }
+    }
+}
+
 impl CosmosInner {
     pub(super) async fn record(&self, outcomes: &[Outcome]) -> Result<Vec<Recorded>, StoreError> {
         let shards = self.shards_of_all(outcomes).await?;
@@ -85,16 +127,16 @@ impl CosmosInner {
         // Unordered: one write that is slow must not hold back those after it.
         let writes = stream::iter(0..firsts.len()).map(record);
         let writes = writes.buffer_unordered(self.writes_in_flight);
-        let mut proofs: Vec<(usize, Recorded)> = writes.try_collect().await?;
-        proofs.sort_unstable_by_key(|(n, _)| *n);
-        let proofs: Vec<Recorded> = proofs.into_iter().map(|(_, proof)| proof).collect();
+        let mut written: Vec<(usize, WrittenOutcome<'_>)> = writes.try_collect().await?;
+        written.sort_unstable_by_key(|(n, _)| *n);
         claims.settle();
-        let counted = firsts.iter().zip(&proofs).filter(|(_, proof)| proof.first);
-        self.worker_usage.add(counted.map(|(place, _)| &outcomes[*place]));
+        let counted = written.iter().filter(|(_, written)| written.proof.first);
+        self.worker_usage.add(counted.map(|(_, written)| written.outcome.as_ref()));
         self.flush_usage().await;
         let proof_of = |(place, outcome): (usize, &Outcome)| {
             let n = first_places[&outcome.job_id];
-            Recorded { first: proofs[n].first && firsts[n] == place, ..proofs[n] }
+            let proof = written[n].1.proof;
+            Recorded { first: proof.first && firsts[n] == place, ..proof }
         };
         Ok(outcomes.iter().enumerate().map(proof_of).collect())
     }
@@ -130,29 +172,74 @@ impl CosmosInner {
         Ok(shards)
     }
 
-    async fn record_one(
+    /// Records an outcome if its job has none; if it can't be kept as it is, what can be kept of it.
+    async fn record_one<'o>(
+        &self,
+        outcome: &'o Outcome,
+        shards: u32,
+        write_id: Uuid,
+    ) -> Result<WrittenOutcome<'o>, StoreError> {
+        let write_id = write_id.simple().to_string();
+        let reason = match unstorable::check(outcome) {
+            Ok(()) => match self.create(outcome, shards, &write_id).await {
+                Err(CreateError::Unstorable(reason)) => reason,
+                Err(CreateError::Store(error)) => return Err(error),
+                Ok(proof) => return Ok(WrittenOutcome { outcome: Cow::Borrowed(outcome), proof }),
+            },
+            Err(reason) => reason,
+        };
+        tracing::warn!(job.id = %outcome.job_id, batch.id = %outcome.batch_id, %reason,
+            "an outcome can't be stored as it came; it is recorded with the reason");
+        let [full, bare] = reason.replacements(outcome);
+        match self.create(&full, shards, &write_id).await {
+            Err(CreateError::Unstorable(_)) => {
+                let proof = self.create(&bare, shards, &write_id).await?;
+                Ok(WrittenOutcome { outcome: Cow::Owned(bare), proof })
+            }
+            proof => Ok(WrittenOutcome { outcome: Cow::Owned(full), proof: proof? }),
+        }
+    }
+
+    async fn create(
         &self,
         outcome: &Outcome,
         shards: u32,
-        write_id: Uuid,
-    ) -> Result<Recorded, StoreError> {
+        write_id: &str,
+    ) -> Result<Recorded, CreateError> {
         let pk = partition_key(&outcome.batch_id, shard_of(outcome.job_id, shards));
-        let write_id = write_id.simple().to_string();
-        let mut item = OutcomeItem::new(outcome, &pk, &write_id)?;
-        if is_too_big(&item) {
-            let payload = payloads::body_payload_name(outcome.job_id, &write_id);
-            let body = outcome.body.as_deref().unwrap_or_default();
-            self.put_payload(&payload, body, None).await?;
-            item.body = None;
+        let mut item = OutcomeItem::new(outcome, &pk, write_id)?;
+        if size_over_limit(&item).is_some() {
+            let payload = payloads::body_payload_name(outcome.job_id, write_id);
+            let body = item.body.take().unwrap_or_default();
+            if let Some(bytes) = size_over_limit(&item) {
+                return Err(UnstorableReason::TooLarge { bytes, limit: ITEM_LIMIT }.into());
+            }
+            self.put_payload(&payload, body.as_bytes(), None).await?;
             item.body_ref = Some(payload.into());
         }
+        let created = self.create_item(outcome, &item, shards).await;
+        // Whoever was first has a body of its own; a refused item has no use for one.
+        let is_ours = created.as_ref().is_ok_and(Recorded::is_first);
+        let is_open = matches!(created, Err(CreateError::Store(_)));
+        if let (Some(payload), false) = (&item.body_ref, is_ours || is_open) {
+            self.delete_payload(payload).await?;
+        }
+        created
+    }
+
+    async fn create_item(
+        &self,
+        outcome: &Outcome,
+        item: &OutcomeItem<'_>,
+        shards: u32,
+    ) -> Result<Recorded, CreateError> {
         let proof = |first| {
             let (job_id, ending, digest) = (outcome.job_id, outcome.ending, outcome.digest);
             Recorded { job_id, ending, digest, first }
         };
         let mut others = CallBackoff::new(self.calls.patience);
         loop {
-            let create = || self.outcomes.create_item(pk.clone(), &item.id, &item, None);
+            let create = || self.outcomes.create_item(item.pk.to_string(), &item.id, item, None);
             if self.calls.write(CREATE, create).await?.written(CREATE)? {
                 return Ok(proof(true));
             }
@@ -161,13 +248,10 @@ impl CosmosInner {
                 others.wait_for_others(PROVE.1).await?;
                 continue;
             };
-            if known.write_id == write_id {
+            if known.write_id == item.write_id {
                 return Ok(proof(true));
             }
-            if let Some(payload) = &item.body_ref {
-                self.delete_payload(payload).await?;
-            }
-            return Ok(known.recorded(outcome.job_id, false)?);
+            return Ok(known.recorded(outcome.job_id, false).map_err(StoreError::from)?);
         }
     }
 
@@ -189,17 +273,19 @@ impl CosmosInner {
     }
 }
 
-fn is_too_big(item: &OutcomeItem<'_>) -> bool {
+/// Returns the item's size as JSON, if it is more than the service takes.
+fn size_over_limit(item: &OutcomeItem<'_>) -> Option<usize> {
     let texts = [item.body.as_deref(), item.metadata.as_deref(), Some(&item.custom_id)];
     let texts: usize = texts.into_iter().flatten().map(str::len).sum();
     let message = item.failure.as_ref().map_or(0, |failure| failure.message.len());
     // Nearly every item passes here, without being written out only to be measured.
     if (texts + message) * JSON_GROWTH < ITEM_LIMIT {
-        return false;
+        return None;
     }
     let mut size = ByteCounter(0);
     // What can't be written out here fails with its reason when it is sent.
-    serde_json::to_writer(&mut size, item).is_ok() && size.0 > ITEM_LIMIT && item.body.is_some()
+    serde_json::to_writer(&mut size, item).ok()?;
+    (size.0 > ITEM_LIMIT).then_some(size.0)
 }
 
 struct ByteCounter(usize);

@@ -22,9 +22,9 @@ pub(super) struct UsageRows<'a> {
 }
 
 impl<'a> UsageRows<'a> {
-    pub(super) fn add(&mut self, o: &'a Outcome, finished_at: &str) {
+    pub(super) fn add(&mut self, o: &'a Outcome) {
         // "2026-11-23T16" of an RFC 3339 time.
-        let hour = finished_at[..13].to_owned();
+        let hour = o.finished_at.to_string()[..13].to_owned();
         let (batch, tier) = (o.batch_id.as_str(), o.service_tier.as_deref().unwrap_or_default());
         let key = (batch, o.deployment.as_str(), o.model.as_str(), tier, hour, o.ending);
         let (jobs, attempts, usage) = self.sums.entry(key).or_default();
