@@ -48,6 +48,8 @@ impl Wheel {
             deadline: None,
             since: now,
             avoid: None,
+            excluded: Default::default(),
+            tag: Default::default(),
         };
         let under_way = std::collections::VecDeque::new();
         let mut wheel = Self { admission, ticket, now, under_way, jobs: 0 };

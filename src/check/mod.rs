@@ -217,12 +217,15 @@ async fn send_probe(target: &WorkerTarget, ask: DeploymentProbe) -> (Option<Stri
     };
     let CallResult { verdict, rate_limits: told } = target.client.call(&job).await;
     let problem = match verdict {
-        Verdict::Answered(_) | Verdict::Refused(_) | Verdict::Throttled { .. } => None,
-        Verdict::Transient { error, .. } => {
-            Some(format!("{}: {}", error.failure.code, error.failure.message))
-        }
+        Verdict::Answered(_)
+        | Verdict::Refused(_)
+        | Verdict::RefusedHere(_)
+        | Verdict::Throttled { .. } => None,
+        // It knows no such parameter: the jobs may not have it.
+        Verdict::Denied { error, .. } if error.status == Some(400) => None,
+        Verdict::Transient { error, .. } | Verdict::NoAnswer(error) => Some(error.words()),
         Verdict::Unreachable { why } => Some(format!("no connection: {why}")),
-        Verdict::Missing { why } | Verdict::Misconfigured { why } => Some(why),
+        Verdict::Denied { why, .. } | Verdict::Misconfigured { why } => Some(why),
     };
     (problem, told)
 }

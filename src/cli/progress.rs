@@ -8,6 +8,7 @@ use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
 use super::say;
+use domain::deployment::DeploymentSnapshot;
 use domain::outcome::OutcomeStatus;
 use telemetry::WorkerProgress;
 
@@ -118,14 +119,38 @@ fn progress_line(
         let eta = if jobs_s > 0.0 { duration_text(left as f64 / jobs_s) } else { "?".into() };
         format!(" | ETA {eta}")
     });
+    let waits = waits_for(&p.deployments.borrow()).unwrap_or_default();
     format!(
-        "failed {} dead {} | {jobs_s:.1} jobs/s {}{quota} tokens/min | 429s {} transient errors {}{eta}",
+        "failed {} dead {} | {jobs_s:.1} jobs/s {}{quota} tokens/min | 429s {} transient errors {}{eta}{waits}",
         p.of(OutcomeStatus::Failed),
         p.of(OutcomeStatus::Dead),
         HumanCount(tokens_min as u64),
         p.throttled.load(std::sync::atomic::Ordering::Relaxed),
         p.transient_errors.load(std::sync::atomic::Ordering::Relaxed),
     )
+}
+
+/// Characters of a refusal's words that a line has room for.
+const SHOWN_WORDS: usize = 160;
+
+/// Says what is waited for and how long, if no deployment answers.
+fn waits_for(deployments: &[DeploymentSnapshot]) -> Option<String> {
+    let mut left = deployments.iter().filter(|d| d.retired.is_none()).peekable();
+    left.peek()?;
+    let closed: Option<Vec<_>> = left
+        .map(|d| {
+            let why = d.last_refusal.as_deref().or(d.breaker_why.as_deref())?;
+            Some((d.asked_ms.or(d.paused_ms).unwrap_or(0), d.name.as_str(), why))
+        })
+        .collect();
+    let (ms, name, why) = closed?.into_iter().min_by_key(|(ms, ..)| *ms)?;
+    let long = if ms == 0 {
+        String::new()
+    } else {
+        format!(" for {}", duration_text(ms.div_ceil(1_000) as f64))
+    };
+    let words: String = why.chars().take(SHOWN_WORDS).collect();
+    Some(format!(" | waits{long}, {name} says {words}"))
 }
 
 /// Formats seconds as a duration for people.

@@ -197,9 +197,13 @@ fn block_text(block: &BlockedDeployment) -> String {
         BlockReason::Calls { in_flight } => {
             format!("is at its limit of calls in flight: {in_flight}")
         }
-        BlockReason::Paused => "paused by a 429's retry-after".to_owned(),
-        BlockReason::Missing => "not found; it is tried again from time to time".to_owned(),
-        BlockReason::Breaker { error } => format!("keeps failing, so its breaker is open: {error}"),
+        BlockReason::Paused { error } => {
+            format!("pauses after a refusal: {}", error.as_deref().unwrap_or("429"))
+        }
+        BlockReason::RefusedJob => "refused the job for good; another one may take it".to_owned(),
+        BlockReason::Breaker { error } => {
+            format!("keeps failing or refusing, so single calls probe it: {error}")
+        }
         BlockReason::Retired { error } => format!("removed from the pool: {error}"),
         BlockReason::TooLarge { most } => {
             format!("can never grant so many tokens; at most {most} for one call")

@@ -9,6 +9,7 @@ mod control;
 mod crash;
 mod exit_codes;
 mod plan;
+mod replies;
 mod report;
 mod results;
 mod run;

@@ -89,7 +89,7 @@ async fn a_pause_that_a_429_asked_for_is_told() {
     let simulator = start(SimulatorSettings { faults, ..SimulatorSettings::default() }).await;
     let place = night(&simulator, 5, "");
     let worker = place.spawn(&["work"]);
-    until_said(&place, &["night"], &["paused by a 429's retry-after"]).await;
+    until_said(&place, &["night"], &["pauses after a refusal: 429"]).await;
     end(worker);
 }
 

@@ -107,6 +107,17 @@ impl Breaker {
         opens
     }
 
+    /// Records a refusal that puts the deployment in doubt, which opens it at once; returns whether
+    /// it did.
+    pub fn doubt(&mut self, probe: bool, why: &str, now: Instant) -> bool {
+        if self.open.is_some() {
+            self.stay_open(probe, now);
+            return false;
+        }
+        self.open(false, why, now);
+        true
+    }
+
     /// Records that no connection could be made, which opens it at once; returns whether it did.
     pub fn fail_unreachable(&mut self, probe: bool, why: &str, now: Instant) -> bool {
         match &mut self.open {

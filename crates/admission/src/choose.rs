@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::deployment::DeploymentGate;
 use super::quota::DeploymentQuota;
 use super::wait_queue::{HeapIndex, JobRank, WaitingJob};
-use super::{Admission, AdmissionDecision, RoutingGroup};
+use super::{Admission, AdmissionDecision, DeploymentIndex, RoutingGroup};
 
 /// Time a job must have until its deadline to be tried on the flex tier: a slow call there takes
 /// up to 15 minutes (Azure docs: "flex processing"), and then it has to be made elsewhere.
@@ -45,6 +45,18 @@ impl<T> Admission<T> {
             && let Some((heap, _)) = queue.best(is_over)
         {
             return queue.pop(heap).map(|job| AdmissionDecision::Expired(job.item));
+        }
+        let deployments = &self.deployments;
+        let is_closed = |job: &WaitingJob<T>, n: &usize| {
+            job.excluded.contains(DeploymentIndex(*n)) || deployments[*n].retired().is_some()
+        };
+        let is_excluded = |job: &WaitingJob<T>| {
+            !job.excluded.is_empty() && members.iter().all(|n| is_closed(job, n))
+        };
+        if queue.has_choosy()
+            && let Some((heap, _)) = queue.best(is_excluded)
+        {
+            return queue.pop(heap).map(|job| AdmissionDecision::Excluded(job.item));
         }
         let (heap, head) = queue.head()?;
         *best = Some(heap);
@@ -146,6 +158,7 @@ impl<T> Admission<T> {
                 &self.groups[group];
             let mut suits = |job: &WaitingJob<T>| {
                 job.charge <= room
+                    && !job.excluded.contains(DeploymentIndex(index))
                     && self.is_in_time(index, job, now)
                     && self.may_spill(job, *above, wake, now)
                     && self.is_not_avoided(index, job, members, wake, now)

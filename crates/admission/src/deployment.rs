@@ -1,51 +1,60 @@
 //! State of one deployment: what it may take now, and what its answers taught us.
 //!
 //! Pure: every decision takes `now`. It joins parts that each know one thing: the calls in flight,
-//! the pause that a 429 asked for, and the breaker. The quota is passed in, since deployments may
-//! share one.
+//! the pauses after 429s, the refusals that may be its own fault, and the breaker. The quota is passed
+//! in, since deployments may share one.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Booking;
 use super::breaker::{Breaker, BreakerDecision};
 use super::call_averages::CallAverages;
 use super::concurrency_limit::ConcurrencyLimit;
 pub use super::limits::DeploymentLimits;
 use super::quota::DeploymentQuota;
+use super::refusals::{DeploymentDoubt, RefusalLedger, RefusalRuling, SuspectCall};
 use super::sliding_window::SlidingWindowSum;
+use super::throttle::ThrottleWaves;
+use super::{Booking, DeploymentIndex, JobTag};
 use domain::deployment::{BreakerState, DeploymentSnapshot, ServiceKind};
 use domain::headers::RateHeaders;
+use domain::suspect::Suspect;
 
-/// Time that a deployment may stay missing before it leaves the pool, if others can do its work:
-/// right after its creation it takes some minutes (Azure docs: DeploymentNotFound). Then the pause
-/// between two attempts.
-const MISSING_FOR: Duration = Duration::from_secs(300);
-const MISSING_PAUSE: Duration = Duration::from_secs(15);
+/// Wait of a 429 which says that the request is larger than the whole quota ("retry after 86400
+/// seconds"), or that a small one came too early (gpt-researcher#936); and the part of the quota
+/// from which the first is believed. Our own count may be a little lower than the service's.
+const NEVER_FITS_WAIT: Duration = Duration::from_secs(86_400);
+const NEAR_THE_LIMIT: f64 = 0.8;
+
+/// Characters kept of a refusal's words.
+const KEPT_WORDS: usize = 300;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Shortest pause of a flex deployment without room: its 429 is about the service's capacity.
 const FLEX_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_FLEX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Result of a call, as far as it concerns the deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallFeedback {
-    /// An answer, or a refusal of the job itself.
+    /// An answer.
     Responded,
+    /// A refusal that is the job's own for certain.
+    RefusedJob,
+    /// Refusal that may be the job's or the deployment's fault.
+    Denied { suspect: Suspect, why: String },
     /// Transient error of its own: 5xx, a time-out, a reset.
     Transient { why: String },
     /// Nothing is known of it; perhaps no call was made.
     Unclear,
-    /// 429: nothing more until then.
-    Throttled { until: Instant },
+    /// 429: the wait that it asked for, and its words.
+    Throttled { asked: Option<Duration>, why: String },
     /// No connection could be made: nothing was sent.
     Unreachable { why: String },
-    /// There is no such deployment, or not yet.
-    Missing { why: String },
-    /// It will never answer as configured: wrong key, no permission, an unknown service tier.
+    /// It will not answer before somebody acts: no credit, an unknown service tier.
     Misconfigured { why: String },
 }
 
@@ -60,8 +69,14 @@ pub struct ObservedCall<'a> {
 
 struct ThrottledCall<'a> {
     booking: &'a Booking,
-    until: Instant,
+    asked: Option<Duration>,
     rate_limits: &'a RateHeaders,
+}
+
+/// Words of the last refusal, and until when the service asked to wait.
+struct LastRefusal {
+    words: String,
+    asked_until: Option<Instant>,
 }
 
 /// Readiness of a deployment to take calls.
@@ -90,8 +105,11 @@ pub struct Deployment {
     is_lifted: bool,
     in_flight: usize,
     paused_until: Option<Instant>,
+    throttles: ThrottleWaves,
+    refusals: RefusalLedger,
+    /// Since its last answer.
+    last_refusal: Option<LastRefusal>,
     breaker: Breaker,
-    missing_since: Option<Instant>,
     retired: Option<String>,
     latency: Option<Duration>,
     averages: CallAverages,
@@ -107,8 +125,10 @@ impl Deployment {
             is_lifted: false,
             in_flight: 0,
             paused_until: None,
+            throttles: ThrottleWaves::default(),
+            refusals: RefusalLedger::default(),
+            last_refusal: None,
             breaker: Breaker::default(),
-            missing_since: None,
             retired: None,
             latency: None,
             averages: CallAverages::default(),
@@ -123,7 +143,7 @@ impl Deployment {
         if self.retired.is_some() {
             return DeploymentGate::Retired;
         }
-        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+        if let Some(until) = self.closed_until().filter(|until| *until > now) {
             return DeploymentGate::Until(until);
         }
         match self.breaker.decision(now) {
@@ -146,28 +166,37 @@ impl Deployment {
     pub fn book(
         &mut self,
         quota: &mut DeploymentQuota,
-        index: super::DeploymentIndex,
+        (deployment, tag): (DeploymentIndex, JobTag),
         charge: u64,
         now: Instant,
     ) -> Booking {
         self.in_flight += 1;
         self.booked.add(charge as f64, now);
+        self.throttles.begin_call(now);
         let total = quota.book(charge, now);
-        Booking { deployment: index, charge, at: now, total, is_probe: self.breaker.begin() }
+        Booking { deployment, charge, at: now, total, is_probe: self.breaker.begin(), tag }
     }
 
-    /// Ends a call that [`Self::book`] began.
-    pub fn observe(&mut self, quota: &mut DeploymentQuota, end: ObservedCall<'_>, now: Instant) {
+    /// Ends a call that [`Self::book`] began; returns the ruling on a refusal.
+    pub fn observe(
+        &mut self,
+        quota: &mut DeploymentQuota,
+        end: ObservedCall<'_>,
+        now: Instant,
+    ) -> Option<RefusalRuling> {
         let ObservedCall { booking, feedback, rate_limits, is_last } = end;
         let in_flight = self.in_flight;
         self.in_flight = in_flight.saturating_sub(1);
         quota.observe_request_limit(rate_limits, now);
         match feedback {
-            CallFeedback::Responded => {
-                self.missing_since = None;
+            CallFeedback::Responded | CallFeedback::RefusedJob => {
                 self.utilisation = rate_limits.utilisation.or(self.utilisation);
                 quota.observe_headers(booking, rate_limits, now);
                 self.concurrency.succeed(rate_limits.utilisation);
+                match feedback {
+                    CallFeedback::Responded => self.refusals.answered(booking.tag, booking.charge),
+                    _ => self.refusals.alive(),
+                }
                 self.succeed(booking, now);
             }
             CallFeedback::Transient { why } => {
@@ -177,33 +206,64 @@ impl Deployment {
                 }
             }
             CallFeedback::Unclear => self.breaker.end_unclear(booking.is_probe),
-            CallFeedback::Throttled { until } => {
-                let throttled = ThrottledCall { booking, until, rate_limits };
-                self.throttle(quota, throttled, in_flight, now);
+            CallFeedback::Throttled { asked, why } => {
+                self.remember(&why, asked, now);
+                let throttled = ThrottledCall { booking, asked, rate_limits };
+                return self.throttle(quota, throttled, in_flight, now);
             }
             CallFeedback::Unreachable { why } => {
                 if self.breaker.fail_unreachable(booking.is_probe, &why, now) {
                     warn!(deployment.name = %self.name, why, "can't be reached");
                 }
             }
-            CallFeedback::Missing { why } => {
-                self.breaker.end_unclear(booking.is_probe);
-                let since = *self.missing_since.get_or_insert(now);
-                if is_last || now.saturating_duration_since(since) >= MISSING_FOR {
-                    self.retire(why);
-                } else {
-                    self.pause(now + MISSING_PAUSE);
-                }
+            CallFeedback::Denied { suspect, why } => {
+                let call = SuspectCall { tag: booking.tag, suspect, is_last };
+                return Some(self.deny(booking, call, why, now));
             }
             CallFeedback::Misconfigured { why } => {
                 self.breaker.end_unclear(booking.is_probe);
                 self.retire(why);
             }
         }
+        None
+    }
+
+    fn deny(
+        &mut self,
+        booking: &Booking,
+        call: SuspectCall,
+        why: String,
+        now: Instant,
+    ) -> RefusalRuling {
+        let (ruling, doubt) = self.refusals.refused(call, now);
+        if ruling != RefusalRuling::JobAtFault {
+            self.remember(&why, None, now);
+        }
+        match doubt {
+            DeploymentDoubt::None => self.breaker.end_unclear(booking.is_probe),
+            DeploymentDoubt::Probe => {
+                if self.breaker.doubt(booking.is_probe, &why, now) {
+                    warn!(deployment.name = %self.name, why, "refuses all calls: trying again");
+                }
+            }
+            DeploymentDoubt::Retire => {
+                self.breaker.end_unclear(booking.is_probe);
+                self.retire(why);
+            }
+        }
+        ruling
+    }
+
+    fn remember(&mut self, words: &str, asked: Option<Duration>, now: Instant) {
+        let words = words.chars().take(KEPT_WORDS).collect();
+        let asked_until = asked.and_then(|asked| now.checked_add(asked));
+        self.last_refusal = Some(LastRefusal { words, asked_until });
     }
 
     fn succeed(&mut self, booking: &Booking, now: Instant) {
         let latency = now.saturating_duration_since(booking.at);
+        self.throttles.answered(booking.at);
+        self.last_refusal = None;
         self.averages.add(latency, booking.charge);
         self.latency = Some(self.latency.map_or(latency, |mean| mean * 7 / 8 + latency / 8));
         if self.breaker.why().is_some() {
@@ -218,14 +278,24 @@ impl Deployment {
         throttled: ThrottledCall<'_>,
         in_flight: usize,
         now: Instant,
-    ) {
-        let ThrottledCall { booking, until, rate_limits } = throttled;
+    ) -> Option<RefusalRuling> {
+        let ThrottledCall { booking, asked, rate_limits } = throttled;
         self.breaker.end_unclear(booking.is_probe);
         self.booked.subtract(booking.charge as f64, booking.at);
         self.utilisation = rate_limits.utilisation.or(self.utilisation);
+        let never_fits = asked.is_some_and(|asked| asked >= NEVER_FITS_WAIT)
+            && is_near_limit(booking.charge, quota, rate_limits);
+        if never_fits || self.refusals.throttled(booking.tag, booking.charge) {
+            // It says nothing about the others.
+            quota.refund(booking);
+            return Some(RefusalRuling::JobAtFault);
+        }
+        let until = now + self.throttles.refused(booking.at, asked, now);
         match self.limits.service {
             ServiceKind::Flex => {
-                self.pause(until.max(now + FLEX_PAUSE));
+                // Having no room is usual there, and it comes back at any time.
+                let pause = asked.unwrap_or_default().clamp(FLEX_PAUSE, LONGEST_FLEX_PAUSE);
+                self.pause(now + pause);
                 quota.refund(booking);
             }
             ServiceKind::Provisioned => self.pause(until),
@@ -237,6 +307,7 @@ impl Deployment {
         if self.limits.service != ServiceKind::Standard || rate_limits.limit_tokens.is_none() {
             self.concurrency.observe_throttled(in_flight, booking.at, now);
         }
+        None
     }
 
     fn pause(&mut self, until: Instant) {
@@ -263,7 +334,7 @@ impl Deployment {
 
     /// Returns whether a job that another deployment failed should rather come here.
     pub fn is_healthy(&self, now: Instant) -> bool {
-        let paused = self.paused_until.is_some_and(|until| until > now);
+        let paused = self.closed_until().is_some_and(|until| until > now);
         self.retired.is_none() && !paused && self.breaker.decision(now) == BreakerDecision::All
     }
 
@@ -288,18 +359,28 @@ impl Deployment {
         self.retired.as_deref()
     }
 
-    /// Returns whether it counts as not yet created.
-    pub fn is_missing(&self) -> bool {
-        self.missing_since.is_some()
+    /// Returns whether it has refused everything since its last answer.
+    pub fn is_in_doubt(&self) -> bool {
+        self.refusals.is_in_doubt()
+    }
+
+    /// Returns whether it has answered any job.
+    pub fn has_answered(&self) -> bool {
+        self.refusals.has_answered()
+    }
+
+    /// Returns the words of its last refusal, if nothing was answered since.
+    pub fn last_refusal(&self) -> Option<&str> {
+        self.last_refusal.as_ref().map(|last| last.words.as_str())
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns until when a 429 keeps calls off it.
-    pub fn paused_until(&self) -> Option<Instant> {
-        self.paused_until
+    /// Returns until when 429s keep calls off it.
+    pub fn closed_until(&self) -> Option<Instant> {
+        self.paused_until.max(self.throttles.next_call_at())
     }
 
     /// Returns what its breaker lets through.
@@ -349,7 +430,9 @@ impl Deployment {
             call_seconds: usual.map(|(seconds, _)| seconds),
             call_tokens: usual.map(|(_, tokens)| tokens),
             utilisation: self.utilisation,
-            paused_ms: self.paused_until.and_then(left),
+            paused_ms: self.closed_until().and_then(left),
+            last_refusal: self.last_refusal().map(Into::into),
+            asked_ms: self.last_refusal.as_ref().and_then(|last| last.asked_until).and_then(left),
             breaker: match self.breaker.decision(now) {
                 BreakerDecision::All => BreakerState::Closed,
                 BreakerDecision::Until(_) => BreakerState::Open,
@@ -359,4 +442,11 @@ impl Deployment {
             retired: self.retired.clone(),
         }
     }
+}
+
+/// Returns whether a call may be larger than what the deployment ever gives in a minute.
+fn is_near_limit(charge: u64, quota: &DeploymentQuota, rate_limits: &RateHeaders) -> bool {
+    let told = rate_limits.limit_tokens.map(|limit| limit as f64);
+    let limit = told.into_iter().chain(quota.limit()).reduce(f64::min);
+    limit.is_some_and(|limit| charge as f64 >= NEAR_THE_LIMIT * limit)
 }

@@ -13,7 +13,7 @@ use super::choose::FLEX_TIME_NEEDED;
 use super::deployment::Deployment;
 use super::quota::{DeploymentQuota, ExhaustedLimit};
 use super::wait_queue::WaitingJob;
-use super::{Admission, RoutingGroup};
+use super::{Admission, DeploymentIndex, RoutingGroup};
 use domain::inquiry::{BlockReason, BlockedDeployment, JobWait, WaitSummary};
 
 impl<T> Admission<T> {
@@ -85,6 +85,9 @@ impl<T> Admission<T> {
         if job.charge > most {
             return (BlockReason::TooLarge { most }, None);
         }
+        if job.excluded.contains(DeploymentIndex(n)) {
+            return (BlockReason::RefusedJob, None);
+        }
         if deployment.is_flex() && job.deadline.is_some_and(|at| at <= now + FLEX_TIME_NEEDED) {
             return (BlockReason::Deadline, None);
         }
@@ -145,9 +148,9 @@ impl Deployment {
         if let Some(error) = self.retired() {
             return Some((BlockReason::Retired { error: error.to_owned() }, None));
         }
-        if let Some(until) = self.paused_until().filter(|until| *until > now) {
-            let why = if self.is_missing() { BlockReason::Missing } else { BlockReason::Paused };
-            return Some((why, Some(until - now)));
+        if let Some(until) = self.closed_until().filter(|until| *until > now) {
+            let error = self.last_refusal().map(Into::into);
+            return Some((BlockReason::Paused { error }, Some(until - now)));
         }
         let broken =
             || BlockReason::Breaker { error: self.breaker_error().unwrap_or_default().to_owned() };
@@ -186,6 +189,8 @@ mod tests {
             deadline: None,
             since: now,
             avoid: None,
+            excluded: Default::default(),
+            tag: Default::default(),
         };
         admission.offer(&ticket, item, now);
     }
@@ -217,12 +222,13 @@ mod tests {
         offer(&mut admission, 10, 1, now);
         let later = now + Duration::from_secs(1);
         let AdmissionDecision::Go(_, booking) = admission.next(later) else { panic!("it goes") };
-        let until = later + Duration::from_secs(20);
-        let refused = CallFeedback::Throttled { until };
+        let (until, asked) = (later + Duration::from_secs(20), Some(Duration::from_secs(20)));
+        let refused = CallFeedback::Throttled { asked, why: "429: full".into() };
         admission.observe(&booking, refused, &RateHeaders::default(), later);
         offer(&mut admission, 10, 2, later);
         let wait = only(&admission, later);
-        assert_eq!(wait.blocks[0].reason, BlockReason::Paused);
+        let error = Some("429: full".into());
+        assert_eq!(wait.blocks[0].reason, BlockReason::Paused { error });
         assert_eq!(wait.blocks[0].over_in_ms, Some(20_000));
         admission.drain();
         offer(&mut admission, 7_000, 3, until);

@@ -8,7 +8,8 @@
 //!
 //! `deployment` joins what is known of each: `pace`, `quota_estimator` (with `window`,
 //! `charge_factor` and `sliding_window`), `concurrency_limit`, `breaker` and `demand`, by which
-//! instances share it (`shares`). `explain` tells people why a job waits.
+//! instances share it (`shares`). `refusals` tells a job's fault from the deployment's, `throttle` how
+//! long a 429 pauses it. `explain` tells people why a job waits.
 
 mod breaker;
 mod call_averages;
@@ -22,8 +23,10 @@ mod limits;
 mod pace;
 mod quota;
 mod quota_estimator;
+mod refusals;
 pub mod shares;
 mod sliding_window;
+mod throttle;
 mod wait_queue;
 mod window;
 
@@ -37,6 +40,7 @@ use deployment::{CallFeedback, Deployment, DeploymentLimits, ObservedCall};
 use domain::deployment::{DemandSnapshot, DeploymentSnapshot, ServiceKind};
 use domain::headers::RateHeaders;
 use quota::DeploymentQuota;
+pub use refusals::RefusalRuling;
 use wait_queue::{WaitQueue, WaitingJob};
 
 /// Time that a job which a deployment failed waits for another one.
@@ -62,6 +66,37 @@ pub struct PoolMember {
     pub quota: String,
 }
 
+/// Deployments that a job can't go to. It holds the first 128 of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeploymentSet(u128);
+
+impl DeploymentSet {
+    /// Adds a deployment; false if the set can't hold it.
+    pub fn insert(&mut self, deployment: DeploymentIndex) -> bool {
+        let bit = u32::try_from(deployment.0).ok().and_then(|n| 1_u128.checked_shl(n));
+        self.0 |= bit.unwrap_or(0);
+        bit.is_some()
+    }
+
+    pub fn contains(self, deployment: DeploymentIndex) -> bool {
+        let bit = u32::try_from(deployment.0).ok().and_then(|n| 1_u128.checked_shl(n));
+        bit.is_some_and(|bit| self.0 & bit != 0)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Identity of a job in a deployment's memory of what it refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JobTag {
+    /// Hash of its id; 0: none.
+    pub job: u64,
+    /// Hash of what makes deployments treat it like others: model name and API.
+    pub kind: u64,
+}
+
 /// Index of a routing group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoutingGroupIndex(usize);
@@ -79,6 +114,9 @@ pub struct AdmissionTicket {
     pub since: Instant,
     /// The deployment that failed it last.
     pub avoid: Option<DeploymentIndex>,
+    /// Deployments that refused it for good.
+    pub excluded: DeploymentSet,
+    pub tag: JobTag,
 }
 
 /// Call that admission let go; its end is to be reported to [`Admission::observe`].
@@ -91,6 +129,7 @@ pub struct Booking {
     pub total: f64,
     /// It is the probe of a breaker.
     pub is_probe: bool,
+    pub tag: JobTag,
 }
 
 /// Decision about the next job.
@@ -103,6 +142,8 @@ pub enum AdmissionDecision<T> {
     NeverFits(T),
     /// No deployment serves its model.
     NotServed(T),
+    /// All deployments that are left have refused it for good.
+    Excluded(T),
     /// Nothing can go before this time, or (`None`) before something else happens.
     Wait(Option<Instant>),
 }
@@ -258,11 +299,11 @@ impl<T> Admission<T> {
             return;
         };
         let deadline = ticket.deadline;
-        let rank =
-            (ticket.priority, Reverse((deadline.is_none(), deadline)), Reverse(self.offered));
+        let age = Reverse((ticket.since, self.offered));
+        let rank = (ticket.priority, Reverse((deadline.is_none(), deadline)), age);
         let avoids = ticket.avoid.map(|avoided| (avoided.0, now + AVOID_FOR));
-        let (charge, since) = (ticket.charge, ticket.since);
-        let waiting = WaitingJob { rank, charge, deadline, since, avoids, item };
+        let AdmissionTicket { charge, since, excluded, tag, .. } = *ticket;
+        let waiting = WaitingJob { rank, charge, deadline, since, avoids, excluded, tag, item };
         self.groups[group].queue.push(waiting);
     }
 
@@ -283,33 +324,49 @@ impl<T> Admission<T> {
                 self.advance_turn(deployment, pick.charge);
                 let index = DeploymentIndex(deployment);
                 let quota = &mut self.quotas[self.pool[deployment].quota];
-                let booking = self.deployments[deployment].book(quota, index, pick.charge, now);
+                let booking =
+                    self.deployments[deployment].book(quota, (index, job.tag), pick.charge, now);
                 return AdmissionDecision::Go(job.item, booking);
             }
         }
         AdmissionDecision::Wait(wake)
     }
 
-    /// Records how a call ended, and the rate limits of its response.
+    /// Records how a call ended, and the rate limits of its response. Returns the ruling on a
+    /// refusal, if it was one.
     pub fn observe(
         &mut self,
         booking: &Booking,
         feedback: CallFeedback,
         rate_limits: &RateHeaders,
         now: Instant,
-    ) {
+    ) -> Option<RefusalRuling> {
         let index = booking.deployment.0;
         let serves =
             |n: usize| self.pool[n].groups.iter().any(|l| self.pool[index].groups.contains(l));
         let stays = |n: usize| {
             let other = &self.deployments[n];
-            n != index && serves(n) && other.retired().is_none() && !other.is_missing()
+            n != index && serves(n) && other.retired().is_none() && !other.is_in_doubt()
         };
-        let is_last = matches!(feedback, CallFeedback::Missing { .. })
+        let is_last = matches!(feedback, CallFeedback::Denied { .. })
             && !(0..self.deployments.len()).any(stays);
         let quota = &mut self.quotas[self.pool[index].quota];
         let end = ObservedCall { booking, feedback, rate_limits, is_last };
-        self.deployments[index].observe(quota, end, now);
+        self.deployments[index].observe(quota, end, now)
+    }
+
+    /// Returns whether a deployment that has not refused the job may still take it.
+    pub fn may_serve(&self, group: Option<RoutingGroupIndex>, excluded: DeploymentSet) -> bool {
+        let Some(RoutingGroupIndex(group)) = group else { return false };
+        let is_left = |n: &usize| {
+            !excluded.contains(DeploymentIndex(*n)) && self.deployments[*n].retired().is_none()
+        };
+        self.groups[group].members.iter().any(is_left)
+    }
+
+    /// Returns whether a deployment has answered any job.
+    pub fn has_answered(&self, deployment: DeploymentIndex) -> bool {
+        self.deployments[deployment.0].has_answered()
     }
 
     /// Lets this instance use a part of a deployment's quota (from 0 to 1), or of its calls in

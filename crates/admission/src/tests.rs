@@ -2,6 +2,7 @@
 
 use super::*;
 use domain::deployment::BreakerState;
+use domain::suspect::Suspect;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SPILL: Duration = Duration::from_secs(5);
@@ -24,6 +25,14 @@ fn on_tier(tier: u8, service: ServiceKind) -> PoolMember {
     PoolMember { tier, limits, ..PoolMember::default() }
 }
 
+fn throttled(asked: Option<Duration>) -> CallFeedback {
+    CallFeedback::Throttled { asked, why: "429".into() }
+}
+
+fn denied(suspect: Suspect) -> CallFeedback {
+    CallFeedback::Denied { suspect, why: "404".into() }
+}
+
 struct Pool {
     admission: Admission<&'static str>,
     start: Instant,
@@ -44,6 +53,8 @@ impl Pool {
             deadline: None,
             since: self.start,
             avoid: None,
+            excluded: DeploymentSet::default(),
+            tag: JobTag::default(),
         }
     }
 
@@ -210,7 +221,7 @@ fn flex_is_tried_first_by_those_who_have_time_and_nobody_waits_for_its_room() {
     let (item, booking) = pool.go(now).unwrap();
     assert_ne!((item, booking.deployment.0), ("near", 0));
     assert_eq!(booking.deployment.0, 0);
-    pool.end(&booking, CallFeedback::Throttled { until: now }, now);
+    pool.end(&booking, throttled(None), now);
     assert_eq!(pool.went(now), Some(("near", 1)), "flex has no room: at once to the next tier");
     assert!(pool.went(now).is_some_and(|(_, n)| n == 1));
     let later = now + 6 * SECOND;
@@ -274,25 +285,86 @@ fn an_unreachable_deployment_is_tried_by_one_call_after_growing_pauses() {
 
 #[test]
 fn a_deployment_that_was_just_created_is_waited_for_where_others_work_on() {
-    let missing = |n: usize| CallFeedback::Missing { why: format!("404 by {n}") };
     let mut pool = Pool::new(vec![member(&[], None), member(&[], None)]);
     let mut now = pool.start;
-    for _ in 0..19 {
+    while now < pool.start + 290 * SECOND {
         pool.offer(1, "job");
         pool.offer(1, "job");
         while let Some((_, booking)) = pool.go(now) {
             let n = booking.deployment.0;
-            let feedback = if n == 0 { missing(n) } else { CallFeedback::Responded };
+            let feedback =
+                if n == 0 { denied(Suspect::Deployment) } else { CallFeedback::Responded };
             pool.end(&booking, feedback, now);
         }
         assert_eq!(pool.admission.snapshot(now)[0].retired, None);
         now += 15 * SECOND;
     }
     let mut alone = Pool::new(vec![member(&[], None)]);
-    alone.offer(1, "job");
-    let (_, booking) = alone.go(alone.start).unwrap();
-    alone.end(&booking, missing(0), alone.start);
-    assert_eq!(alone.admission.all_retired(), Some("404 by 0"), "said at once");
+    let mut calls = 0;
+    while alone.admission.all_retired().is_none() {
+        alone.offer(1, "job");
+        let later = alone.start + SECOND / 4 * calls;
+        if let Some((_, booking)) = alone.go(later) {
+            alone.end(&booking, denied(Suspect::Deployment), later);
+        }
+        calls += 1;
+        assert!(calls < 60, "given up on within seconds");
+    }
+    assert!(calls > 8, "and not at once");
+}
+
+#[test]
+fn a_job_that_a_deployment_refused_for_good_goes_to_another_one_or_nowhere() {
+    let mut pool = Pool::new(vec![member(&[], None), member(&[], None)]);
+    let now = pool.start;
+    let mut ticket = pool.ticket(1);
+    assert!(ticket.excluded.insert(DeploymentIndex(0)));
+    assert!(pool.admission.may_serve(ticket.group, ticket.excluded));
+    pool.admission.offer(&ticket, "a", now);
+    let (item, booking) = pool.go(now).unwrap();
+    assert_eq!((item, booking.deployment.0), ("a", 1));
+    pool.end(&booking, CallFeedback::Misconfigured { why: "402".into() }, now);
+    pool.admission.offer(&ticket, "b", now);
+    pool.offer(1, "c");
+    assert_eq!(pool.admission.next(now), AdmissionDecision::Excluded("b"));
+    assert_eq!(pool.went(now), Some(("c", 0)));
+    assert!(!pool.admission.may_serve(ticket.group, ticket.excluded));
+}
+
+#[test]
+fn a_day_is_believed_of_a_request_as_large_as_the_quota_alone() {
+    let day = || throttled(Some(86_400 * SECOND));
+    let mut pool = Pool::new(vec![member(&[], Some(60_000))]);
+    let mut now = pool.start;
+    for (charge, ruling) in [(100, None), (50_000, Some(RefusalRuling::JobAtFault))] {
+        pool.offer(charge, "job");
+        let booking = loop {
+            if let Some((_, booking)) = pool.go(now) {
+                break booking;
+            }
+            now += SECOND;
+        };
+        assert_eq!(pool.admission.observe(&booking, day(), &NOTHING, now), ruling);
+    }
+}
+
+#[test]
+fn everything_refused_is_asked_less_and_less_and_its_words_are_kept() {
+    let mut pool = Pool::new(vec![member(&[], None)]);
+    let (mut calls, start) = (0, pool.start);
+    for tick in 0..10_000 {
+        let now = start + SECOND / 100 * tick;
+        if calls == 0 || pool.admission.snapshot(now)[0].waiting < 5 {
+            pool.offer(1, "job");
+        }
+        while let Some((_, booking)) = pool.go(now) {
+            calls += 1;
+            pool.end(&booking, throttled(Some(Duration::ZERO)), now);
+        }
+    }
+    assert!((5..30).contains(&calls), "{calls} calls in 100 s");
+    let state = &pool.admission.snapshot(start)[0];
+    assert_eq!(state.last_refusal.as_deref(), Some("429"));
 }
 
 #[test]
@@ -315,7 +387,7 @@ fn a_429_pauses_the_deployment_until_the_time_it_named() {
     pool.offer(1, "b");
     let (_, booking) = pool.go(pool.start).unwrap();
     let until = pool.start + 7 * SECOND;
-    pool.end(&booking, CallFeedback::Throttled { until }, pool.start);
+    pool.end(&booking, throttled(Some(7 * SECOND)), pool.start);
     assert_eq!(pool.admission.next(pool.start), AdmissionDecision::Wait(Some(until)));
     assert_eq!(pool.went(until), Some(("b", 0)));
 }

@@ -12,9 +12,11 @@ use std::collections::BinaryHeap;
 
 use tokio::time::Instant;
 
+use super::{DeploymentSet, JobTag};
+
 /// Order in the queue, greatest first: priority, then the earlier deadline (any before none), then
-/// age.
-pub type JobRank = (i32, Reverse<(bool, Option<Instant>)>, Reverse<u64>);
+/// age: a job that comes back after a failed call has its old place.
+pub type JobRank = (i32, Reverse<(bool, Option<Instant>)>, Reverse<(Instant, u64)>);
 
 /// Job in the queue.
 pub struct WaitingJob<T> {
@@ -25,12 +27,16 @@ pub struct WaitingJob<T> {
     pub since: Instant,
     /// The deployment that failed it, and until when it waits for another one.
     pub avoids: Option<(usize, Instant)>,
+    /// Deployments that refused it for good.
+    pub excluded: DeploymentSet,
+    pub tag: JobTag,
     pub item: T,
 }
 
 /// Kinds of jobs by what they may use: any deployment; not the slow ones because of its deadline;
-/// any but one.
+/// any but some.
 const KINDS: usize = 3;
+const CHOOSY: usize = 2;
 
 /// Size classes: below 128 tokens, then doubling; the last has no upper bound.
 const SIZES: usize = 16;
@@ -55,10 +61,10 @@ impl<T> WaitQueue<T> {
     }
 
     pub fn push(&mut self, job: WaitingJob<T>) {
-        let kind = match (job.avoids, job.deadline) {
-            (Some(_), _) => 2,
-            (None, Some(_)) => 1,
-            (None, None) => 0,
+        let kind = match (job.avoids.is_some() || !job.excluded.is_empty(), job.deadline) {
+            (true, _) => CHOOSY,
+            (false, Some(_)) => 1,
+            (false, None) => 0,
         };
         let bits = (u64::BITS - job.charge.leading_zeros()).saturating_sub(SMALLEST_BITS);
         let heap = kind * SIZES + (bits as usize).min(SIZES - 1);
@@ -104,6 +110,11 @@ impl<T> WaitQueue<T> {
     /// Returns whether any may have a deadline.
     pub fn has_deadlines(&self) -> bool {
         self.filled >> SIZES != 0
+    }
+
+    /// Returns whether any may be unable to go to some deployment.
+    pub fn has_choosy(&self) -> bool {
+        self.filled >> (CHOOSY * SIZES) != 0
     }
 
     /// Removes the head of a heap.
@@ -174,8 +185,18 @@ mod tests {
     use super::*;
 
     fn job(age: u64, charge: u64, now: Instant) -> WaitingJob<u64> {
-        let rank = (0, Reverse((true, None)), Reverse(age));
-        WaitingJob { rank, charge, deadline: None, since: now, avoids: None, item: age }
+        let rank = (0, Reverse((true, None)), Reverse((now, age)));
+        let (excluded, tag) = (DeploymentSet::default(), JobTag::default());
+        WaitingJob {
+            rank,
+            charge,
+            deadline: None,
+            since: now,
+            avoids: None,
+            excluded,
+            tag,
+            item: age,
+        }
     }
 
     #[tokio::test(start_paused = true)]

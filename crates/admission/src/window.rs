@@ -262,7 +262,14 @@ mod tests {
     const RATES: DrainRates = DrainRates { factor: 1.0, external_rate: 0.0 };
 
     fn booking(at: Instant, charge: u64, total: f64) -> Booking {
-        Booking { deployment: DeploymentIndex(0), charge, at, total, is_probe: false }
+        Booking {
+            deployment: DeploymentIndex(0),
+            charge,
+            at,
+            total,
+            is_probe: false,
+            tag: Default::default(),
+        }
     }
 
     fn told(remaining: u64, reset: Duration) -> RateHeaders {

@@ -14,6 +14,10 @@ use worker::retry;
 /// Calls of one request; after the last of them its result is final.
 const MAX_ATTEMPTS: u32 = 8;
 
+/// Wait after a 429 that names none, and the longest one that is kept to.
+const USUAL_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+
 /// Reaction to a 429 or a transient error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryPolicy {
@@ -106,13 +110,17 @@ pub(super) async fn send_with_retries(
                 sample.record_reply(reply, &watch, times);
                 return sample;
             }
-            Verdict::Throttled { pause } => {
+            Verdict::Throttled { asked, .. } => {
                 sample.throttled_calls += 1;
-                Some(*pause)
+                Some(asked.unwrap_or(USUAL_PAUSE).min(LONGEST_PAUSE))
             }
             Verdict::Transient { retry_after, .. } => *retry_after,
             Verdict::Unreachable { .. } => None,
-            Verdict::Refused(_) | Verdict::Missing { .. } | Verdict::Misconfigured { .. } => {
+            Verdict::Refused(_)
+            | Verdict::RefusedHere(_)
+            | Verdict::NoAnswer(_)
+            | Verdict::Denied { .. }
+            | Verdict::Misconfigured { .. } => {
                 sample.status = status_of(verdict);
                 return sample;
             }
@@ -134,13 +142,14 @@ fn status_of(verdict: Verdict) -> SampleStatus {
     match verdict {
         Verdict::Answered(_) => SampleStatus::Succeeded,
         Verdict::Throttled { .. } => SampleStatus::Throttled,
-        Verdict::Refused(error) | Verdict::Transient { error, .. } => {
-            SampleStatus::Failed { code: error.failure.code }
-        }
+        Verdict::Refused(error)
+        | Verdict::RefusedHere(error)
+        | Verdict::NoAnswer(error)
+        | Verdict::Transient { error, .. } => SampleStatus::Failed { code: error.failure.code },
         Verdict::Unreachable { .. } => {
             SampleStatus::Failed { code: RequestSample::UNREACHABLE.into() }
         }
-        Verdict::Missing { why } | Verdict::Misconfigured { why } => {
+        Verdict::Denied { why, .. } | Verdict::Misconfigured { why } => {
             SampleStatus::Misconfigured { why }
         }
     }

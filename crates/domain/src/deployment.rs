@@ -54,6 +54,10 @@ pub struct DeploymentSnapshot {
     pub utilisation: Option<f64>,
     /// Rest of the pause after a 429, in milliseconds.
     pub paused_ms: Option<u64>,
+    /// Words of the last refusal, if nothing was answered since.
+    pub last_refusal: Option<String>,
+    /// Rest of the wait that it asked for; it may be asked earlier.
+    pub asked_ms: Option<u64>,
     pub breaker: BreakerState,
     /// The fault that opened the breaker.
     pub breaker_why: Option<String>,

@@ -97,11 +97,14 @@ pub enum BlockReason {
     Requests { rpm: Option<u64>, share: f64 },
     /// It has as many calls in flight as allowed.
     Calls { in_flight: usize },
-    /// Its 429 asked for a pause.
-    Paused,
-    /// It does not exist, or not yet; it is called again from time to time.
-    Missing,
-    /// It keeps failing; probes find out when it is back.
+    /// It refused calls for want of quota or room, in these words.
+    Paused {
+        #[serde(default)]
+        error: Option<String>,
+    },
+    /// It refused this job for good.
+    RefusedJob,
+    /// It keeps failing or refusing; probes find out when it is back.
     Breaker { error: String },
     /// It is out of the pool for good.
     Retired { error: String },
@@ -156,7 +159,7 @@ pub struct WaitSummary {
 impl BlockedDeployment {
     /// Returns whether the job may still go there later.
     pub fn is_temporary(&self) -> bool {
-        use BlockReason::{Deadline, Retired, TooLarge};
-        !matches!(self.reason, Retired { .. } | TooLarge { .. } | Deadline)
+        use BlockReason::{Deadline, RefusedJob, Retired, TooLarge};
+        !matches!(self.reason, Retired { .. } | TooLarge { .. } | Deadline | RefusedJob)
     }
 }

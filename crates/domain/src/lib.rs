@@ -10,3 +10,4 @@ pub mod job;
 pub mod outcome;
 pub mod prices;
 pub mod secret;
+pub mod suspect;

@@ -49,6 +49,84 @@ impl fmt::Display for OutcomeStatus {
     }
 }
 
+/// Way in which an answer ended, in the words of chat completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerFinish {
+    Stop,
+    /// Cut off: the longest answer that was asked for, or the model's own limit.
+    Length,
+    /// Cut off or left out by a content filter.
+    ContentFilter,
+    ToolCalls,
+    /// The model refused in words.
+    Refusal,
+    /// Not whole, for a reason that has no name here.
+    Incomplete,
+}
+
+impl AnswerFinish {
+    pub const ALL: [Self; 6] = [
+        Self::Stop,
+        Self::Length,
+        Self::ContentFilter,
+        Self::ToolCalls,
+        Self::Refusal,
+        Self::Incomplete,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ContentFilter => "content_filter",
+            Self::ToolCalls => "tool_calls",
+            Self::Refusal => "refusal",
+            Self::Incomplete => "incomplete",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|finish| finish.as_str() == name)
+    }
+
+    /// Returns whether more room would have made the answer longer.
+    pub fn is_truncated(self) -> bool {
+        matches!(self, Self::Length | Self::Incomplete)
+    }
+}
+
+impl fmt::Display for AnswerFinish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Flaw of an answer that was kept all the same: it was paid for, and most of it can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerFlaw {
+    /// It had bytes that are no UTF-8; U+FFFD stands in their place.
+    NotUtf8,
+    /// It was not quite JSON: `NaN`, or raw control characters within texts; they were replaced.
+    NotJson,
+}
+
+impl AnswerFlaw {
+    pub const ALL: [Self; 2] = [Self::NotUtf8, Self::NotJson];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotUtf8 => "not_utf8",
+            Self::NotJson => "not_json",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|flaw| flaw.as_str() == name)
+    }
+}
+
 /// Tokens that a response reports. Cached is part of prompt, reasoning is part of completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TokenUsage {
@@ -56,6 +134,13 @@ pub struct TokenUsage {
     pub cached: u64,
     pub completion: u64,
     pub reasoning: u64,
+    /// Answers of which the service did not report all tokens: the sums are the least.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unreported: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl TokenUsage {
@@ -71,11 +156,12 @@ impl std::ops::AddAssign for TokenUsage {
         self.cached = self.cached.saturating_add(other.cached);
         self.completion = self.completion.saturating_add(other.completion);
         self.reasoning = self.reasoning.saturating_add(other.reasoning);
+        self.unreported = self.unreported.saturating_add(other.unreported);
     }
 }
 
 /// Error of a job without an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct JobFailure {
     /// The service's error code where it gave one (`content_filter`), else ours (`timeout`).
     pub code: String,

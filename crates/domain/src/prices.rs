@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     fn usage(prompt: u64, cached: u64, completion: u64) -> TokenUsage {
-        TokenUsage { prompt, cached, completion, reasoning: 0 }
+        TokenUsage { prompt, cached, completion, ..TokenUsage::default() }
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub struct BearerTokenCache {
     credential: Arc<dyn TokenCredential>,
     scope: String,
     current: RwLock<Option<CachedToken>>,
-    /// Held by the one call that fetches.
-    fetch_lock: tokio::sync::Mutex<()>,
+    /// Held by the one call that fetches; the time of the last fetch after a 401.
+    fetch_lock: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Clone)]
@@ -65,6 +65,27 @@ impl BearerTokenCache {
                 warn!(%error, "the token can't be renewed; the old one stays in use");
                 self.set(CachedToken { renew_at: Instant::now() + RETRY_AFTER, ..valid.clone() });
                 Ok(valid.header)
+            }
+        }
+    }
+
+    /// Returns another token than the one that was refused, if there is one. It is fetched at most
+    /// once in [`RETRY_AFTER`], however many calls were refused.
+    pub(super) async fn replace(&self, refused: &HeaderValue) -> Option<HeaderValue> {
+        let mut fetched_at = self.fetch_lock.lock().await;
+        let current = self.current().map(|current| current.header);
+        if let Some(current) = current.filter(|current| current != refused) {
+            return Some(current);
+        }
+        if fetched_at.is_some_and(|at| at.elapsed() < RETRY_AFTER) {
+            return None;
+        }
+        *fetched_at = Some(Instant::now());
+        match self.fetch().await {
+            Ok(fresh) => Some(fresh).filter(|fresh| fresh != refused),
+            Err(error) => {
+                warn!(%error, "a token was refused, and no other one can be had");
+                None
             }
         }
     }
@@ -169,6 +190,19 @@ mod tests {
         assert_eq!(tokens.header().await.unwrap(), "Bearer t1", "and waits a moment");
         tokio::time::advance(RETRY_AFTER).await;
         assert_eq!(tokens.header().await.unwrap(), "Bearer t3");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_token_is_replaced_once_for_all_calls() {
+        let tokens = tokens(&[3_600, 3_600, 0]);
+        let first = tokens.header().await.unwrap();
+        assert_eq!(tokens.replace(&first).await.unwrap(), "Bearer t2");
+        assert_eq!(tokens.replace(&first).await.unwrap(), "Bearer t2", "it was fetched before");
+        let second = tokens.header().await.unwrap();
+        assert_eq!(tokens.replace(&second).await, None, "so soon again it would be the same");
+        tokio::time::advance(RETRY_AFTER).await;
+        assert_eq!(tokens.replace(&second).await, None, "there is none");
+        assert_eq!(tokens.header().await.unwrap(), "Bearer t2");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,31 +2,42 @@
 //!
 //! No retry and no waiting here: the worker decides from the [`verdict`]. Azure's deployments path,
 //! Azure's `/openai/v1`, an API Management gateway and any OpenAI-compatible server differ in data
-//! only ([`endpoint`]).
+//! only ([`endpoint`]). What comes back is unpacked, decoded and checked once, here (`reply_text`,
+//! `usage`, `answer`), so that no later stage meets what it can't store.
 
+mod answer;
 mod body;
 pub mod endpoint;
 #[cfg_attr(not(feature = "entra"), path = "no_entra.rs")]
 pub mod entra;
+mod error_body;
+mod lenient;
+mod refusal;
+mod reply_text;
 mod stream;
+mod usage;
 pub mod verdict;
+mod wait;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 
 use domain::headers::RateHeaders;
 use domain::job::{Api, Job};
-use domain::outcome::TokenUsage;
+use domain::outcome::{AnswerFinish, AnswerFlaw, TokenUsage};
 use endpoint::Endpoint;
 use entra::BearerTokenCache;
-use verdict::Verdict;
+use verdict::{JudgedRequest, Verdict};
 
 /// Largest answer. A longer one counts as a fault of the server, so that it can't use up the
 /// memory. The largest models answer with well under 4 MB of text.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Most redirects that one call follows.
+const MOST_REDIRECTS: usize = 3;
 
 /// Time limit for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,6 +88,10 @@ pub struct ModelResponse {
     pub usage: TokenUsage,
     /// Service tier that is billed, if the service said so.
     pub service_tier: Option<Box<str>>,
+    /// How it ended, if it says so.
+    pub finish: Option<AnswerFinish>,
+    /// Change that the body took to be kept.
+    pub flaw: Option<AnswerFlaw>,
 }
 
 /// Callback for the bytes of an answer's body as they arrive.
@@ -99,12 +114,23 @@ pub enum RawResponse {
         status: Option<u16>,
         error: reqwest::Error,
     },
-    TooLarge,
+    TooLarge {
+        status: u16,
+    },
+    /// Redirect that is not followed, and its target without a query.
+    Redirected {
+        status: u16,
+        to: String,
+    },
 }
 
 impl CallResult {
     /// Judges the result of a call of this API on this tier.
-    pub fn judge(request: (Api, ServiceTier), raw: RawResponse) -> Self {
+    pub fn judge((api, tier): (Api, ServiceTier), raw: RawResponse) -> Self {
+        Self::judge_request(&JudgedRequest { api, tier, secrets: [None, None] }, raw)
+    }
+
+    fn judge_request(request: &JudgedRequest<'_>, raw: RawResponse) -> Self {
         let rate_limits = match &raw {
             RawResponse::Response { headers, .. } => RateHeaders::read(headers),
             _ => RateHeaders::default(),
@@ -179,35 +205,105 @@ impl ModelClient {
 
     /// Makes a call like [`Self::call`], and passes on the answer's bytes as they arrive.
     pub async fn call_watched(&self, job: &Job, watch: ChunkObserver<'_>) -> CallResult {
-        let raw = self.send(job, watch).await;
-        CallResult::judge((job.api, self.tier), raw)
+        let (raw, token) = self.send(job, watch).await;
+        let key = self.endpoint.headers().values().next();
+        let secrets = [key, token.as_ref()];
+        CallResult::judge_request(&JudgedRequest { api: job.api, tier: self.tier, secrets }, raw)
     }
 
     /// Builds the request as it is sent, except for Entra ID's token.
     pub fn request(&self, job: &Job) -> reqwest::RequestBuilder {
         let deployment = self.endpoint.deployment_for(&job.model);
+        self.request_to(self.endpoint.url(job.api, deployment), job, deployment)
+    }
+
+    fn request_to(&self, url: url::Url, job: &Job, deployment: &str) -> reqwest::RequestBuilder {
         self.http
-            .post(self.endpoint.url(job.api, deployment))
+            .post(url)
             .headers(self.endpoint.headers().clone())
             .header("x-ms-client-request-id", job.id.to_string())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body::prepare(job, deployment, self.tier))
     }
 
-    async fn send(&self, job: &Job, watch: ChunkObserver<'_>) -> RawResponse {
-        let mut request = self.request(job);
-        if let Some(tokens) = &self.bearer_tokens {
-            match tokens.header().await {
-                Ok(header) => request = request.header(AUTHORIZATION, header),
-                Err(why) => return RawResponse::NoToken(why),
-            }
+    /// Sends the request; returns the response and the token that it was sent with. A 401 to a
+    /// token is asked again with a new one, if there is one: tokens are withdrawn before they end.
+    async fn send(
+        &self,
+        job: &Job,
+        watch: ChunkObserver<'_>,
+    ) -> (RawResponse, Option<HeaderValue>) {
+        let Some(tokens) = &self.bearer_tokens else {
+            return (self.exchange(job, None, watch).await, None);
+        };
+        let token = match tokens.header().await {
+            Ok(token) => token,
+            Err(why) => return (RawResponse::NoToken(why), None),
+        };
+        let raw = self.exchange(job, Some(&token), watch).await;
+        if !matches!(raw, RawResponse::Response { status: 401, .. }) {
+            return (raw, Some(token));
         }
-        match request.send().await {
-            Ok(response) => read(response, watch).await,
-            Err(error) if error.is_connect() => RawResponse::NoConnection(error),
-            Err(error) => RawResponse::Broken { status: None, error },
+        match tokens.replace(&token).await {
+            Some(fresh) => (self.exchange(job, Some(&fresh), watch).await, Some(fresh)),
+            None => (raw, Some(token)),
         }
     }
+
+    /// Sends the request, and again where the same host redirects it to.
+    async fn exchange(
+        &self,
+        job: &Job,
+        token: Option<&HeaderValue>,
+        watch: ChunkObserver<'_>,
+    ) -> RawResponse {
+        let deployment = self.endpoint.deployment_for(&job.model);
+        let mut url = self.endpoint.url(job.api, deployment);
+        let mut followed = 0;
+        loop {
+            let request = self.request_to(url.clone(), job, deployment);
+            let request = match token {
+                Some(token) => request.header(AUTHORIZATION, token),
+                None => request,
+            };
+            let response = match request.send().await {
+                Ok(response) => response,
+                Err(error) if error.is_connect() => return RawResponse::NoConnection(error),
+                Err(error) => return RawResponse::Broken { status: None, error },
+            };
+            let status = response.status().as_u16();
+            let Some(target) = redirect_target(&response, &url) else {
+                return read(response, watch).await;
+            };
+            followed += 1;
+            if followed > MOST_REDIRECTS || !may_follow(status, &url, &target) {
+                let mut shown = target;
+                shown.set_query(None);
+                return RawResponse::Redirected { status, to: shown.into() };
+            }
+            url = target;
+        }
+    }
+}
+
+/// Returns where a redirect leads, if it is one.
+fn redirect_target(response: &reqwest::Response, from: &url::Url) -> Option<url::Url> {
+    let location = header(response.headers(), LOCATION.as_str());
+    from.join(location.filter(|_| response.status().is_redirection())?).ok()
+}
+
+/// Returns whether the same request, with its key, may go there: to the same host, not less safely,
+/// and only if it stays the same request (RFC 9110: 307 and 308).
+fn may_follow(status: u16, from: &url::Url, to: &url::Url) -> bool {
+    let is_same_port = from.port_or_known_default() == to.port_or_known_default();
+    let is_safer = from.scheme() == "http" && to.scheme() == "https";
+    let is_same_place = from.scheme() == to.scheme() && is_same_port || is_safer;
+    matches!(status, 307 | 308) && from.host() == to.host() && is_same_place
+}
+
+/// Returns a header's value, if it is plain text.
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }
 
 async fn read(mut response: reqwest::Response, watch: ChunkObserver<'_>) -> RawResponse {
@@ -225,7 +321,7 @@ async fn read(mut response: reqwest::Response, watch: ChunkObserver<'_>) -> RawR
             Ok(Some(chunk)) => {
                 let whole = body.get_or_insert_with(|| std::mem::take(&mut first).into());
                 if whole.len() + chunk.len() > LARGEST_ANSWER {
-                    return RawResponse::TooLarge;
+                    return RawResponse::TooLarge { status };
                 }
                 whole.extend_from_slice(&chunk);
             }
@@ -235,4 +331,35 @@ async fn read(mut response: reqwest::Response, watch: ChunkObserver<'_>) -> RawR
     }
     let body = body.map_or(first, bytes::BytesMut::freeze);
     RawResponse::Response { status, headers, body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_goes_along_on_its_own_host_alone() {
+        let may = |status, from: &str, to: &str| {
+            let from: url::Url = from.parse().unwrap();
+            let to = from.join(to).unwrap();
+            may_follow(status, &from, &to)
+        };
+        let from = "https://r.openai.azure.com/openai/v1/chat/completions";
+        assert!(may(307, from, "/openai/v1/chat/completions/"));
+        assert!(may(308, from, "https://R.openai.azure.com/x?api-version=1"));
+        assert!(may(307, "http://gateway/v1", "https://gateway/v1"));
+        for elsewhere in [
+            "https://evil.example/openai/v1",
+            "//evil.example/",
+            "http://r.openai.azure.com/",
+            "https://r.openai.azure.com:8443/",
+            "https://r.openai.azure.com.evil.example/",
+            "file:///etc/passwd",
+        ] {
+            assert!(!may(307, from, elsewhere), "{elsewhere}");
+        }
+        for other in [301, 302, 303] {
+            assert!(!may(other, from, "/v2"), "{other} makes it another request");
+        }
+    }
 }

@@ -2,11 +2,16 @@
 //!
 //! Chat chunks carry pieces (Azure docs: "streaming"): the first may hold no choice at all, a choice
 //! may lack its `delta`, the last one holds the usage. The Responses API ends with an event that
-//! holds the whole response.
+//! holds the whole response. Some servers leave the closing `[DONE]` out (openai-node#2725): a stream
+//! whose every choice has ended is whole without it.
 
 use serde_json::{Map, Value, json};
 
+use super::reply_text::mend_json;
 use domain::job::Api;
+
+/// Most choices of one answer.
+const MOST_CHOICES: usize = 1_024;
 
 /// Reason why a stream makes no complete answer.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -15,29 +20,35 @@ pub(super) enum StreamError {
     Truncated,
     #[error("an event of the stream is not JSON")]
     NotJson,
-    /// Error event, in the service's own words.
-    #[error("{0}")]
-    Failed(String),
+    #[error("the stream has more than {MOST_CHOICES} choices")]
+    Choices,
+    #[error("the stream ended with an error")]
+    Failed(Value),
 }
 
-/// Assembles the events of a stream.
+/// Assembles the events of a stream. An error event is the answer, as it would be without `stream`.
 pub(super) fn assemble(api: Api, text: &str) -> Result<Value, StreamError> {
-    let events = events(text).map(|data| {
-        serde_json::from_str::<Value>(data).map_err(|_| StreamError::NotJson).and_then(|event| {
-            match event.get("error").filter(|error| !error.is_null()) {
-                Some(error) => Err(StreamError::Failed(error.to_string())),
-                None => Ok(event),
-            }
-        })
-    });
-    match api {
+    let events = events(text).map(read_event);
+    let whole = match api {
         Api::Responses => last_response(events),
-        Api::ChatCompletions | Api::Embeddings => {
-            if !ends_with_done(text) {
-                return Err(StreamError::Truncated);
-            }
-            merge_chunks(events)
-        }
+        Api::ChatCompletions | Api::Embeddings => merge_chunks(events, ends_with_done(text)),
+    };
+    match whole {
+        Err(StreamError::Failed(error)) => Ok(json!({ "error": error })),
+        whole => whole,
+    }
+}
+
+fn read_event(data: &str) -> Result<Value, StreamError> {
+    let event = serde_json::from_str::<Value>(data);
+    let event = event.or_else(|_| serde_json::from_str(&mend_json(data)));
+    let mut event = event.map_err(|_| StreamError::NotJson)?;
+    if event.get("type").and_then(Value::as_str) == Some("error") {
+        return Err(StreamError::Failed(event));
+    }
+    match event.get_mut("error").filter(|error| !error.is_null()) {
+        Some(error) => Err(StreamError::Failed(error.take())),
+        None => Ok(event),
     }
 }
 
@@ -58,7 +69,7 @@ fn last_response(
         let mut event = event?;
         let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
         if matches!(kind, "response.completed" | "response.incomplete" | "response.failed") {
-            return Ok(event["response"].take());
+            return Ok(event.get_mut("response").map(Value::take).unwrap_or_default());
         }
     }
     Err(StreamError::Truncated)
@@ -66,6 +77,7 @@ fn last_response(
 
 fn merge_chunks(
     events: impl Iterator<Item = Result<Value, StreamError>>,
+    is_done: bool,
 ) -> Result<Value, StreamError> {
     let mut whole = Map::new();
     let mut choices: Vec<Value> = Vec::new();
@@ -74,7 +86,10 @@ fn merge_chunks(
         for (key, value) in chunk {
             match (key.as_str(), value) {
                 ("choices", Value::Array(pieces)) => {
-                    pieces.into_iter().for_each(|piece| add_choice(&mut choices, piece));
+                    for piece in pieces {
+                        let Value::Object(piece) = piece else { return Err(StreamError::NotJson) };
+                        add_choice(&mut choices, piece)?;
+                    }
                 }
                 // Empty ids and nulls come in annotation chunks; they must not overwrite known
                 // values.
@@ -86,26 +101,39 @@ fn merge_chunks(
             }
         }
     }
+    let has_ended = |choice: &Value| !choice["finish_reason"].is_null();
+    let is_whole = is_done || !choices.is_empty() && choices.iter().all(has_ended);
+    if !is_whole {
+        return Err(StreamError::Truncated);
+    }
     choices.sort_by_key(|choice| choice["index"].as_u64());
     whole.insert("object".into(), "chat.completion".into());
     whole.insert("choices".into(), choices.into());
     Ok(Value::Object(whole))
 }
 
-fn add_choice(choices: &mut Vec<Value>, mut piece: Value) {
-    let index = piece["index"].as_u64().unwrap_or(0);
-    let at = choices.iter().position(|choice| choice["index"] == index).unwrap_or_else(|| {
-        choices.push(json!({"index": index, "message": {"role": "assistant", "content": null}}));
-        choices.len() - 1
-    });
+fn add_choice(choices: &mut Vec<Value>, piece: Map<String, Value>) -> Result<(), StreamError> {
+    let index = piece.get("index").and_then(Value::as_u64).unwrap_or(0);
+    let at = match choices.iter().position(|choice| choice["index"] == index) {
+        Some(at) => at,
+        None if choices.len() == MOST_CHOICES => return Err(StreamError::Choices),
+        None => {
+            let message = json!({"role": "assistant", "content": null});
+            choices.push(json!({"index": index, "message": message}));
+            choices.len() - 1
+        }
+    };
     let choice = &mut choices[at];
-    append(&mut choice["message"], piece["delta"].take());
-    if let Value::Object(rest) = piece {
-        let known = rest.into_iter().filter(|(k, v)| k != "delta" && k != "index" && !v.is_null());
-        for (key, value) in known {
-            choice[key] = value;
+    for (key, value) in piece {
+        match key.as_str() {
+            "delta" => append(&mut choice["message"], value),
+            "index" => {}
+            // Annotation chunks hold nulls; they must not overwrite known values.
+            _ if value.is_null() => {}
+            _ => choice[key] = value,
         }
     }
+    Ok(())
 }
 
 /// Appends a piece to a value: texts run on, lists grow by their `index`, objects by their keys.
@@ -126,9 +154,10 @@ fn append(whole: &mut Value, piece: Value) {
         }
         (Value::Array(list), Value::Array(more)) => {
             for value in more {
-                let index = value.get("index").cloned();
-                let same =
-                    list.iter_mut().find(|v| index.is_some() && v.get("index") == index.as_ref());
+                let index = value.get("index").filter(|index| index.is_u64()).cloned();
+                let same = index.as_ref().and_then(|index| {
+                    list.iter_mut().rev().find(|slot| slot.get("index") == Some(index))
+                });
                 match same {
                     Some(slot) => append(slot, value),
                     None => list.push(value),
@@ -184,6 +213,36 @@ mod tests {
         assert_eq!(assemble(Api::ChatCompletions, chat), Err(StreamError::Truncated));
         let responses = "event: response.created\ndata: {\"type\":\"response.created\"}\n\n";
         assert_eq!(assemble(Api::Responses, responses), Err(StreamError::Truncated));
+    }
+
+    #[test]
+    fn a_stream_without_its_last_line_is_whole_once_every_choice_has_ended() {
+        let begun = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
+        let ended = "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}\n\n";
+        let whole = assemble(Api::ChatCompletions, &format!("{begun}{ended}")).unwrap();
+        assert_eq!(whole["choices"][0]["message"]["content"], "x");
+    }
+
+    #[test]
+    fn an_error_within_a_stream_is_the_answer() {
+        let begun = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
+        let failed = "data: {\"error\":{\"code\":502,\"message\":\"m\"}}\n\n";
+        let whole = assemble(Api::ChatCompletions, &format!("{begun}{failed}")).unwrap();
+        assert_eq!(whole, json!({"error": {"code": 502, "message": "m"}}));
+        let event = "event: error\ndata: {\"type\":\"error\",\"code\":\"c\",\"message\":\"m\"}\n\n";
+        assert_eq!(assemble(Api::Responses, event).unwrap()["error"]["code"], "c");
+    }
+
+    #[test]
+    fn events_of_any_other_shape_are_no_answer_and_no_panic() {
+        for data in ["[]", "7", "{\"choices\":[1]}", "{\"choices\":[[]]}", "nothing"] {
+            let text = format!("data: {data}\n\ndata: [DONE]\n\n");
+            let chat = assemble(Api::ChatCompletions, &text);
+            assert_eq!(chat, Err(StreamError::NotJson), "{data}");
+            assert!(assemble(Api::Responses, &text).is_err(), "{data}");
+        }
+        let empty = "data: {\"type\":\"response.completed\"}\n\n";
+        assert_eq!(assemble(Api::Responses, empty), Ok(Value::Null));
     }
 
     #[test]

@@ -250,6 +250,8 @@ impl<'a> EventLoop<'a> {
             deadline: load.deadline.map(|at| self.instant(left(at))),
             since: now,
             avoid: None,
+            excluded: Default::default(),
+            tag: Default::default(),
         };
         self.admission.offer(&ticket, held, now);
     }
@@ -276,7 +278,7 @@ impl<'a> EventLoop<'a> {
                     self.result.turned_away.too_large += 1;
                     self.end_job();
                 }
-                AdmissionDecision::NotServed(_) => {
+                AdmissionDecision::NotServed(_) | AdmissionDecision::Excluded(_) => {
                     self.result.turned_away.not_served += 1;
                     self.end_job();
                 }
@@ -320,7 +322,10 @@ impl<'a> EventLoop<'a> {
                     self.in_flight -= 1;
                     let feedback = match until {
                         None => CallFeedback::Responded,
-                        Some(until) => CallFeedback::Throttled { until: self.instant(until) },
+                        Some(until) => CallFeedback::Throttled {
+                            asked: Some(until.saturating_sub(self.now)),
+                            why: String::new(),
+                        },
                     };
                     self.admission.observe(&booking, feedback, &headers, self.instant(self.now));
                     match until {

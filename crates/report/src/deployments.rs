@@ -23,6 +23,10 @@ pub struct DeploymentStatus {
     pub in_flight: u64,
     /// Remaining pause after a 429, in milliseconds; the longest of all workers.
     pub paused_ms: Option<u64>,
+    /// Words of the last refusal, if nothing was answered since, and the rest of the wait that it
+    /// asked for.
+    pub last_refusal: Option<String>,
+    pub asked_ms: Option<u64>,
     /// Reasons why it gets no calls, each once.
     pub troubles: Vec<String>,
 }
@@ -48,6 +52,8 @@ impl DeploymentStatus {
         self.waiting += state.waiting;
         self.in_flight += state.in_flight as u64;
         self.paused_ms = self.paused_ms.max(state.paused_ms);
+        self.asked_ms = self.asked_ms.max(state.asked_ms);
+        self.last_refusal = state.last_refusal.clone().or(self.last_refusal.take());
         let broken = (state.breaker != BreakerState::Closed)
             .then(|| state.breaker_why.as_deref().unwrap_or("it keeps failing"));
         for trouble in broken.into_iter().chain(state.retired.as_deref()) {

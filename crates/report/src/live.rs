@@ -217,7 +217,7 @@ mod tests {
 
     fn totals(jobs: u64) -> BatchTotals {
         let usage =
-            TokenUsage { prompt: 1_000 * jobs, cached: 0, completion: 500 * jobs, reasoning: 0 };
+            TokenUsage { prompt: 1_000 * jobs, completion: 500 * jobs, ..TokenUsage::default() };
         BatchTotals { endings: [(OutcomeStatus::Succeeded, jobs)].into(), usage, attempts: jobs }
     }
 

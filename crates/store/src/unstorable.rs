@@ -93,6 +93,7 @@ impl UnstorableReason {
                 cached: kept(o.usage.cached),
                 completion: kept(o.usage.completion),
                 reasoning: kept(o.usage.reasoning),
+                unreported: o.usage.unreported,
             },
             metadata: o.metadata.clone().filter(|text| text.len() <= MAX_KEPT_TEXT),
             ..o.clone()
@@ -154,7 +155,7 @@ mod tests {
             request_id: None,
             body: Some("{}".into()),
             failure: None,
-            usage: TokenUsage { prompt: 5, cached: 0, completion: 3, reasoning: 0 },
+            usage: TokenUsage { prompt: 5, completion: 3, ..TokenUsage::default() },
             service_tier: None,
             attempts: 1,
             throttled: 0,

@@ -284,7 +284,7 @@ impl BudgetAllowance {
     ) -> u64 {
         let all = || self.max_cost(model, estimate, at).unwrap_or(u64::MAX);
         match end {
-            Verdict::Answered(reply) if reply.usage.total() > 0 => {
+            Verdict::Answered(reply) if is_whole(reply.usage) => {
                 let is_flex = reply.service_tier.as_deref() == Some("flex");
                 self.price(model, reply.usage, is_flex, at).unwrap_or_else(|_| all())
             }
@@ -299,10 +299,14 @@ impl BudgetAllowance {
             }
             // Rejected before any work.
             Verdict::Transient { error, .. } if matches!(error.status, Some(409 | 425 | 503)) => 0,
-            Verdict::Transient { .. } => all(),
-            Verdict::Throttled { .. }
+            Verdict::NoAnswer(error) if is_whole(error.usage) => {
+                self.price(model, error.usage, false, at).unwrap_or_else(|_| all())
+            }
+            Verdict::Transient { .. } | Verdict::NoAnswer(_) => all(),
+            Verdict::RefusedHere(_)
+            | Verdict::Denied { .. }
+            | Verdict::Throttled { .. }
             | Verdict::Unreachable { .. }
-            | Verdict::Missing { .. }
             | Verdict::Misconfigured { .. } => 0,
         }
     }
@@ -330,6 +334,11 @@ impl BudgetAllowance {
         let cost = names.into_iter().find_map(|name| prices.cost(name, usage, flex));
         cost.map(|cost| cost.nanos()).ok_or_else(|| prices.missing_price(model, Some(&at.name)))
     }
+}
+
+/// Returns whether an answer's tokens are all known.
+fn is_whole(usage: TokenUsage) -> bool {
+    usage.unreported == 0 && usage.total() > 0
 }
 
 #[cfg(test)]
@@ -400,9 +409,8 @@ mod tests {
         assert!(unknown.starts_with("deployment sim: the model 'ours' has no price"), "{unknown}");
         let error = |status, code: &str| ErrorReply {
             status,
-            request_id: None,
-            body: None,
             failure: JobFailure { code: code.into(), message: String::new() },
+            ..ErrorReply::default()
         };
         let cost = |end: &Verdict| purse.cost("gpt-4.1", estimate, &at, end);
         let passing = |status| Verdict::Transient { error: error(status, "x"), retry_after: None };
@@ -411,7 +419,7 @@ mod tests {
         {
             assert_eq!(cost(&passing(status)), expected, "{status:?}");
         }
-        assert_eq!(cost(&Verdict::Throttled { pause: Duration::ZERO }), 0);
+        assert_eq!(cost(&Verdict::Throttled { error: error(Some(429), "429"), asked: None }), 0);
         let refused = |code| Verdict::Refused(error(Some(400), code));
         assert_eq!(cost(&refused("invalid_request_error")), 2_000_000);
         assert_eq!(cost(&refused("content_filter")), 10_000_000);

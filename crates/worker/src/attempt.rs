@@ -24,7 +24,7 @@ use domain::headers::RateHeaders;
 use domain::job::{Job, JobId};
 use domain::outcome::JobFailure;
 use model::CallResult;
-use model::verdict::{ErrorReply, Verdict};
+use model::verdict::{ErrorReply, MOST_CALLS_FOR_NO_ANSWER, Verdict};
 use store::{Store, StoreError};
 use telemetry::{CallSpan, WorkerProgress};
 
@@ -51,10 +51,27 @@ pub(super) struct CallEnded {
     pub(super) feedback: CallFeedback,
     /// Rate limits that the response reported for the deployment.
     pub(super) rate_limits: RateHeaders,
-    /// The job, if it has no outcome yet, and the earliest time of its next admission.
-    pub(super) unfinished: Option<(BoxedJob, Instant)>,
+    /// The job, if it has no outcome yet.
+    pub(super) unfinished: Option<UnfinishedJob>,
     /// The store will not give the job's body; it would not take its outcome either.
     pub(super) store_failed: Option<StoreError>,
+}
+
+/// Job that has no outcome yet.
+pub(super) struct UnfinishedJob {
+    pub(super) held: BoxedJob,
+    /// Earliest time of its next admission.
+    pub(super) due: Instant,
+    /// Refusal that it ended with, if it was one.
+    pub(super) refusal: Option<CallRefusal>,
+}
+
+/// Refusal of a call by a deployment.
+pub(super) struct CallRefusal {
+    pub(super) error: ErrorReply,
+    /// The deployment will never take the job. Otherwise admission judges.
+    pub(super) is_final: bool,
+    pub(super) latency: Duration,
 }
 
 /// Reports a call's end to the dispatcher, even after a panic: a deployment must not lose room.
@@ -75,22 +92,29 @@ impl CallPermit {
     }
 
     fn end(mut self, feedback: CallFeedback, back: Option<(BoxedJob, Instant)>) {
+        let back = back.map(|(held, due)| UnfinishedJob { held, due, refusal: None });
         self.send(feedback, back, None);
     }
 
+    /// Ends with a refusal, of which admission judges whose fault it is unless it is final.
+    fn refuse(mut self, feedback: CallFeedback, held: BoxedJob, refusal: CallRefusal) {
+        let due = Instant::now();
+        self.send(feedback, Some(UnfinishedJob { held, due, refusal: Some(refusal) }), None);
+    }
+
     fn fail(mut self, held: BoxedJob, error: StoreError) {
-        self.send(CallFeedback::Unclear, Some((held, Instant::now())), Some(error));
+        let back = UnfinishedJob { held, due: Instant::now(), refusal: None };
+        self.send(CallFeedback::Unclear, Some(back), Some(error));
     }
 
     fn send(
         &mut self,
         feedback: CallFeedback,
-        back: Option<(BoxedJob, Instant)>,
+        unfinished: Option<UnfinishedJob>,
         store_failed: Option<StoreError>,
     ) {
-        let (job, booking, told) = (self.job, self.booking, self.rate_limits);
-        let ended =
-            CallEnded { job, booking, feedback, rate_limits: told, unfinished: back, store_failed };
+        let (job, booking, rate_limits) = (self.job, self.booking, self.rate_limits);
+        let ended = CallEnded { job, booking, feedback, rate_limits, unfinished, store_failed };
         // The channel has room for one message of every call in flight. It is closed only when
         // nobody counts calls any more.
         if let Some(channel) = self.ended.take() {
@@ -123,6 +147,18 @@ async fn reserve(
     }
 }
 
+/// Names deployment, job and model beside what the deployment said.
+fn words_of(target: &WorkerTarget, job: &Job, why: &str) -> String {
+    let WorkerTarget { member, client } = target;
+    format!(
+        "deployment {} ({}) says to job '{}' of model '{}': {why}",
+        member.name,
+        client.base(),
+        job.custom_id,
+        job.model
+    )
+}
+
 impl AttemptRunner {
     pub(super) fn new(worker: &Worker, to: &StageSenders) -> Self {
         Self {
@@ -138,7 +174,7 @@ impl AttemptRunner {
     }
 
     /// Calls for a job and brings it one step further.
-    pub(super) async fn attempt(self: Arc<Self>, mut held: BoxedJob, mut permit: CallPermit) {
+    pub(super) async fn attempt(self: Arc<Self>, held: BoxedJob, mut permit: CallPermit) {
         if held.slot.is_lost() {
             // Another worker has it or will; a call now could be paid twice.
             return;
@@ -186,6 +222,19 @@ impl AttemptRunner {
             verdict = verdict.name(),
             "call ended"
         );
+        self.follow(verdict, held, permit, latency).await;
+    }
+
+    /// Brings the job one step further after a call that ended so.
+    async fn follow(
+        &self,
+        verdict: Verdict,
+        mut held: BoxedJob,
+        permit: CallPermit,
+        latency: Duration,
+    ) {
+        let target = &self.targets[permit.deployment().0];
+        let name = target.member.name.as_str();
         match verdict {
             Verdict::Answered(reply) => {
                 held.attempts += 1;
@@ -194,28 +243,41 @@ impl AttemptRunner {
             }
             Verdict::Refused(error) => {
                 held.attempts += 1;
+                held.spent += error.usage;
                 let finished = FinishedJob::refused(held, name, error, latency);
-                self.finish(finished, permit, CallFeedback::Responded).await;
+                self.finish(finished, permit, CallFeedback::RefusedJob).await;
+            }
+            Verdict::RefusedHere(error) => {
+                let refusal = CallRefusal { error, is_final: true, latency };
+                permit.refuse(CallFeedback::RefusedJob, held, refusal);
+            }
+            Verdict::Denied { error, suspect, why } => {
+                self.progress.transient_errors.fetch_add(1, Ordering::Relaxed);
+                let why = words_of(target, &held.delivery.job, &why);
+                let refusal = CallRefusal { error, is_final: false, latency };
+                permit.refuse(CallFeedback::Denied { suspect, why }, held, refusal);
+            }
+            Verdict::Throttled { error, asked } => {
+                self.progress.throttled.fetch_add(1, Ordering::Relaxed);
+                held.delivery.job.history.throttled += 1;
+                let why = error.words();
+                let refusal = CallRefusal { error, is_final: false, latency };
+                permit.refuse(CallFeedback::Throttled { asked, why }, held, refusal);
             }
             Verdict::Transient { error, retry_after } => {
                 self.retry(held, permit, error, retry_after).await;
             }
-            Verdict::Throttled { pause } => {
-                self.progress.throttled.fetch_add(1, Ordering::Relaxed);
-                held.delivery.job.history.throttled += 1;
-                let until = Instant::now() + pause;
-                permit.end(CallFeedback::Throttled { until }, Some((held, Instant::now())));
+            Verdict::NoAnswer(error) => {
+                held.no_answers += 1;
+                held.spent += error.usage;
+                self.retry(held, permit, error, None).await;
             }
             Verdict::Unreachable { why } => {
                 let why = format!("{}: {why}", target.client.base());
                 permit.end(CallFeedback::Unreachable { why }, Some((held, Instant::now())));
             }
-            Verdict::Missing { why } => {
-                let why = format!("{} says {why}", target.client.base());
-                permit.end(CallFeedback::Missing { why }, Some((held, Instant::now())));
-            }
             Verdict::Misconfigured { why } => {
-                let why = format!("{} says {why}", target.client.base());
+                let why = words_of(target, &held.delivery.job, &why);
                 permit.end(CallFeedback::Misconfigured { why }, Some((held, Instant::now())));
             }
         }
@@ -267,17 +329,19 @@ impl AttemptRunner {
         held.attempts += 1;
         held.last_failed_on = Some(permit.deployment());
         self.progress.transient_errors.fetch_add(1, Ordering::Relaxed);
-        let why = format!("{}: {}", error.failure.code, error.failure.message);
-        let feedback = CallFeedback::Transient { why };
-        if held.attempts >= self.max_attempts {
+        let feedback = CallFeedback::Transient { why: error.words() };
+        let is_no_answer = held.no_answers >= MOST_CALLS_FOR_NO_ANSWER;
+        if held.attempts >= self.max_attempts || is_no_answer {
+            let reason = if is_no_answer { "NoAnswer" } else { "RetriesExhausted" };
             let JobFailure { code, message } = error.failure.clone();
             let description =
                 format!("{} attempts, the last one ended with {code}: {message}", held.attempts);
             held.last_error = Some(error);
-            let finished = FinishedJob::dead(held, "RetriesExhausted", description);
+            let finished = FinishedJob::dead(held, reason, description);
             self.finish(finished, permit, feedback).await;
             return;
         }
+        let retry_after = retry::bounded(retry_after, held.attempts);
         let wait = retry::delay(held.attempts, retry_after, random());
         held.last_error = Some(error);
         if wait >= self.defer_from {

@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{AttemptRunner, BUDGET_WAIT, CallEnded, CallPermit};
+use super::attempt::{
+    AttemptRunner, BUDGET_WAIT, CallEnded, CallPermit, CallRefusal, UnfinishedJob,
+};
 use super::batch_registry::{BatchDisposition, BatchRegistry};
 use super::defer::DeferredJob;
 use super::leases::{BoxedJob, LeasedJob};
@@ -20,9 +22,13 @@ use super::record::FinishedJob;
 use super::shares::DispatcherCommand;
 use super::tasks::{DispatchEnd, StageEnd};
 use super::{Worker, WorkerError, WorkerExit, WorkerSettings};
-use admission::{Admission, AdmissionDecision, AdmissionTicket, Booking, DeploymentIndex, shares};
+use admission::deployment::CallFeedback;
+use admission::{
+    Admission, AdmissionDecision, AdmissionTicket, Booking, DeploymentIndex, RefusalRuling, shares,
+};
 use domain::job::{BatchId, JobId};
 use domain::outcome::OutcomeStatus;
+use model::verdict::ErrorReply;
 use store::StoreError;
 use telemetry::WorkerProgress;
 
@@ -53,6 +59,10 @@ pub(super) struct Dispatcher {
     /// Calls under way, for `promptmill why`.
     pub(super) in_flight: HashMap<JobId, InFlightCall>,
     any_reached: bool,
+    any_answered: bool,
+    /// Jobs that ended by a refusal, until they are passed on to the recorder.
+    #[expect(clippy::vec_box, reason = "the recorder's channel takes them boxed")]
+    refused: Vec<Box<FinishedJob>>,
     store_failed: Option<StoreError>,
     next_snapshot_at: Instant,
 }
@@ -117,6 +127,8 @@ impl Dispatcher {
             batches,
             in_flight: HashMap::new(),
             any_reached: false,
+            any_answered: false,
+            refused: Vec::new(),
             store_failed: None,
             next_snapshot_at: Instant::now(),
         }
@@ -185,6 +197,9 @@ impl Dispatcher {
     /// Starts all calls that may start now; returns when to look again.
     async fn admit(&mut self, stop: &CancellationToken) -> Option<Instant> {
         let now = Instant::now();
+        while let Some(finished) = self.refused.pop() {
+            stop.run_until_cancelled(self.caller.to_record.send(finished)).await?.ok();
+        }
         self.drain_parked();
         while self.retries.peek().is_some_and(|Reverse(retry)| retry.due.0 <= now) {
             if let Some(Reverse(retry)) = self.retries.pop() {
@@ -216,6 +231,13 @@ impl Dispatcher {
                         held.charge
                     );
                     (held, OutcomeStatus::Failed, "charge_exceeds_quota", message)
+                }
+                AdmissionDecision::Excluded(mut held) => {
+                    let error = held.last_error.take().unwrap_or_default();
+                    let at = held.last_failed_on;
+                    let finished = self.refused_by(held, at, error, Duration::ZERO);
+                    stop.run_until_cancelled(self.caller.to_record.send(finished)).await?.ok();
+                    continue;
                 }
                 AdmissionDecision::NotServed(held) => {
                     let model = &held.delivery.job.model;
@@ -282,25 +304,83 @@ impl Dispatcher {
             deadline: job.deadline.map(|at| now + left(at)),
             since: held.received_at,
             avoid: held.last_failed_on,
+            excluded: held.excluded,
+            tag: held.tag,
         };
         self.admission.offer(&ticket, held, now);
     }
 
     fn on_call_ended(&mut self, ended: CallEnded) {
-        use admission::deployment::CallFeedback;
         let now = Instant::now();
         self.store_failed = self.store_failed.take().or(ended.store_failed);
         self.in_flight.remove(&ended.job);
         self.any_reached |=
             !matches!(ended.feedback, CallFeedback::Unreachable { .. } | CallFeedback::Unclear);
-        self.admission.observe(&ended.booking, ended.feedback, &ended.rate_limits, now);
-        if let Some((held, due)) = ended.unfinished {
-            if due <= now || held.batch.disposition() != BatchDisposition::Run {
+        self.any_answered |= matches!(ended.feedback, CallFeedback::Responded);
+        let CallEnded { booking, feedback, rate_limits, unfinished, .. } = ended;
+        let ruling = self.admission.observe(&booking, feedback, &rate_limits, now);
+        let Some(UnfinishedJob { held, due, refusal }) = unfinished else { return };
+        match (refusal, ruling) {
+            (Some(refusal), ruling)
+                if refusal.is_final || ruling == Some(RefusalRuling::JobAtFault) =>
+            {
+                self.send_elsewhere(held, booking.deployment, refusal);
+            }
+            (Some(refusal), Some(RefusalRuling::AskAgain { after })) => {
+                self.ask_again(held, booking.deployment, refusal, now + after);
+            }
+            _ if due <= now || held.batch.disposition() != BatchDisposition::Run => {
                 self.enqueue_for_admission(held);
-            } else {
-                self.schedule_retry(held, due);
+            }
+            _ => self.schedule_retry(held, due),
+        }
+    }
+
+    /// Sends a job that a deployment will never take to another one, or ends it.
+    fn send_elsewhere(&mut self, mut held: BoxedJob, at: DeploymentIndex, refusal: CallRefusal) {
+        let CallRefusal { error, latency, .. } = refusal;
+        held.attempts += 1;
+        held.last_failed_on = Some(at);
+        let group = self.admission.group_for(&held.delivery.job.model);
+        let is_kept = held.excluded.insert(at);
+        if is_kept && self.admission.may_serve(group, held.excluded) {
+            held.last_error = Some(error);
+            self.enqueue_for_admission(held);
+            return;
+        }
+        let finished = self.refused_by(held, Some(at), error, latency);
+        self.refused.push(finished);
+    }
+
+    fn refused_by(
+        &self,
+        held: BoxedJob,
+        at: Option<DeploymentIndex>,
+        error: ErrorReply,
+        latency: Duration,
+    ) -> Box<FinishedJob> {
+        let name = at.map(|at| self.caller.targets[at.0].member.name.as_str());
+        FinishedJob::refused(held, name.unwrap_or_default(), error, latency)
+    }
+
+    /// Has a job wait that may be at fault, or its deployment. While nothing was ever answered its
+    /// like wait too, so that jobs of other kinds find out.
+    fn ask_again(
+        &mut self,
+        mut held: BoxedJob,
+        at: DeploymentIndex,
+        refusal: CallRefusal,
+        due: Instant,
+    ) {
+        if !self.any_answered {
+            let kind = held.tag.kind;
+            for other in self.admission.extract(|other| other.tag.kind == kind) {
+                self.schedule_retry(other, due);
             }
         }
+        held.last_error = Some(refusal.error);
+        held.last_failed_on = Some(at);
+        self.schedule_retry(held, due);
     }
 
     fn schedule_retry(&mut self, held: BoxedJob, due: Instant) {
@@ -370,7 +450,7 @@ impl Dispatcher {
             for ended in ends.drain(..) {
                 let CallEnded { booking, feedback, rate_limits: told, .. } = ended;
                 self.admission.observe(&booking, feedback, &told, Instant::now());
-                back.extend(ended.unfinished.map(|(held, _)| held));
+                back.extend(ended.unfinished.map(|unfinished| unfinished.held));
             }
         }
     }

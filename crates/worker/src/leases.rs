@@ -4,6 +4,7 @@
 //! wherever it ends.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,8 +15,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::batch_registry::BatchHandle;
-use admission::DeploymentIndex;
-use domain::job::TokenEstimate;
+use admission::{DeploymentIndex, DeploymentSet, JobTag};
+use domain::job::{Job, TokenEstimate};
+use domain::outcome::TokenUsage;
 use model::verdict::ErrorReply;
 use queue::{DeferOrder, Delivery, LockToken, Queue};
 use telemetry::WorkerProgress;
@@ -51,13 +53,18 @@ impl LeasedDelivery {
     pub(super) fn into_job(self, estimate: TokenEstimate, batch: Arc<BatchHandle>) -> BoxedJob {
         let Self { delivery, received_at, slot } = self;
         let (attempts, charge) = (delivery.job.history.attempts, estimate.charge());
+        let tag = tag_of(&delivery.job);
         Box::new(LeasedJob {
             delivery,
             estimate,
             charge,
             attempts,
             last_error: None,
+            no_answers: 0,
+            spent: TokenUsage::default(),
             last_failed_on: None,
+            excluded: DeploymentSet::default(),
+            tag,
             batch,
             received_at,
             slot,
@@ -74,8 +81,15 @@ pub(super) struct LeasedJob {
     /// Calls so far that count as attempts, those of earlier deliveries included.
     pub(super) attempts: u32,
     pub(super) last_error: Option<ErrorReply>,
+    /// Complete replies to it that were no answers or could not be read.
+    pub(super) no_answers: u32,
+    /// Tokens of replies that are not kept, and were paid for.
+    pub(super) spent: TokenUsage,
     /// Deployment on which it failed last.
     pub(super) last_failed_on: Option<DeploymentIndex>,
+    /// Deployments that refused it for good.
+    pub(super) excluded: DeploymentSet,
+    pub(super) tag: JobTag,
     /// Its batch.
     pub(super) batch: Arc<BatchHandle>,
     /// Time of its receipt.
@@ -99,6 +113,16 @@ impl LeasedJob {
         delivery.job.history.last_error = last_error;
         LeasedDelivery { delivery, received_at, slot }
     }
+}
+
+/// Deployments treat jobs of one model and API alike.
+fn tag_of(job: &Job) -> JobTag {
+    let hash = |value: &dyn Fn(&mut DefaultHasher)| {
+        let mut hasher = DefaultHasher::new();
+        value(&mut hasher);
+        hasher.finish() | 1
+    };
+    JobTag { job: hash(&|h| job.id.hash(h)), kind: hash(&|h| (&job.model, job.api).hash(h)) }
 }
 
 /// Frees the slot and the table's entry when dropped.

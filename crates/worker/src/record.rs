@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::leases::{BoxedJob, LeaseSlot, LeasedJob};
 use super::{WorkerError, retry};
-use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
+use domain::outcome::{JobFailure, Outcome, OutcomeStatus};
 use model::ModelResponse;
 use model::verdict::ErrorReply;
 use queue::{DeadLetterReason, Delivery, Queue, Settlement};
@@ -56,7 +56,7 @@ impl FinishedJob {
         outcome.status_code = Some(reply.status);
         outcome.request_id = reply.request_id;
         outcome.body = Some(reply.body);
-        outcome.usage = reply.usage;
+        outcome.usage += reply.usage;
         outcome.service_tier = reply.service_tier;
         outcome.deployment = deployment.into();
         outcome.latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
@@ -120,7 +120,7 @@ impl FinishedJob {
             request_id: None,
             body: None,
             failure: None,
-            usage: TokenUsage::default(),
+            usage: held.spent,
             service_tier: None,
             attempts: held.attempts,
             throttled: job.history.throttled,

@@ -15,6 +15,17 @@ use store::StoreError;
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_secs(60);
 
+/// Longest wait that an error may ask for: doubles with every attempt up to the second. A service
+/// that asks for a day is asked earlier (copilot-cli#2760).
+const LONGEST_FIRST_WAIT: Duration = Duration::from_secs(15);
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// Returns the part of a wait that is kept to after so many attempts.
+pub fn bounded(asked: Option<Duration>, attempts: u32) -> Option<Duration> {
+    let doublings = attempts.saturating_sub(1).min(8);
+    asked.map(|asked| asked.min(LONGEST_FIRST_WAIT * 2_u32.pow(doublings)).min(LONGEST_WAIT))
+}
+
 /// Returns the wait before attempt number `attempts + 1`: a random part (`random` is in 0..1) of a
 /// span that doubles with every attempt, or the service's `retry_after` if that is longer.
 pub fn delay(attempts: u32, retry_after: Option<Duration>, random: f64) -> Duration {
@@ -61,6 +72,14 @@ mod tests {
         let spans = [longest(1), longest(2), longest(3), longest(8), longest(100)];
         assert_eq!(spans, [ms(500), ms(1_000), ms(2_000), MAX_DELAY, MAX_DELAY]);
         assert_eq!(delay(5, None, 0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_day_is_never_waited_for() {
+        let day = Some(Duration::from_secs(86_400));
+        let waits = [1, 2, 3, 4, 100].map(|attempts| bounded(day, attempts).unwrap().as_secs());
+        assert_eq!(waits, [15, 30, 60, 120, 120]);
+        assert_eq!(bounded(Some(Duration::from_secs(9)), 1), Some(Duration::from_secs(9)));
     }
 
     #[test]

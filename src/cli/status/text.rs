@@ -122,7 +122,14 @@ pub(super) fn deployment(d: &DeploymentStatus) -> String {
         d.name, d.used_last_minute, d.waiting, d.in_flight, d.workers
     );
     if let Some(ms) = d.paused_ms {
-        line += &format!(", paused by a 429 for {} s more", ms.div_ceil(1_000));
+        line += &format!(", paused for {} s more", ms.div_ceil(1_000));
+    }
+    if let Some(words) = &d.last_refusal {
+        line += &format!(", last refused with {words}");
+    }
+    if let Some(ms) = d.asked_ms {
+        let asked = duration_text(ms.div_ceil(1_000) as f64);
+        line += &format!(" (it asks to wait {asked} more; it is asked again before)");
     }
     d.troubles.iter().for_each(|why| line += &format!(", not used: {why}"));
     line

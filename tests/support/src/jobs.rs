@@ -44,7 +44,7 @@ pub fn outcome(job: &Job, ending: OutcomeStatus) -> Outcome {
         request_id: Some("r".into()),
         body: Some(Bytes::from_static(br#"{"choices":[]}"#)),
         failure: None,
-        usage: TokenUsage { prompt: 8, cached: 0, completion: 5, reasoning: 0 },
+        usage: TokenUsage { prompt: 8, completion: 5, ..TokenUsage::default() },
         service_tier: None,
         attempts: 1,
         throttled: 0,

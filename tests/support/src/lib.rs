@@ -13,6 +13,7 @@ pub mod contract_records;
 pub mod contract_store;
 pub mod contract_unstorable;
 pub mod cosmos;
+pub mod endpoint;
 pub mod fleet;
 pub mod jobs;
 pub mod otlp;

@@ -306,7 +306,12 @@ pub(super) mod tests {
         OutcomeSummary {
             ending: Some(OutcomeStatus::Succeeded),
             failure: None,
-            usage: TokenUsage { prompt: 100, cached: 10, completion: n % 50, reasoning: 0 },
+            usage: TokenUsage {
+                prompt: 100,
+                cached: 10,
+                completion: n % 50,
+                ..TokenUsage::default()
+            },
             service_tier: None,
             attempts: 1,
             throttled: 0,

@@ -77,7 +77,7 @@ fn line_of(outcome: &Outcome) -> Result<Vec<u8>, serde_json::Error> {
         request_id: outcome.request_id.as_deref(),
         body,
     });
-    // A failed answer (200) is no error of the service: its reason stands in no body.
+    // An error that came with a 200 is told as ours: by its status alone it would pass for an answer.
     let said_by_service = outcome.status_code.is_some_and(|status| status >= 400)
         && outcome.body.is_some()
         && outcome.ending == OutcomeStatus::Failed;

@@ -73,6 +73,7 @@ impl<'r> ColumnReader<'r> {
             cached: self.get()?,
             completion: self.get()?,
             reasoning: self.get()?,
+            unreported: 0,
         })
     }
 

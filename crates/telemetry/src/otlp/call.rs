@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::span::{self, SpanStart};
 use super::{Telemetry, active, content, names};
 use domain::job::{Api, Job};
-use model::verdict::Verdict;
+use model::verdict::{ErrorReply, Verdict};
 use model::{ModelClient, ModelResponse};
 
 /// Span of a call in flight. Empty if telemetry is off.
@@ -215,23 +215,31 @@ fn response_attributes(body: &[u8]) -> Vec<KeyValue> {
 fn error_type(verdict: &Verdict) -> Option<String> {
     match verdict {
         Verdict::Answered(_) => None,
-        Verdict::Refused(error) | Verdict::Transient { error, .. } => {
-            Some(error.failure.code.clone())
-        }
         Verdict::Throttled { .. } => Some("429".into()),
         Verdict::Unreachable { .. } => Some("unreachable".into()),
-        Verdict::Missing { .. } => Some("404".into()),
         Verdict::Misconfigured { .. } => Some("misconfigured".into()),
+        Verdict::Refused(error)
+        | Verdict::RefusedHere(error)
+        | Verdict::NoAnswer(error)
+        | Verdict::Denied { error, .. }
+        | Verdict::Transient { error, .. } => Some(label_of(error)),
+    }
+}
+
+/// Returns the error's code where it is a plain word: a label must not be a text.
+fn label_of(error: &ErrorReply) -> String {
+    let code = &error.failure.code;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    match code.len() <= 48 && code.chars().all(is_plain) {
+        true => code.clone(),
+        false => error.status.map_or_else(|| "other".into(), |status| status.to_string()),
     }
 }
 
 fn status(verdict: &Verdict) -> Option<u16> {
     match verdict {
         Verdict::Answered(reply) => Some(reply.status),
-        Verdict::Refused(error) | Verdict::Transient { error, .. } => error.status,
-        Verdict::Throttled { .. } => Some(429),
-        Verdict::Missing { .. } => Some(404),
-        Verdict::Unreachable { .. } | Verdict::Misconfigured { .. } => None,
+        other => other.error().and_then(|error| error.status),
     }
 }
 

@@ -179,6 +179,8 @@ impl Run {
             deadline: None,
             since: now,
             avoid: avoid.map(DeploymentIndex),
+            excluded: Default::default(),
+            tag: Default::default(),
         };
         self.waiting += 1;
         self.admission.offer(&ticket, charge, now);
@@ -325,8 +327,9 @@ impl Run {
             | QuotaVerdict::GatewayFull { retry_after }
             | QuotaVerdict::RequestsFull { retry_after } => {
                 self.report.refused += u64::from(!no_room);
-                let until = self.start + self.now + NETWORK + retry_after;
-                let end = Event::End(booking, charge, CallFeedback::Throttled { until }, told);
+                let throttled =
+                    CallFeedback::Throttled { asked: Some(retry_after), why: String::new() };
+                let end = Event::End(booking, charge, throttled, told);
                 self.plan(self.now + NETWORK, end);
             }
         }

@@ -260,6 +260,7 @@ function updateDeployment(node, { now, samples }) {
   say(node.querySelector("h3"), now.name);
   const troubles = [...now.troubles];
   if (now.paused_ms) troubles.push(word("pausedFor", { time: duration(now.paused_ms / 1000) }));
+  if (now.last_refusal) troubles.push(now.last_refusal);
   say(node.querySelector(".trouble"), troubles.join("; "));
   const quota = now.tpm ? word("perMinute", { n: short(now.tpm) }) : word("unknown");
   const part = now.tpm ? ` (${rounded((100 * now.used_last_minute) / now.tpm)} %)` : "";
