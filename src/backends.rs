@@ -2,9 +2,12 @@
 //!
 //! Callers see the two seams only, not the backends behind them.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{self, Config};
+use domain::job::BatchId;
 use queue::local::LocalQueue;
 #[cfg(feature = "azure")]
 use queue::service_bus::admin::{ProvisionResult, ServiceBusAdmin};
@@ -75,6 +78,48 @@ pub async fn open(config: &Config) -> Result<Backends, BackendError> {
     let queue = queue_in(config, database.clone())?;
     let store = store_in(config, database).await?;
     Ok(Backends { queue, store, _shared: shared })
+}
+
+/// The embedded queue and store for one process alone, whatever the configuration names for workers.
+/// The state directory is locked for as long as this value lives.
+pub struct LocalBackends {
+    database: Database,
+    store: Arc<LocalStore>,
+    lease: Duration,
+    dir: StateDir,
+}
+
+impl LocalBackends {
+    /// Opens the state directory, which no other process may use meanwhile.
+    ///
+    /// # Errors
+    /// Names the process that uses it, or the fault of its file.
+    pub fn open(config: &Config) -> Result<Self, BackendError> {
+        let dir = StateDir::lock_exclusive(&config.state.dir)?;
+        let database = Database::open(dir.path())?;
+        let store = Arc::new(LocalStore::new(database.clone()));
+        Ok(Self { database, store, lease: config.lease_duration(), dir })
+    }
+
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    /// Returns a queue that hands out this batch's jobs alone, with those that were leased when an
+    /// earlier process died: no other can hold any.
+    ///
+    /// # Errors
+    /// If the state file fails.
+    pub async fn queue_of(&self, batch: &BatchId) -> Result<Arc<dyn Queue>, BackendError> {
+        let queue = LocalQueue::new(self.database.clone(), self.lease).only_batch(batch.clone());
+        queue.release_orphans().await?;
+        Ok(telemetry::instrument_queue(Arc::new(queue), telemetry::QueueLabels::local()))
+    }
+
+    /// Returns the state directory, which also has room for temporary files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
 }
 
 /// Opens the queue alone. Service Bus connects on first use.

@@ -22,8 +22,8 @@ pub use {
 #[cfg(feature = "documents")]
 pub use {documents, reader};
 
+pub mod app;
 pub mod backends;
-pub mod check;
 pub mod cli;
 pub mod config;
 pub mod logging;

@@ -2,24 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::CommandError;
-use super::exit::ErrorClass;
-use report::results::ResultsError;
 use url::Url;
-
-/// Tells a file that can't be written with what is kept, and the command that writes it again.
-pub(super) fn results_error(error: ResultsError, kept: &str) -> CommandError {
-    if !matches!(error, ResultsError::Write { .. }) {
-        return error.into();
-    }
-    let status = error.status();
-    let text = format!(
-        "{:#}\n  kept: {kept}\n  fix:  free space there, or name another file, and type again: {}",
-        anyhow::Error::new(error),
-        command_again()
-    );
-    CommandError::new(status, anyhow::Error::msg(text))
-}
 
 /// Returns this process's command line, quoted for a shell.
 pub(super) fn command_again() -> String {

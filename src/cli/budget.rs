@@ -1,14 +1,13 @@
-//! Flags for a batch's budget, and the checks before the batch is enqueued.
+//! Flags for a batch's budget.
 
 use super::{CommandError, say};
-use crate::config::{Config, DeploymentConfig};
 use control;
-use domain::budget::{BadBudgetLimit, BudgetLimit};
+use domain::budget::BudgetLimit;
 use domain::job::BatchId;
 use domain::prices::Prices;
 use store::Store;
 
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(super) struct BudgetFlags {
     /// Most that the batch may cost, in the price table's currency; then it is paused
     #[arg(long, value_name = "AMOUNT", conflicts_with = "token_budget")]
@@ -23,13 +22,15 @@ impl BudgetFlags {
         self.budget.is_some() || self.token_budget.is_some()
     }
 
+    /// Returns whether the budget is of money, so that every call needs a price.
+    pub(super) fn is_money(self) -> bool {
+        self.budget.is_some()
+    }
+
     pub(super) fn limit(self, prices: &Prices) -> Result<Option<BudgetLimit>, CommandError> {
         let money = self.budget.map(|amount| BudgetLimit::money(amount, &prices.currency));
         let tokens = || self.token_budget.map(BudgetLimit::tokens);
-        money
-            .or_else(tokens)
-            .transpose()
-            .map_err(|error: BadBudgetLimit| CommandError::usage(error))
+        money.or_else(tokens).transpose().map_err(CommandError::usage)
     }
 
     /// Sets the batch's budget, before any of its jobs is sent.
@@ -49,29 +50,6 @@ impl BudgetFlags {
                  changes it",
                 budget.show(budget.allowed)
             ));
-        }
-        Ok(())
-    }
-
-    /// Checks that the price of every call will be known.
-    pub(super) fn check_prices<'m>(
-        self,
-        models: impl IntoIterator<Item = &'m String>,
-        config: &Config,
-        prices: &Prices,
-    ) -> Result<(), CommandError> {
-        if self.budget.is_none() {
-            return Ok(());
-        }
-        for model in models {
-            let serving = config.deployments.iter().filter(|d| d.serves(model));
-            let mut unpriced = serving.filter(|d| !d.has_price(model, prices));
-            let unpriced = unpriced.next().map(DeploymentConfig::display_name);
-            let is_any_here = !config.deployments.is_empty();
-            if unpriced.is_some() || (!is_any_here && prices.of(model).is_none()) {
-                let message = prices.missing_price(model, unpriced.as_deref());
-                return Err(CommandError::usage_text(message));
-            }
         }
         Ok(())
     }

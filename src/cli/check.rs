@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{CommandError, ExitStatus, print};
-use crate::check::{self, DeploymentProbe};
+use super::{CommandError, ExitStatus, print, print_lines};
+use crate::app::check::{self, CheckFinding, DeploymentProbe};
 use crate::config::Config;
 
 /// Test the queue, the store and every deployment; report problems and how to fix them
@@ -25,10 +25,21 @@ pub(super) async fn run(args: CheckArgs, config: Config) -> Result<ExitStatus, C
     if args.json {
         print(&json!({ "services": findings }).to_string())?;
     } else {
-        for finding in &findings {
-            print(&finding.to_string())?;
-        }
+        print_lines(&findings.iter().map(text).collect::<Vec<_>>())?;
     }
     let all_well = findings.iter().all(|finding| finding.problem.is_none());
     Ok(if all_well { ExitStatus::AllDone } else { ExitStatus::Unreachable })
+}
+
+fn text(finding: &CheckFinding) -> String {
+    let CheckFinding { service, problem, hint, notes, warnings } = finding;
+    let mut text = match problem {
+        None => format!("ok: {service}"),
+        Some(problem) => format!("FAULT: {service}: {problem}"),
+    };
+    let notes = notes.iter().map(|note| format!("\n  {note}"));
+    let warnings = warnings.iter().map(|warning| format!("\n  warning: {warning}"));
+    let hint = hint.filter(|_| problem.is_some()).map(|hint| format!("\n  fix: {hint}"));
+    text.extend(hint.into_iter().chain(notes).chain(warnings));
+    text
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use tokio::time::Instant;
 
-use super::progress::{duration_text, new_bar};
+use super::bar::new_bar;
+use super::rate::duration_text;
 use super::say;
 
 const LINE_EVERY: Duration = Duration::from_secs(10);

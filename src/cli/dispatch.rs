@@ -12,9 +12,9 @@ use tracing_subscriber::{EnvFilter, Layer};
 use super::documents_reader;
 use super::exit::exit_code;
 use super::{
-    Cli, CliCommand, CommandError, ExitStatus, bench, check, config, control, dead_letters,
-    documents, enqueue, init, plan, progress, report, results, run, serve, simulate, status, usage,
-    why, work,
+    Cli, CliCommand, CommandError, ExitStatus, bar, bench, check, config, control, dead_letters,
+    documents, enqueue, init, plan, report, results, run, serve, simulate, status, usage, why,
+    work,
 };
 use crate::config::{Config, ConfigLayers, LogFormat};
 use crate::{logging, telemetry};
@@ -84,7 +84,7 @@ async fn run_command(
 }
 
 fn start_logging(filter: EnvFilter, format: LogFormat) {
-    let lines = tracing_subscriber::fmt::layer().with_writer(progress::stderr_beside_bar);
+    let lines = tracing_subscriber::fmt::layer().with_writer(bar::stderr_beside_bar);
     let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::budget::BudgetFlags;
 use super::count_bar::CountBar;
-use super::input::InputFiles;
-use super::{CommandError, ExitStatus, print, say, summary};
+use super::input::{InputRequest, InvalidLines, PreparedInput, prepare_input};
+use super::{CommandError, ExitStatus, charges, print, say};
+use crate::app::input::InputFiles;
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;
-use domain::prices::Prices;
-use intake::{self, LineOptions};
+use intake::EnqueueCounts;
 
 /// Put files of prompts into the configured queue; run again to complete an interrupted batch
 #[derive(Debug, clap::Args)]
@@ -39,50 +39,46 @@ pub(super) struct EnqueueArgs {
 
 pub(super) async fn run(args: EnqueueArgs, mut config: Config) -> Result<ExitStatus, CommandError> {
     config.input.model = args.model.or(config.input.model);
-    let prices = Prices::load(config.prices.file.as_deref())?;
-    args.budget.limit(&prices)?;
-    let reading = LineOptions { must_limit_output: args.budget.is_given(), ..config.reading() };
-    let input = InputFiles::read(&args.inputs, reading, &std::env::temp_dir()).await?;
-    if input.checked.faults > 0 && !args.skip_invalid {
-        input.report_faults();
-        return Ok(ExitStatus::Usage);
-    }
-    input.checked.notes.iter().for_each(|note| say(&format!("note: {note}")));
-    if input.checked.jobs == 0 {
-        let message = "no line of the input is a valid job: nothing to do";
-        return Err(CommandError::usage_text(message));
-    }
-    args.budget.check_prices(&input.checked.models, &config, &prices)?;
-    let batch = args.batch.unwrap_or_else(|| input.checked.batch_name(&input.sources));
+    let request = InputRequest {
+        paths: &args.inputs,
+        batch: args.batch.as_ref(),
+        budget: args.budget,
+        invalid: InvalidLines::by_flag(args.skip_invalid),
+    };
+    let prepared = prepare_input(request, &config, &std::env::temp_dir()).await?;
+    let PreparedInput { files, batch, prices } = prepared;
     let backends = backends::open(&config).await?;
     let to = (backends.queue.as_ref(), backends.store.as_ref());
     args.budget.apply(backends.store.as_ref(), &batch, &prices).await?;
-    let InputFiles { sources, reading, checked } = &input;
-    let counted = CountBar::start("enqueued", checked.jobs);
-    let sent = |jobs| counted.set(jobs);
-    let enqueued = intake::enqueue(sources, reading, checked, &batch, to, sent).await;
-    drop(counted);
+    let InputFiles { sources, options, report } = &files;
+    let bar = CountBar::start("enqueued", report.jobs);
+    let sent = intake::enqueue(sources, options, report, &batch, to, |jobs| bar.set(jobs)).await;
+    drop(bar);
     backends.queue.close().await;
-    let enqueued = enqueued?;
+    let sent = sent?;
     if args.json {
-        let report = json!({
-            "batch": batch,
-            "jobs": enqueued.jobs,
-            "known": enqueued.known,
-            "waiting": enqueued.waiting,
-            "prompt_tokens": enqueued.prompt_tokens,
-            "skipped_lines": input.checked.faults,
-        });
-        print(&report.to_string())?;
+        print(&as_json(&batch, &sent, report.faults))?;
     } else {
         print(batch.as_str())?;
     }
     say(&format!(
         "batch {batch}: {} jobs, {} of them done and {} waiting already, {} prompt tokens",
-        enqueued.jobs, enqueued.known, enqueued.waiting, enqueued.prompt_tokens
+        sent.jobs, sent.known, sent.waiting, sent.prompt_tokens
     ));
-    if let Some(expense) = backends.store.charges() {
-        summary::say_request_units(&expense, enqueued.jobs);
+    if let Some(charges) = backends.store.charges() {
+        charges::say_request_units(&charges, sent.jobs);
     }
-    Ok(if input.checked.faults == 0 { ExitStatus::AllDone } else { ExitStatus::SomeFailed })
+    Ok(ExitStatus::of_jobs(report.faults == 0))
+}
+
+fn as_json(batch: &BatchId, sent: &EnqueueCounts, skipped_lines: u64) -> String {
+    json!({
+        "batch": batch,
+        "jobs": sent.jobs,
+        "known": sent.known,
+        "waiting": sent.waiting,
+        "prompt_tokens": sent.prompt_tokens,
+        "skipped_lines": skipped_lines,
+    })
+    .to_string()
 }

@@ -21,6 +21,13 @@ pub(super) enum ExitStatus {
     Interrupted = 130,
 }
 
+impl ExitStatus {
+    /// Returns the status of work that came to its end, with or without failures.
+    pub(super) fn of_jobs(all_succeeded: bool) -> Self {
+        if all_succeeded { Self::AllDone } else { Self::SomeFailed }
+    }
+}
+
 /// The table above, for `--help`.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -51,11 +58,6 @@ impl CommandError {
     /// A sentence about wrong usage.
     pub(super) fn usage_text(text: impl Into<String>) -> Self {
         Self::usage(anyhow::Error::msg(text.into()))
-    }
-
-    /// A service that is out of reach.
-    pub(super) fn unreachable(error: impl Into<anyhow::Error>) -> Self {
-        Self::new(ExitStatus::Unreachable, error)
     }
 
     /// A fault of this machine or of promptmill.

@@ -1,55 +1,94 @@
-//! Input files: opened, checked in a first pass, and their faults reported.
+//! Input files of a command: checked as a whole, their faults told, before anything is sent.
 
 use std::path::{Path, PathBuf};
 
+use super::budget::BudgetFlags;
 use super::{CommandError, say};
-use intake::{self, CheckReport, InputSource, LineOptions};
+use crate::app::budget;
+use crate::app::input::InputFiles;
+use crate::config::Config;
+use domain::job::BatchId;
+use domain::prices::Prices;
+use intake::{CheckReport, LineOptions};
 
-/// Input files after the first pass over them.
-pub(super) struct InputFiles {
-    pub(super) sources: Vec<InputSource>,
-    pub(super) reading: LineOptions,
-    pub(super) checked: CheckReport,
+/// Handling of lines that are not valid jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InvalidLines {
+    /// They end the command.
+    Refuse,
+    /// They are left out; the caller says where they are told.
+    Skip,
+    /// They are left out and told here.
+    Tell,
 }
 
-impl InputFiles {
-    pub(super) async fn read(
-        paths: &[PathBuf],
-        reading: LineOptions,
-        scratch: &Path,
-    ) -> Result<Self, CommandError> {
-        let (paths, scratch) = (paths.to_owned(), scratch.to_owned());
-        let reading_ = reading.clone();
-        let check = tokio::task::spawn_blocking(move || {
-            let sources: Vec<_> = paths
-                .iter()
-                .map(|path| InputSource::open(path, &scratch))
-                .collect::<Result<_, _>>()?;
-            let checked = intake::check(&sources, &reading_, scratch)?;
-            Ok::<_, CommandError>((sources, checked))
-        });
-        let (sources, checked) = check.await??;
-        Ok(Self { sources, reading, checked })
+impl InvalidLines {
+    pub(super) fn by_flag(skip_invalid: bool) -> Self {
+        if skip_invalid { Self::Skip } else { Self::Refuse }
     }
+}
 
-    /// Prints the lines that are not valid jobs.
-    pub(super) fn say_faults(&self) {
-        for fault in &self.checked.first_faults {
-            say(&fault.to_string());
-        }
-        let more = self.checked.faults - self.checked.first_faults.len() as u64;
-        if more > 0 {
-            say(&format!("… and {more} more"));
-        }
+/// Input that a command line names.
+pub(super) struct InputRequest<'a> {
+    pub(super) paths: &'a [PathBuf],
+    pub(super) batch: Option<&'a BatchId>,
+    pub(super) budget: BudgetFlags,
+    pub(super) invalid: InvalidLines,
+}
+
+/// Input that is ready to be enqueued or planned.
+pub(super) struct PreparedInput {
+    pub(super) files: InputFiles,
+    pub(super) batch: BatchId,
+    pub(super) prices: Prices,
+}
+
+/// Checks the input, its budget, and the prices that the budget needs. Standard input is copied to
+/// `scratch`.
+///
+/// # Errors
+/// If there is nothing to do, or a line is not a valid job and must be.
+pub(super) async fn prepare_input(
+    request: InputRequest<'_>,
+    config: &Config,
+    scratch: &Path,
+) -> Result<PreparedInput, CommandError> {
+    let InputRequest { paths, batch, budget, invalid } = request;
+    let prices = Prices::load(config.prices.file.as_deref())?;
+    budget.limit(&prices)?;
+    let options = LineOptions { must_limit_output: budget.is_given(), ..config.reading() };
+    let files = InputFiles::check(paths, options, scratch).await?;
+    let report = &files.report;
+    if report.faults > 0 && invalid != InvalidLines::Skip {
+        say_faults(report);
     }
+    if report.faults > 0 && invalid == InvalidLines::Refuse {
+        return Err(CommandError::usage_text(format!(
+            "{} of {} lines are not valid jobs; nothing was enqueued. Fix them, or skip them with \
+             --skip-invalid",
+            report.faults,
+            report.faults + report.jobs
+        )));
+    }
+    report.notes.iter().for_each(|note| say(&format!("note: {note}")));
+    if report.jobs == 0 {
+        let message = "no line of the input is a valid job: nothing to do";
+        return Err(CommandError::usage_text(message));
+    }
+    if budget.is_money() {
+        budget::check_prices(&report.models, config, &prices).map_err(CommandError::usage)?;
+    }
+    let batch = batch.cloned().unwrap_or_else(|| report.batch_name(&files.sources));
+    Ok(PreparedInput { files, batch, prices })
+}
 
-    pub(super) fn report_faults(&self) {
-        self.say_faults();
-        say(&format!(
-            "error: {} of {} lines are not valid jobs; nothing was enqueued. \
-             Fix them, or skip them with --skip-invalid",
-            self.checked.faults,
-            self.checked.faults + self.checked.jobs
-        ));
+/// Prints the first lines that are not valid jobs.
+fn say_faults(report: &CheckReport) {
+    for fault in &report.first_faults {
+        say(&fault.to_string());
+    }
+    let more = report.faults - report.first_faults.len() as u64;
+    if more > 0 {
+        say(&format!("… and {more} more"));
     }
 }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::CommandError;
 use super::endpoint::{EndpointFlags, LimitFlags};
+use crate::app::simulated;
 use crate::config::{Config, DeploymentConfig};
-use simulator::{self, Simulator};
+use simulator::Simulator;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct LocalFlags {
@@ -63,17 +64,8 @@ impl LocalFlags {
         if !self.simulate {
             return Ok((None, config));
         }
-        let one = &mut config.deployments[0];
-        let settings = simulator::SimulatorSettings {
-            tpm: one.tpm,
-            rpm: one.rpm,
-            ledger_samples: false,
-            ..simulator::SimulatorSettings::default()
-        };
-        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let simulator =
-            simulator::start(address, settings).await.map_err(CommandError::internal)?;
-        one.endpoint = format!("http://{}/openai/v1", simulator.addr());
+        let deployment = &mut config.deployments[0];
+        let simulator = simulated::start(deployment).await.map_err(CommandError::internal)?;
         Ok((Some(simulator), config))
     }
 }

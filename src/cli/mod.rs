@@ -1,9 +1,13 @@
 //! The command line: arguments in, library called, text out. Messages are printed only here.
 
 mod again;
+mod bar;
 #[cfg(feature = "bench")]
 mod bench;
+#[cfg(feature = "bench")]
+mod bench_class;
 mod budget;
+mod charges;
 mod check;
 mod config;
 mod control;
@@ -27,7 +31,11 @@ mod output;
 #[cfg(feature = "bench")]
 mod plan;
 mod progress;
+#[cfg(feature = "documents")]
+mod prompt_file;
+mod rate;
 mod report;
+mod result_files;
 mod results;
 mod run;
 #[cfg(feature = "serve")]
@@ -37,9 +45,13 @@ mod status;
 mod summary;
 mod table;
 mod usage;
-mod webhook_task;
+mod use_case_class;
+#[cfg(feature = "bench")]
+mod values;
+mod waits_text;
 mod why;
 mod work;
+mod worker_end;
 
 use std::path::PathBuf;
 

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{CommandError, ExitStatus, again, say};
+use super::{CommandError, ExitStatus, result_files, say};
+use crate::app::status::require_batch;
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;
 use domain::outcome::OutcomeStatus;
 use report::results::table::{self, TableFormat};
-use report::results::{OutcomeSelection, ResultCounts, ResultPaths, ResultsError, jsonl};
+use report::results::{OutcomeSelection, ResultCounts, ResultsError, jsonl};
 use store::{Batch, SortOrder, Store};
 
 /// Write a batch's answers and errors so far
@@ -54,9 +55,7 @@ pub(super) async fn run(args: ResultsArgs, config: Config) -> Result<ExitStatus,
         return Err(CommandError::usage_text(message));
     }
     let store = backends::open_store(&config).await?;
-    let Some(batch) = store.batch(&args.batch).await? else {
-        return Err(CommandError::usage_text(format!("there is no batch '{}'", args.batch)));
-    };
+    let batch = require_batch(store.as_ref(), &args.batch).await?;
     let order = if args.ordered { SortOrder::ByPosition } else { SortOrder::AsStored };
     let selection =
         OutcomeSelection { batch: args.batch.clone(), order, endings: args.only.clone() };
@@ -69,7 +68,7 @@ pub(super) async fn run(args: ResultsArgs, config: Config) -> Result<ExitStatus,
         }
     };
     let written =
-        written.map_err(|error| again::results_error(error, "the store has all outcomes"))?;
+        written.map_err(|error| result_files::write_error(error, "the store has all outcomes"))?;
     if !args.only.is_empty() {
         return Ok(ExitStatus::AllDone);
     }
@@ -81,11 +80,8 @@ async fn two_files(
     store: &dyn Store,
     selection: &OutcomeSelection,
 ) -> Result<ResultCounts, ResultsError> {
-    let file = |what: &str| PathBuf::from(format!("{}.{what}.jsonl", args.batch));
-    let paths = ResultPaths {
-        out: args.out.clone().unwrap_or_else(|| file("results")),
-        errors: args.errors.clone().unwrap_or_else(|| file("errors")),
-    };
+    let (out, errors) = (args.out.clone(), args.errors.clone());
+    let paths = result_files::paths(out, errors, args.batch.as_str());
     let written = jsonl::write(store, selection, &paths, |_| Ok(())).await?;
     say(&format!("answers: {} ({} lines)", paths.out.display(), written.results));
     say(&format!("errors:  {} ({} lines)", paths.errors.display(), written.errors));
@@ -111,5 +107,5 @@ fn say_unfinished(batch: &Batch, written: ResultCounts) -> ExitStatus {
     if left > 0 {
         say(&format!("{left} jobs have not ended yet"));
     }
-    if left == 0 && written.errors == 0 { ExitStatus::AllDone } else { ExitStatus::SomeFailed }
+    ExitStatus::of_jobs(left == 0 && written.errors == 0)
 }

@@ -5,26 +5,28 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use super::progress::duration_text;
-use super::{CommandError, say};
+use super::rate::duration_text;
+use super::{CommandError, ExitStatus, print, say};
+use crate::app::local_run::{LocalRun, LocalRunEnd};
 use domain::job::BatchId;
-use report::results::ResultCounts;
-use store::{BatchTotals, Store, StoreCharges};
+use domain::outcome::OutcomeStatus;
+use report::results::{ResultCounts, ResultPaths};
+use store::BatchTotals;
 use telemetry::WorkerProgress;
 
 /// Result of a run; the totals are the batch's, over all its runs.
 #[derive(Debug, Serialize)]
 pub(super) struct RunSummary<'a> {
-    pub(super) batch: &'a BatchId,
-    pub(super) jobs: u64,
+    batch: &'a BatchId,
+    jobs: u64,
     #[serde(flatten)]
-    pub(super) totals: &'a BatchTotals,
-    pub(super) skipped_lines: u64,
+    totals: &'a BatchTotals,
+    skipped_lines: u64,
     #[serde(flatten)]
-    pub(super) run: ThisRun,
-    pub(super) results: &'a Path,
-    pub(super) errors: &'a Path,
-    pub(super) written: ResultCounts,
+    run: ThisRun,
+    results: &'a Path,
+    errors: &'a Path,
+    written: ResultCounts,
 }
 
 /// Part of the totals that this run did.
@@ -41,7 +43,7 @@ pub(super) struct ThisRun {
 }
 
 impl ThisRun {
-    pub(super) fn new(progress: &WorkerProgress, seconds: f64) -> Self {
+    fn new(progress: &WorkerProgress, seconds: f64) -> Self {
         let per_second = |n: u64| n as f64 / seconds.max(1e-3);
         Self {
             jobs: progress.ended(),
@@ -54,8 +56,38 @@ impl ThisRun {
     }
 }
 
-impl RunSummary<'_> {
-    pub(super) fn say(&self) {
+impl<'a> RunSummary<'a> {
+    pub(super) fn new(
+        run: &'a LocalRun,
+        end: &'a LocalRunEnd,
+        paths: &'a ResultPaths,
+        written: ResultCounts,
+    ) -> Self {
+        Self {
+            batch: &run.batch,
+            jobs: run.input.report.jobs,
+            totals: &end.totals,
+            skipped_lines: run.input.report.faults,
+            run: ThisRun::new(&run.progress, end.seconds),
+            results: &paths.out,
+            errors: &paths.errors,
+            written,
+        }
+    }
+
+    /// Prints the summary; returns the exit status.
+    pub(super) fn tell(&self, json: bool, quiet: bool) -> Result<ExitStatus, CommandError> {
+        if json {
+            print(&serde_json::to_string(self)?)?;
+        }
+        if !quiet {
+            self.say();
+        }
+        let all_succeeded = self.totals.of(OutcomeStatus::Succeeded) == self.totals.ended();
+        Ok(ExitStatus::of_jobs(all_succeeded && self.skipped_lines == 0))
+    }
+
+    fn say(&self) {
         let usage = self.totals.usage;
         let endings: Vec<_> =
             self.totals.endings.iter().map(|(ending, n)| format!("{n} {ending}")).collect();
@@ -85,32 +117,4 @@ impl RunSummary<'_> {
         let errors = self.written.errors + self.skipped_lines;
         say(&format!("errors:  {} ({errors} lines)", self.errors.display()));
     }
-}
-
-/// Prints why the batch is paused, and how to resume it.
-pub(super) async fn say_paused(store: &dyn Store, id: &BatchId) -> Result<(), CommandError> {
-    let batch = store.batch(id).await?;
-    let budget = store.budget(id).await?;
-    let why = batch.and_then(|batch| batch.reason).unwrap_or_default();
-    let flag = budget.and_then(|budget| budget.raise_flag(&why)).map(|flag| format!(" {flag}"));
-    let flag = flag.unwrap_or_default();
-    let why = if why.is_empty() { why } else { format!(" ({why})") };
-    say(&format!("batch {id} is paused{why}: go on with `promptmill resume {id}{flag}`"));
-    Ok(())
-}
-
-/// Prints the request units that a store billed by use charged for this many jobs.
-pub(super) fn say_request_units(expense: &StoreCharges, jobs: u64) {
-    let by: Vec<_> =
-        expense.by_operation.iter().map(|(what, n)| format!("{what} {n:.0}")).collect();
-    let each = match jobs {
-        0 => String::new(),
-        jobs => format!("{:.1} RU per job; ", expense.request_units / jobs as f64),
-    };
-    say(&format!(
-        "store: {each}{:.0} RU in all ({}), {} writes throttled",
-        expense.request_units,
-        by.join(", "),
-        expense.throttled
-    ));
 }

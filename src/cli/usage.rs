@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{CommandError, ExitStatus, print, say, table};
+use crate::app::status::require_batch;
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;
@@ -30,10 +31,8 @@ const COLUMNS: [&str; 7] = ["jobs", "calls", "prompt", "cached", "completion", "
 pub(super) async fn run(args: UsageArgs, config: Config) -> Result<ExitStatus, CommandError> {
     let prices = Prices::load(config.prices.file.as_deref())?;
     let store = backends::open_store(&config).await?;
-    if let Some(batch) = &args.batch
-        && store.batch(batch).await?.is_none()
-    {
-        return Err(CommandError::usage_text(format!("there is no batch '{batch}'")));
+    if let Some(batch) = &args.batch {
+        require_batch(store.as_ref(), batch).await?;
     }
     let lines = usage::sum(store.as_ref(), args.batch.as_ref(), &args.by, &prices).await;
     let lines = lines?;

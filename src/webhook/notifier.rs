@@ -15,6 +15,7 @@ use url::Url;
 
 use super::event::notice_of;
 use super::notice::{self, WebhookNotice};
+use super::settings::WebhookSettingsError;
 use super::sign::SigningKey;
 use control::batches;
 use domain::job::BatchId;
@@ -80,8 +81,11 @@ impl WebhookNotifier {
     pub fn new(
         store: Arc<dyn Store>,
         (url, key): (Url, SigningKey),
-    ) -> Result<Self, reqwest::Error> {
-        let http = http_client::builder().timeout(RESPONSE_TIMEOUT).build()?;
+    ) -> Result<Self, WebhookSettingsError> {
+        let http = http_client::builder()
+            .timeout(RESPONSE_TIMEOUT)
+            .build()
+            .map_err(WebhookSettingsError::Client)?;
         Ok(Self { store, url, key, http, cancelled: Mutex::default() })
     }
 

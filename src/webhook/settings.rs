@@ -28,6 +28,8 @@ pub enum WebhookSettingsError {
     Incomplete,
     #[error("webhook.secret: {0}")]
     Secret(#[from] BadSecret),
+    #[error("the webhook's HTTP client can't be set up")]
+    Client(#[source] reqwest::Error),
 }
 
 impl WebhookSettings {

@@ -17,13 +17,18 @@ pub(super) const LOOKUP_CHUNK: usize = 500;
 
 /// Records of earlier nights.
 pub struct NightHistory<'a> {
-    pub store: &'a dyn Store,
     /// Pruned by [`prune_ledger`].
     pub ledger: &'a NightLedger,
-    /// Nights that were never closed.
-    pub unclosed: &'a [BatchId],
+    /// Nights that were never closed, if there are any.
+    pub unclosed: Option<UnclosedNights<'a>>,
     /// Schema that answers must fit.
     pub schema: Option<&'a AnswerSchema>,
+}
+
+/// Nights whose answers are in the store and in no ledger.
+pub struct UnclosedNights<'a> {
+    pub store: &'a dyn Store,
+    pub batches: &'a [BatchId],
 }
 
 /// Removes answers from a ledger that are not in the store any more, and with `retry_failed` also
@@ -86,10 +91,10 @@ impl NightHistory<'_> {
         let keys: Vec<_> =
             bodies.iter().map(|body| RequestKey::of(body.to_string().as_bytes())).collect();
         keys.iter().for_each(|key| self.reuse_known(*key, requests));
-        if !self.unclosed.is_empty() {
+        if let Some(unclosed) = &self.unclosed {
             let unknown: Vec<_> =
                 keys.iter().filter(|key| requests.get(key).is_none()).copied().collect();
-            self.reuse_unclosed(&unknown, requests).await?;
+            self.reuse_unclosed(unclosed, &unknown, requests).await?;
         }
         for body in bodies {
             requests.add(body, tags, None)?;
@@ -110,19 +115,22 @@ impl NightHistory<'_> {
     /// Reuses the answers of nights that were never closed; their other requests are made again.
     async fn reuse_unclosed(
         &self,
+        unclosed: &UnclosedNights<'_>,
         keys: &[RequestKey],
         requests: &mut NightRequests,
     ) -> Result<(), StoreError> {
-        for (n, batch) in self.unclosed.iter().enumerate() {
+        for (n, batch) in unclosed.batches.iter().enumerate() {
             let place = u16::try_from(self.ledger.batches.len() + n).unwrap_or(u16::MAX);
             for keys in keys.chunks(LOOKUP_CHUNK) {
-                let found = look_up(self.store, batch, keys).await?;
+                let found = look_up(unclosed.store, batch, keys).await?;
                 let succeeded = keys.iter().zip(found).filter(|(_, found)| {
                     found.is_some_and(|found| found.ending() == OutcomeStatus::Succeeded)
                 });
                 for (key, _) in succeeded {
                     let name = key.to_string();
-                    let Some(outcome) = self.store.outcome(batch, &name).await? else { continue };
+                    let Some(outcome) = unclosed.store.outcome(batch, &name).await? else {
+                        continue;
+                    };
                     let text = answer::text(&outcome);
                     let fits = self.schema.is_none_or(|schema| {
                         text.as_deref().is_some_and(|text| schema.parse_answer(text).is_ok())

@@ -17,6 +17,7 @@
 //! documents and [`reader`] extracts their text; [`night`] decides which process runs which night.
 
 pub mod answer;
+pub mod closing;
 pub mod collect;
 pub mod document;
 pub mod error;

@@ -31,6 +31,7 @@ pub mod retry;
 mod shares;
 mod tasks;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,6 +129,18 @@ pub enum WorkerExit {
     NoDeployment { why: String },
     /// No deployment could be connected to for too long.
     Unreachable { why: String },
+}
+
+impl fmt::Display for WorkerExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drained => f.write_str("all jobs are settled"),
+            Self::Paused { .. } => f.write_str("only jobs of paused batches are left"),
+            Self::Stopped => f.write_str("interrupted"),
+            Self::NoDeployment { why } => write!(f, "no deployment answers: {why}"),
+            Self::Unreachable { why } => write!(f, "no endpoint can be reached: {why}"),
+        }
+    }
 }
 
 /// Reason why a worker failed. All jobs that it held are redelivered.

@@ -1,10 +1,9 @@
 //! Flags of `promptmill bench`: load, requests and reports.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use bench::Slo;
-use bench::sizes::{RequestShape, SizeDistribution};
+use crate::cli::values::{calls, range, rate};
+use bench::sizes::SizeDistribution;
 
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
@@ -86,6 +85,19 @@ pub(super) struct OutputFlags {
     pub(super) quiet: bool,
 }
 
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Pipeline")]
+pub(super) struct PipelineFlags {
+    /// Measure the pipeline: --count jobs into the configured queue, through a worker, to the store
+    #[arg(long, conflicts_with_all = ["rate", "poisson", "ramp", "sweep", "replay", "warm_up",
+        "duration", "retry", "stop_at_error_rate", "max_in_flight", "no_stream", "slo_ttft_ms",
+        "slo_tbt_ms", "slo_e2e_ms", "csv", "html"])]
+    pub(super) pipeline: bool,
+    /// Answer from the built-in simulator, at once: only queue, worker and store are measured
+    #[arg(long, requires = "pipeline", conflicts_with_all = ["endpoint", "deployment"])]
+    pub(super) simulate: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum ShapeFlag {
     Balanced,
@@ -97,61 +109,4 @@ pub(super) enum ShapeFlag {
 pub(super) enum RetryFlag {
     None,
     Exponential,
-}
-
-impl RequestFlags {
-    pub(super) fn shape(&self) -> RequestShape {
-        let named = match self.shape {
-            ShapeFlag::Balanced => RequestShape::BALANCED,
-            ShapeFlag::Context => RequestShape::CONTEXT,
-            ShapeFlag::Generation => RequestShape::GENERATION,
-        };
-        RequestShape {
-            prompt: self.prompt_tokens.unwrap_or(named.prompt),
-            output: self.output_tokens.unwrap_or(named.output),
-        }
-    }
-
-    pub(super) fn slo(&self) -> Slo {
-        Slo { ttft_ms: self.slo_ttft_ms, tbt_ms: self.slo_tbt_ms, e2e_ms: self.slo_e2e_ms }
-    }
-}
-
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
-pub(super) fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "write a share from 0 to 1".to_owned())
-}
-
-/// Parses requests a second: `20`, `20/s` or `600/m`.
-fn rate(text: &str) -> Result<f64, String> {
-    let (number, per) = match text.split_once('/') {
-        None | Some((_, "s")) => (text.trim_end_matches("/s"), 1.0),
-        Some((number, "m" | "min")) => (number, 60.0),
-        Some(_) => return Err("write a rate like 20, 20/s or 600/m".into()),
-    };
-    let rate = number.trim().parse::<f64>().map_err(|_| "write a rate like 20 or 600/m")? / per;
-    if rate.is_finite() && rate > 0.0 { Ok(rate) } else { Err("a rate is above 0".into()) }
-}
-
-fn calls(text: &str) -> Result<usize, String> {
-    let calls = text.trim().parse().map_err(|_| "not a number of requests".to_owned())?;
-    if calls > 0 { Ok(calls) } else { Err("at least 1".into()) }
-}
-
-fn range<T: PartialOrd>(
-    text: &str,
-    read: impl Fn(&str) -> Result<T, String>,
-) -> Result<(T, T), String> {
-    let (from, to) = text.split_once("..").ok_or("write a range like 1..64")?;
-    let (from, to) = (read(from)?, read(to)?);
-    if from <= to {
-        Ok((from, to))
-    } else {
-        Err("a range goes from the smaller to the larger number".into())
-    }
 }

@@ -1,7 +1,9 @@
 //! Exit status of the errors of a night.
 
+use crate::app::night::{DocumentsSetupError, NightUseError, PromptFileError};
 use crate::cli::error_class::write_status;
 use crate::cli::exit::{ErrorClass, ExitStatus};
+use documents::closing::ClosingError;
 use documents::collect::CollectError;
 use documents::ledger::LedgerError;
 use documents::night::NightError;
@@ -85,6 +87,57 @@ impl ErrorClass for TableError {
             Self::Results(error) => error.status(),
             Self::Conduct(error) => error.status(),
             Self::Write(error) => write_status(error),
+        }
+    }
+}
+
+impl ErrorClass for ClosingError {
+    fn status(&self) -> ExitStatus {
+        match self {
+            Self::Table(error) => error.status(),
+            Self::Night(error) => error.status(),
+            Self::Store(error) => error.status(),
+        }
+    }
+}
+
+impl ErrorClass for DocumentsSetupError {
+    fn status(&self) -> ExitStatus {
+        match self {
+            Self::NoSource => Usage,
+            Self::Recipe(error) => error.status(),
+            Self::Source(error) => error.status(),
+            Self::Program(_) | Self::Scratch(_) => Internal,
+        }
+    }
+}
+
+impl ErrorClass for PromptFileError {
+    fn status(&self) -> ExitStatus {
+        match self {
+            Self::Collect(error) => error.status(),
+            Self::Write(error) => error.status(),
+        }
+    }
+}
+
+impl ErrorClass for NightUseError {
+    fn status(&self) -> ExitStatus {
+        match self {
+            Self::Backend(error) => error.status(),
+            Self::Config(error) => error.status(),
+            Self::Night(error) => error.status(),
+            Self::Collect(error) => error.status(),
+            Self::Input(error) => error.status(),
+            Self::Forecast(error) => error.status(),
+            Self::Run(error) => error.status(),
+            Self::Closing(error) => error.status(),
+            Self::Control(error) => error.status(),
+            Self::Webhook(error) => error.status(),
+            Self::Worker(error) => error.status(),
+            Self::Store(error) => error.status(),
+            Self::Scratch(_) | Self::Panicked => Internal,
+            Self::TooManyNights => Usage,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Messages about a night.
 
-use crate::cli::progress::duration_text;
+use crate::cli::rate::duration_text;
 use crate::cli::say;
 use documents::summary::NightSummary;
 use domain::prices::Prices;

@@ -1,24 +1,20 @@
 //! `promptmill status`: progress of batches, queue depth and workers, once or repeatedly.
 
-mod text;
+mod batch_text;
+mod money_text;
+mod snapshot_text;
 mod watch;
+mod worker_text;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::{CommandError, ExitStatus, print, print_lines};
+use crate::app::status::{StatusSnapshot, require_batch};
 use crate::backends;
 use crate::config::Config;
-use domain::heartbeat::Heartbeat;
 use domain::job::BatchId;
 use domain::prices::Prices;
-use queue::QueueDepth;
-use report::autoscale::{self, ScalingAdvice};
-use report::deployments::{self, DeploymentStatus};
-use report::live::{self, BatchFilter, LiveInputs, LiveStatus, LiveWatcher};
-use store::{Store, StoreError};
 
 /// Show batches with counts, pace, cost and ETA, the queue, and the workers of the last minute
 #[derive(Debug, clap::Args)]
@@ -36,104 +32,24 @@ pub(super) struct StatusArgs {
     json: bool,
 }
 
-impl StatusArgs {
-    fn interval(&self) -> Duration {
-        Duration::from_secs(u64::from(self.interval.get()))
-    }
-}
-
-/// Status at one moment.
-struct StatusSnapshot {
-    batches: Vec<LiveStatus>,
-    deployments: Vec<DeploymentStatus>,
-    workers: Vec<Heartbeat>,
-}
-
 pub(super) async fn run(args: StatusArgs, config: Config) -> Result<ExitStatus, CommandError> {
     let prices = Prices::load(config.prices.file.as_deref())?;
     let store = backends::open_store(&config).await?;
-    if let Some(batch) = &args.batch
-        && store.batch(batch).await?.is_none()
-    {
-        return Err(CommandError::usage_text(format!("there is no batch '{batch}'")));
+    let (store, only) = (store.as_ref(), args.batch.as_ref());
+    if let Some(batch) = only {
+        require_batch(store, batch).await?;
     }
     if args.watch {
-        return watch::watch(&args, store.as_ref(), &prices).await;
+        let interval = Duration::from_secs(u64::from(args.interval.get()));
+        let watch = watch::StatusWatch { store, only, prices: &prices, interval, json: args.json };
+        return watch.run().await;
     }
-    let seen = StatusSnapshot::read(store.as_ref(), args.batch.as_ref(), &prices, None).await;
-    let queue = backends::open_queue(&config)?;
-    let depth = queue.depth().await;
-    queue.close().await;
-    let (seen, depth) = (seen?, depth?);
-    let waiting = waiting(store.as_ref(), depth, &seen, &config).await;
-    let waiting = waiting?;
+    let snapshot = StatusSnapshot::read(store, only, &prices, None).await?;
+    let backlog = snapshot.backlog(store, &config).await?;
     if args.json {
-        print(&seen.json(Some(waiting), &prices).to_string())?;
+        print(&snapshot_text::json(&snapshot, Some(backlog), &prices).to_string())?;
     } else {
-        print_lines(&seen.lines(&prices, Some(waiting)))?;
+        print_lines(&snapshot_text::lines(&snapshot, Some(backlog), &prices))?;
     }
     Ok(ExitStatus::AllDone)
-}
-
-/// Depth of the queue, and the number of workers useful for it.
-#[derive(Clone, Copy)]
-struct StatusBacklog {
-    depth: QueueDepth,
-    replicas: ScalingAdvice,
-}
-
-async fn waiting(
-    store: &dyn Store,
-    depth: QueueDepth,
-    seen: &StatusSnapshot,
-    config: &Config,
-) -> Result<StatusBacklog, StoreError> {
-    let backlog = autoscale::backlog(store, &store.batches().await?).await?;
-    let replicas = autoscale::advise(depth, backlog, &seen.workers, &config.scaling);
-    Ok(StatusBacklog { depth, replicas })
-}
-
-impl StatusSnapshot {
-    async fn read(
-        store: &dyn Store,
-        only: Option<&BatchId>,
-        prices: &Prices,
-        watch: Option<&mut LiveWatcher>,
-    ) -> Result<Self, StoreError> {
-        let mut workers = store.heartbeats().await?;
-        workers.retain(Heartbeat::is_worker);
-        let deployments = deployments::aggregate(&workers);
-        let by = LiveInputs { deployments: &deployments, prices };
-        let which = only.map_or(BatchFilter::All, BatchFilter::One);
-        let batches = match watch {
-            Some(watch) => watch.snapshot(store, which, by).await?,
-            None => live::snapshot(store, which, by).await?,
-        };
-        Ok(Self { batches, deployments, workers })
-    }
-
-    fn json(&self, waiting: Option<StatusBacklog>, prices: &Prices) -> Value {
-        let mut status = json!({
-            "batches": self.batches,
-            "deployments": self.deployments,
-            "workers": self.workers,
-            "currency": prices.currency,
-            "prices_of": prices.date,
-        });
-        if let Some(StatusBacklog { depth, replicas }) = waiting {
-            status["queue"] = json!(depth);
-            status["scaling"] = json!(replicas);
-        }
-        status
-    }
-
-    fn lines(&self, prices: &Prices, waiting: Option<StatusBacklog>) -> Vec<String> {
-        let mut lines: Vec<String> =
-            self.batches.iter().flat_map(|live| text::batch(live, prices)).collect();
-        lines.extend(waiting.map(|waiting| text::queue(waiting.depth)));
-        lines.extend(self.deployments.iter().map(text::deployment));
-        lines.extend(self.workers.iter().map(text::worker));
-        lines.extend(waiting.map(|waiting| text::replicas(waiting.replicas)));
-        lines
-    }
 }

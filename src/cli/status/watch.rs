@@ -1,12 +1,15 @@
 //! `status --watch`: a screen redrawn in place on a terminal, one line per refresh elsewhere.
 
 use std::io::{IsTerminal, stdout};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{StatusArgs, StatusSnapshot, text};
+use super::{batch_text, snapshot_text};
+use crate::app::status::StatusSnapshot;
 use crate::cli::{CommandError, ExitStatus, print, say};
+use domain::job::BatchId;
 use domain::prices::Prices;
 use report::live::{LiveStatus, LiveWatcher};
 use store::{BatchState, Store, StoreError};
@@ -17,56 +20,68 @@ const HOME: &str = "\x1b[H";
 const END_LINE: &str = "\x1b[K\n";
 const END: &str = "\x1b[J";
 
-pub(super) async fn watch(
-    args: &StatusArgs,
-    store: &dyn Store,
-    prices: &Prices,
-) -> Result<ExitStatus, CommandError> {
-    let mut tick = interval(args.interval());
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut watch = LiveWatcher::default();
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
-    let on_terminal = !args.json && stdout().is_terminal();
-    loop {
-        tokio::select! {
-            biased;
-            _ = &mut interrupted => return Ok(ExitStatus::Interrupted),
-            _ = tick.tick() => {}
-        }
-        let seen = tokio::select! {
-            biased;
-            _ = &mut interrupted => return Ok(ExitStatus::Interrupted),
-            seen = StatusSnapshot::read(store, args.batch.as_ref(), prices, Some(&mut watch)) => seen,
-        };
-        let seen = match seen {
-            Ok(seen) => seen,
-            // A watch that runs all night reports the outage and goes on.
-            Err(error @ StoreError::Unavailable(_)) => {
-                say(&format!("{}: {error}", time_of_day()));
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if args.json {
-            let mut seen = seen.json(None, prices);
-            seen["at"] = Timestamp::now().to_string().into();
-            print(&seen.to_string())?;
-        } else if on_terminal {
-            let lines = seen.lines(prices, None).join(END_LINE);
-            let head = format!("{} · every {} s", time_of_day(), args.interval);
-            print(&format!("{HOME}{head}{END_LINE}{lines}{END_LINE}{END}"))?;
-        } else {
-            let open = seen.batches.iter().filter(|live| !is_over(live) || args.batch.is_some());
-            let batches: Vec<_> = open.map(|live| text::batch_in_short(live, prices)).collect();
-            if !batches.is_empty() {
-                print(&format!("{} {}", time_of_day(), batches.join(" | ")))?;
+/// Batches that are watched, and how.
+pub(super) struct StatusWatch<'a> {
+    pub(super) store: &'a dyn Store,
+    pub(super) only: Option<&'a BatchId>,
+    pub(super) prices: &'a Prices,
+    pub(super) interval: Duration,
+    pub(super) json: bool,
+}
+
+impl StatusWatch<'_> {
+    /// Prints the status again and again, until all batches are done or somebody interrupts.
+    pub(super) async fn run(&self) -> Result<ExitStatus, CommandError> {
+        let mut tick = interval(self.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watcher = LiveWatcher::default();
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::pin!(interrupted);
+        loop {
+            let read = async {
+                tick.tick().await;
+                StatusSnapshot::read(self.store, self.only, self.prices, Some(&mut watcher)).await
+            };
+            let snapshot = tokio::select! {
+                biased;
+                _ = &mut interrupted => return Ok(ExitStatus::Interrupted),
+                snapshot = read => snapshot,
+            };
+            let snapshot = match snapshot {
+                Ok(snapshot) => snapshot,
+                // A watch that runs all night reports the outage and goes on.
+                Err(error @ StoreError::Unavailable(_)) => {
+                    say(&format!("{}: {error}", time_of_day()));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.show(&snapshot)?;
+            if snapshot.batches.iter().all(is_over) {
+                say(&closing_text(&snapshot.batches));
+                return Ok(ExitStatus::AllDone);
             }
         }
-        if seen.batches.iter().all(is_over) {
-            say(&closing_text(&seen.batches));
-            return Ok(ExitStatus::AllDone);
+    }
+
+    fn show(&self, snapshot: &StatusSnapshot) -> Result<(), CommandError> {
+        if self.json {
+            let mut status = snapshot_text::json(snapshot, None, self.prices);
+            status["at"] = Timestamp::now().to_string().into();
+            return print(&status.to_string());
         }
+        if stdout().is_terminal() {
+            let lines = snapshot_text::lines(snapshot, None, self.prices).join(END_LINE);
+            let head = format!("{} · every {} s", time_of_day(), self.interval.as_secs());
+            return print(&format!("{HOME}{head}{END_LINE}{lines}{END_LINE}{END}"));
+        }
+        let shown = snapshot.batches.iter().filter(|live| !is_over(live) || self.only.is_some());
+        let lines: Vec<_> =
+            shown.map(|live| batch_text::batch_in_short(live, self.prices)).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        print(&format!("{} {}", time_of_day(), lines.join(" | ")))
     }
 }
 

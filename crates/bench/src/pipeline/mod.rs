@@ -185,12 +185,7 @@ impl PipelineBench {
         let (span, series) = poll_progress(&progress, self.jobs, &mut working, live).await;
         let exit = working.await.map_err(|_| WorkerError::Panicked)??;
         let spent = processor_time().saturating_sub(processor);
-        let ended = match exit {
-            WorkerExit::Drained => PipelineStopReason::Complete,
-            WorkerExit::Stopped | WorkerExit::Paused { .. } => PipelineStopReason::Interrupted,
-            WorkerExit::NoDeployment { why } => PipelineStopReason::NoDeployment { why },
-            WorkerExit::Unreachable { why } => PipelineStopReason::Unreachable { why },
-        };
+        let ended = exit.into();
         let span = span.unwrap_or_else(|| began.elapsed());
         Ok((work_stats(&progress, span, spent, series), ended))
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::LatencyDistribution;
 use domain::job::BatchId;
 use domain::outcome::OutcomeStatus;
+use worker::WorkerExit;
 
 /// Measurements of a pipeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,30 @@ pub enum PipelineStopReason {
     Unreachable {
         why: String,
     },
+}
+
+impl PipelineStopReason {
+    /// Returns the end of the worker that was measured.
+    pub fn as_exit(&self) -> WorkerExit {
+        match self {
+            Self::Complete => WorkerExit::Drained,
+            Self::Interrupted => WorkerExit::Stopped,
+            Self::NoDeployment { why } => WorkerExit::NoDeployment { why: why.clone() },
+            Self::Unreachable { why } => WorkerExit::Unreachable { why: why.clone() },
+        }
+    }
+}
+
+impl From<WorkerExit> for PipelineStopReason {
+    fn from(exit: WorkerExit) -> Self {
+        match exit {
+            WorkerExit::Drained => Self::Complete,
+            // Somebody paused the batch: what was measured until then is no measurement of all.
+            WorkerExit::Stopped | WorkerExit::Paused { .. } => Self::Interrupted,
+            WorkerExit::NoDeployment { why } => Self::NoDeployment { why },
+            WorkerExit::Unreachable { why } => Self::Unreachable { why },
+        }
+    }
 }
 
 /// Sending jobs to the queue.
@@ -137,12 +162,7 @@ impl fmt::Display for PipelineReport {
             PipelineStopReason::Interrupted => {
                 writeln!(f, "\ninterrupted: the figures cover the work done until then")
             }
-            PipelineStopReason::NoDeployment { why } => {
-                writeln!(f, "\nstopped: no deployment answers: {why}")
-            }
-            PipelineStopReason::Unreachable { why } => {
-                writeln!(f, "\nstopped: no endpoint can be reached: {why}")
-            }
+            reason => writeln!(f, "\nstopped: {}", reason.as_exit()),
         }
     }
 }

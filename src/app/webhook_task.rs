@@ -6,8 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::CommandError;
-use crate::webhook::{WebhookNotifier, WebhookSettings};
+use crate::webhook::{WebhookNotifier, WebhookSettings, WebhookSettingsError};
 use store::Store;
 use telemetry::WorkerProgress;
 
@@ -18,17 +17,20 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends pending notices once, at the end of a command without other workers beside it.
-pub(super) async fn notify_once(
+///
+/// # Errors
+/// If the webhook can't be used as configured.
+pub async fn notify_once(
     settings: &WebhookSettings,
     store: Arc<dyn Store>,
-) -> Result<(), CommandError> {
+) -> Result<(), WebhookSettingsError> {
     let Some(target) = settings.target()? else { return Ok(()) };
-    WebhookNotifier::new(store, target).map_err(CommandError::usage)?.finish(FINISH_TIMEOUT).await;
+    WebhookNotifier::new(store, target)?.finish(FINISH_TIMEOUT).await;
     Ok(())
 }
 
 /// Running webhook notifier.
-pub(super) struct WebhookTask {
+pub struct WebhookTask {
     teller: Arc<WebhookNotifier>,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -36,13 +38,16 @@ pub(super) struct WebhookTask {
 
 impl WebhookTask {
     /// Starts the notifier; `None` if no webhook is configured.
-    pub(super) fn start(
+    ///
+    /// # Errors
+    /// If the webhook can't be used as configured.
+    pub fn start(
         settings: &WebhookSettings,
         store: &Arc<dyn Store>,
         progress: &Arc<WorkerProgress>,
-    ) -> Result<Option<Self>, CommandError> {
+    ) -> Result<Option<Self>, WebhookSettingsError> {
         let Some(target) = settings.target()? else { return Ok(None) };
-        let teller = WebhookNotifier::new(store.clone(), target).map_err(CommandError::usage)?;
+        let teller = WebhookNotifier::new(store.clone(), target)?;
         let (teller, stop) = (Arc::new(teller), CancellationToken::new());
         let running = {
             let (teller, progress, stop) = (teller.clone(), progress.clone(), stop.clone());
@@ -52,7 +57,7 @@ impl WebhookTask {
     }
 
     /// Sends pending notices. Those not accepted in time are left to the next worker.
-    pub(super) async fn finish(self, is_through: bool) {
+    pub async fn finish(self, is_through: bool) {
         self.stop.cancel();
         let abort = self.running.abort_handle();
         // An attempt that is cut off is repeated, under the same id.

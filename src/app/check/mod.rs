@@ -5,7 +5,6 @@ mod documents;
 #[cfg(feature = "azure")]
 mod service_bus;
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -40,20 +39,6 @@ pub struct CheckFinding {
     pub notes: Vec<String>,
     /// Settings that work but do not fit.
     pub warnings: Vec<String>,
-}
-
-impl fmt::Display for CheckFinding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.problem, self.hint) {
-            (None, _) => write!(f, "ok: {}", self.service),
-            (Some(problem), None) => write!(f, "FAULT: {}: {problem}", self.service),
-            (Some(problem), Some(mend)) => {
-                write!(f, "FAULT: {}: {problem}\n  fix: {mend}", self.service)
-            }
-        }?;
-        self.notes.iter().try_for_each(|note| write!(f, "\n  {note}"))?;
-        self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))
-    }
 }
 
 /// Request that each deployment gets.
