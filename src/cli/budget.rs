@@ -1,6 +1,7 @@
 //! Flags for a batch's budget.
 
-use super::{CommandError, say};
+use super::exit::CommandError;
+use super::output::say;
 use control;
 use domain::budget::BudgetLimit;
 use domain::job::BatchId;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::say;
+use super::output::say;
 use domain::outcome::OutcomeStatus;
 use store::StoreCharges;
 use telemetry::WorkerProgress;

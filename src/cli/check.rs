@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::{CommandError, ExitStatus, print, print_lines};
+use super::exit::{CommandError, ExitStatus};
+use super::output::{print, print_lines};
 use crate::app::check::{self, CheckFinding, DeploymentProbe};
 use crate::config::Config;
 

@@ -1,6 +1,7 @@
 //! `promptmill config`: prints the settings in force, with their origins.
 
-use super::{CommandError, ExitStatus, print};
+use super::exit::{CommandError, ExitStatus};
+use super::output::print;
 use crate::config::{Config, ConfigLayers};
 
 /// Print the effective configuration: each value with its origin, secrets hidden

@@ -1,7 +1,8 @@
 //! `promptmill pause`, `resume` and `cancel`: control a batch across all its workers.
 
 use super::budget::BudgetFlags;
-use super::{CommandError, ExitStatus, print};
+use super::exit::{CommandError, ExitStatus};
+use super::output::print;
 use crate::backends;
 use crate::config::Config;
 use control::{self, ControlError};

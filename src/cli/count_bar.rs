@@ -7,8 +7,8 @@ use indicatif::ProgressBar;
 use tokio::time::Instant;
 
 use super::bar::new_bar;
+use super::output::say;
 use super::rate::duration_text;
-use super::say;
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
 

@@ -8,13 +8,14 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use super::command_line::{Cli, CliCommand};
 #[cfg(feature = "documents")]
 use super::documents_reader;
-use super::exit::exit_code;
+use super::exit::{CommandError, ExitStatus};
+use super::exit_code::exit_code;
 use super::{
-    Cli, CliCommand, CommandError, ExitStatus, bar, bench, check, config, control, dead_letters,
-    documents, enqueue, init, plan, report, results, run, serve, simulate, status, usage, why,
-    work,
+    bar, bench, check, config, control, dead_letters, documents, enqueue, init, plan, report,
+    results, run, serve, simulate, status, usage, why, work,
 };
 use crate::config::{Config, ConfigLayers, LogFormat};
 use crate::{logging, telemetry};

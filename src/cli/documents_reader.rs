@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, Write};
 
-use super::{CommandError, ExitStatus};
+use super::exit::{CommandError, ExitStatus};
 use reader::{ReadRequest, answer_request};
 
 /// Read one document within limits

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::CommandError;
+use super::exit::CommandError;
 use crate::config::DeploymentConfig;
 
 #[derive(Debug, clap::Args)]

@@ -6,9 +6,11 @@ use clap::ValueHint;
 use serde_json::json;
 
 use super::budget::BudgetFlags;
+use super::charges;
 use super::count_bar::CountBar;
+use super::exit::{CommandError, ExitStatus};
 use super::input::{InputRequest, InvalidLines, PreparedInput, prepare_input};
-use super::{CommandError, ExitStatus, charges, print, say};
+use super::output::{print, say};
 use crate::app::input::InputFiles;
 use crate::backends;
 use crate::config::Config;

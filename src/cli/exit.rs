@@ -2,10 +2,6 @@
 //!
 //! A command returns a library's error with `?`; the status follows from the error's type alone.
 
-use std::process::ExitCode;
-
-use super::output::say;
-
 /// Exit status of a command, for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExitStatus {
@@ -41,8 +37,8 @@ Exit codes:
 /// Error of a command, with its exit status.
 #[derive(Debug)]
 pub(super) struct CommandError {
-    error: anyhow::Error,
-    status: ExitStatus,
+    pub(super) error: anyhow::Error,
+    pub(super) status: ExitStatus,
 }
 
 impl CommandError {
@@ -75,25 +71,4 @@ impl<E: ErrorClass> From<E> for CommandError {
     fn from(error: E) -> Self {
         Self::new(error.status(), error)
     }
-}
-
-/// Returns the exit code, and prints an error, only here and once.
-pub(super) fn exit_code(how: Result<ExitStatus, CommandError>) -> ExitCode {
-    let status = how.unwrap_or_else(|failure| {
-        say(&format!("error: {}", error_chain(&failure.error)));
-        failure.status
-    });
-    ExitCode::from(status as u8)
-}
-
-/// Joins an error and its causes in one line, none of them twice.
-fn error_chain(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }

@@ -1,6 +1,7 @@
 //! `promptmill init`: creates what the configured backends need.
 
-use super::{CommandError, ExitStatus, print, say};
+use super::exit::{CommandError, ExitStatus};
+use super::output::{print, say};
 use crate::backends;
 use crate::config::Config;
 

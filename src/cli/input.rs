@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::budget::BudgetFlags;
-use super::{CommandError, say};
+use super::exit::CommandError;
+use super::output::say;
 use crate::app::budget;
 use crate::app::input::InputFiles;
 use crate::config::Config;
@@ -19,6 +20,7 @@ pub(super) enum InvalidLines {
     /// They are left out; the caller says where they are told.
     Skip,
     /// They are left out and told here.
+    #[cfg(feature = "bench")]
     Tell,
 }
 

@@ -3,7 +3,8 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{ExitStatus, say};
+use super::exit::ExitStatus;
+use super::output::say;
 
 /// Returns a token that the first signal cancels.
 ///

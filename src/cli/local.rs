@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::CommandError;
 use super::endpoint::{EndpointFlags, LimitFlags};
+use super::exit::CommandError;
 use crate::app::simulated;
 use crate::config::{Config, DeploymentConfig};
 use simulator::Simulator;

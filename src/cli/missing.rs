@@ -14,8 +14,8 @@ macro_rules! missing_command {
     ($module:ident, $args:ident, $feature:literal, $about:literal) => {
         #[cfg(not(feature = $feature))]
         pub(super) mod $module {
+            use crate::cli::exit::{CommandError, ExitStatus};
             use crate::cli::missing::IgnoredArgs;
-            use crate::cli::{CommandError, ExitStatus};
             use crate::config::Config;
             use domain::build_feature::MissingFeatureError;
 

@@ -1,8 +1,6 @@
-//! Text to standard output and standard error, the only two places that print; temporary files.
+//! Text to standard output and standard error, the only two places that print.
 
 use std::io::{self, Write};
-
-use tempfile::TempDir;
 
 use super::exit::CommandError;
 
@@ -32,19 +30,4 @@ pub(super) fn print(text: &str) -> Result<(), CommandError> {
 /// As [`print()`].
 pub(super) fn print_lines(lines: &[String]) -> Result<(), CommandError> {
     lines.iter().try_for_each(|line| print(line))
-}
-
-/// Creates a folder for temporary files, removed with the value.
-///
-/// # Errors
-/// Names the folder in which it could not be created.
-pub(super) fn scratch_dir() -> Result<TempDir, CommandError> {
-    tempfile::tempdir().map_err(|error| {
-        let place = std::env::temp_dir();
-        let text = format!(
-            "can't create a temporary folder in {}: make room there, or name another by TMPDIR",
-            place.display()
-        );
-        CommandError::internal(anyhow::Error::new(error).context(text))
-    })
 }

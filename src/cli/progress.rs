@@ -6,8 +6,8 @@ use std::time::Duration;
 use indicatif::{HumanCount, ProgressBar};
 
 use super::bar::new_bar;
+use super::output::say;
 use super::rate::{ProgressRate, duration_text};
-use super::say;
 use super::waits_text::waits_for;
 use domain::outcome::OutcomeStatus;
 use telemetry::WorkerProgress;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{CommandError, ExitStatus, say};
+use super::exit::{CommandError, ExitStatus};
+use super::output::say;
 use crate::app::night::write_prompts;
 use documents::collect::DocumentReader;
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::error_class::write_error;
-use super::{CommandError, ExitStatus, print, say};
+use super::exit::{CommandError, ExitStatus};
+use super::output::{print, say};
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;

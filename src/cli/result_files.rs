@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::CommandError;
 use super::again::command_again;
+use super::exit::CommandError;
 use super::exit::ErrorClass;
 use domain::job::BatchId;
 use report::results::{ResultPaths, ResultsError};

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{CommandError, ExitStatus, result_files, say};
+use super::exit::{CommandError, ExitStatus};
+use super::output::say;
+use super::result_files;
 use crate::app::status::require_batch;
 use crate::backends;
 use crate::config::Config;

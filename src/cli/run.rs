@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::ValueHint;
 
 use super::budget::BudgetFlags;
+use super::exit::{CommandError, ExitStatus};
 use super::input::{InputRequest, InvalidLines, PreparedInput, prepare_input};
 use super::local::LocalFlags;
+use super::output::say;
 use super::progress::{BatchSize, ProgressDisplay};
 use super::summary::RunSummary;
-use super::{CommandError, ExitStatus, interrupt, result_files, say, worker_end};
+use super::{interrupt, result_files, worker_end};
 use crate::app::local_run::{LocalRun, LocalRunError};
 use crate::backends::LocalBackends;
 use crate::config::Config;

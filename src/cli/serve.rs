@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{CommandError, ExitStatus, interrupt, print, say};
+use super::exit::{CommandError, ExitStatus};
+use super::interrupt;
+use super::output::{print, say};
 use crate::backends;
 use crate::config::Config;
 use serve::{AppState, Server};

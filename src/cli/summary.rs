@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use super::exit::{CommandError, ExitStatus};
+use super::output::{print, say};
 use super::rate::duration_text;
-use super::{CommandError, ExitStatus, print, say};
 use crate::app::local_run::{LocalRun, LocalRunEnd};
 use domain::job::BatchId;
 use domain::outcome::OutcomeStatus;

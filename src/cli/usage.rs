@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{CommandError, ExitStatus, print, say, table};
+use super::exit::{CommandError, ExitStatus};
+use super::output::{print, say};
+use super::table;
 use crate::app::status::require_batch;
 use crate::backends;
 use crate::config::Config;

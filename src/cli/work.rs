@@ -1,7 +1,8 @@
 //! `promptmill work`: one worker of any number, on the configured queue and store.
 
+use super::exit::{CommandError, ExitStatus};
 use super::progress::ProgressDisplay;
-use super::{CommandError, ExitStatus, charges, interrupt, worker_end};
+use super::{charges, interrupt, worker_end};
 use crate::app::queue_worker::QueueWorker;
 use crate::config::Config;
 use domain::outcome::OutcomeStatus;

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{CommandError, ExitStatus, say};
+use super::exit::{CommandError, ExitStatus};
+use super::output::say;
 use domain::job::BatchId;
 use store::Store;
 use telemetry::WorkerProgress;

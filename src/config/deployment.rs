@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::error::ConfigError;
 use admission::PoolMember;
 use admission::deployment::DeploymentLimits;
 #[cfg(not(feature = "azure"))]

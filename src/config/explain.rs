@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use toml::{Table, Value};
 
-use super::{Config, ConfigLayers};
+use super::layers::ConfigLayers;
+use super::settings::Config;
 
 impl ConfigLayers {
     /// Renders `config` with the origin of every value. Secrets are hidden before rendering.

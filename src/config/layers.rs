@@ -3,8 +3,27 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::error::ConfigError;
 use super::missing_feature;
-use super::{Config, ConfigError, DEFAULT_FILE, ENV_PREFIX};
+use super::settings::Config;
+
+/// File that is read if none is named.
+pub const DEFAULT_FILE: &str = "promptmill.toml";
+
+const ENV_PREFIX: &str = "PROMPTMILL__";
+
+impl Config {
+    /// Reads the file (a missing default file counts as empty) and merges the environment over it.
+    ///
+    /// # Errors
+    /// Names the key, the problem and, for a value of the wrong form, the sources that were read.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        ConfigLayers::read(file, environment)?.config()
+    }
+}
 
 /// Merged settings before they are interpreted, with the origin of each.
 pub struct ConfigLayers {

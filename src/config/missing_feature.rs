@@ -3,7 +3,7 @@
 
 use toml::{Table, Value};
 
-use super::ConfigError;
+use super::error::ConfigError;
 use domain::build_feature::MissingFeatureError;
 
 /// A setting by its path, in which `*` is any entry of a list; its feature; and if that is built in.

@@ -24,7 +24,7 @@ struct Host {
 
 async fn start(settings: SimulatorSettings) -> Host {
     let sim = simulator::start(([127, 0, 0, 1], 0).into(), settings).await.unwrap();
-    Host { sim, client: Client::builder().no_proxy().build().unwrap() }
+    Host { sim, client: promptmill::http_client::builder().no_proxy().build().unwrap() }
 }
 
 impl Host {

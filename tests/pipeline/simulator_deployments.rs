@@ -23,7 +23,7 @@ struct Host {
 
 async fn start(settings: SimulatorSettings) -> Host {
     let sim = simulator::start(([127, 0, 0, 1], 0).into(), settings).await.unwrap();
-    Host { sim, client: Client::builder().no_proxy().build().unwrap() }
+    Host { sim, client: promptmill::http_client::builder().no_proxy().build().unwrap() }
 }
 
 /// Settings with deployments as the command line takes them.
@@ -295,7 +295,8 @@ async fn a_library_user_changes_it_by_values() {
 #[test]
 fn the_accounting_runs_in_simulated_time_without_a_socket() {
     use simulator::ForeignTraffic;
-    use simulator::quota::{QuotaLimits, QuotaVerdict, ServiceQuota};
+    use simulator::quota::ServiceQuota;
+    use simulator::quota_status::{QuotaLimits, QuotaVerdict};
     let minute = 60 * SECOND;
     let limits = QuotaLimits { tpm: Some(60_000), rpm: None };
     let mut quota = ServiceQuota::new(limits, minute, SECOND);
@@ -337,7 +338,7 @@ async fn the_command_line_says_all_of_it() {
     let mut child = simulate.spawn().unwrap();
     let mut url = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).await.unwrap();
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = promptmill::http_client::builder().no_proxy().build().unwrap();
     let ask = async |name| {
         let request = client.post(format!("{}/v1/chat/completions", url.trim()));
         request.body(chat(name, 20).to_string()).send().await.unwrap()

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use promptmill::simulator::quota::{QuotaLimits, QuotaVerdict, ServiceQuota};
+use promptmill::simulator::quota::ServiceQuota;
+use promptmill::simulator::quota_status::{QuotaLimits, QuotaVerdict};
 use promptmill::simulator::rate_report::{RateReport, ReportedEnd};
 use promptmill::simulator::{CountedTokens, HeaderStyle, MeterKind, MeterRules};
 

@@ -41,8 +41,8 @@ const ROOMS: &[(&str, &str)] = &[
     ("webhook", ""),
     ("config", "webhook"),
     ("backends", "config"),
-    ("check", "backends config"),
-    ("cli", "backends check config logging webhook"),
+    ("app", "backends config webhook"),
+    ("cli", "app backends config logging webhook"),
 ];
 
 /// Each vendor's library, and the places whose code may name it.

@@ -155,7 +155,7 @@ async fn json(request: reqwest::RequestBuilder) -> Value {
 }
 
 fn client() -> Client {
-    Client::builder().no_proxy().build().unwrap()
+    promptmill::http_client::builder().no_proxy().build().unwrap()
 }
 
 /// A form with one file in it; returns the file's id.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::booking::{Booking, DeploymentIndex, JobTag};
 use super::breaker::{Breaker, BreakerDecision};
 use super::call_averages::CallAverages;
 use super::concurrency_limit::ConcurrencyLimit;
@@ -17,7 +18,6 @@ use super::quota::DeploymentQuota;
 use super::refusals::{DeploymentDoubt, RefusalLedger, RefusalRuling, SuspectCall};
 use super::sliding_window::SlidingWindowSum;
 use super::throttle::ThrottleWaves;
-use super::{Booking, DeploymentIndex, JobTag};
 use domain::deployment::{BreakerState, DeploymentSnapshot, ServiceKind};
 use domain::headers::RateHeaders;
 use domain::suspect::Suspect;

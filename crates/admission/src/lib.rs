@@ -11,6 +11,7 @@
 //! instances share it (`shares`). `refusals` tells a job's fault from the deployment's, `throttle` how
 //! long a 429 pauses it. `explain` tells people why a job waits.
 
+mod booking;
 mod breaker;
 mod call_averages;
 mod charge_factor;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use booking::{Booking, DeploymentIndex, DeploymentSet, JobTag};
 use deployment::{CallFeedback, Deployment, DeploymentLimits, ObservedCall};
 use domain::deployment::{DemandSnapshot, DeploymentSnapshot, ServiceKind};
 use domain::headers::RateHeaders;
@@ -45,10 +47,6 @@ use wait_queue::{WaitQueue, WaitingJob};
 
 /// Time that a job which a deployment failed waits for another one.
 const AVOID_FOR: Duration = Duration::from_secs(2);
-
-/// Index of a deployment in its pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DeploymentIndex(pub usize);
 
 /// One deployment that admission may send jobs to.
 #[derive(Debug, Clone, Default)]
@@ -64,37 +62,6 @@ pub struct PoolMember {
     pub limits: DeploymentLimits,
     /// Key of a shared quota: deployments with the same key use it together. Empty: its own quota.
     pub quota: String,
-}
-
-/// Deployments that a job can't go to. It holds the first 128 of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DeploymentSet(u128);
-
-impl DeploymentSet {
-    /// Adds a deployment; false if the set can't hold it.
-    pub fn insert(&mut self, deployment: DeploymentIndex) -> bool {
-        let bit = u32::try_from(deployment.0).ok().and_then(|n| 1_u128.checked_shl(n));
-        self.0 |= bit.unwrap_or(0);
-        bit.is_some()
-    }
-
-    pub fn contains(self, deployment: DeploymentIndex) -> bool {
-        let bit = u32::try_from(deployment.0).ok().and_then(|n| 1_u128.checked_shl(n));
-        bit.is_some_and(|bit| self.0 & bit != 0)
-    }
-
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// Identity of a job in a deployment's memory of what it refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct JobTag {
-    /// Hash of its id; 0: none.
-    pub job: u64,
-    /// Hash of what makes deployments treat it like others: model name and API.
-    pub kind: u64,
 }
 
 /// Index of a routing group.
@@ -116,19 +83,6 @@ pub struct AdmissionTicket {
     pub avoid: Option<DeploymentIndex>,
     /// Deployments that refused it for good.
     pub excluded: DeploymentSet,
-    pub tag: JobTag,
-}
-
-/// Call that admission let go; its end is to be reported to [`Admission::observe`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Booking {
-    pub deployment: DeploymentIndex,
-    pub charge: u64,
-    pub at: Instant,
-    /// Total of all bookings there, this one included.
-    pub total: f64,
-    /// It is the probe of a breaker.
-    pub is_probe: bool,
     pub tag: JobTag,
 }
 

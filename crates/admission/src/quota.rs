@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::Booking;
+use super::booking::Booking;
 use super::demand::DemandMeter;
 use super::limits::DeploymentLimits;
 use super::pace::{AccrualWait, RatePacer};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::Booking;
+use super::booking::Booking;
 use super::charge_factor::estimate_factor;
 use super::sliding_window::SlidingWindowSum;
 use super::window::{CountingWindows, DrainRates, HeaderNews};

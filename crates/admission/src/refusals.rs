@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::JobTag;
+use super::booking::JobTag;
 use domain::suspect::Suspect;
 
 /// Refusals that make a job the one at fault, if others pass: 401s come in passing.

@@ -12,7 +12,7 @@ use std::collections::BinaryHeap;
 
 use tokio::time::Instant;
 
-use super::{DeploymentSet, JobTag};
+use super::booking::{DeploymentSet, JobTag};
 
 /// Order in the queue, greatest first: priority, then the earlier deadline (any before none), then
 /// age: a job that comes back after a failed call has its old place.

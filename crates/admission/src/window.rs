@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Booking;
+use super::booking::Booking;
 use super::charge_factor::ChargeSample;
 use domain::headers::RateHeaders;
 

@@ -18,6 +18,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::error::credential_error;
+
 /// Entra ID's public cloud; another is named by `AZURE_AUTHORITY_HOST`, as in Microsoft's SDKs.
 const AUTHORITY: &str = "https://login.microsoftonline.com";
 
@@ -85,9 +87,7 @@ impl ClientCertificate {
         let mut signature = vec![0; self.key.public().modulus_len()];
         self.key
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
-            .map_err(|_| {
-            crate::credential::credential_error("the certificate's key does not sign".to_owned())
-        })?;
+            .map_err(|_| credential_error("the certificate's key does not sign".to_owned()))?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }

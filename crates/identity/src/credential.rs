@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use azure_core::credentials::{Secret, TokenCredential};
-use azure_core::error::ErrorKind;
 use azure_identity::{
     ClientAssertionCredential, ClientSecretCredential, DeveloperToolsCredential,
     ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
@@ -12,6 +11,7 @@ use azure_identity::{
 
 use super::Identity;
 use crate::certificate::ClientCertificate;
+use crate::error::credential_error;
 
 impl Identity {
     /// # Errors
@@ -52,10 +52,6 @@ fn service_principal(
         ClientCertificate::read(path.as_ref(), authority.as_deref(), &tenant, &client);
     let certificate = certificate.map_err(|error| credential_error(error.to_string()))?;
     Ok(ClientAssertionCredential::new(tenant, client, certificate, None)?)
-}
-
-pub(crate) fn credential_error(what: String) -> azure_core::Error {
-    azure_core::Error::with_message(ErrorKind::Credential, what)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 mod certificate;
 #[cfg(feature = "entra")]
 mod credential;
+#[cfg(feature = "entra")]
+mod error;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::ServiceTier;
+use super::response::ServiceTier;
 use domain::job::json_edits::JsonEdits;
 use domain::job::{Api, Job};
 

@@ -9,4 +9,8 @@ impl BearerTokenCache {
     pub(super) async fn header(&self) -> Result<HeaderValue, String> {
         match *self {}
     }
+
+    pub(super) async fn replace(&self, _: &HeaderValue) -> Option<HeaderValue> {
+        match *self {}
+    }
 }

@@ -13,7 +13,7 @@ use encoding_rs::{Encoding, UTF_8};
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 
-use super::{LARGEST_ANSWER, header};
+use super::response::{LARGEST_ANSWER, header};
 
 /// Shortest key that is masked.
 const SHORTEST_SECRET: usize = 8;

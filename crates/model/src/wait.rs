@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::HeaderMap;
 
-use super::header;
+use super::response::header;
 
 /// Words before the wait in messages of Azure, OpenAI and API Management.
 const WORDS: [&str; 4] = ["try again in ", "retry after ", "replenished in ", "available in "];

@@ -6,7 +6,7 @@ use std::io;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::PlanError;
+use super::error::PlanError;
 use super::spool::{JobSpool, SpoolWriter, SpooledJob};
 use intake::{self, CheckReport, InputSource, LineOptions};
 

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use super::{BindingLimit, CostForecast, PlanForecast, TimeForecast, TokenSpread, UncalledJobs};
+use super::cost::CostForecast;
+use super::count::TokenSpread;
+use super::forecast::PlanForecast;
+use super::simulate::UncalledJobs;
+use super::trials::{BindingLimit, TimeForecast};
 use report::usage::Cost;
 
 /// Part of the time below which a what-if counts as no change.

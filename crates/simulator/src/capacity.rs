@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::bucket::LeakyBucket;
 use super::meter::HeaderStyle;
 use super::profile::DeploymentProfile;
-use super::quota::{QuotaVerdict, QuotaWindow, ServiceQuota};
+use super::quota::ServiceQuota;
+use super::quota_status::{QuotaVerdict, QuotaWindow};
 use super::rate_report::{RateReport, ReportedEnd};
 
 #[derive(Debug)]

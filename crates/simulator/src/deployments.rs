@@ -128,7 +128,7 @@ impl DeploymentRegistry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::quota::QuotaLimits;
+    use super::super::quota_status::QuotaLimits;
     use super::*;
 
     const START: Duration = Duration::ZERO;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::faults::FaultCounts;
-use super::quota::QuotaWindow;
+use super::quota_status::QuotaWindow;
 
 /// Token usage that a finished answer reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

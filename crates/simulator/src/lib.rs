@@ -30,6 +30,7 @@ mod ledger_snapshot;
 pub mod meter;
 mod profile;
 pub mod quota;
+pub mod quota_status;
 pub mod rate_report;
 mod refusal;
 mod reply;
@@ -38,6 +39,7 @@ mod request_slices;
 mod route;
 mod service;
 mod settings;
+mod spans;
 mod spec;
 mod stream;
 mod structured_output;
@@ -61,7 +63,7 @@ pub use ledger_snapshot::{
 };
 pub use meter::{CountedTokens, HeaderStyle, MeterKind, MeterRules};
 pub use profile::{OutageKind, ProfileSetting};
-pub use quota::{NEVER_RETRY_AFTER, QuotaWindow};
+pub use quota_status::{NEVER_RETRY_AFTER, QuotaWindow};
 pub use settings::{DEFAULT_DIMENSIONS, DEFAULT_MAX_OUTPUT, SimulatorSettings};
 pub use spec::{BadSpec, ProfileSpec, ScheduledChange};
 

@@ -10,7 +10,7 @@ use super::duty_cycle::{DutyCycle, ForeignTraffic};
 use super::error::BadSimulatorSettings;
 use super::faults::{FaultRates, InjectedFault, SimulatedLatency};
 use super::meter::{CountedTokens, HeaderStyle, MeterKind, MeterRules};
-use super::quota::QuotaLimits;
+use super::quota_status::QuotaLimits;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeploymentProfile {

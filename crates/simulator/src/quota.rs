@@ -17,65 +17,16 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::duty_cycle::ForeignTraffic;
 use super::meter::{CountedTokens, HeaderStyle, MeterKind, MeterRules};
+use super::quota_status::{NEVER_RETRY_AFTER, QuotaLimits, QuotaStatus, QuotaVerdict, QuotaWindow};
 use super::rate_report::{RateReport, ReportedEnd, cut};
 use super::request_slices::RequestSlices;
+use super::spans::{per_span, span_times, whole_spans};
 use super::token_counter::TokenCounter;
-
-/// Retry-After of the service for a request that is larger than its whole quota.
-pub const NEVER_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 /// Closed windows that are kept for the ledger; the oldest is dropped first.
 const MAX_CLOSED_WINDOWS: usize = 1_000;
-
-const MINUTE_MS: u128 = 60_000;
-
-/// Quota limits of a deployment; `None` is unlimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QuotaLimits {
-    pub tpm: Option<u64>,
-    pub rpm: Option<u64>,
-}
-
-/// Bookings of one window: of a fixed one, or of one by the clock where the meter has none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct QuotaWindow {
-    /// Number of the window since the simulator started, from 0.
-    pub index: u64,
-    /// Tokens that may be booked in this window; absent when unlimited.
-    pub quota: Option<u64>,
-    /// Tokens that were booked.
-    pub charged: u64,
-    /// Tokens that other callers booked.
-    pub others: u64,
-    /// Requests that were admitted.
-    pub admitted: u64,
-    /// Requests that were refused, for tokens or for requests.
-    pub refused: u64,
-}
-
-/// Decision of the quota on one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QuotaVerdict {
-    Admitted,
-    TokensFull { retry_after: Duration },
-    RequestsFull { retry_after: Duration },
-    GatewayFull { retry_after: Duration },
-}
-
-/// Quota status that the rate-limit headers report after a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QuotaStatus {
-    pub limits: QuotaLimits,
-    /// Tokens that can still be booked before the window ends; present when there is a limit.
-    pub remaining_tokens: Option<u64>,
-    pub remaining_requests: Option<u64>,
-    pub reset_tokens: Duration,
-    pub reset_requests: Duration,
-}
 
 /// Quota counters of one deployment.
 #[derive(Debug)]
@@ -367,19 +318,6 @@ impl ServiceQuota {
         }
         self.foreign_booked_until = self.foreign_booked_until.max(until);
     }
-}
-
-/// Returns the share of a per-minute rate that falls into `span`.
-fn per_span(per_minute: u64, span: Duration) -> u64 {
-    (u128::from(per_minute) * span.as_millis() / MINUTE_MS) as u64
-}
-
-pub(super) fn whole_spans(now: Duration, span: Duration) -> u64 {
-    (now.as_nanos() / span.as_nanos()) as u64
-}
-
-pub(super) fn span_times(span: Duration, count: u64) -> Duration {
-    Duration::from_nanos_u128(span.as_nanos() * u128::from(count))
 }
 
 #[cfg(test)]

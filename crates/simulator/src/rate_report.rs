@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::meter::{HeaderStyle, MeterRules};
-use super::quota::QuotaStatus;
+use super::quota_status::QuotaStatus;
 
 /// Ending of a request, as far as its headers depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ fn seconds(span: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::quota::QuotaLimits;
+    use super::super::quota_status::QuotaLimits;
     use super::*;
 
     fn report(headers: HeaderStyle, end: ReportedEnd) -> RateReport {

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::quota::{NEVER_RETRY_AFTER, span_times, whole_spans};
+use super::quota_status::NEVER_RETRY_AFTER;
+use super::spans::{span_times, whole_spans};
 
 const MINUTE_MS: u128 = 60_000;
 

@@ -17,7 +17,7 @@ use super::error::{BadSimulatorSettings, MOST_OUTPUT};
 use super::faults::{FaultRates, SimulatedLatency};
 use super::meter::MeterRules;
 use super::profile::{DeploymentProfile, ProfileSetting};
-use super::quota::QuotaLimits;
+use super::quota_status::QuotaLimits;
 use super::spec::{ScheduledChange, is_deployment_name};
 
 /// Output tokens that the service books when a request sets no maximum. The service publishes no

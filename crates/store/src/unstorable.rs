@@ -34,6 +34,7 @@ pub(crate) enum UnstorableReason {
     CountTooLarge { field: &'static str, value: u64 },
     #[error("its {field} is {bytes} bytes long; the beginning is kept")]
     TextTooLong { field: &'static str, bytes: usize },
+    #[cfg(feature = "cosmos")]
     #[error("without its body it is {bytes} bytes long, and an item may have {limit}")]
     TooLarge { bytes: usize, limit: usize },
     #[error("the store does not take it: {0}")]

@@ -13,11 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::allowance::SpendReservation;
-use super::batch_registry::BatchDisposition;
+use super::batch_handle::BatchDisposition;
+use super::channels::StageSenders;
 use super::defer::DeferredJob;
 use super::leases::{BoxedJob, LeasedJob};
 use super::record::FinishedJob;
-use super::{StageSenders, Worker, WorkerTarget, retry};
+use super::retry;
+use super::settings::{Worker, WorkerTarget};
 use admission::deployment::CallFeedback;
 use admission::{Booking, DeploymentIndex, PoolMember};
 use domain::headers::RateHeaders;

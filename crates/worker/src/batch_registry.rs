@@ -5,7 +5,7 @@
 //! [`POLL_INTERVAL`] for all batches of which jobs are held.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,9 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::allowance::BudgetAllowance;
+use super::batch_handle::{BatchDisposition, BatchHandle};
 use super::budget_sync::BudgetSync;
-use super::shares::DispatcherCommand;
-use super::{StageSenders, Worker, retry};
+use super::channels::StageSenders;
+use super::command::DispatcherCommand;
+use super::retry;
+use super::settings::Worker;
 use domain::job::BatchId;
 use domain::prices::Prices;
 use store::{Batch, BatchState, Store, StoreError};
@@ -35,89 +38,6 @@ const IDLE_RETENTION: Duration = Duration::from_secs(60);
 /// costs little, however large it is.
 const FIRST_RECHECK_DELAY: Duration = Duration::from_secs(5);
 const RECHECK_SPACING: Duration = Duration::from_millis(1);
-
-/// Treatment of a batch's jobs that are not in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum BatchDisposition {
-    Run,
-    /// Back to the queue.
-    Park,
-    /// They end as cancelled.
-    Cancel,
-}
-
-impl BatchDisposition {
-    fn of(batch: Option<&Batch>) -> Self {
-        match batch.map(|batch| batch.state) {
-            Some(BatchState::Paused) => Self::Park,
-            Some(BatchState::Cancelled) => Self::Cancel,
-            // Jobs can also be sent by programs that announce no batch.
-            Some(BatchState::Enqueuing | BatchState::Running | BatchState::Done) | None => {
-                Self::Run
-            }
-        }
-    }
-}
-
-/// A batch as this worker knows it.
-pub(super) struct BatchHandle {
-    id: BatchId,
-    disposition: AtomicU8,
-    /// `None`: no limit on its cost.
-    allowance: Option<Arc<BudgetAllowance>>,
-    closed: CancellationToken,
-}
-
-impl BatchHandle {
-    fn new(
-        id: BatchId,
-        disposition: BatchDisposition,
-        allowance: Option<Arc<BudgetAllowance>>,
-        closed: CancellationToken,
-    ) -> Self {
-        Self { id, disposition: AtomicU8::new(disposition as u8), allowance, closed }
-    }
-
-    pub(super) fn id(&self) -> &BatchId {
-        &self.id
-    }
-
-    pub(super) fn allowance(&self) -> Option<&Arc<BudgetAllowance>> {
-        self.allowance.as_ref()
-    }
-
-    /// Returns how its jobs are treated now.
-    pub(super) fn disposition(&self) -> BatchDisposition {
-        match self.stored_disposition() {
-            BatchDisposition::Run
-                if self.allowance.as_ref().is_some_and(|allowance| allowance.is_blocked()) =>
-            {
-                BatchDisposition::Park
-            }
-            disposition => disposition,
-        }
-    }
-
-    /// Returns the disposition that the store gave last.
-    pub(super) fn stored_disposition(&self) -> BatchDisposition {
-        match self.disposition.load(Ordering::Relaxed) {
-            0 => BatchDisposition::Run,
-            1 => BatchDisposition::Park,
-            _ => BatchDisposition::Cancel,
-        }
-    }
-
-    /// Sets the disposition; returns whether it changed.
-    pub(super) fn set_disposition(&self, disposition: BatchDisposition) -> bool {
-        let before = self.disposition.swap(disposition as u8, Ordering::Relaxed);
-        let changed = before != disposition as u8;
-        if changed && disposition == BatchDisposition::Run {
-            self.allowance.iter().for_each(|allowance| allowance.reopen());
-        }
-        changed
-    }
-}
 
 /// The batches of which this worker holds or lately held jobs.
 pub(super) struct BatchRegistry {
@@ -174,8 +94,8 @@ impl BatchRegistry {
             self.start_budget_sync(&handle).await;
             let held_at = Instant::now();
             let entry = RegistryEntry { handle: handle.clone(), held_at };
-            self.with(|entries| entries.insert(handle.id.clone(), entry));
-            all.insert(handle.id.clone(), handle);
+            self.with(|entries| entries.insert(handle.id().clone(), entry));
+            all.insert(handle.id().clone(), handle);
         }
         Ok(all)
     }
@@ -198,7 +118,7 @@ impl BatchRegistry {
             allowance: allowance.clone(),
             has_siblings: self.has_siblings,
             commands: self.commands.clone(),
-            closed: batch.closed.clone(),
+            closed: batch.closed().clone(),
         };
         // A closed channel means that the worker is ending, and no call begins any more.
         let _ = self.budget_syncs.send(sync).await;
@@ -240,23 +160,23 @@ impl BatchRegistry {
         let held: Vec<_> = self.with(|entries| {
             entries.retain(|_, entry| {
                 // Its budget sync shares it too.
-                let own = if entry.handle.allowance.is_some() { 2 } else { 1 };
+                let own = if entry.handle.allowance().is_some() { 2 } else { 1 };
                 if Arc::strong_count(&entry.handle) > own {
                     entry.held_at = now;
                 }
                 let stays = now.saturating_duration_since(entry.held_at) < IDLE_RETENTION;
                 if !stays {
-                    entry.handle.closed.cancel();
+                    entry.handle.closed().cancel();
                 }
                 stays
             });
             entries.values().map(|entry| entry.handle.clone()).collect()
         });
         let look = |batch: Arc<BatchHandle>| async move {
-            let disposition = BatchDisposition::of(self.store.batch(&batch.id).await?.as_ref());
+            let disposition = BatchDisposition::of(self.store.batch(batch.id()).await?.as_ref());
             let changed = batch.set_disposition(disposition);
             if changed {
-                info!(batch.id = %batch.id, ?disposition, "the batch's disposition changed");
+                info!(batch.id = %batch.id(), ?disposition, "the batch's disposition changed");
             }
             Ok(changed)
         };

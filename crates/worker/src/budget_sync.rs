@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::WorkerError;
 use super::allowance::BudgetAllowance;
-use super::batch_registry::{BatchDisposition, BatchHandle};
-use super::shares::DispatcherCommand;
+use super::batch_handle::{BatchDisposition, BatchHandle};
+use super::command::DispatcherCommand;
+use super::exit::WorkerError;
 use domain::budget::{Budget, BudgetClaim};
 use store::{BatchState, Store, StoreError};
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::WorkerError;
+use super::exit::WorkerError;
 use super::leases::{BoxedJob, LeaseSlot};
 use queue::{DeferOrder, Queue};
 

@@ -15,13 +15,15 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{
     AttemptRunner, BUDGET_WAIT, CallEnded, CallPermit, CallRefusal, UnfinishedJob,
 };
-use super::batch_registry::{BatchDisposition, BatchRegistry};
+use super::batch_handle::BatchDisposition;
+use super::batch_registry::BatchRegistry;
+use super::command::DispatcherCommand;
 use super::defer::DeferredJob;
+use super::exit::{WorkerError, WorkerExit};
 use super::leases::{BoxedJob, LeasedJob};
 use super::record::FinishedJob;
-use super::shares::DispatcherCommand;
-use super::tasks::{DispatchEnd, StageEnd};
-use super::{Worker, WorkerError, WorkerExit, WorkerSettings};
+use super::settings::{Worker, WorkerSettings};
+use super::stage_end::{DispatchEnd, StageEnd};
 use admission::deployment::CallFeedback;
 use admission::{
     Admission, AdmissionDecision, AdmissionTicket, Booking, DeploymentIndex, RefusalRuling, shares,

@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::batch_registry::BatchHandle;
+use super::batch_handle::BatchHandle;
 use admission::{DeploymentIndex, DeploymentSet, JobTag};
 use domain::job::{Job, TokenEstimate};
 use domain::outcome::TokenUsage;

@@ -12,13 +12,17 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::batch_registry::{self, BatchDisposition, BatchRegistry};
+use super::batch_handle::BatchDisposition;
+use super::batch_registry::{self, BatchRegistry};
+use super::channels::StageSenders;
 use super::defer::DeferredJob;
+use super::exit::WorkerError;
 use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, time_until};
 use super::prefetch::PrefetchLimit;
 use super::record::{self, FinishedJob};
-use super::tasks::StageEnd;
-use super::{StageSenders, Worker, WorkerError, WorkerSettings, release, retry};
+use super::settings::{Worker, WorkerSettings};
+use super::stage_end::{PullEnd, StageEnd};
+use super::{release, retry};
 use domain::job::{BatchId, TokenEstimate};
 use queue::{Delivery, Queue};
 use store::Store;
@@ -45,14 +49,6 @@ pub(super) struct Puller {
     to_record: mpsc::Sender<Box<FinishedJob>>,
     /// Time since which only jobs of paused batches have come, and of the next check for others.
     only_paused_since: Option<(Instant, Instant)>,
-}
-
-/// Reason why pulling ended.
-pub(super) enum PullEnd {
-    /// A stop, or an empty queue.
-    Finished,
-    /// Only jobs of these batches are left.
-    Paused(Vec<BatchId>),
 }
 
 /// Jobs just received, or the end.

@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::exit::WorkerError;
 use super::leases::{BoxedJob, LeaseSlot, LeasedJob};
-use super::{WorkerError, retry};
+use super::retry;
 use domain::outcome::{JobFailure, Outcome, OutcomeStatus};
 use model::ModelResponse;
 use model::verdict::ErrorReply;

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::WorkerTarget;
+use super::command::DispatcherCommand;
 use super::inquiry::OpenInquiries;
+use super::settings::WorkerTarget;
 use admission::shares::QuotaShares;
 use domain::deployment::DemandSnapshot;
 use domain::heartbeat::{DeploymentReport, EXCHANGE_INTERVAL, Heartbeat, WorkerStatus};
-use domain::inquiry::{InquiryAnswer, WorkerInquiry};
+use domain::inquiry::WorkerInquiry;
 use store::{Store, StoreError};
 
 /// Time to wait for the dispatcher; after that its last demands stand.
@@ -27,18 +28,6 @@ const DISPATCHER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Time that an unreachable store may delay our end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Command to the dispatcher.
-pub(super) enum DispatcherCommand {
-    /// Use these fractions of the quotas, in the order of the targets.
-    UseShares(Vec<f64>),
-    /// Take the jobs of batches that may not run any more out of the wait queues.
-    Recheck,
-    /// Report the state of the deployments.
-    Report(oneshot::Sender<Vec<DemandSnapshot>>),
-    /// Report on the jobs that it holds.
-    Explain(WorkerInquiry, oneshot::Sender<InquiryAnswer>),
-}
 
 /// Deployment whose quota is shared.
 struct SharedTarget {

@@ -1,6 +1,6 @@
 //! Check of the source of documents.
 
-use super::CheckFinding;
+use super::finding::CheckFinding;
 use documents::source::{BlobSettings, DocumentSource};
 
 /// Checks that documents can be listed at the configured source.

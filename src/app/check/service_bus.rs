@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CheckFinding, finding};
+use super::finding::{CheckFinding, finding};
 use crate::backends;
 use crate::config::Config;
 use queue::QueueError;

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::{CommandError, ExitStatus, print};
+use crate::cli::exit::{CommandError, ExitStatus};
+use crate::cli::output::print;
 use bench::compare;
 use bench::report::BenchReport;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::args::BenchArgs;
 use super::flags::{LoadFlags, RetryFlag};
-use crate::cli::CommandError;
+use crate::cli::exit::CommandError;
 use bench::load_shapes::LoadShape;
 use bench::{LoadPhase, RetryPolicy, sweep, trace};
 

@@ -12,7 +12,9 @@ mod shape;
 use std::sync::Mutex;
 
 use self::args::BenchCommand;
-use super::{CommandError, ExitStatus, interrupt, say};
+use super::exit::{CommandError, ExitStatus};
+use super::interrupt;
+use super::output::say;
 use crate::config::Config;
 use bench::report::{BenchReport, BenchStopReason};
 use bench::{Bench, RequestSample, sweep};

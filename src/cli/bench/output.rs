@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::flags::OutputFlags;
 use crate::cli::error_class::write_error;
-use crate::cli::{CommandError, print};
+use crate::cli::exit::CommandError;
+use crate::cli::output::print;
 use bench::pipeline::PipelineReport;
 use bench::report::BenchReport;
 

@@ -3,7 +3,7 @@
 use super::args::BenchArgs;
 use super::flags::RetryFlag;
 use crate::app::bench_setup::has_name;
-use crate::cli::CommandError;
+use crate::cli::exit::CommandError;
 use crate::config::Config;
 use bench::load_shapes::LoadShape;
 use bench::report::BenchSetup;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::app::dead_letters::DeadLetterCause;
-use crate::cli::{CommandError, print, say};
+use crate::cli::exit::CommandError;
+use crate::cli::output::{print, say};
 use queue::DeadLetter;
 
 /// Prints the causes with their counts, and an example of each.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use jiff::Timestamp;
 
-use crate::cli::CommandError;
+use crate::cli::exit::CommandError;
 use crate::cli::local::LocalFlags;
 use crate::config::Config;
 use documents::night::NightOptions;

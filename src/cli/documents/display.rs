@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::text;
 use crate::app::night::NightEvent;
 use crate::cli::count_bar::CountBar;
-use crate::cli::say;
+use crate::cli::output::say;
 
 /// Shows events as they come; counts as a bar, or as lines where there is no terminal.
 pub(super) struct NightDisplay {

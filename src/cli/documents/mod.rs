@@ -2,12 +2,13 @@
 
 mod args;
 mod display;
-mod error_class;
 mod preview;
 mod text;
 
 use self::display::NightDisplay;
-use super::{CommandError, ExitStatus, interrupt, print, prompt_file, say, worker_end};
+use super::exit::{CommandError, ExitStatus};
+use super::output::{print, say};
+use super::{interrupt, prompt_file, worker_end};
 use crate::app::night::{DocumentsSetup, NightEnd, NightRequest, NightUse};
 use crate::config::Config;
 use documents::summary::NightSummary;

@@ -1,6 +1,7 @@
 //! Prompts that a night would send, without sending them.
 
-use crate::cli::{CommandError, ExitStatus, print, say};
+use crate::cli::exit::{CommandError, ExitStatus};
+use crate::cli::output::{print, say};
 use documents::collect::DocumentReader;
 use domain::job::Api;
 use domain::outcome::TokenUsage;

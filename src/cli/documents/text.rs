@@ -1,7 +1,7 @@
 //! Messages about a night.
 
+use crate::cli::output::say;
 use crate::cli::rate::duration_text;
-use crate::cli::say;
 use documents::summary::NightSummary;
 use domain::prices::Prices;
 use plan::PlanForecast;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueHint;
 
 use crate::app::forecast;
-use crate::cli::CommandError;
+use crate::cli::exit::CommandError;
 use crate::cli::values::{amount, share};
 use crate::config::Config;
 use domain::job::BatchId;

@@ -3,6 +3,7 @@
 mod assumptions;
 mod recipe;
 mod schedule;
+mod scratch;
 
 use std::path::PathBuf;
 
@@ -14,11 +15,13 @@ use self::schedule::ScheduleFlags;
 use super::budget::BudgetFlags;
 use super::count_bar::CountBar;
 use super::endpoint::LimitFlags;
+use super::exit::{CommandError, ExitStatus};
 use super::input::{InputRequest, InvalidLines, prepare_input};
+use super::output::print;
 use super::values::workers;
-use super::{CommandError, ExitStatus, print, scratch_dir};
 use crate::app::forecast::{self, ForecastOptions};
 use crate::config::{Config, DeploymentConfig};
+use scratch::scratch_dir;
 
 /// Forecast tokens, cost and time of files of prompts, before anything is spent
 #[derive(Debug, clap::Args)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::cli::CommandError;
+use crate::cli::exit::CommandError;
 use crate::config::Config;
 
 /// Writes the prompts as a batch file, as `documents` would send them.
@@ -14,7 +14,8 @@ pub(super) async fn write_prompts(
     path: &Path,
 ) -> Result<(), CommandError> {
     use crate::app::night::DocumentsSetup;
-    use crate::cli::{prompt_file, say};
+    use crate::cli::output::say;
+    use crate::cli::prompt_file;
 
     let setup = DocumentsSetup::open(recipe, source, config).await?;
     prompt_file::write(&setup.reader(), path).await?;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use crate::cli::CommandError;
+use crate::cli::exit::CommandError;
 use plan::{DueTime, PlanForecast, duration};
 
 #[derive(Debug, clap::Args)]

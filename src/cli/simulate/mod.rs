@@ -6,7 +6,9 @@ mod settings;
 
 use std::net::SocketAddr;
 
-use super::{CommandError, ExitStatus, interrupt, print};
+use super::exit::{CommandError, ExitStatus};
+use super::interrupt;
+use super::output::print;
 pub(super) use args::SimulateArgs;
 
 pub(super) async fn run(args: SimulateArgs) -> Result<ExitStatus, CommandError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::args::SimulateArgs;
-use crate::cli::CommandError;
+use crate::cli::exit::CommandError;
 use simulator::{
     FaultRates, HeaderStyle, MeterRules, ProfileSetting, ProfileSpec, SimulatedLatency,
     SimulatorSettings,

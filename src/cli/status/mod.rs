@@ -9,7 +9,8 @@ mod worker_text;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{CommandError, ExitStatus, print, print_lines};
+use super::exit::{CommandError, ExitStatus};
+use super::output::{print, print_lines};
 use crate::app::status::{StatusSnapshot, require_batch};
 use crate::backends;
 use crate::config::Config;

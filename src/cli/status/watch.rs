@@ -8,7 +8,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{batch_text, snapshot_text};
 use crate::app::status::StatusSnapshot;
-use crate::cli::{CommandError, ExitStatus, print, say};
+use crate::cli::exit::{CommandError, ExitStatus};
+use crate::cli::output::{print, say};
 use domain::job::BatchId;
 use domain::prices::Prices;
 use report::live::{LiveStatus, LiveWatcher};

@@ -5,7 +5,8 @@ mod block_text;
 mod job_text;
 mod state_text;
 
-use super::{CommandError, ExitStatus, print, print_lines};
+use super::exit::{CommandError, ExitStatus};
+use super::output::{print, print_lines};
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;

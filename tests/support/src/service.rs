@@ -34,9 +34,10 @@ impl Service {
     /// How often each prompt was answered, by its text.
     pub fn answered(&self) -> HashMap<String, u64> {
         let url = format!("http://{}/ledger?prompts=true", self.simulator.addr());
+        let client = promptmill::http_client::builder().no_proxy().build().unwrap();
         let text = self
             ._runtime
-            .block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() });
+            .block_on(async { client.get(url).send().await.unwrap().text().await.unwrap() });
         let line = |line: &str| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             (line["prompt"].as_str().unwrap().to_owned(), line["answered"].as_u64().unwrap())

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::ResultsError;
+use super::error::ResultsError;
 
 /// File under a temporary name beside its own; pipes and standard output are written directly.
 pub struct AtomicFile {

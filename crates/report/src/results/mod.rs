@@ -5,10 +5,10 @@ pub mod table;
 
 mod atomic_file;
 mod columns;
+mod error;
 #[cfg(feature = "parquet")]
 mod parquet;
 
-use std::io;
 use std::path::PathBuf;
 
 use futures_util::stream::BoxStream;
@@ -17,21 +17,11 @@ use serde::Serialize;
 
 pub use atomic_file::AtomicFile;
 pub use columns::{CellValue, ColumnKind, answer as answer_text};
+pub use error::ResultsError;
 
 use domain::job::BatchId;
 use domain::outcome::{Outcome, OutcomeStatus};
 use store::{SortOrder, Store, StoreError};
-
-/// Failure to write results.
-#[derive(Debug, thiserror::Error)]
-pub enum ResultsError {
-    #[error("can't write {}", path.display())]
-    Write { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the outcome of '{custom_id}' can't be written as a line")]
-    Body { custom_id: String, source: serde_json::Error },
-}
 
 /// Paths of the two files in Batch format.
 #[derive(Debug, Clone)]

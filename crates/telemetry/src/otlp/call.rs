@@ -8,8 +8,9 @@ use opentelemetry_sdk::trace::Span;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::active::{Telemetry, active};
 use super::span::{self, SpanStart};
-use super::{Telemetry, active, content, names};
+use super::{content, names};
 use domain::job::{Api, Job};
 use model::verdict::{ErrorReply, Verdict};
 use model::{ModelClient, ModelResponse};

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use opentelemetry::KeyValue;
 
-use super::{active, names};
+use super::active::active;
+use super::names;
 use crate::WorkerProgress;
 use domain::deployment::DeploymentSnapshot;
 

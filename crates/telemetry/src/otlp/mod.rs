@@ -2,6 +2,7 @@
 //!
 //! `disabled` has the same items, which do nothing, for builds without the feature `otlp`.
 
+mod active;
 mod call;
 mod content;
 mod export;
@@ -12,39 +13,26 @@ mod queue;
 mod record;
 mod span;
 
-use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 
+pub use active::Telemetry;
 pub use call::CallSpan;
 pub use gauges::register_gauges;
 pub use queue::instrument_queue;
 pub use record::RecordSpan;
 
 use crate::{TelemetryError, TelemetrySettings};
+use active::activate;
 use metrics::Instruments;
 
 /// Time that the end of a process waits for its last telemetry to be sent.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-
-static ACTIVE: OnceLock<Telemetry> = OnceLock::new();
-
-/// Tracer and instruments of the process.
-pub struct Telemetry {
-    tracer: SdkTracer,
-    instruments: Instruments,
-    content: bool,
-}
-
-/// Returns the process's telemetry; `None` if disabled.
-pub fn active() -> Option<&'static Telemetry> {
-    ACTIVE.get()
-}
 
 /// Running exporters; `finish` sends the remaining telemetry when the process ends.
 #[must_use = "what is left is sent by `finish`"]
@@ -66,8 +54,7 @@ pub fn start(settings: &TelemetrySettings) -> Result<Option<TelemetryHandle>, Te
         instruments: Instruments::new(&meters.meter("promptmill")),
         content: settings.content,
     };
-    // Only the first of a process counts, as with logs.
-    let _ = ACTIVE.set(telemetry);
+    activate(telemetry);
     Ok(Some(TelemetryHandle { tracers, meters }))
 }
 

@@ -14,8 +14,9 @@ use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanKind, Tracer};
 use opentelemetry_sdk::trace::Span;
 use tokio::time::Instant;
 
+use super::active::{Telemetry, active};
+use super::names;
 use super::span::{self, SpanStart};
-use super::{Telemetry, active, names};
 use crate::QueueLabels;
 use domain::job::{Amendment, Job, TraceParent};
 use queue::peek::{PeekFilter, PeekResult};

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{Span as _, SpanKind};
 
+use super::active::{Telemetry, active};
+use super::names;
 use super::span::SpanStart;
-use super::{Telemetry, active, names};
 use domain::job::TraceParent;
 use domain::outcome::Outcome;
 use store::Recorded;

@@ -9,7 +9,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::Span;
 
-use super::Telemetry;
+use super::active::Telemetry;
 use super::names::ERROR_TYPE;
 use domain::job::TraceParent;
 

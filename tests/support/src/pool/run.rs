@@ -9,7 +9,8 @@ use promptmill::admission::{
 };
 use promptmill::headers::RateHeaders;
 use promptmill::simulator::bucket::LeakyBucket;
-use promptmill::simulator::quota::{QuotaLimits, QuotaVerdict, ServiceQuota};
+use promptmill::simulator::quota::ServiceQuota;
+use promptmill::simulator::quota_status::{QuotaLimits, QuotaVerdict};
 use promptmill::simulator::rate_report::{RateReport, ReportedEnd};
 use promptmill::simulator::{ForeignTraffic, MeterKind, MeterRules};
 use tokio::time::Instant;

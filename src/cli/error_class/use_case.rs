@@ -1,10 +1,10 @@
 //! Exit status of the errors of the use cases: mostly that of the error inside.
 
-use super::exit::{ErrorClass, ExitStatus};
 use crate::app::input::InputError;
 use crate::app::local_run::LocalRunError;
 use crate::app::queue_worker::QueueWorkerError;
 use crate::app::status::StatusError;
+use crate::cli::exit::{ErrorClass, ExitStatus};
 
 use ExitStatus::{Internal, Usage};
 

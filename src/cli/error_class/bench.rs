@@ -1,10 +1,11 @@
 //! Exit status of the errors of a forecast and of a measurement.
 
-use super::exit::{ErrorClass, ExitStatus};
+use super::output::write_status;
 use crate::app::bench_setup::BenchSetupError;
 use crate::app::forecast::ForecastError;
-use crate::cli::error_class::write_status;
+use crate::cli::exit::{ErrorClass, ExitStatus};
 use bench::pipeline::PipelineError;
+use plan::PlanError;
 
 use ExitStatus::{Internal, Usage};
 
@@ -38,6 +39,17 @@ impl ErrorClass for PipelineError {
             Self::Store(error) => error.status(),
             Self::Worker(error) => error.status(),
             Self::Control(error) => error.status(),
+        }
+    }
+}
+
+impl ErrorClass for PlanError {
+    fn status(&self) -> ExitStatus {
+        match self {
+            Self::Check(error) => error.status(),
+            Self::Source(error) => error.status(),
+            Self::Temporary(_) => Internal,
+            Self::InputChanged { .. } | Self::NoDeployment => Usage,
         }
     }
 }
