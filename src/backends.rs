@@ -45,19 +45,6 @@ pub enum BackendError {
     Store(#[from] StoreError),
 }
 
-impl BackendError {
-    /// Returns whether waiting may help; all else is a matter of configuration.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Queue(error) => matches!(error, QueueError::Unavailable(_)),
-            Self::Store(error) => matches!(error, StoreError::Unavailable(_)),
-            Self::State(_) | Self::Sqlite(_) => false,
-            #[cfg(feature = "azure")]
-            Self::ServiceBus(_) | Self::Identity(_) => false,
-        }
-    }
-}
-
 /// A queue and a store, open.
 pub struct Backends {
     pub queue: Arc<dyn Queue>,

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use domain::backoff::Backoff;
+
 /// Consecutive faults that open it. At 5 % random faults that is one run in 60 million calls.
 const OPENING_RUN: u32 = 6;
 
@@ -15,9 +17,9 @@ const OPENING_SHARE: f64 = 0.5;
 const LEAST_CALLS: u32 = 20;
 const SPAN: Duration = Duration::from_secs(5);
 
-/// First and longest pause before the next probe.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Pauses before the next probe, without jitter: the breaker is the only one that probes.
+const PAUSES: Backoff =
+    Backoff { first: Duration::from_millis(250), factor: 2.0, max: Duration::from_secs(30) };
 
 /// Calls that the breaker lets through at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +147,7 @@ impl Breaker {
     }
 
     fn open(&mut self, unreachable: bool, why: &str, now: Instant) {
-        let until = now + FIRST_PAUSE;
+        let until = now + PAUSES.first;
         let why = why.to_owned();
         self.open =
             Some(OpenBreaker { since: now, until, probes: 0, probing: false, unreachable, why });
@@ -155,8 +157,7 @@ impl Breaker {
         if let Some(open) = self.open.as_mut().filter(|_| probe) {
             open.probing = false;
             open.probes += 1;
-            let pause = FIRST_PAUSE * 2_u32.saturating_pow(open.probes.min(16));
-            open.until = now + pause.min(LONGEST_PAUSE);
+            open.until = now + PAUSES.span(open.probes + 1);
         }
     }
 

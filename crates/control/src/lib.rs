@@ -37,13 +37,6 @@ pub enum ControlError {
     Store(#[from] StoreError),
 }
 
-impl ControlError {
-    /// Returns whether waiting may help; all other errors come from the request itself.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(StoreError::Unavailable(_)))
-    }
-}
-
 /// Pauses the batch: no new call starts until [`resume`]. Its jobs stay queued and keep their
 /// attempt count. A batch that is paused already stays so, with its first reason.
 ///

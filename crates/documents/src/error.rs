@@ -3,7 +3,6 @@
 use super::source::DocumentSourceError;
 use super::template::TemplateError;
 use intake::EnqueueError;
-use queue::QueueError;
 use store::StoreError;
 
 /// Reason why no requests can be made of the documents.
@@ -38,21 +37,25 @@ pub enum NightRunError {
     Json(#[from] serde_json::Error),
 }
 
-impl NightRunError {
-    /// Returns true if waiting may help. Every step of a night can be repeated.
-    pub(super) fn is_transient(&self) -> bool {
-        let of_store = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
+impl CollectError {
+    /// Returns whether the same step may succeed later.
+    fn is_transient(&self) -> bool {
         match self {
-            Self::Store(error) | Self::Gather(CollectError::Store(error)) => of_store(error),
-            Self::Enqueue(EnqueueError::Store(error)) => of_store(error),
-            Self::Enqueue(EnqueueError::Queue(error)) => {
-                matches!(error, QueueError::Unavailable(_))
-            }
-            Self::Enqueue(_)
-            | Self::Gather(_)
-            | Self::Template(_)
-            | Self::Scratch(_)
-            | Self::Json(_) => false,
+            Self::Source(error) => error.is_transient(),
+            Self::Store(error) => error.is_transient(),
+            Self::Template(_) | Self::RequestsFile(_) | Self::Panicked => false,
+        }
+    }
+}
+
+impl NightRunError {
+    /// Returns whether the same step may succeed later. Every step of a night can be repeated.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Gather(error) => error.is_transient(),
+            Self::Enqueue(error) => error.is_transient(),
+            Self::Store(error) => error.is_transient(),
+            Self::Template(_) | Self::Scratch(_) | Self::Json(_) => false,
         }
     }
 }

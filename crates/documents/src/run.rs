@@ -23,12 +23,12 @@ use super::reduce::{self, AnswerReducer};
 use super::requests::{NightRequests, RequestKey, RequestState, RequestTags};
 use super::template::{self, RecipeTemplates};
 use control::batches;
+use domain::backoff;
 use domain::job::BatchId;
 use domain::outcome::{Outcome, OutcomeStatus};
 use intake::{self, LineFault, LineOptions, OpenBatch};
 use queue::Queue;
 use store::{BatchState, Store, StoreError};
-use worker::retry;
 
 /// Requests sent to the queue in one call.
 const CHUNK: usize = 500;
@@ -103,7 +103,7 @@ impl NightRunner<'_> {
                 Ok(None) => failures = 0,
                 Err(error) if error.is_transient() && failures < MAX_FAILURES_IN_A_ROW => {
                     failures += 1;
-                    let pause = retry::delay(failures, None, random());
+                    let pause = backoff::DEFAULT.delay(failures, random());
                     warn!(%error, ?pause, "queue or store unavailable: the night waits");
                     tokio::select! {
                         () = stop.cancelled() => return Ok(NightExit::Stopped),

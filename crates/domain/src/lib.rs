@@ -1,5 +1,6 @@
 //! The nouns of promptmill: what is asked, what it ends as, what it may cost. They know nobody.
 
+pub mod backoff;
 pub mod budget;
 pub mod build_feature;
 pub mod deployment;

@@ -64,6 +64,17 @@ pub enum EnqueueError {
     Panicked,
 }
 
+impl EnqueueError {
+    /// Returns whether the same input may be enqueued later, unchanged.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Queue(error) => error.is_transient(),
+            Self::Store(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+}
+
 /// Sends the input's jobs to the queue under the batch's name. `sent` is called with the progress.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use crate::cli::output::{print, say};
 use domain::job::BatchId;
 use domain::prices::Prices;
 use report::live::{LiveStatus, LiveWatcher};
-use store::{BatchState, Store, StoreError};
+use store::{BatchState, Store};
 
 /// Cursor to the upper left corner; clear rest of line; clear below (ECMA-48: CUP, EL, ED).
 /// Overwriting does not flicker, as clearing first would.
@@ -51,7 +51,7 @@ impl StatusWatch<'_> {
             let snapshot = match snapshot {
                 Ok(snapshot) => snapshot,
                 // A watch that runs all night reports the outage and goes on.
-                Err(error @ StoreError::Unavailable(_)) => {
+                Err(error) if error.is_transient() => {
                     say(&format!("{}: {error}", time_of_day()));
                     continue;
                 }

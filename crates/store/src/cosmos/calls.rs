@@ -8,7 +8,6 @@ use azure_data_cosmos::models::{BatchResponse, ItemResponse, ResponseHeaders};
 use azure_data_cosmos::options::{MaxItemCountHint, QueryOptions};
 use azure_data_cosmos::{ContainerClient, CosmosError, Query};
 use futures_util::StreamExt;
-use rand::RngExt;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
 
@@ -16,10 +15,11 @@ use super::error::{BadItem, RetryAdvice, retry_advice, store_error};
 use super::request_units::{CosmosOperation, RequestUnits};
 use super::write_pacer::WritePacer;
 use crate::StoreError;
+use domain::backoff::Backoff;
 
-/// First wait after an error, doubled up to [`MAX_BACKOFF`]; each is drawn from 0 to that.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// Waits after errors, with full jitter: short, since a replica that lags needs milliseconds.
+const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(50), factor: 2.0, max: Duration::from_secs(2) };
 
 /// Executor of all calls of this store.
 #[derive(Debug)]
@@ -247,16 +247,16 @@ pub(super) fn decode_item<T: DeserializeOwned>(
     response.into_model().map_err(|source| BadItem::Unreadable { doing: purpose.1, source }.into())
 }
 
-/// Retry state of one operation: its first failure, and the next backoff.
+/// Retry state of one operation: the time of its first failure, and the number of waits so far.
 pub(super) struct CallBackoff {
     patience: Duration,
     since: Option<Instant>,
-    next_wait: Duration,
+    failures: u32,
 }
 
 impl CallBackoff {
     pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, since: None, next_wait: FIRST_BACKOFF }
+        Self { patience, since: None, failures: 0 }
     }
 
     /// Returns whether the patience lasts; it begins with the first failure.
@@ -266,10 +266,8 @@ impl CallBackoff {
     }
 
     async fn wait(&mut self) {
-        let longest = self.next_wait.as_secs_f64();
-        self.next_wait = (self.next_wait * 2).min(MAX_BACKOFF);
-        let drawn = Duration::from_secs_f64(rand::rng().random_range(0.0..=longest));
-        sleep(drawn).await;
+        self.failures += 1;
+        sleep(BACKOFF.delay(self.failures, rand::random())).await;
     }
 
     /// Waits for a replica that lags, or for another writer of the same item to be done.
