@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use store::{KvRecord, Store, StoreError};
+use store::{KvRecord, Store, StoreError, parse_record};
 
 const PENDING_KIND: &str = "webhook";
 const DELIVERED_KIND: &str = "webhook-heard";
@@ -45,10 +45,7 @@ pub(super) async fn add(store: &dyn Store, notice: &WebhookNotice) -> Result<boo
 
 /// Returns the undelivered notices, in no order.
 pub(super) async fn undelivered(store: &dyn Store) -> Result<Vec<WebhookNotice>, StoreError> {
-    let read = |note: &KvRecord| {
-        serde_json::from_str(&note.json).map_err(|error| StoreError::Refused(error.into()))
-    };
-    store.list_kv(PENDING_KIND).await?.iter().map(read).collect()
+    store.list_kv(PENDING_KIND).await?.iter().map(|note| parse_record(&note.json)).collect()
 }
 
 /// Updates a notice if it is unchanged since it was read: of several writers one gets true, and

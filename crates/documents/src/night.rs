@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::ledger::{LedgerError, NightLedger};
 use domain::job::BatchId;
-use store::{self, Store, StoreError};
+use store::{RecordLease, Store, StoreError, load_record, update_record};
 
 /// Kind of these notes in the store.
 const KIND: &str = "documents";
@@ -28,12 +28,12 @@ pub const LEASE_DURATION: Duration = Duration::from_secs(60);
 /// Interval between renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(20);
 
+/// Nights of one date that get a name of their own.
+const MAX_NIGHTS_A_DAY: u32 = 1_000;
+
 /// Time in which a night without `finish_by` is resumed: two starts within a day are meant to be
 /// one night.
 const ONE_NIGHT: Duration = Duration::from_secs(20 * 3600);
-
-/// Attempts to change a record that others change as well.
-const MAX_ATTEMPTS: usize = 20;
 
 /// Reason why a night can't begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +44,8 @@ pub enum NightError {
     InProgress { until: Timestamp },
     #[error("another promptmill took over this recipe's night")]
     LeaseLost,
-    #[error("the note of this recipe's nights can't be read: {0}")]
-    Note(#[from] serde_json::Error),
-    #[error("the note of this recipe's nights is changed by others all the time")]
-    Contended,
+    #[error("every name for a night of {0} is taken: name one by --batch")]
+    NoName(Date),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -70,10 +68,8 @@ struct NightsRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     ledger: Option<String>,
     open: Vec<OpenNight>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    holder: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    held_until: Option<Timestamp>,
+    #[serde(flatten)]
+    lease: RecordLease,
 }
 
 /// Options of a start.
@@ -125,15 +121,12 @@ impl NightLease {
         let now = Timestamp::now();
         lease
             .change(|nights| {
-                match nights.held_until {
-                    Some(until) if until > now && nights.holder.is_some() && !is_exclusive => {
-                        return Err(NightError::InProgress { until });
-                    }
-                    _ => {}
+                if is_exclusive {
+                    nights.lease.take(lease.instance, now, LEASE_DURATION);
+                    return Ok(());
                 }
-                nights.holder = Some(lease.instance);
-                nights.held_until = Some(now + LEASE_DURATION);
-                Ok(())
+                let taken = nights.lease.acquire(lease.instance, now, LEASE_DURATION);
+                taken.map_err(|until| NightError::InProgress { until })
             })
             .await?;
         Ok(lease)
@@ -144,7 +137,7 @@ impl NightLease {
     /// # Errors
     /// If the record or the ledger can't be read, or the store fails.
     pub async fn begin(&self, options: &NightOptions) -> Result<NightStart, NightError> {
-        let (nights, _) = self.read().await?;
+        let nights = self.read().await?;
         let now = Timestamp::now();
         let ledger = match &nights.ledger {
             Some(name) => match self.store.get_payload(name).await? {
@@ -208,7 +201,7 @@ impl NightLease {
         let bytes = ledger.write().map_err(LedgerError::from)?;
         let name = format!("documents.{}.{}", self.recipe, Uuid::new_v4());
         self.store.put_payload(&name, Bytes::from(bytes)).await?;
-        let (before, _) = self.read().await?;
+        let before = self.read().await?;
         self.change(|nights| {
             self.renew(nights)?;
             let ledger = Some(name.clone());
@@ -229,7 +222,7 @@ impl NightLease {
     pub async fn release(&self) -> Result<(), NightError> {
         let released = self.change(|nights| {
             self.renew(nights)?;
-            (nights.holder, nights.held_until) = (None, None);
+            nights.lease.release();
             Ok(())
         });
         match released.await {
@@ -239,46 +232,38 @@ impl NightLease {
     }
 
     fn renew(&self, nights: &mut NightsRecord) -> Result<(), NightError> {
-        if nights.holder != Some(self.instance) {
+        if !nights.lease.is_held_by(self.instance) {
             return Err(NightError::LeaseLost);
         }
-        nights.held_until = Some(Timestamp::now() + LEASE_DURATION);
+        nights.lease.take(self.instance, Timestamp::now(), LEASE_DURATION);
         Ok(())
     }
 
     /// Returns a name that no batch has: a second night of the same date gets a number.
     async fn name(&self, date: Date) -> Result<BatchId, NightError> {
         let mut name = format!("{}-{date}", self.recipe);
-        for number in 2.. {
+        for number in 2..MAX_NIGHTS_A_DAY {
             let batch: BatchId = name.parse().expect("made of what batch names allow");
             if self.store.batch(&batch).await?.is_none() {
                 return Ok(batch);
             }
             name = format!("{}-{date}-{number}", self.recipe);
         }
-        Err(NightError::Contended)
+        Err(NightError::NoName(date))
     }
 
-    async fn read(&self) -> Result<(NightsRecord, Option<String>), NightError> {
-        let text = self.store.get_kv(KIND, &self.recipe).await?;
-        let nights = text.as_deref().map(serde_json::from_str).transpose()?;
-        Ok((nights.unwrap_or_default(), text))
+    async fn read(&self) -> Result<NightsRecord, StoreError> {
+        Ok(load_record(self.store.as_ref(), (KIND, &self.recipe)).await?.unwrap_or_default())
     }
 
     async fn change(
         &self,
         change: impl Fn(&mut NightsRecord) -> Result<(), NightError>,
     ) -> Result<(), NightError> {
-        for _ in 0..MAX_ATTEMPTS {
-            let (mut nights, was) = self.read().await?;
-            change(&mut nights)?;
-            let json = serde_json::to_string(&nights)?;
-            let note = store::KvRecord { kind: KIND.into(), id: self.recipe.clone(), json };
-            if self.store.put_kv(&note, was.as_deref()).await? {
-                return Ok(());
-            }
-        }
-        Err(NightError::Contended)
+        let edit = |nights: &mut Option<NightsRecord>| {
+            change(nights.get_or_insert_default()).map(|()| true)
+        };
+        update_record(self.store.as_ref(), (KIND, &self.recipe), edit).await.map(drop)
     }
 }
 

@@ -14,8 +14,8 @@ impl ErrorClass for NightError {
     fn status(&self) -> ExitStatus {
         match self {
             // Another start may run it: later this one can.
-            Self::InProgress { .. } | Self::LeaseLost | Self::Contended => Unreachable,
-            Self::Note(_) => Internal,
+            Self::InProgress { .. } | Self::LeaseLost => Unreachable,
+            Self::NoName(_) => Usage,
             Self::Ledger(error) => error.status(),
             Self::Store(error) => error.status(),
         }

@@ -77,10 +77,10 @@ async fn intake_free_leases(app: &AppState, me: Uuid) -> Result<(), StoreError> 
         if app.stop.is_cancelled() {
             return Ok(());
         }
-        let now = notes::now();
+        let now = Timestamp::now();
         let hold = move |lease: &mut IntakeLease| lease.acquire(me, now);
         let lease = notes::update(store, (notes::INTAKES, &id), hold).await?;
-        let Some(lease) = lease.filter(|lease| lease.owner == Some(me)) else { continue };
+        let Some(lease) = lease.filter(|lease| lease.is_held_by(me)) else { continue };
         tokio::select! {
             taken = intake_batch(app, &id, &lease) => taken?,
             () = renew(app, &id, me) => {}
@@ -97,10 +97,10 @@ async fn renew(app: &AppState, id: &str, me: Uuid) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        let now = notes::now();
+        let now = Timestamp::now();
         let hold = move |lease: &mut IntakeLease| lease.acquire(me, now);
         match notes::update(app.store.as_ref(), (notes::INTAKES, id), hold).await {
-            Ok(Some(lease)) if lease.owner == Some(me) => {}
+            Ok(Some(lease)) if lease.is_held_by(me) => {}
             Ok(_) => return,
             Err(error) => warn!(%error, "can't renew the lease of a batch's intake"),
         }

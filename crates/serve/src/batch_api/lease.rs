@@ -1,12 +1,16 @@
 //! Lease on the intake of one batch: the server that holds it turns the lines into jobs.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::notes;
+use store::RecordLease;
 
-/// Seconds after which a lease that was not renewed is free.
-const LEASE_SECONDS: i64 = 20;
+/// Duration of a lease without renewal: the holder of an expired one is dead.
+const LEASE_DURATION: Duration = Duration::from_secs(20);
 
 /// Lease on the intake of one batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -14,37 +18,21 @@ pub(super) struct IntakeLease {
     /// The uploaded file.
     pub file: String,
     pub(super) created_at: i64,
-    pub(super) owner: Option<Uuid>,
-    until: i64,
+    #[serde(flatten)]
+    lease: RecordLease,
 }
 
 impl IntakeLease {
     pub(super) fn free(file: String) -> Self {
-        Self { file, created_at: notes::now(), owner: None, until: 0 }
+        Self { file, created_at: notes::now(), lease: RecordLease::default() }
     }
 
-    /// Takes or renews the lease, unless another owner holds it; true if it did.
-    pub(super) fn acquire(&mut self, me: Uuid, now: i64) -> bool {
-        let is_free = self.owner == Some(me) || self.until <= now;
-        if is_free {
-            (self.owner, self.until) = (Some(me), now + LEASE_SECONDS);
-        }
-        is_free
+    /// Takes or renews the lease, unless another server holds it; true if it did.
+    pub(super) fn acquire(&mut self, me: Uuid, now: Timestamp) -> bool {
+        self.lease.acquire(me, now, LEASE_DURATION).is_ok()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lease_is_held_by_one_until_it_runs_out() {
-        let (me, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut lease = IntakeLease::free("file-1".into());
-        assert!(lease.acquire(me, 100));
-        assert!(!lease.acquire(other, 100 + LEASE_SECONDS - 1));
-        assert!(lease.acquire(me, 100 + LEASE_SECONDS - 1), "renewed");
-        assert!(!lease.acquire(other, 100 + LEASE_SECONDS));
-        assert!(lease.acquire(other, 100 + 2 * LEASE_SECONDS));
+    pub(super) fn is_held_by(&self, me: Uuid) -> bool {
+        self.lease.is_held_by(me)
     }
 }

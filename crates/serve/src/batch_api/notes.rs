@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use store::{KvRecord, Store, StoreError};
+use store::{Store, StoreError, create_record, load_record, parse_record, update_record};
 
 /// Uploaded files: [`super::file_record::FileRecord`].
 pub(super) const FILES: &str = "api-files";
@@ -13,10 +13,6 @@ pub(super) const FILES: &str = "api-files";
 pub(super) const BATCHES: &str = "api-batches";
 /// Batches whose jobs are not all in the queue: [`super::lease::IntakeLease`].
 pub(super) const INTAKES: &str = "api-intakes";
-
-/// Attempts at a compare-and-swap: others may change a record between our read and our write, but
-/// not this often in a row.
-const MAX_ATTEMPTS: usize = 32;
 
 /// Returns a new id. Ids sort by creation time.
 pub(super) fn new_id(prefix: &str) -> String {
@@ -39,7 +35,7 @@ pub(super) async fn load<T: DeserializeOwned>(
     if !is_id(id) {
         return Ok(None);
     }
-    store.get_kv(kind, id).await?.map(|json| read(&json)).transpose()
+    load_record(store, (kind, id)).await
 }
 
 /// Reads all records of a kind, newest first.
@@ -49,50 +45,30 @@ pub(super) async fn list<T: DeserializeOwned>(
 ) -> Result<Vec<(String, T)>, StoreError> {
     let mut notes = store.list_kv(kind).await?;
     notes.sort_unstable_by(|a, b| b.id.cmp(&a.id));
-    notes.into_iter().map(|note| Ok((note.id, read(&note.json)?))).collect()
+    notes.into_iter().map(|note| Ok((note.id, parse_record(&note.json)?))).collect()
 }
 
+/// Creates a record under a new id.
 pub(super) async fn create(
     store: &dyn Store,
     kind: &str,
     id: &str,
     record: &impl Serialize,
 ) -> Result<(), StoreError> {
-    let note = KvRecord { kind: kind.into(), id: id.into(), json: write(record)? };
-    // False: our first attempt succeeded without its answer reaching us; nobody else has the name.
-    store.put_kv(&note, None).await.map(drop)
+    create_record(store, (kind, id), record).await
 }
 
-/// Updates a record by compare-and-swap; `change` returns whether there is anything to write, and
-/// may be called repeatedly. Returns the record as it is then.
+/// Updates a record; `edit` returns whether there is anything to write, and may be called
+/// repeatedly. Returns the record as it is then; `None` if there is none.
 pub(super) async fn update<T: Serialize + DeserializeOwned>(
     store: &dyn Store,
-    (kind, id): (&str, &str),
+    key: (&str, &str),
     mut edit: impl FnMut(&mut T) -> bool,
 ) -> Result<Option<T>, StoreError> {
-    for _ in 0..MAX_ATTEMPTS {
-        let Some(was) = store.get_kv(kind, id).await? else { return Ok(None) };
-        let mut record: T = read(&was)?;
-        if !edit(&mut record) {
-            return Ok(Some(record));
-        }
-        let note = KvRecord { kind: kind.into(), id: id.into(), json: write(&record)? };
-        if store.put_kv(&note, Some(&was)).await? {
-            return Ok(Some(record));
-        }
-    }
-    Err(StoreError::Unavailable(format!("'{id}' was changed by others on every attempt").into()))
+    update_record(store, key, |record| Ok(record.as_mut().is_some_and(&mut edit))).await
 }
 
 /// Checks that `id` may be one of ours; others are not looked up, since the store limits names.
 fn is_id(id: &str) -> bool {
     id.len() <= 80 && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-}
-
-fn read<T: DeserializeOwned>(json: &str) -> Result<T, StoreError> {
-    serde_json::from_str(json).map_err(|error| StoreError::Refused(error.into()))
-}
-
-fn write(record: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(record).map_err(|error| StoreError::Refused(error.into()))
 }
