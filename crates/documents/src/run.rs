@@ -23,7 +23,7 @@ use super::reduce::{self, AnswerReducer};
 use super::requests::{NightRequests, RequestKey, RequestState, RequestTags};
 use super::template::{self, RecipeTemplates};
 use control::batches;
-use domain::backoff;
+use domain::backoff::Backoff;
 use domain::job::BatchId;
 use domain::outcome::{Outcome, OutcomeStatus};
 use intake::{self, LineFault, LineOptions, OpenBatch};
@@ -103,7 +103,7 @@ impl NightRunner<'_> {
                 Ok(None) => failures = 0,
                 Err(error) if error.is_transient() && failures < MAX_FAILURES_IN_A_ROW => {
                     failures += 1;
-                    let pause = backoff::DEFAULT.delay(failures, random());
+                    let pause = Backoff::DEFAULT.delay(failures, random());
                     warn!(%error, ?pause, "queue or store unavailable: the night waits");
                     tokio::select! {
                         () = stop.cancelled() => return Ok(NightExit::Stopped),

@@ -23,11 +23,11 @@ pub struct Backoff {
     pub max: Duration,
 }
 
-/// Schedule after a transient error, where a part has no reason for one of its own.
-pub const DEFAULT: Backoff =
-    Backoff { first: Duration::from_millis(500), factor: 2.0, max: Duration::from_secs(60) };
-
 impl Backoff {
+    /// Schedule after a transient error, where a part has no reason for one of its own.
+    pub const DEFAULT: Self =
+        Self { first: Duration::from_millis(500), factor: 2.0, max: Duration::from_secs(60) };
+
     /// Returns the longest wait after so many failures in a row.
     pub fn span(&self, failures: u32) -> Duration {
         let mut schedule = ExponentialBackoffBuilder::new()
@@ -55,12 +55,15 @@ mod tests {
     #[test]
     fn the_span_grows_by_the_factor_up_to_its_bound_and_the_whole_of_it_is_drawn_from() {
         let ms = Duration::from_millis;
-        let spans = [0, 1, 2, 3, 8, 100].map(|failures| DEFAULT.span(failures));
-        assert_eq!(spans, [ms(500), ms(500), ms(1_000), ms(2_000), DEFAULT.max, DEFAULT.max]);
+        let spans = [0, 1, 2, 3, 8, 100].map(|failures| Backoff::DEFAULT.span(failures));
+        assert_eq!(
+            spans,
+            [ms(500), ms(500), ms(1_000), ms(2_000), Backoff::DEFAULT.max, Backoff::DEFAULT.max]
+        );
         let fourfold = Backoff { first: ms(1_000), factor: 4.0, max: ms(3_600_000) };
         let seconds = [1, 2, 3, 6, 7, 90].map(|failures| fourfold.delay(failures, 1.0).as_secs());
         assert_eq!(seconds, [1, 4, 16, 1_024, 3_600, 3_600]);
-        let draws = [0.0, 0.5, 1.0, 7.0].map(|random| DEFAULT.delay(2, random));
+        let draws = [0.0, 0.5, 1.0, 7.0].map(|random| Backoff::DEFAULT.delay(2, random));
         assert_eq!(draws, [ms(0), ms(500), ms(1_000), ms(1_000)]);
     }
 }

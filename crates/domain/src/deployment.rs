@@ -55,8 +55,10 @@ pub struct DeploymentSnapshot {
     /// Rest of the pause after a 429, in milliseconds.
     pub paused_ms: Option<u64>,
     /// Words of the last refusal, if nothing was answered since.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_refusal: Option<String>,
     /// Rest of the wait that it asked for; it may be asked earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub asked_ms: Option<u64>,
     pub breaker: BreakerState,
     /// The fault that opened the breaker.

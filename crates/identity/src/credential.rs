@@ -60,6 +60,7 @@ mod tests {
 
     #[test]
     fn a_service_principal_says_which_variable_is_missing() {
+        http_client::install_tls();
         let known = |names: &'static [&'static str]| {
             let variable = move |name: &str| names.contains(&name).then(|| "x".to_owned());
             service_principal(variable)

@@ -23,7 +23,7 @@ use super::record::{self, FinishedJob};
 use super::settings::{Worker, WorkerSettings};
 use super::stage_end::{PullEnd, StageEnd};
 use super::{release, retry};
-use domain::backoff;
+use domain::backoff::Backoff;
 use domain::job::{BatchId, TokenEstimate};
 use queue::{Delivery, Queue};
 use store::Store;
@@ -92,7 +92,7 @@ impl Puller {
                 Ok(Some(end)) => return Ok(StageEnd::Pulled(end)),
                 Err(WorkerError::Queue(error)) if error.is_transient() => {
                     failures += 1;
-                    let pause = backoff::DEFAULT.delay(failures, random());
+                    let pause = Backoff::DEFAULT.delay(failures, random());
                     warn!(%error, ?pause, "the queue can't be reached; trying again");
                     stop.run_until_cancelled(sleep(pause)).await;
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::random;
 use tracing::warn;
 
-use domain::backoff;
+use domain::backoff::Backoff;
 use store::StoreError;
 
 /// Longest wait that an error may ask for: doubles with every attempt up to the second. A service
@@ -22,7 +22,7 @@ pub fn bounded(asked: Option<Duration>, attempts: u32) -> Option<Duration> {
 /// Returns the wait before attempt number `attempts + 1` of a job: exponential backoff with full
 /// jitter (`random` is in 0..1), or the service's `retry_after` if that is longer.
 pub fn delay(attempts: u32, retry_after: Option<Duration>, random: f64) -> Duration {
-    backoff::DEFAULT.delay(attempts, random).max(retry_after.unwrap_or_default())
+    Backoff::DEFAULT.delay(attempts, random).max(retry_after.unwrap_or_default())
 }
 
 /// Asks a store again, with backoff, while it is merely unreachable.
@@ -35,7 +35,7 @@ where
         match ask().await {
             Err(error) if error.is_transient() => {
                 failures += 1;
-                let pause = backoff::DEFAULT.delay(failures, random());
+                let pause = Backoff::DEFAULT.delay(failures, random());
                 warn!(%error, ?pause, "the store can't be reached; trying again");
                 tokio::time::sleep(pause).await;
             }
