@@ -61,7 +61,7 @@ const VENDORS: &[(&str, &str)] = &[
     ("indicatif", "src/cli"),
     ("jsonschema", "crates/documents/src/schema.rs"),
     ("mail_parser", "crates/reader/src/mail.rs"),
-    ("minijinja", "crates/documents/src/template.rs"),
+    ("minijinja", "crates/documents/src/template.rs crates/report/src/html.rs"),
     ("opentelemetry", "crates/telemetry"),
     ("parquet", "crates/report/src/results"),
     ("plotters", "crates/report/src/plot.rs"),

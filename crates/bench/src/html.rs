@@ -1,13 +1,12 @@
 //! Renders a report as one self-contained page of tables and plots, to be read, sent and printed.
 
-use super::report::{BenchReport, LatencyDistribution, PhaseReport, SecondCounts, ms};
-use report::plot::{self, PlotAxes, PlotCaption, PlotLine, escape_xml};
+use serde::Serialize;
 
-const STYLE: &str = ":root{--ink:#222;--paper:#fff}body{font:15px/1.5 system-ui,sans-serif;max-width:820px;margin:2em auto;\
-padding:0 1em;color:#222}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}\
-pre{font-size:11px;line-height:1.45;overflow-x:auto;background:#f6f6f6;padding:1em}\
-figure{margin:1em 0;break-inside:avoid}figcaption{font-weight:600}\
-@media print{body{margin:0;max-width:none}pre{background:none;padding:0;white-space:pre-wrap}}";
+use super::report::{BenchReport, LatencyDistribution, PhaseReport, SecondCounts, ms};
+use report::plot::{self, PlotAxes, PlotCaption, PlotLine};
+
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
 
 /// Number of points of a latency curve.
 const CURVE_POINTS: u64 = 400;
@@ -15,32 +14,49 @@ const CURVE_POINTS: u64 = 400;
 /// Share at which a curve ends: the last thousandth would squeeze all the rest.
 const CURVE_END: f64 = 0.999;
 
+/// Data of the page.
+#[derive(Serialize)]
+struct PageData<'a> {
+    style: String,
+    deployment: &'a str,
+    started: String,
+    promptmill: &'a str,
+    streaming: bool,
+    cacheable: bool,
+    retry: &'a str,
+    figures: Vec<PageFigure>,
+    /// All figures, as the command prints them.
+    text: String,
+}
+
+/// A plot with its title.
+#[derive(Serialize)]
+struct PageFigure {
+    title: &'static str,
+    svg: String,
+}
+
 impl BenchReport {
     /// Renders the whole page.
     pub fn to_html(&self) -> String {
-        let title = format!("Benchmark of {}", escape_xml(&self.setup.deployment));
-        let when = self.started_at.strftime("%Y-%m-%d %H:%M UTC");
-        let figures: String = self.plots().into_iter().map(figure).collect();
-        format!(
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
-             <style>{STYLE}{}</style></head><body><h1>{title}</h1><p>{when}, promptmill {}; \
-             {}, {}, retries: {}.</p>{figures}<h2>All figures</h2><pre>{}</pre>\
-             <p>Latencies count from the intended start. Intervals are of 95 %: order statistics \
-             for percentiles, moving-block bootstrap of seconds for rates. Sustained and peak are \
-             the median and the largest of all sliding windows. TTFT: time to first token. TBT: \
-             time between tokens. E2E: end to end. Lag: from the intended to the actual start.</p>\
-             </body></html>\n",
-            plot::STYLE,
-            escape_xml(&self.promptmill),
-            if self.setup.streaming { "streaming" } else { "not streaming" },
-            if self.setup.cacheable { "cacheable prompts" } else { "unique prompts" },
-            escape_xml(&self.setup.retry),
-            escape_xml(&self.to_string()),
+        let setup = &self.setup;
+        report::html::render(
+            PAGE,
+            &PageData {
+                style: format!("{STYLE}{}", plot::STYLE),
+                deployment: &setup.deployment,
+                started: self.started_at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+                promptmill: &self.promptmill,
+                streaming: setup.streaming,
+                cacheable: setup.cacheable,
+                retry: &setup.retry,
+                figures: self.plots().into_iter().flatten().collect(),
+                text: self.to_string(),
+            },
         )
     }
 
-    fn plots(&self) -> Vec<(&'static str, Option<String>)> {
+    fn plots(&self) -> Vec<Option<PageFigure>> {
         let seconds =
             PlotAxes { x: "seconds", y: "", x_is_log2: false, mark: None, has_legend: true };
         let per_second = PlotAxes { y: "requests a second", ..seconds };
@@ -132,21 +148,12 @@ impl BenchReport {
     }
 }
 
-/// Returns a plot's title, and the plot if there is something to draw.
-fn draw_plot(
-    title: &'static str,
-    lines: &[PlotLine],
-    axes: PlotAxes<'_>,
-) -> (&'static str, Option<String>) {
+/// Draws a plot if there is something to draw.
+fn draw_plot(title: &'static str, lines: &[PlotLine], axes: PlotAxes<'_>) -> Option<PageFigure> {
     let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
     let description = format!("{} {}: {}", axes.y, axes.x, names.join(", "));
-    (title, plot::lines(lines, axes, PlotCaption { title, description: description.trim() }))
-}
-
-fn figure((caption, svg): (&str, Option<String>)) -> String {
-    svg.map_or(String::new(), |svg| {
-        format!("<figure><figcaption>{caption}</figcaption>{svg}</figure>\n")
-    })
+    let caption = PlotCaption { title, description: description.trim() };
+    plot::lines(lines, axes, caption).map(|svg| PageFigure { title, svg })
 }
 
 fn level(phase: &PhaseReport) -> Option<f64> {

@@ -5,6 +5,7 @@ pub mod autoscale;
 pub mod batch_report;
 pub mod deployments;
 pub mod forecast;
+pub mod html;
 pub mod live;
 pub mod plot;
 pub mod results;

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use serde::Serialize;
+
 use domain::outcome::OutcomeStatus;
 use store::BatchState;
 
@@ -33,6 +35,7 @@ impl FromStr for ReportLanguage {
 }
 
 /// All texts of the page, besides figures.
+#[derive(Serialize)]
 pub(super) struct PageTexts {
     pub(super) code: &'static str,
     pub(super) batch: &'static str,

@@ -1,17 +1,52 @@
 //! Plots of the page, each with a text description of its figures.
 
+use serde::Serialize;
+
 use super::super::page_texts::PageTexts;
-use super::super::{BatchReport, SeriesPoint, ValueDistribution};
-use super::{escape_xml, span, table, with_thousands};
+use super::super::{BatchReport, DistributionBar, SeriesPoint, ValueDistribution};
+use crate::html::with_thousands;
 use crate::plot::{self, PlotAxes, PlotCaption, PlotLine};
 
 /// Unit of the time axis: its seconds, and its name.
 type TimeUnit = (f64, &'static str);
 
+/// A plot with its title and legend.
+#[derive(Serialize)]
+pub(super) struct PlotFigure {
+    title: String,
+    /// Absent if there is nothing to draw.
+    svg: Option<String>,
+    legend: Vec<LegendLine>,
+}
+
+#[derive(Serialize)]
+struct LegendLine {
+    colour: String,
+    text: String,
+}
+
+/// Plots over time.
+#[derive(Serialize)]
+pub(super) struct TimeFigures {
+    jobs: PlotFigure,
+    tokens: PlotFigure,
+    /// Absent if nothing was throttled or tried again.
+    throttled: Option<PlotFigure>,
+}
+
+/// Plot of the distribution that the report has under `key`.
+#[derive(Serialize)]
+pub(super) struct DistributionFigure {
+    key: &'static str,
+    unit: &'static str,
+    mean: String,
+    figure: PlotFigure,
+}
+
 impl BatchReport {
-    pub(super) fn time_section(&self, words: &PageTexts) -> String {
+    pub(super) fn time_figures(&self, words: &PageTexts) -> Option<TimeFigures> {
         let points = self.points_without_gaps();
-        let Some(first) = points.first() else { return String::new() };
+        let first = points.first()?;
         let start = first.at.as_second();
         let span_s = self.over_time.seconds_a_point * points.len() as i64;
         let unit = unit(span_s, words);
@@ -24,7 +59,8 @@ impl BatchReport {
                 PlotAxes { x: &since, y: "", x_is_log2: false, mark: None, has_legend: false };
             let description = lines.iter().map(peak).collect::<Vec<_>>().join(", ");
             let told = PlotCaption { title, description: &description };
-            figure(title, plot::lines(lines, axes, told), &legend(lines))
+            let svg = plot::lines(lines, axes, told);
+            PlotFigure { title: title.to_owned(), svg, legend: legend(lines) }
         };
         let jobs = [series.per_minute(words.jobs_per_minute, |point| point.ended)];
         let troubles = [
@@ -32,14 +68,11 @@ impl BatchReport {
             series.per_minute(words.retries, |point| point.retries),
         ];
         let has_troubles = self.calls.throttled + self.calls.retries > 0;
-        format!(
-            "<h2>{}</h2>{}{}<p class=\"faint\">{}</p>{}",
-            words.over_time,
-            figure(words.jobs_per_minute, &jobs),
-            figure(words.tokens_per_minute, &self.token_lines(&series, words)),
-            words.tokens_note,
-            if has_troubles { figure(words.throttled_over_time, &troubles) } else { String::new() },
-        )
+        Some(TimeFigures {
+            jobs: figure(words.jobs_per_minute, &jobs),
+            tokens: figure(words.tokens_per_minute, &self.token_lines(&series, words)),
+            throttled: has_troubles.then(|| figure(words.throttled_over_time, &troubles)),
+        })
     }
 
     /// Returns the tokens of each deployment, and the quota of all together where it is known.
@@ -93,20 +126,22 @@ impl BatchReport {
         filled
     }
 
-    pub(super) fn distribution_section(&self, words: &PageTexts) -> String {
-        let spreads = [
-            (words.latency, words.milliseconds, "latency_ms", &self.latency_ms),
-            (words.prompt_size, words.tokens, "prompt_tokens", &self.prompt_tokens),
-            (words.answer_size, words.tokens, "completion_tokens", &self.completion_tokens),
-        ];
-        let shown = |(title, unit, key, spread): (&str, &str, &str, &Option<ValueDistribution>)| {
-            spread.as_ref().map(|spread| distribution_figure(words, (title, unit, key), spread))
+    pub(super) fn distribution_figures(&self, words: &PageTexts) -> Vec<DistributionFigure> {
+        let figure = |key, title, unit, spread: &Option<ValueDistribution>| {
+            spread.as_ref().map(|spread| DistributionFigure {
+                key,
+                unit,
+                mean: format!("{:.1}", spread.mean),
+                figure: distribution_plot((title, unit), words.jobs, spread),
+            })
         };
-        let shown: String = spreads.into_iter().filter_map(shown).collect();
-        if shown.is_empty() {
-            return String::new();
-        }
-        format!("<h2>{}</h2>{shown}", words.distributions)
+        let (ms, tokens) = (words.milliseconds, words.tokens);
+        let figures = [
+            figure("latency_ms", words.latency, ms, &self.latency_ms),
+            figure("prompt_tokens", words.prompt_size, tokens, &self.prompt_tokens),
+            figure("completion_tokens", words.answer_size, tokens, &self.completion_tokens),
+        ];
+        figures.into_iter().flatten().collect()
     }
 }
 
@@ -145,56 +180,23 @@ fn peak(line: &PlotLine) -> String {
     format!("{} ≤ {}", line.name, with_thousands(most.round() as u64))
 }
 
-fn legend(lines: &[PlotLine]) -> String {
-    let entry = |(n, line): (usize, &PlotLine)| {
-        let colour = plot::colour(n);
-        let mark = format!("<span aria-hidden=\"true\" style=\"color:{colour}\">■</span>");
-        format!("{mark} {}", escape_xml(&peak(line)))
-    };
-    lines.iter().enumerate().map(entry).collect::<Vec<_>>().join(" &nbsp; ")
+fn legend(lines: &[PlotLine]) -> Vec<LegendLine> {
+    let entry =
+        |(n, line): (usize, &PlotLine)| LegendLine { colour: plot::colour(n), text: peak(line) };
+    lines.iter().enumerate().map(entry).collect()
 }
 
-fn distribution_figure(
-    words: &PageTexts,
-    (title, unit, key): (&str, &str, &str),
+fn distribution_plot(
+    (title, unit): (&str, &str),
+    jobs: &str,
     spread: &ValueDistribution,
-) -> String {
-    let bar =
-        |bar: &super::super::DistributionBar| (bar.from.log2(), bar.to.log2(), bar.count as f64);
+) -> PlotFigure {
+    let bar = |bar: &DistributionBar| (bar.from.log2(), bar.to.log2(), bar.count as f64);
     let bars: Vec<plot::PlotBar> = spread.bars.iter().map(bar).collect();
-    let axes = PlotAxes { x: unit, y: words.jobs, x_is_log2: true, mark: None, has_legend: false };
+    let axes = PlotAxes { x: unit, y: jobs, x_is_log2: true, mark: None, has_legend: false };
     let description = format!("p50 {}, p95 {} {unit}", spread.p50, spread.p95);
     let told = PlotCaption { title, description: &description };
-    let figures = [
-        (words.least, "min", spread.min),
-        ("p50", "p50", spread.p50),
-        ("p90", "p90", spread.p90),
-        ("p95", "p95", spread.p95),
-        ("p99", "p99", spread.p99),
-        (words.most, "max", spread.max),
-        (words.jobs, "count", spread.count),
-    ];
-    let cell = |(_, name, value): &(&str, &str, u64)| {
-        format!("<td class=\"n\">{}</td>", span(&format!("/{key}/{name}"), *value))
-    };
-    let mean = format!("<td class=\"n\">{:.1}</td>", spread.mean);
-    let cells: String = figures.iter().map(cell).chain([mean]).collect();
-    let heads: Vec<&str> = figures.iter().map(|figure| figure.0).chain([words.mean]).collect();
-    let heads = [&[""], heads.as_slice()].concat();
-    let row = format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", escape_xml(unit));
     // Equal values have no distribution to plot.
-    let bars = (spread.min < spread.max).then(|| plot::bars(&bars, axes, told)).flatten();
-    let title_alone = format!("<h3>{title}</h3>");
-    let figure = bars.map_or(title_alone, |bars| figure(title, Some(bars), ""));
-    figure + &table("", &heads, &row)
-}
-
-/// Renders a plot, and the HTML under it.
-fn figure(caption: &str, svg: Option<String>, under: &str) -> String {
-    svg.map_or_else(String::new, |svg| {
-        format!(
-            "<figure><figcaption>{}</figcaption>{svg}<div class=\"faint\">{under}</div></figure>",
-            escape_xml(caption),
-        )
-    })
+    let svg = (spread.min < spread.max).then(|| plot::bars(&bars, axes, told)).flatten();
+    PlotFigure { title: title.to_owned(), svg, legend: Vec::new() }
 }
