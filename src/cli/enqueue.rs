@@ -10,6 +10,7 @@ use super::charges;
 use super::count_bar::CountBar;
 use super::exit::{CommandError, ExitStatus};
 use super::input::{InputRequest, InvalidLines, PreparedInput, prepare_input};
+use super::local::refuse_simulated;
 use super::output::{print, say};
 use crate::app::input::InputFiles;
 use crate::backends;
@@ -49,6 +50,7 @@ pub(super) async fn run(args: EnqueueArgs, mut config: Config) -> Result<ExitSta
     };
     let prepared = prepare_input(request, &config, &std::env::temp_dir()).await?;
     let PreparedInput { files, batch, prices } = prepared;
+    refuse_simulated(&batch)?;
     let backends = backends::open(&config).await?;
     let to = (backends.queue.as_ref(), backends.store.as_ref());
     args.budget.apply(backends.store.as_ref(), &batch, &prices).await?;

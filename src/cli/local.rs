@@ -7,6 +7,7 @@ use super::endpoint::{EndpointFlags, LimitFlags};
 use super::exit::CommandError;
 use crate::app::simulated;
 use crate::config::{Config, DeploymentConfig};
+use domain::job::BatchId;
 use simulator::Simulator;
 
 #[derive(Debug, clap::Args)]
@@ -56,6 +57,16 @@ impl LocalFlags {
         Ok(config)
     }
 
+    /// Returns the name that a batch has where these flags send it: one that the simulator answers
+    /// has a name of its own, and no other can have such a name.
+    pub(super) fn batch_name(&self, batch: BatchId) -> Result<BatchId, CommandError> {
+        if self.simulate {
+            return Ok(batch.simulated());
+        }
+        refuse_simulated(&batch)?;
+        Ok(batch)
+    }
+
     /// Starts the simulator, if asked for, with the quota of the deployment.
     pub(super) async fn start_simulator(
         &self,
@@ -68,4 +79,15 @@ impl LocalFlags {
         let simulator = simulated::start(deployment).await.map_err(CommandError::internal)?;
         Ok((Some(simulator), config))
     }
+}
+
+/// Refuses a name under which only the simulator answers.
+pub(super) fn refuse_simulated(batch: &BatchId) -> Result<(), CommandError> {
+    if batch.is_simulated() {
+        let text = format!(
+            "'{batch}' is the name of a simulated batch: choose one without the end '-simulated'"
+        );
+        return Err(CommandError::usage_text(text));
+    }
+    Ok(())
 }

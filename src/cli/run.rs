@@ -72,6 +72,7 @@ pub(super) async fn run(args: RunArgs, config: Config) -> Result<ExitStatus, Com
     };
     let prepared = prepare_input(request, &config, backends.dir()).await?;
     let PreparedInput { files, batch, prices } = prepared;
+    let batch = args.local.batch_name(batch)?;
     let stem = args.batch.as_ref().map_or_else(|| files.sources[0].stem(), ToString::to_string);
     let paths = result_files::paths(args.out, args.errors, &stem);
     paths.check()?;

@@ -114,7 +114,9 @@ impl<'a> RunSummary<'a> {
         if self.skipped_lines > 0 {
             say(&format!("skipped: {} lines that are not valid jobs", self.skipped_lines));
         }
-        say(&format!("answers: {} ({} lines)", self.results.display(), self.written.results));
+        let simulated = if self.batch.is_simulated() { ", simulated" } else { "" };
+        let answers = self.written.results;
+        say(&format!("answers: {} ({answers} lines{simulated})", self.results.display()));
         let errors = self.written.errors + self.skipped_lines;
         say(&format!("errors:  {} ({errors} lines)", self.errors.display()));
     }

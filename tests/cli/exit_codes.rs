@@ -30,14 +30,14 @@ fn results_on_a_full_disk_are_no_success_and_the_command_to_repeat_is_told() {
     assert_eq!(again.code, Some(0), "{}", again.err);
     assert!(again.err.contains("nothing left to do"), "{}", again.err);
     assert_eq!(place.ids("b.results.jsonl").len(), 3);
-    let results = place.run(&["results", "b", "--out", FULL]);
+    let results = place.run(&["results", "b-simulated", "--out", FULL]);
     assert_eq!(results.code, Some(4), "{}", results.err);
     assert!(results.err.contains("kept: the store has all outcomes"), "{}", results.err);
     for table in ["csv", "parquet"] {
-        let results = place.run(&["results", "b", "--format", table, "--out", FULL]);
+        let results = place.run(&["results", "b-simulated", "--format", table, "--out", FULL]);
         assert_eq!(results.code, Some(4), "{}", results.err);
     }
-    let page = place.run(&["report", "b", "--html", FULL]);
+    let page = place.run(&["report", "b-simulated", "--html", FULL]);
     assert_eq!(page.code, Some(4), "{}", page.err);
     assert!(page.err.contains("can't write /dev/full"), "{}", page.err);
 }

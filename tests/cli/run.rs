@@ -118,10 +118,35 @@ fn a_custom_id_with_another_body_is_not_taken_for_answered() {
     let ended = place.run(&["run", "in.jsonl", "--simulate", "--batch", "b"]);
     assert_eq!(ended.code, Some(2));
     assert!(
-        ended.err.contains("custom_id 'job-1' of batch 'b' has its outcome already"),
+        ended.err.contains("custom_id 'job-1' of batch 'b-simulated' has its outcome already"),
         "{}",
         ended.err
     );
+}
+
+#[test]
+fn what_the_simulator_said_is_asked_again_of_a_real_endpoint_and_costs_nothing() {
+    let place = Place::new();
+    place.write("in.jsonl", chats(5));
+    let first = place.run(&["run", "in.jsonl", "--simulate", "--batch", "night"]);
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    assert!(first.err.contains("(5 lines, simulated)"), "{}", first.err);
+    assert!(place.lines("night.results.jsonl").iter().all(|line| line["simulated"] == true));
+    let service = Service::start(SimulatorSettings::default());
+    let real = ["run", "in.jsonl", "--endpoint", &service.url(), "--batch"];
+    let refused = place.run(&[&real[..], &["night-simulated"]].concat());
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    let second = place.run(&[&real[..], &["night"]].concat());
+    assert_eq!(second.code, Some(0), "{}", second.err);
+    assert_eq!(service.ledger().requests, 5, "each is asked for");
+    let results = place.lines("night.results.jsonl");
+    assert!(results.iter().all(|line| line.get("simulated").is_none()));
+    let usage = place.run(&["usage", "--by", "batch", "--json"]);
+    let usage: Value = serde_json::from_str(&usage.out).unwrap();
+    let cost = |n: usize| &usage["lines"][n]["cost"];
+    assert_eq!(usage["lines"][1]["keys"]["batch"], "night-simulated", "{usage}");
+    assert_eq!(cost(1), 0.0, "{usage}");
+    assert_ne!(cost(0), 0.0, "{usage}");
 }
 
 #[test]

@@ -268,6 +268,23 @@ fn a_recipe_or_a_time_that_can_not_be_is_refused_before_anything_is_asked() {
 }
 
 #[test]
+fn a_night_that_the_simulator_answered_is_asked_again_of_a_real_endpoint() {
+    let service = service(SimulatorSettings::default());
+    let place = place(2, COMBINED);
+    let simulated =
+        ["documents", "--source", "docs", "--recipe", "r.toml", "--run", "--simulate", "--json"];
+    let first = place.run(&simulated);
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    let batch = report(&first)["batch"].as_str().unwrap().to_owned();
+    assert!(batch.ends_with("-simulated"), "{batch}");
+    let second = place.run(&night(&service.url(), &[]));
+    assert_eq!(second.code, Some(0), "{}", second.err);
+    assert!(requests(&service) > 0, "nothing of it is reused");
+    let again = place.run(&simulated);
+    assert_eq!(again.code, Some(0), "{}", again.err);
+}
+
+#[test]
 fn a_night_that_nobody_works_ends_with_its_time_and_says_that_it_was_missed() {
     let service = service(SimulatorSettings::default());
     let place = place(2, COMBINED);

@@ -19,9 +19,6 @@ use super::ledger::{LedgerError, NightLedger};
 use domain::job::BatchId;
 use store::{RecordLease, Store, StoreError, load_record, update_record};
 
-/// Kind of these notes in the store.
-const KIND: &str = "documents";
-
 /// Duration of a lease without renewal: the holder of an expired one is dead.
 pub const LEASE_DURATION: Duration = Duration::from_secs(60);
 
@@ -82,10 +79,35 @@ pub struct NightOptions {
     pub date: Date,
 }
 
+/// Recipe whose nights share a record and a ledger. Those that the simulator answers have their own,
+/// so that no night reuses its words.
+#[derive(Debug, Clone)]
+pub struct NightKey {
+    pub recipe: String,
+    pub is_simulated: bool,
+}
+
+impl From<&str> for NightKey {
+    fn from(recipe: &str) -> Self {
+        Self { recipe: recipe.to_owned(), is_simulated: false }
+    }
+}
+
+impl NightKey {
+    fn kind(&self) -> &'static str {
+        if self.is_simulated { "documents-simulated" } else { "documents" }
+    }
+
+    /// Returns the name that a night's batch has.
+    fn batch_name(&self, batch: &BatchId) -> BatchId {
+        if self.is_simulated { batch.simulated() } else { batch.clone() }
+    }
+}
+
 /// Lease on a recipe's nights.
 pub struct NightLease {
     store: Arc<dyn Store>,
-    recipe: String,
+    key: NightKey,
     instance: Uuid,
     /// Cancelled when another process has taken the lease.
     pub lost: CancellationToken,
@@ -109,12 +131,12 @@ impl NightLease {
     /// If another process holds it, or the store fails.
     pub async fn acquire(
         store: Arc<dyn Store>,
-        recipe: &str,
+        key: impl Into<NightKey>,
         is_exclusive: bool,
     ) -> Result<Self, NightError> {
         let lease = Self {
             store,
-            recipe: recipe.to_owned(),
+            key: key.into(),
             instance: Uuid::new_v4(),
             lost: CancellationToken::new(),
         };
@@ -152,14 +174,14 @@ impl NightLease {
             None => NightLedger::default(),
         };
         let open = nights.open.iter().find(|open| match &options.batch {
-            Some(batch) => open.batch == *batch,
+            Some(batch) => open.batch == self.key.batch_name(batch),
             None => is_tonight(open, now),
         });
         let (night, is_resumed) = match open {
             Some(open) => (open.clone(), true),
             None => {
                 let batch = match &options.batch {
-                    Some(batch) => batch.clone(),
+                    Some(batch) => self.key.batch_name(batch),
                     None => self.name(options.date).await?,
                 };
                 (OpenNight { batch, begun_at: now, finish_by: options.finish_by }, false)
@@ -199,7 +221,7 @@ impl NightLease {
     /// If the store fails; the night stays open then.
     pub async fn close(&self, ledger: &NightLedger) -> Result<(), NightError> {
         let bytes = ledger.write().map_err(LedgerError::from)?;
-        let name = format!("documents.{}.{}", self.recipe, Uuid::new_v4());
+        let name = format!("documents.{}.{}", self.key.recipe, Uuid::new_v4());
         self.store.put_payload(&name, Bytes::from(bytes)).await?;
         let before = self.read().await?;
         self.change(|nights| {
@@ -241,19 +263,22 @@ impl NightLease {
 
     /// Returns a name that no batch has: a second night of the same date gets a number.
     async fn name(&self, date: Date) -> Result<BatchId, NightError> {
-        let mut name = format!("{}-{date}", self.recipe);
+        let mut name = format!("{}-{date}", self.key.recipe);
         for number in 2..MAX_NIGHTS_A_DAY {
             let batch: BatchId = name.parse().expect("made of what batch names allow");
+            let batch = self.key.batch_name(&batch);
             if self.store.batch(&batch).await?.is_none() {
                 return Ok(batch);
             }
-            name = format!("{}-{date}-{number}", self.recipe);
+            name = format!("{}-{date}-{number}", self.key.recipe);
         }
         Err(NightError::NoName(date))
     }
 
     async fn read(&self) -> Result<NightsRecord, StoreError> {
-        Ok(load_record(self.store.as_ref(), (KIND, &self.recipe)).await?.unwrap_or_default())
+        Ok(load_record(self.store.as_ref(), (self.key.kind(), &self.key.recipe))
+            .await?
+            .unwrap_or_default())
     }
 
     async fn change(
@@ -263,7 +288,9 @@ impl NightLease {
         let edit = |nights: &mut Option<NightsRecord>| {
             change(nights.get_or_insert_default()).map(|()| true)
         };
-        update_record(self.store.as_ref(), (KIND, &self.recipe), edit).await.map(drop)
+        update_record(self.store.as_ref(), (self.key.kind(), &self.key.recipe), edit)
+            .await
+            .map(drop)
     }
 }
 

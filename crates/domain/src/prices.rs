@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::job::BatchId;
 use crate::outcome::TokenUsage;
 
 /// Default table, `config/prices.toml`.
@@ -111,6 +112,20 @@ impl Prices {
              file in the configuration), or limit tokens instead (--token-budget)",
             self.path.display()
         )
+    }
+
+    /// Returns the cost of a batch's tokens, like [`Self::cost`]; those of a simulated one cost nothing.
+    pub fn cost_in(
+        &self,
+        batch: &BatchId,
+        model: &str,
+        usage: TokenUsage,
+        is_flex: bool,
+    ) -> Option<Money> {
+        if batch.is_simulated() {
+            return Some(Money::default());
+        }
+        self.cost(model, usage, is_flex)
     }
 
     /// Returns the cost of a model's tokens; `None` if its price is unknown.

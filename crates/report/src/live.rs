@@ -160,7 +160,10 @@ impl LiveStatus {
         LiveInputs { deployments, prices }: LiveInputs<'_>,
         now: Timestamp,
     ) -> Self {
-        let (cost, done) = spent(running, &status.totals, prices);
+        let (mut cost, done) = spent(running, &status.totals, prices);
+        if batch.id.is_simulated() {
+            cost = Cost::default();
+        }
         let whole = EnqueuedTotals { jobs: batch.jobs, prompt_tokens: batch.prompt_tokens };
         let forecast = (status.state == BatchState::Running).then(|| {
             let intervals = forecast::intervals(&running.minutes, now, LOOK_BACK_S);

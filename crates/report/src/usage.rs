@@ -156,7 +156,7 @@ pub async fn sum(
             line.attempts += u64::from(brief.attempts);
             line.usage += brief.usage;
             let is_flex = brief.service_tier.as_deref() == Some("flex");
-            let cost = prices.cost(&brief.model, brief.usage, is_flex);
+            let cost = prices.cost_in(&batch, &brief.model, brief.usage, is_flex);
             line.cost.add(cost, brief.usage.total());
         }
     }

@@ -32,7 +32,7 @@ use crate::config::Config;
 use documents::closing::cancel_unclosed;
 use documents::collect::{DocumentReader, collect_documents};
 use documents::history::{NightHistory, UnclosedNights, prune_ledger};
-use documents::night::{NightError, NightLease, NightOptions, NightStart};
+use documents::night::{NightError, NightKey, NightLease, NightOptions, NightStart};
 use documents::requests::{NightRequests, RequestTags};
 use documents::run::{NightExit, NightRunner};
 use documents::summary::NightSummary;
@@ -47,6 +47,8 @@ pub struct NightRequest {
     pub options: NightOptions,
     /// Works in this process, on the embedded queue and store.
     pub is_embedded: bool,
+    /// The simulator answers.
+    pub is_simulated: bool,
     /// Repeats prompts that failed on earlier nights.
     pub retry_failed: bool,
     /// Sends nothing if the night can't be done by its deadline.
@@ -120,8 +122,9 @@ impl NightUse<'_> {
         let is_embedded = self.request.is_embedded;
         let backend = NightBackend::open(self.config, is_embedded, self.stop.clone()).await?;
         let store = backend.store();
-        let recipe = &self.reader.recipe.name;
-        let lease = match NightLease::acquire(store.clone(), recipe, is_embedded).await {
+        let recipe = self.reader.recipe.name.clone();
+        let key = NightKey { recipe, is_simulated: self.request.is_simulated };
+        let lease = match NightLease::acquire(store.clone(), key, is_embedded).await {
             Err(error @ NightError::InProgress { .. }) => return Ok(NightEnd::Elsewhere(error)),
             acquired => Arc::new(acquired?),
         };

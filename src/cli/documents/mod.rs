@@ -31,9 +31,13 @@ pub(super) async fn run(args: DocumentsArgs, config: Config) -> Result<ExitStatu
         return prompt_file::write(&reader, path).await;
     }
     let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
+    if let Some(batch) = &args.batch {
+        args.local.batch_name(batch.clone())?;
+    }
     let request = NightRequest {
         options: args.night_options()?,
         is_embedded: args.run,
+        is_simulated: args.local.simulate,
         retry_failed: args.retry_failed,
         is_strict: args.deadline.strict,
         wait: !args.no_wait,

@@ -35,14 +35,36 @@ const JOB_NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_41a6_52f0_5a8e_9b1d_c0ff_ee00
 #[serde(try_from = "String", into = "String")]
 pub struct BatchId(Arc<str>);
 
+/// Most characters of a batch name.
+const MAX_BATCH_NAME: usize = 100;
+
 /// Invalid batch name.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a valid batch name: use 1 to 100 letters, digits, '-', '_' or '.'")]
 pub struct BadBatchId(String);
 
+/// End of the names of batches that the simulator answers.
+const SIMULATED: &str = "-simulated";
+
 impl BatchId {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the name under which the simulator answers this batch: another one, so that no run
+    /// takes its words for answers.
+    #[must_use]
+    pub fn simulated(&self) -> Self {
+        if self.is_simulated() {
+            return self.clone();
+        }
+        let kept = self.0.chars().take(MAX_BATCH_NAME - SIMULATED.len());
+        Self(kept.chain(SIMULATED.chars()).collect::<String>().into())
+    }
+
+    /// Returns whether the simulator answers this batch: its tokens cost nothing.
+    pub fn is_simulated(&self) -> bool {
+        self.0.ends_with(SIMULATED)
     }
 }
 
@@ -52,7 +74,7 @@ impl FromStr for BatchId {
     /// Accepts only names that are safe in a file name, a URL path and a Cosmos DB id alike.
     fn from_str(name: &str) -> Result<Self, BadBatchId> {
         let legal = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.chars().count() > 100 || !name.chars().all(legal) {
+        if name.is_empty() || name.chars().count() > MAX_BATCH_NAME || !name.chars().all(legal) {
             return Err(BadBatchId(name.to_owned()));
         }
         Ok(Self(name.into()))

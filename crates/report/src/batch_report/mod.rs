@@ -150,7 +150,7 @@ pub async fn build(
     let mut counting = ReportBuilder::default();
     let mut briefs = store.outcome_summaries(id).await?;
     while let Some(brief) = briefs.try_next().await? {
-        counting.add(brief, beside.prices);
+        counting.add(id, brief, beside.prices);
     }
     Ok(Some(counting.finish(&batch, &running, beside)))
 }
@@ -185,7 +185,7 @@ struct ReportBuilder {
 }
 
 impl ReportBuilder {
-    fn add(&mut self, brief: OutcomeSummary, prices: &Prices) {
+    fn add(&mut self, batch: &BatchId, brief: OutcomeSummary, prices: &Prices) {
         self.series.add(&brief);
         self.calls.add(&brief);
         self.totals.attempts += u64::from(brief.attempts);
@@ -206,7 +206,7 @@ impl ReportBuilder {
         }
         let was_called = !brief.deployment.is_empty() && brief.ending.is_some();
         let is_flex = brief.service_tier.as_deref() == Some("flex");
-        let cost = prices.cost(&brief.model, brief.usage, is_flex);
+        let cost = prices.cost_in(batch, &brief.model, brief.usage, is_flex);
         self.cost.add(cost, brief.usage.total());
         let line =
             self.lines.entry((brief.deployment, brief.model, brief.service_tier)).or_default();
@@ -327,9 +327,10 @@ pub(super) mod tests {
     pub fn account(briefs: Vec<OutcomeSummary>, jobs: u64, queued: u64) -> BatchReport {
         let prices = Prices::load(None).unwrap();
         let mut counting = ReportBuilder::default();
-        briefs.into_iter().for_each(|brief| counting.add(brief, &prices));
+        let id: BatchId = "night".parse().unwrap();
+        briefs.into_iter().for_each(|brief| counting.add(&id, brief, &prices));
         let batch = Batch {
-            id: "night".parse().unwrap(),
+            id,
             state: BatchState::Running,
             reason: None,
             jobs,

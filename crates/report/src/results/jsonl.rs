@@ -92,6 +92,7 @@ fn line_of(outcome: &Outcome) -> Result<Vec<u8>, serde_json::Error> {
         custom_id: &outcome.custom_id,
         response,
         error,
+        simulated: outcome.batch_id.is_simulated(),
     };
     let mut bytes = Vec::with_capacity(256 + outcome.body.as_ref().map_or(0, |body| body.len()));
     serde_json::to_writer(&mut bytes, &line)?;
@@ -109,6 +110,9 @@ struct OutputLine<'a> {
     custom_id: &'a str,
     response: Option<OutputResponse<'a>>,
     error: Option<OutputError<'a>>,
+    /// True if the simulator answered.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    simulated: bool,
 }
 
 #[derive(Serialize)]

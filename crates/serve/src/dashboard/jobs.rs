@@ -122,7 +122,7 @@ fn job_details(outcome: &Outcome, prices: &Prices, show_content: bool) -> Value 
         "model": outcome.model,
         "service_tier": outcome.service_tier,
         "usage": outcome.usage,
-        "cost": prices.cost(&outcome.model, outcome.usage, is_flex),
+        "cost": prices.cost_in(&outcome.batch_id, &outcome.model, outcome.usage, is_flex),
         "currency": prices.currency,
         "request_id": outcome.request_id,
         "answer": show_content.then(content).flatten(),
