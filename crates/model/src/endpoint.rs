@@ -7,7 +7,8 @@
 //! | OpenAI-compatible | `{base}/chat/completions` | the model's name |
 //!
 //! (Azure docs: "API version lifecycle".) An API Management gateway has one of the first two shapes
-//! behind a path of its own and wants its key in `Ocp-Apim-Subscription-Key`.
+//! behind a path of its own and wants its key in `Ocp-Apim-Subscription-Key`. A target URI, as the portal
+//! shows it, ends with the path of one API; that is taken off.
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
@@ -23,13 +24,46 @@ pub const DEFAULT_API_VERSION: &str = "2024-10-21";
 pub const TOKEN_SCOPE_V1: &str = "https://ai.azure.com/.default";
 pub const TOKEN_SCOPE_DEPLOYMENTS: &str = "https://cognitiveservices.azure.com/.default";
 
+/// Paths of the APIs, which end a target URI.
+const API_PATHS: [&str; 4] = ["/chat/completions", "/responses", "/embeddings", "/completions"];
+
+/// A cloud of Azure, by the end of its hosts.
+struct AzureCloud {
+    /// Ends of the names of a resource's own hosts.
+    hosts: &'static [&'static str],
+    /// End of the names of a region's hosts, which many resources share.
+    regional: &'static str,
+    /// Scope of tokens where it is one for both shapes.
+    scope: Option<&'static str>,
+}
+
+/// Azure and its sovereign clouds (Azure docs: "Azure Government endpoints", "Azure China endpoints").
+const CLOUDS: [AzureCloud; 3] = [
+    AzureCloud {
+        hosts: &[".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"],
+        regional: ".api.cognitive.microsoft.com",
+        scope: None,
+    },
+    AzureCloud {
+        hosts: &[".openai.azure.us", ".services.ai.azure.us", ".cognitiveservices.azure.us"],
+        regional: ".api.cognitive.microsoft.us",
+        scope: Some("https://cognitiveservices.azure.us/.default"),
+    },
+    AzureCloud {
+        hosts: &[".openai.azure.cn", ".services.ai.azure.cn", ".cognitiveservices.azure.cn"],
+        regional: ".api.cognitive.azure.cn",
+        scope: Some("https://cognitiveservices.azure.cn/.default"),
+    },
+];
+
 /// Shape of the service's URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UrlShape {
     /// `{base}/openai/deployments/…?api-version=…`.
     AzureDeployments { api_version: String },
-    /// A base that ends in `/openai/v1` or `/v1`, followed by the API's path.
-    V1,
+    /// A base that ends in `/openai/v1` or `/v1`, followed by the API's path. Azure takes the version
+    /// `preview` beside it, and no dated one.
+    V1 { api_version: Option<String> },
 }
 
 /// Header that carries the key.
@@ -80,14 +114,20 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Reads the shape off the URL: an Azure host without a path means v1; a path with
-    /// `/openai/deployments/NAME`, or an API version, means the deployments path; anything else is
-    /// an OpenAI-compatible base.
+    /// `/openai/deployments/NAME`, or an API version without `/v1`, means the deployments path; anything
+    /// else is an OpenAI-compatible base. Nothing is guessed: a URL that fits none is refused.
     ///
     /// # Errors
     /// Says what is wrong with the URL, the header name or the key.
     pub fn new(config: EndpointConfig) -> Result<Self, EndpointError> {
         let bad = |why: &str| EndpointError::Url { given: config.url.clone(), why: why.into() };
-        let mut base = Url::parse(&config.url).map_err(|e| bad(&e.to_string()))?;
+        let given = config.url.trim();
+        let mut base = Url::parse(given).map_err(|e| match e {
+            url::ParseError::RelativeUrlWithoutBase if !given.is_empty() => {
+                bad(&format!("it lacks its scheme, https://{given}"))
+            }
+            e => bad(&e.to_string()),
+        })?;
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
             return Err(bad("it must begin with https:// (or http://) and name a host"));
         }
@@ -101,7 +141,14 @@ impl Endpoint {
         base.set_query(None);
         base.set_fragment(None);
 
-        let path = base.path().trim_end_matches('/').to_owned();
+        let path = base.path().trim_end_matches('/');
+        let path =
+            API_PATHS.iter().find_map(|api| path.strip_suffix(api)).unwrap_or(path).to_owned();
+        if azure && path.ends_with("/models") {
+            return Err(bad(
+                "…/models is the older inference API of Foundry; the same deployments answer at …/openai/v1",
+            ));
+        }
         let mut deployment = config.deployment;
         let (root, shape) = if let Some((root, named)) = path.split_once("/openai/deployments") {
             let named = named.trim_start_matches('/').split('/').next().unwrap_or_default();
@@ -109,14 +156,23 @@ impl Endpoint {
                 deployment.get_or_insert_with(|| named.to_owned());
             }
             (root.to_owned(), azure_deployments(asked_version))
+        } else if path.ends_with("/v1") {
+            if azure && asked_version.as_deref().is_some_and(|version| !is_v1_version(version)) {
+                return Err(bad(
+                    "…/openai/v1 takes no dated api-version: leave it out, or end the URL with /openai",
+                ));
+            }
+            (path, UrlShape::V1 { api_version: asked_version })
+        } else if azure && asked_version.as_deref().is_some_and(is_v1_version) {
+            let root = path.trim_end_matches("/openai");
+            (format!("{root}/openai/v1"), UrlShape::V1 { api_version: asked_version })
         } else if asked_version.is_some() {
             (path.trim_end_matches("/openai").to_owned(), azure_deployments(asked_version))
-        } else if path.ends_with("/v1") {
-            (path, UrlShape::V1)
         } else if azure {
-            (format!("{}/openai/v1", path.trim_end_matches("/openai")), UrlShape::V1)
+            let root = path.trim_end_matches("/openai");
+            (format!("{root}/openai/v1"), UrlShape::V1 { api_version: None })
         } else {
-            (format!("{path}/v1"), UrlShape::V1)
+            (format!("{path}/v1"), UrlShape::V1 { api_version: None })
         };
         base.set_path(&root);
 
@@ -142,7 +198,7 @@ impl Endpoint {
     pub fn quota_key(&self, model: Option<&str>) -> String {
         let name = self.deployment.as_deref().or(model).unwrap_or("*");
         let host = self.base.host_str().unwrap_or_default();
-        if is_azure(&self.base) {
+        if is_resource(&self.base) {
             // One resource answers under several hosts and paths.
             return format!("{}.azure/{name}", host.split('.').next().unwrap_or_default());
         }
@@ -170,8 +226,11 @@ impl Endpoint {
 
     /// Returns the default scope of Entra ID's tokens.
     pub fn token_scope(&self) -> &'static str {
+        if let Some(scope) = cloud_of(&self.base).and_then(|cloud| cloud.scope) {
+            return scope;
+        }
         match self.shape {
-            UrlShape::V1 => TOKEN_SCOPE_V1,
+            UrlShape::V1 { .. } => TOKEN_SCOPE_V1,
             UrlShape::AzureDeployments { .. } => TOKEN_SCOPE_DEPLOYMENTS,
         }
     }
@@ -194,9 +253,12 @@ impl Endpoint {
             }
             path.extend(call.split('/'));
         }
-        if let UrlShape::AzureDeployments { api_version } = &self.shape {
-            url.query_pairs_mut().append_pair("api-version", api_version);
-        }
+        let (UrlShape::AzureDeployments { api_version }
+        | UrlShape::V1 { api_version: Some(api_version) }) = &self.shape
+        else {
+            return url;
+        };
+        url.query_pairs_mut().append_pair("api-version", api_version);
         url
     }
 }
@@ -207,9 +269,26 @@ fn azure_deployments(asked: Option<String>) -> UrlShape {
 }
 
 fn is_azure(url: &Url) -> bool {
-    const HOSTS: [&str; 3] =
-        [".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"];
-    url.host_str().is_some_and(|host| HOSTS.iter().any(|suffix| host.ends_with(suffix)))
+    cloud_of(url).is_some()
+}
+
+/// Returns the cloud that a host belongs to.
+fn cloud_of(url: &Url) -> Option<&'static AzureCloud> {
+    let host = url.host_str()?;
+    CLOUDS.iter().find(|cloud| {
+        host.ends_with(cloud.regional) || cloud.hosts.iter().any(|end| host.ends_with(end))
+    })
+}
+
+/// Returns whether the host's first label names one resource.
+fn is_resource(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    cloud_of(url).is_some_and(|cloud| !host.ends_with(cloud.regional))
+}
+
+/// Returns whether an API version belongs to the v1 shape; all others are dated, such as 2024-10-21.
+fn is_v1_version(version: &str) -> bool {
+    matches!(version, "preview" | "latest" | "v1")
 }
 
 fn query_value(url: &Url, name: &str) -> Option<String> {
@@ -261,6 +340,24 @@ mod tests {
             ("https://r.openai.azure.com/openai/deployments", None, classic),
             ("http://127.0.0.1:8080", None, "http://127.0.0.1:8080/v1/chat/completions"),
             ("http://127.0.0.1:8080/v1", None, "http://127.0.0.1:8080/v1/chat/completions"),
+            ("https://r.openai.azure.com/openai/v1/chat/completions", None, v1),
+            ("https://r.openai.azure.com/openai/v1/responses", None, v1),
+            ("https://r.openai.azure.com/openai/responses?api-version=2024-10-21", None, classic),
+            (
+                "https://r.openai.azure.com/openai/v1?api-version=preview",
+                None,
+                "https://r.openai.azure.com/openai/v1/chat/completions?api-version=preview",
+            ),
+            (
+                "https://r.openai.azure.us",
+                None,
+                "https://r.openai.azure.us/openai/v1/chat/completions",
+            ),
+            (
+                "https://japaneast.api.cognitive.microsoft.com/",
+                None,
+                "https://japaneast.api.cognitive.microsoft.com/openai/v1/chat/completions",
+            ),
             (
                 "https://gw.example.com/ai/openai/v1",
                 None,
@@ -324,7 +421,14 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_is_refused_with_the_mend() {
-        for bad in ["", "r.openai.azure.com", "ftp://x/", "https://user:pw@x/"] {
+        for bad in [
+            "",
+            "r.openai.azure.com",
+            "ftp://x/",
+            "https://user:pw@x/",
+            "https://r.services.ai.azure.com/models/chat/completions?api-version=2024-05-01-preview",
+            "https://r.openai.azure.com/openai/v1?api-version=2024-10-21",
+        ] {
             let error =
                 Endpoint::new(EndpointConfig { url: bad.into(), ..EndpointConfig::default() })
                     .unwrap_err();
