@@ -203,6 +203,7 @@ fn outcome(delivery: &Delivery) -> Outcome {
         failure: None,
         usage: TokenUsage { prompt: 220, completion: 200, ..TokenUsage::default() },
         service_tier: Some("default".into()),
+        finish: None,
         attempts: 1,
         throttled: 0,
         deployment: "mini".into(),

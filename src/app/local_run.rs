@@ -183,7 +183,7 @@ impl LocalRun {
         }
         let report = &mut self.input.report;
         let faults = |file: &mut dyn io::Write| report.write_faults(file);
-        let selection = OutcomeSelection { batch: self.batch.clone(), order, endings: Vec::new() };
+        let selection = OutcomeSelection { batch: self.batch.clone(), order, kinds: Vec::new() };
         let written = jsonl::write(self.store.as_ref(), &selection, paths, faults).await?;
         webhook_task::notify_once(webhook, self.store.clone()).await?;
         if let Some(batch) = self.store.batch(&self.batch).await?

@@ -1,6 +1,7 @@
 //! The command line: arguments in, library called, text out. Messages are printed only here.
 
 mod again;
+mod answers_text;
 mod bar;
 #[cfg(feature = "bench")]
 mod bench;

@@ -11,9 +11,8 @@ use crate::app::status::require_batch;
 use crate::backends;
 use crate::config::Config;
 use domain::job::BatchId;
-use domain::outcome::OutcomeStatus;
 use report::results::table::{self, TableFormat};
-use report::results::{OutcomeSelection, ResultCounts, ResultsError, jsonl};
+use report::results::{OutcomeKind, OutcomeSelection, ResultCounts, ResultsError, jsonl};
 use store::{Batch, SortOrder, Store};
 
 /// Write a batch's answers and errors so far
@@ -31,9 +30,10 @@ pub(super) struct ResultsArgs {
     /// Two files in the Batch format, or one table with a row for every outcome
     #[arg(long, value_enum, default_value = "jsonl")]
     format: FormatName,
-    /// Only outcomes with these statuses: succeeded, failed, dead, cancelled, expired
-    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = ending)]
-    only: Vec<OutcomeStatus>,
+    /// Only outcomes of these kinds: succeeded, failed, dead, cancelled, expired; truncated and
+    /// filtered are answers that are not whole
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = kind)]
+    only: Vec<OutcomeKind>,
     /// Write in input order
     #[arg(long)]
     ordered: bool,
@@ -46,9 +46,9 @@ enum FormatName {
     Parquet,
 }
 
-fn ending(name: &str) -> Result<OutcomeStatus, String> {
-    let known = || OutcomeStatus::ALL.map(OutcomeStatus::as_str).join(", ");
-    OutcomeStatus::from_name(name).ok_or_else(|| format!("it is none of {}", known()))
+fn kind(name: &str) -> Result<OutcomeKind, String> {
+    let known = || OutcomeKind::names().join(", ");
+    OutcomeKind::from_name(name).ok_or_else(|| format!("it is none of {}", known()))
 }
 
 pub(super) async fn run(args: ResultsArgs, config: Config) -> Result<ExitStatus, CommandError> {
@@ -59,8 +59,7 @@ pub(super) async fn run(args: ResultsArgs, config: Config) -> Result<ExitStatus,
     let store = backends::open_store(&config).await?;
     let batch = require_batch(store.as_ref(), &args.batch).await?;
     let order = if args.ordered { SortOrder::ByPosition } else { SortOrder::AsStored };
-    let selection =
-        OutcomeSelection { batch: args.batch.clone(), order, endings: args.only.clone() };
+    let selection = OutcomeSelection { batch: args.batch.clone(), order, kinds: args.only.clone() };
     let written = match args.format {
         FormatName::Jsonl => two_files(&args, store.as_ref(), &selection).await,
         FormatName::Csv => one_table(&args, store.as_ref(), &selection, TableFormat::Csv).await,

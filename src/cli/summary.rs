@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use super::answers_text;
 use super::exit::{CommandError, ExitStatus};
 use super::output::{print, say};
 use super::rate::duration_text;
@@ -111,6 +112,9 @@ impl<'a> RunSummary<'a> {
             self.run.faults,
             self.run.throttled
         ));
+        for line in answers_text::lines(self.batch, self.totals.finishes, usage) {
+            say(&line);
+        }
         if self.skipped_lines > 0 {
             say(&format!("skipped: {} lines that are not valid jobs", self.skipped_lines));
         }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::answers_text;
 use super::exit::{CommandError, ExitStatus};
 use super::output::{print, say};
 use super::table;
@@ -57,6 +58,9 @@ pub(super) async fn run(args: UsageArgs, config: Config) -> Result<ExitStatus, C
     }
     print(table::aligned(&rows, args.by.len()).trim_end())?;
     say(&format!("cost in {}, by prices of {}", prices.currency, prices.date));
+    if let Some(line) = answers_text::unreported(total.usage) {
+        say(&line);
+    }
     if total.cost.unpriced_tokens > 0 {
         say(&format!(
             "{} tokens are of models without a price: add them to the price table \
@@ -68,7 +72,7 @@ pub(super) async fn run(args: UsageArgs, config: Config) -> Result<ExitStatus, C
 }
 
 fn row(line: &UsageLine) -> Vec<String> {
-    let UsageLine { keys, jobs, attempts, usage, cost } = line;
+    let UsageLine { keys, jobs, attempts, usage, cost, .. } = line;
     let numbers = [*jobs, *attempts, usage.prompt, usage.cached, usage.completion, usage.reasoning];
     let numbers = numbers.iter().map(u64::to_string);
     keys.iter().cloned().chain(numbers).chain([cost_text(*cost)]).collect()

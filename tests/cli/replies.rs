@@ -316,3 +316,56 @@ fn a_redirect_is_followed_with_the_key_on_its_own_host_alone() {
     assert_eq!((ended.code, elsewhere.calls()), (Some(1), 0), "{}", ended.err);
     assert_eq!(place.lines("in.results.jsonl").len(), 9);
 }
+
+#[test]
+fn answers_that_are_not_whole_are_counted_told_and_listed() {
+    let endpoint = Endpoint::start(|request| {
+        let mut answer = chat("ok");
+        match request.prompt.as_str() {
+            "1" | "2" => answer["choices"][0]["finish_reason"] = "length".into(),
+            "3" => answer["choices"][0]["finish_reason"] = "content_filter".into(),
+            "4" => answer["usage"] = Value::Null,
+            _ => {}
+        }
+        EndpointReply::json(200, &answer)
+    });
+    let place = place(jobs(6));
+    let ended = run(&place, &endpoint, &["--batch", "night"]);
+    assert_eq!((ended.code, endpoint.calls()), (Some(0), 6), "they are kept: {}", ended.err);
+    for told in ["cut off: 2 answers", "filtered: 1 answers", "1 answers came without usage"] {
+        assert!(ended.err.contains(told), "{told}: {}", ended.err);
+    }
+
+    let status = place.run(&["status", "night", "--json"]);
+    let status: Value = serde_json::from_str(&status.out).unwrap();
+    let written = status.to_string();
+    for count in [r#""truncated":2"#, r#""filtered":1"#, r#""unreported":1"#] {
+        assert!(written.contains(count), "{count}: {written}");
+    }
+    let usage = place.run(&["usage", "--by", "model"]);
+    assert!(usage.err.contains("1 answers came without usage"), "{}", usage.err);
+
+    for (kind, expected) in [("truncated", vec!["job-1", "job-2"]), ("filtered", vec!["job-3"])] {
+        let listed = place.run(&["results", "night", "--only", kind, "--ordered", "--out", "some"]);
+        assert_eq!(listed.code, Some(0), "{}", listed.err);
+        let ids: Vec<_> =
+            place.lines("some").iter().map(|line| line["custom_id"].clone()).collect();
+        assert_eq!(ids, expected, "{kind}");
+    }
+    let table = ["results", "night", "--format", "csv", "--only", "truncated", "--out", "t.csv"];
+    assert_eq!(place.run(&table).code, Some(0));
+    let table = std::fs::read_to_string(place.path("t.csv")).unwrap();
+    assert!(table.lines().next().unwrap().ends_with("finish,unreported"), "{table}");
+    assert_eq!(table.matches(",length,0").count(), 2, "{table}");
+}
+
+#[test]
+fn what_would_be_answered_in_the_background_is_refused_before_it_is_paid() {
+    let endpoint = Endpoint::start(|_| EndpointReply::chat("ok"));
+    let body = json!({"model": "m", "input": "x", "background": true});
+    let line = json!({"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body});
+    let place = place(format!("{line}\n"));
+    let ended = run(&place, &endpoint, &[]);
+    assert_eq!((ended.code, endpoint.calls()), (Some(2), 0), "{}", ended.err);
+    assert!(ended.err.contains("would be lost"), "{}", ended.err);
+}

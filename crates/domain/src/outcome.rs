@@ -187,6 +187,8 @@ pub struct Outcome {
     pub body: Option<Bytes>,
     pub failure: Option<JobFailure>,
     pub usage: TokenUsage,
+    /// Way in which the answer ended, if it is one and said so.
+    pub finish: Option<AnswerFinish>,
     /// Service tier that was billed (`default`, `flex`), if the service said so.
     pub service_tier: Option<Box<str>>,
     /// HTTP calls that counted as attempts; throttled ones do not.

@@ -88,6 +88,8 @@ struct BodyFields<'a> {
     input: Option<&'a RawValue>,
     #[serde(borrow)]
     prompt: Option<&'a RawValue>,
+    #[serde(borrow)]
+    background: Option<&'a RawValue>,
 }
 
 /// Parses one line.
@@ -201,6 +203,10 @@ fn read_body<'a>(
         return Err(LineFault::Wrong { field: "body", expected: "a JSON object" });
     }
     let body: BodyFields<'a> = serde_json::from_str(raw.get()).map_err(|e| json_fault(&e))?;
+    // Only the Responses API knows it; others refuse it themselves.
+    if api == Api::Responses && body.background.is_some_and(|said| said.get() == "true") {
+        return Err(LineFault::Background);
+    }
     match api {
         Api::ChatCompletions => {
             let messages = body.messages.ok_or(LineFault::Missing {
@@ -321,6 +327,10 @@ mod tests {
             (
                 r#"{"custom_id":"a","url":"/v1/responses","body":{"model":"m","input":"x"},"metadata":1}"#,
                 "'metadata' must be a JSON object",
+            ),
+            (
+                r#"{"custom_id":"a","url":"/v1/responses","body":{"model":"m","input":"x","background":true}}"#,
+                "would be lost; remove it",
             ),
         ];
         for (line, expected) in cases {

@@ -192,6 +192,7 @@ fn outcome_of(letter: &DeadLetter) -> Option<Outcome> {
         body: None,
         failure: Some(JobFailure { code: reason, message: description }),
         usage: TokenUsage::default(),
+        finish: None,
         service_tier: None,
         attempts: job.history.attempts,
         throttled: job.history.throttled,

@@ -47,6 +47,11 @@ pub enum LineFault {
     )]
     Unbounded,
     #[error(
+        "the body asks for \"background\": true, whose answers are fetched later and would be lost; \
+         remove it, jobs wait in the queue anyway"
+    )]
+    Background,
+    #[error(
         "the custom_id is used already in {first_file}, line {first_line}; give each line its own"
     )]
     DuplicateCustomId { first_file: String, first_line: u64 },
@@ -67,6 +72,7 @@ impl LineFault {
             Self::NoModel => "missing_model",
             Self::UnknownModel { .. } => "unknown_model",
             Self::Unbounded => "missing_max_tokens",
+            Self::Background => "background_request",
             Self::DuplicateCustomId { .. } => "duplicate_custom_id",
         }
     }
@@ -79,6 +85,7 @@ impl LineFault {
             Self::Url(_) | Self::OtherApi { .. } => Some("url"),
             Self::NoModel | Self::UnknownModel { .. } => Some("body.model"),
             Self::Unbounded => Some("body.max_completion_tokens"),
+            Self::Background => Some("body.background"),
             Self::DuplicateCustomId { .. } => Some("custom_id"),
         }
     }

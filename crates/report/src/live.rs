@@ -221,7 +221,12 @@ mod tests {
     fn totals(jobs: u64) -> BatchTotals {
         let usage =
             TokenUsage { prompt: 1_000 * jobs, completion: 500 * jobs, ..TokenUsage::default() };
-        BatchTotals { endings: [(OutcomeStatus::Succeeded, jobs)].into(), usage, attempts: jobs }
+        BatchTotals {
+            endings: [(OutcomeStatus::Succeeded, jobs)].into(),
+            usage,
+            attempts: jobs,
+            ..BatchTotals::default()
+        }
     }
 
     fn running(model: &str) -> RunningTotals {

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use domain::job::BatchId;
 use domain::outcome::TokenUsage;
 use domain::prices::{Money, Prices};
-use store::{OutcomeSummary, Store, StoreError};
+use store::{FinishCounts, OutcomeSummary, Store, StoreError};
 
 /// Key by which usage is grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +99,8 @@ pub struct UsageLine {
     pub attempts: u64,
     #[serde(flatten)]
     pub usage: TokenUsage,
+    #[serde(flatten)]
+    pub finishes: FinishCounts,
     pub cost: Cost,
 }
 
@@ -155,6 +157,7 @@ pub async fn sum(
             line.jobs += u64::from(brief.ending.is_some());
             line.attempts += u64::from(brief.attempts);
             line.usage += brief.usage;
+            line.finishes += FinishCounts::of(brief.ending, brief.finish);
             let is_flex = brief.service_tier.as_deref() == Some("flex");
             let cost = prices.cost_in(&batch, &brief.model, brief.usage, is_flex);
             line.cost.add(cost, brief.usage.total());
@@ -169,6 +172,7 @@ pub fn total(lines: &[UsageLine]) -> UsageLine {
         total.jobs += line.jobs;
         total.attempts += line.attempts;
         total.usage += line.usage;
+        total.finishes += line.finishes;
         total.cost.known += line.cost.known;
         total.cost.unpriced_tokens += line.cost.unpriced_tokens;
         total
@@ -184,6 +188,7 @@ mod tests {
             ending: Some(domain::outcome::OutcomeStatus::Succeeded),
             failure: None,
             usage: TokenUsage::default(),
+            finish: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,

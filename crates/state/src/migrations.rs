@@ -11,7 +11,15 @@ use rusqlite::{Connection, TransactionBehavior};
 /// released is never changed.
 ///
 /// A column that older rows lack needs a `DEFAULT`, or must allow NULL.
-const MIGRATIONS: &[&str] = &[];
+const MIGRATIONS: &[&str] = &[
+    // 7: how an answer ended, and answers of which not all tokens were reported.
+    "ALTER TABLE outcomes ADD COLUMN finish TEXT;
+     ALTER TABLE outcomes ADD COLUMN unreported INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE withdrawn ADD COLUMN unreported INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE usage ADD COLUMN unreported INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE usage ADD COLUMN truncated INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE usage ADD COLUMN filtered INTEGER NOT NULL DEFAULT 0;",
+];
 
 /// Version of the oldest schema that is opened, and with which a new file begins.
 pub(crate) const OLDEST_VERSION: i64 = 6;

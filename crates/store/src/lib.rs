@@ -34,7 +34,7 @@ pub use self::kv_update::{create_record, load_record, parse_record, update_recor
 pub use self::outcome_store::{OutcomeReader, OutcomeStore, OutcomeSummary, Recorded, SortOrder};
 pub use self::payload_store::{PAYLOAD_TTL, PayloadStore};
 pub use self::record_lease::RecordLease;
-pub use self::totals::{BatchTotals, DeploymentTotals, MinuteTotals, RunningTotals};
+pub use self::totals::{BatchTotals, DeploymentTotals, FinishCounts, MinuteTotals, RunningTotals};
 pub use self::unstorable::UNSTORABLE_CODE;
 pub use self::worker_registry::{HEARTBEAT_TTL, WorkerRegistry};
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::error::StoreError;
 use super::totals::{BatchTotals, RunningTotals};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
+use domain::outcome::{AnswerFinish, JobFailure, Outcome, OutcomeStatus, TokenUsage};
 
 /// The proof that a job's outcome is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct OutcomeSummary {
     /// Reason for the missing answer.
     pub failure: Option<JobFailure>,
     pub usage: TokenUsage,
+    /// Way in which the answer ended.
+    pub finish: Option<AnswerFinish>,
     /// Tier that the service billed, if it reported one.
     pub service_tier: Option<Box<str>>,
     pub attempts: u32,

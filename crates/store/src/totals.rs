@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-use domain::outcome::{Outcome, OutcomeStatus, TokenUsage};
+use domain::outcome::{AnswerFinish, Outcome, OutcomeStatus, TokenUsage};
 
 /// Sums over a batch's outcomes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -16,6 +16,8 @@ pub struct BatchTotals {
     pub usage: TokenUsage,
     /// HTTP calls that counted as attempts.
     pub attempts: u64,
+    #[serde(flatten)]
+    pub finishes: FinishCounts,
 }
 
 impl BatchTotals {
@@ -36,6 +38,45 @@ impl AddAssign<&Self> for BatchTotals {
         }
         self.usage += other.usage;
         self.attempts += other.attempts;
+        self.finishes += other.finishes;
+    }
+}
+
+/// Answers that are not whole, which count as succeeded all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FinishCounts {
+    /// Cut off: more room would have made them longer.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub truncated: u64,
+    /// Cut off or left out by a content filter.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub filtered: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl FinishCounts {
+    /// Counts one outcome, if it stands as an answer. A withdrawn one has no ending.
+    pub fn of(ending: Option<OutcomeStatus>, finish: Option<AnswerFinish>) -> Self {
+        let finish = finish.filter(|_| ending == Some(OutcomeStatus::Succeeded));
+        Self {
+            truncated: u64::from(finish.is_some_and(AnswerFinish::is_truncated)),
+            filtered: u64::from(finish == Some(AnswerFinish::ContentFilter)),
+        }
+    }
+
+    /// Returns whether every answer is whole.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl AddAssign for FinishCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.truncated += other.truncated;
+        self.filtered += other.filtered;
     }
 }
 

@@ -157,6 +157,7 @@ mod tests {
             body: Some("{}".into()),
             failure: None,
             usage: TokenUsage { prompt: 5, completion: 3, ..TokenUsage::default() },
+            finish: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,

@@ -58,6 +58,7 @@ impl FinishedJob {
         outcome.request_id = reply.request_id;
         outcome.body = Some(reply.body);
         outcome.usage += reply.usage;
+        outcome.finish = reply.finish;
         outcome.service_tier = reply.service_tier;
         outcome.deployment = deployment.into();
         outcome.latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
@@ -122,6 +123,7 @@ impl FinishedJob {
             body: None,
             failure: None,
             usage: held.spent,
+            finish: None,
             service_tier: None,
             attempts: held.attempts,
             throttled: job.history.throttled,

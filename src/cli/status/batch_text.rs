@@ -3,6 +3,7 @@
 use indicatif::HumanCount;
 
 use super::money_text::{cost, money};
+use crate::cli::answers_text;
 use crate::cli::rate::duration_text;
 use domain::prices::Prices;
 use report::forecast::{BatchRate, Eta, EtaBasis, ForecastRange};
@@ -23,7 +24,9 @@ pub(super) fn batch(live: &LiveStatus, prices: &Prices) -> Vec<String> {
         usage.prompt,
         usage.completion
     );
-    vec![counts, format!("  {}", pace_and_cost(live, prices))]
+    let unwhole = answers_text::lines(&s.batch, s.totals.finishes, usage);
+    let under = [pace_and_cost(live, prices)].into_iter().chain(unwhole);
+    [counts].into_iter().chain(under.map(|line| format!("  {line}"))).collect()
 }
 
 /// Formats a batch in one line, for watching without a terminal.

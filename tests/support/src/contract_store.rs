@@ -8,10 +8,10 @@ use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use promptmill::budget::{BudgetClaim, BudgetLimit};
 use promptmill::job::{BatchId, JobId};
-use promptmill::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
+use promptmill::outcome::{AnswerFinish, JobFailure, Outcome, OutcomeStatus, TokenUsage};
 use promptmill::store::{
-    Batch, BatchState, BatchTotals, MinuteTotals, OutcomeSummary, Recorded, RunningTotals,
-    SortOrder, Store,
+    Batch, BatchState, BatchTotals, FinishCounts, MinuteTotals, OutcomeSummary, Recorded,
+    RunningTotals, SortOrder, Store,
 };
 
 type AnyStore = Arc<dyn Store>;
@@ -40,7 +40,14 @@ pub fn outcome(batch: &BatchId, n: u64) -> Outcome {
             cached: n,
             completion: 10,
             reasoning: 2,
-            unreported: 0,
+            unreported: u64::from(n % 6 == 1),
+        },
+        finish: match n % 5 {
+            0 => Some(AnswerFinish::Stop),
+            1 => Some(AnswerFinish::Length),
+            2 => Some(AnswerFinish::ContentFilter),
+            3 => Some(AnswerFinish::Incomplete),
+            _ => None,
         },
         service_tier: n.is_multiple_of(2).then(|| "flex".into()),
         attempts: 1 + (n % 3) as u32,
@@ -65,6 +72,7 @@ pub fn totals_of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> BatchTo
         *totals.endings.entry(o.ending).or_default() += 1;
         totals.usage += o.usage;
         totals.attempts += u64::from(o.attempts);
+        totals.finishes += FinishCounts::of(Some(o.ending), o.finish);
     }
     totals
 }
@@ -255,6 +263,7 @@ pub async fn briefs_say_the_same_as_the_outcomes(store: AnyStore) {
         ending: Some(o.ending),
         failure: o.failure,
         usage: o.usage,
+        finish: o.finish,
         service_tier: o.service_tier,
         attempts: o.attempts,
         throttled: o.throttled,
@@ -483,6 +492,7 @@ pub async fn a_dead_outcome_is_withdrawn_and_what_it_cost_stays(store: AnyStore)
     let sum = |brief: OutcomeSummary| {
         summed.usage += brief.usage;
         summed.attempts += u64::from(brief.attempts);
+        summed.finishes += FinishCounts::of(brief.ending, brief.finish);
         brief.ending.inspect(|ending| *summed.endings.entry(*ending).or_default() += 1);
         futures_util::future::ready(Ok(()))
     };

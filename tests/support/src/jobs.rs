@@ -45,6 +45,7 @@ pub fn outcome(job: &Job, ending: OutcomeStatus) -> Outcome {
         body: Some(Bytes::from_static(br#"{"choices":[]}"#)),
         failure: None,
         usage: TokenUsage { prompt: 8, completion: 5, ..TokenUsage::default() },
+        finish: None,
         service_tier: None,
         attempts: 1,
         throttled: 0,

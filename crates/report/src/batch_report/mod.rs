@@ -30,7 +30,7 @@ use domain::job::BatchId;
 use domain::outcome::{OutcomeStatus, TokenUsage};
 use domain::prices::Prices;
 use queue::QueueDepth;
-use store::{Batch, BatchState, BatchTotals, OutcomeSummary, Store, StoreError};
+use store::{Batch, BatchState, BatchTotals, FinishCounts, OutcomeSummary, Store, StoreError};
 
 use super::usage::Cost;
 use causes::CauseTally;
@@ -190,6 +190,7 @@ impl ReportBuilder {
         self.calls.add(&brief);
         self.totals.attempts += u64::from(brief.attempts);
         self.totals.usage += brief.usage;
+        self.totals.finishes += FinishCounts::of(brief.ending, brief.finish);
         let (first, last) = self.ended.unwrap_or((brief.finished_at, brief.finished_at));
         self.ended = Some((first.min(brief.finished_at), last.max(brief.finished_at)));
         if let Some(ending) = brief.ending {
@@ -312,6 +313,7 @@ pub(super) mod tests {
                 completion: n % 50,
                 ..TokenUsage::default()
             },
+            finish: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,

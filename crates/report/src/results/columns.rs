@@ -26,7 +26,7 @@ pub enum ColumnKind {
 type CellReader = fn(&Outcome) -> CellValue;
 
 /// Names, types and readers of the columns, in order.
-pub(super) const COLUMNS: [(&str, ColumnKind, CellReader); 20] = [
+pub(super) const COLUMNS: [(&str, ColumnKind, CellReader); 22] = [
     ("batch_id", ColumnKind::Text, |o| text(o.batch_id.as_str())),
     ("custom_id", ColumnKind::Text, |o| text(&o.custom_id)),
     ("position", ColumnKind::Number, |o| number(o.position)),
@@ -53,6 +53,10 @@ pub(super) const COLUMNS: [(&str, ColumnKind, CellReader); 20] = [
     ("body", ColumnKind::Text, |o| {
         CellValue::Text(o.body.as_deref().map(|body| String::from_utf8_lossy(body).into_owned()))
     }),
+    ("finish", ColumnKind::Text, |o| {
+        CellValue::Text(o.finish.map(|finish| finish.as_str().into()))
+    }),
+    ("unreported", ColumnKind::Number, |o| number(o.usage.unreported)),
 ];
 
 /// Returns the names and types of [`COLUMNS`].

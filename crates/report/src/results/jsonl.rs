@@ -168,6 +168,7 @@ mod tests {
             body: Some(body.to_vec().into()),
             failure: Some(failure),
             usage: TokenUsage::default(),
+            finish: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,

@@ -21,7 +21,7 @@ pub use error::ResultsError;
 
 use domain::job::BatchId;
 use domain::outcome::{Outcome, OutcomeStatus};
-use store::{SortOrder, Store, StoreError};
+use store::{FinishCounts, SortOrder, Store, StoreError};
 
 /// Paths of the two files in Batch format.
 #[derive(Debug, Clone)]
@@ -48,13 +48,48 @@ pub struct ResultCounts {
     pub errors: u64,
 }
 
+/// Kind of outcome by which results are selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutcomeKind {
+    Ended(OutcomeStatus),
+    /// Succeeded, with an answer that is cut off for want of room.
+    Truncated,
+    /// Succeeded, with an answer that a content filter cut off or left out.
+    Filtered,
+}
+
+impl OutcomeKind {
+    /// Lists the names that [`Self::from_name`] knows.
+    pub fn names() -> Vec<&'static str> {
+        let endings = OutcomeStatus::ALL.iter().map(|ending| ending.as_str());
+        endings.chain(["truncated", "filtered"]).collect()
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "truncated" => Some(Self::Truncated),
+            "filtered" => Some(Self::Filtered),
+            ending => OutcomeStatus::from_name(ending).map(Self::Ended),
+        }
+    }
+
+    fn includes(self, outcome: &Outcome) -> bool {
+        let counts = FinishCounts::of(Some(outcome.ending), outcome.finish);
+        match self {
+            Self::Ended(ending) => outcome.ending == ending,
+            Self::Truncated => counts.truncated > 0,
+            Self::Filtered => counts.filtered > 0,
+        }
+    }
+}
+
 /// Selected outcomes, and their order.
 #[derive(Debug, Clone)]
 pub struct OutcomeSelection {
     pub batch: BatchId,
     pub order: SortOrder,
-    /// Only these endings; empty: all.
-    pub endings: Vec<OutcomeStatus>,
+    /// Outcomes of these kinds; empty: all.
+    pub kinds: Vec<OutcomeKind>,
 }
 
 impl OutcomeSelection {
@@ -62,10 +97,10 @@ impl OutcomeSelection {
         &self,
         store: &dyn Store,
     ) -> Result<BoxStream<'static, Result<Outcome, StoreError>>, StoreError> {
-        let endings = self.endings.clone();
+        let kinds = self.kinds.clone();
         let wanted = move |outcome: &Result<Outcome, StoreError>| {
             future::ready(match outcome {
-                Ok(outcome) => endings.is_empty() || endings.contains(&outcome.ending),
+                Ok(outcome) => kinds.is_empty() || kinds.iter().any(|kind| kind.includes(outcome)),
                 Err(_) => true,
             })
         };

@@ -22,7 +22,7 @@ use super::record::OutputKind;
 use crate::AppState;
 use crate::error::ApiError;
 use domain::job::BatchId;
-use report::results::{OutcomeSelection, ResultsError, jsonl};
+use report::results::{OutcomeKind, OutcomeSelection, ResultsError, jsonl};
 use store::{SortOrder, Store, StoreError};
 
 /// Approximate size of the pieces in which lines are sent.
@@ -40,8 +40,8 @@ pub(super) async fn lines(
     batch: &str,
 ) -> Result<LineStream, ApiError> {
     let batch: BatchId = batch.parse().map_err(|_| ApiError::no_such("File object", batch))?;
-    let selection =
-        OutcomeSelection { batch, order: SortOrder::AsStored, endings: output.endings() };
+    let kinds = output.endings().into_iter().map(OutcomeKind::Ended).collect();
+    let selection = OutcomeSelection { batch, order: SortOrder::AsStored, kinds };
     jsonl::lines(store, &selection).await.map_err(failed)
 }
 

@@ -13,10 +13,12 @@ use uuid::Uuid;
 
 use super::error::BadItem;
 use crate::unstorable::MAX_COUNT;
-use crate::{Batch, BatchState, EnqueuedInput, KvRecord, MinuteTotals, Recorded, StoreError};
+use crate::{
+    Batch, BatchState, EnqueuedInput, FinishCounts, KvRecord, MinuteTotals, Recorded, StoreError,
+};
 use domain::heartbeat::{Heartbeat, QuotaClaim, WorkerStatus};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{JobFailure, Outcome, OutcomeStatus, TokenUsage};
+use domain::outcome::{AnswerFinish, JobFailure, Outcome, OutcomeStatus, TokenUsage};
 
 pub(super) const OUTCOMES: &str = "outcomes";
 pub(super) const BATCHES: &str = "batches";
@@ -57,6 +59,8 @@ pub(super) struct OutcomeItem<'a> {
     pub failure: Option<Cow<'a, JobFailure>>,
     pub usage: TokenUsage,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish: Option<AnswerFinish>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<Cow<'a, str>>,
     pub attempts: u32,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -93,6 +97,7 @@ impl<'a> OutcomeItem<'a> {
             request_id: o.request_id.as_deref().map(Cow::from),
             failure: o.failure.as_ref().map(Cow::Borrowed),
             usage: o.usage,
+            finish: o.finish,
             service_tier: o.service_tier.as_deref().map(Cow::from),
             attempts: o.attempts,
             throttled: o.throttled,
@@ -131,6 +136,7 @@ impl<'a> OutcomeItem<'a> {
             body: self.body.map(|body| body.into_owned().into()),
             failure: self.failure.map(Cow::into_owned),
             usage: self.usage,
+            finish: self.finish,
             service_tier: self.service_tier.map(|tier| tier.into_owned().into()),
             attempts: self.attempts,
             throttled: self.throttled,
@@ -214,6 +220,8 @@ pub(super) struct TotalsFields {
     pub ending: Option<OutcomeStatus>,
     pub attempts: u64,
     pub usage: TokenUsage,
+    #[serde(default)]
+    pub finish: Option<AnswerFinish>,
 }
 
 /// An item of `batches`. Without a state it only fixes the number of shards, for jobs of a batch
@@ -298,6 +306,8 @@ pub(super) struct UsageItem {
     pub withdrawn: u64,
     pub attempts: u64,
     pub usage: TokenUsage,
+    #[serde(default, skip_serializing_if = "FinishCounts::is_empty")]
+    pub finishes: FinishCounts,
 }
 
 /// Partition of all heartbeats, so that one read of one partition returns them all.

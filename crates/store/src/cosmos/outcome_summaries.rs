@@ -15,11 +15,11 @@ use super::request_units::CosmosOperation;
 use super::{CosmosInner, SHARDS_AT_A_TIME};
 use crate::{OutcomeSummary, StoreError};
 use domain::job::BatchId;
-use domain::outcome::{JobFailure, OutcomeStatus, TokenUsage};
+use domain::outcome::{AnswerFinish, JobFailure, OutcomeStatus, TokenUsage};
 
 const READ: CallPurpose = CallPurpose(CosmosOperation::Totals, "reading outcome summaries");
 
-const QUERY: &str = "SELECT c.id, c.ending, c.failure, c.usage, c.serviceTier, c.attempts, c.throttled, c.deployment, \
+const QUERY: &str = "SELECT c.id, c.ending, c.failure, c.usage, c.finish, c.serviceTier, c.attempts, c.throttled, c.deployment, \
                      c.model, c.latencyMs, c.finishedAt, c.deadline, c.metadata FROM c";
 
 const PAGE_ITEMS: u32 = 1000;
@@ -33,6 +33,8 @@ struct SummaryItem {
     #[serde(default)]
     failure: Option<JobFailure>,
     usage: TokenUsage,
+    #[serde(default)]
+    finish: Option<AnswerFinish>,
     #[serde(default)]
     service_tier: Option<Box<str>>,
     attempts: u32,
@@ -56,6 +58,7 @@ impl SummaryItem {
             ending: self.ending,
             failure: self.failure,
             usage: self.usage,
+            finish: self.finish,
             service_tier: self.service_tier,
             attempts: self.attempts,
             throttled: self.throttled,

@@ -18,7 +18,7 @@ use super::items::{TotalsFields, UsageItem, partition_key};
 use super::request_units::CosmosOperation;
 use super::worker_usage::WorkerSumKey;
 use super::{CosmosInner, SHARDS_AT_A_TIME};
-use crate::{BatchTotals, DeploymentTotals, MinuteTotals, RunningTotals, StoreError};
+use crate::{BatchTotals, DeploymentTotals, FinishCounts, MinuteTotals, RunningTotals, StoreError};
 use domain::job::BatchId;
 use domain::outcome::OutcomeStatus;
 
@@ -82,8 +82,8 @@ impl CosmosInner {
                 }
                 let key = (item.deployment, item.model, item.service_tier);
                 let (totals, withdrawn) = sums.entry(key).or_default();
-                let UsageItem { endings, usage, attempts, .. } = item;
-                *totals += &BatchTotals { endings, usage, attempts };
+                let UsageItem { endings, usage, attempts, finishes, .. } = item;
+                *totals += &BatchTotals { endings, usage, attempts, finishes };
                 *withdrawn += item.withdrawn;
             }
         }
@@ -112,7 +112,7 @@ impl CosmosInner {
     ) -> Result<BatchTotals, StoreError> {
         let mut pages: QueryPages<TotalsFields> = QueryPages::new(
             &self.outcomes,
-            "SELECT c.ending, c.attempts, c.usage FROM c".into(),
+            "SELECT c.ending, c.attempts, c.usage, c.finish FROM c".into(),
             FeedScope::partition(partition_key(batch, shard)),
             page_of(COUNTED_A_PAGE),
             COUNT,
@@ -125,6 +125,7 @@ impl CosmosInner {
                 }
                 totals.attempts += item.attempts;
                 totals.usage += item.usage;
+                totals.finishes += FinishCounts::of(item.ending, item.finish);
             }
         }
         Ok(totals)

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use super::items::{OutcomeItem, UsageItem};
-use crate::MinuteTotals;
+use crate::{FinishCounts, MinuteTotals};
 use domain::job::BatchId;
 use domain::outcome::Outcome;
 
@@ -51,6 +51,7 @@ impl WorkerUsage {
             *row.item.endings.entry(o.ending).or_default() += 1;
             row.item.attempts += u64::from(o.attempts);
             row.item.usage += o.usage;
+            row.item.finishes += FinishCounts::of(Some(o.ending), o.finish);
         }
     }
 
@@ -97,6 +98,7 @@ impl WorkerUsage {
             withdrawn: 0,
             attempts: 0,
             usage: Default::default(),
+            finishes: Default::default(),
         }
     }
 

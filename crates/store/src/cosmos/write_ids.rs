@@ -93,6 +93,7 @@ mod tests {
             body: None,
             failure: None,
             usage: TokenUsage::default(),
+            finish: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,

@@ -14,8 +14,8 @@ macro_rules! outcome_columns {
     () => {
         "batch_id, custom_id, position, digest, ending, status_code, request_id, error_code, \
          error_message, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, \
-         attempts, deployment, model, latency_ms, finished_at, metadata, body, service_tier, \
-         throttled, deadline"
+         unreported, attempts, deployment, model, latency_ms, finished_at, metadata, body, \
+         service_tier, throttled, deadline, finish"
     };
 }
 pub(super) use outcome_columns;
@@ -23,8 +23,8 @@ pub(super) use outcome_columns;
 /// Columns that `outcomes` and `withdrawn` share: what was paid, and for what.
 macro_rules! cost_columns {
     () => {
-        "prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, attempts, deployment, \
-         model, latency_ms, finished_at, metadata, service_tier, throttled"
+        "prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, unreported, attempts, \
+         deployment, model, latency_ms, finished_at, metadata, service_tier, throttled"
     };
 }
 pub(super) use cost_columns;
@@ -66,14 +66,14 @@ impl<'r> ColumnReader<'r> {
         self.parse(parse).map(Some)
     }
 
-    /// Reads the four token columns.
+    /// Reads the four token columns and `unreported`.
     pub(super) fn usage(&mut self) -> rusqlite::Result<TokenUsage> {
         Ok(TokenUsage {
             prompt: self.get()?,
             cached: self.get()?,
             completion: self.get()?,
             reasoning: self.get()?,
-            unreported: 0,
+            unreported: self.get()?,
         })
     }
 

@@ -9,7 +9,7 @@ use super::columns::{ColumnReader, cost_columns, outcome_columns};
 use super::{LocalStore, usage};
 use crate::{BatchTotals, OutcomeReader, OutcomeSummary, RunningTotals, SortOrder, StoreError};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{Outcome, OutcomeStatus};
+use domain::outcome::{AnswerFinish, Outcome, OutcomeStatus};
 
 #[async_trait]
 impl OutcomeReader for LocalStore {
@@ -103,9 +103,9 @@ const BY_POSITION: &str = concat!(
 );
 
 const SUMMARIES: &str = concat!(
-    "SELECT ending, error_code, error_message, deadline, ",
+    "SELECT ending, error_code, error_message, deadline, finish, ",
     cost_columns!(),
-    " FROM outcomes WHERE +batch_id = ?1 UNION ALL SELECT NULL, NULL, NULL, NULL, ",
+    " FROM outcomes WHERE +batch_id = ?1 UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, ",
     cost_columns!(),
     " FROM withdrawn WHERE batch_id = ?1"
 );
@@ -117,6 +117,7 @@ fn read_summary(row: &Row<'_>) -> rusqlite::Result<OutcomeSummary> {
         ending: columns.parse_optional(OutcomeStatus::from_name)?,
         failure: columns.failure()?,
         deadline: columns.parse_optional(|at| at.parse().ok())?,
+        finish: columns.parse_optional(AnswerFinish::from_name)?,
         usage: columns.usage()?,
         attempts: columns.get()?,
         deployment: columns.get()?,
@@ -155,5 +156,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         service_tier: columns.get()?,
         throttled: columns.get()?,
         deadline: columns.parse_optional(|at| at.parse().ok())?,
+        finish: columns.parse_optional(AnswerFinish::from_name)?,
     })
 }

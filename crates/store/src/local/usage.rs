@@ -1,23 +1,32 @@
 //! The `usage` table: tokens by batch, deployment, model, service tier, hour and ending; and the
 //! `minutes` table: throughput.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
 use super::columns::ColumnReader;
-use crate::{BatchTotals, DeploymentTotals, MinuteTotals, RunningTotals};
+use crate::{BatchTotals, DeploymentTotals, FinishCounts, MinuteTotals, RunningTotals};
 use domain::job::BatchId;
 use domain::outcome::{Outcome, OutcomeStatus, TokenUsage};
 
 /// Batch, deployment, model, service tier, hour, ending.
 type UsageKey<'a> = (&'a str, &'a str, &'a str, &'a str, String, OutcomeStatus);
 
+/// What one transaction adds to a row of `usage`.
+#[derive(Default)]
+struct UsageSum {
+    jobs: u64,
+    attempts: u64,
+    usage: TokenUsage,
+    finishes: FinishCounts,
+}
+
 /// Rows that one transaction adds to both tables, one a key rather than one an outcome.
 #[derive(Default)]
 pub(super) struct UsageRows<'a> {
-    sums: HashMap<UsageKey<'a>, (u64, u64, TokenUsage)>,
+    sums: HashMap<UsageKey<'a>, UsageSum>,
     minutes: HashMap<(&'a str, i64), MinuteTotals>,
 }
 
@@ -27,10 +36,11 @@ impl<'a> UsageRows<'a> {
         let hour = o.finished_at.to_string()[..13].to_owned();
         let (batch, tier) = (o.batch_id.as_str(), o.service_tier.as_deref().unwrap_or_default());
         let key = (batch, o.deployment.as_str(), o.model.as_str(), tier, hour, o.ending);
-        let (jobs, attempts, usage) = self.sums.entry(key).or_default();
-        *jobs += 1;
-        *attempts += u64::from(o.attempts);
-        *usage += o.usage;
+        let sum = self.sums.entry(key).or_default();
+        sum.jobs += 1;
+        sum.attempts += u64::from(o.attempts);
+        sum.usage += o.usage;
+        sum.finishes += FinishCounts::of(Some(o.ending), o.finish);
         let (minute, ended) = MinuteTotals::of(o);
         *self.minutes.entry((batch, minute)).or_default() += ended;
     }
@@ -38,17 +48,22 @@ impl<'a> UsageRows<'a> {
     pub(super) fn write(self, c: &Connection) -> rusqlite::Result<()> {
         let mut add = c.prepare_cached(
             "INSERT INTO usage (batch_id, deployment, model, service_tier, hour, ending, jobs, attempts,
-                 prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                 prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
+                 unreported, truncated, filtered)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
              ON CONFLICT DO UPDATE SET
                  jobs = jobs + excluded.jobs,
                  attempts = attempts + excluded.attempts,
                  prompt_tokens = prompt_tokens + excluded.prompt_tokens,
                  cached_tokens = cached_tokens + excluded.cached_tokens,
                  completion_tokens = completion_tokens + excluded.completion_tokens,
-                 reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens",
+                 reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+                 unreported = unreported + excluded.unreported,
+                 truncated = truncated + excluded.truncated,
+                 filtered = filtered + excluded.filtered",
         )?;
-        for ((batch, deployment, model, tier, hour, ending), (jobs, attempts, u)) in self.sums {
+        for ((batch, deployment, model, tier, hour, ending), sum) in self.sums {
+            let u = sum.usage;
             add.execute(params![
                 batch,
                 deployment,
@@ -56,12 +71,15 @@ impl<'a> UsageRows<'a> {
                 tier,
                 hour,
                 ending.as_str(),
-                jobs,
-                attempts,
+                sum.jobs,
+                sum.attempts,
                 u.prompt,
                 u.cached,
                 u.completion,
-                u.reasoning
+                u.reasoning,
+                u.unreported,
+                sum.finishes.truncated,
+                sum.finishes.filtered
             ])?;
         }
         let mut add = c.prepare_cached(
@@ -105,7 +123,7 @@ fn sums(c: &Connection, batch: &BatchId) -> rusqlite::Result<Vec<DeploymentTotal
     let mut select = c.prepare_cached(
         "SELECT deployment, model, service_tier, ending, sum(jobs), sum(attempts),
                 sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens),
-                sum(reasoning_tokens)
+                sum(reasoning_tokens), sum(unreported), sum(truncated), sum(filtered)
          FROM usage WHERE batch_id = ?1 GROUP BY deployment, model, service_tier, ending
          ORDER BY deployment, model, service_tier",
     )?;
@@ -128,8 +146,13 @@ fn read_sum(row: &Row<'_>) -> rusqlite::Result<DeploymentTotals> {
     let service_tier = Some(columns.get::<Box<str>>()?).filter(|tier| !tier.is_empty());
     let ending = columns.parse(OutcomeStatus::from_name)?;
     let jobs: u64 = columns.get()?;
-    let mut totals =
-        BatchTotals { attempts: columns.get()?, usage: columns.usage()?, ..BatchTotals::default() };
+    // In the order of the columns: struct fields are evaluated as they are written.
+    let mut totals = BatchTotals {
+        attempts: columns.get()?,
+        usage: columns.usage()?,
+        finishes: FinishCounts { truncated: columns.get()?, filtered: columns.get()? },
+        endings: BTreeMap::new(),
+    };
     // No job is left where all with this ending were withdrawn; their cost is.
     if jobs > 0 {
         totals.endings.insert(ending, jobs);
