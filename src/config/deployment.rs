@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
+use super::fault::ConfigFault;
 use admission::PoolMember;
 use admission::deployment::DeploymentLimits;
 #[cfg(not(feature = "azure"))]
@@ -62,20 +63,52 @@ pub struct DeploymentConfig {
 }
 
 impl DeploymentConfig {
-    /// # Errors
-    /// If a value is out of its range, or two exclude each other.
-    pub(super) fn check(&self, n: usize) -> Result<(), ConfigError> {
-        let range = |is_right: bool, name: &str, must| match is_right {
-            true => Ok(()),
-            false => Err(ConfigError::Range { key: format!("deployments.{n}.{name}"), must }),
-        };
-        range((0.0..1.0).contains(&self.reserve), "reserve", "from 0 to below 1")?;
-        let weighs = self.weight.is_none_or(|weight| weight.is_finite() && weight > 0.0);
-        range(weighs, "weight", "above 0")?;
-        if self.ptu && (self.tpm.is_some() || self.flex) {
-            return Err(ConfigError::PtuWithQuota(n));
+    /// Returns all settings of the deployment with number `n` that can't be used.
+    pub(super) fn faults(&self, n: usize) -> Vec<ConfigFault> {
+        let key = |name: &str| format!("deployments.{n}.{name}");
+        let counts = [
+            ("tpm", self.tpm),
+            ("rpm", self.rpm),
+            ("concurrency", self.concurrency.map(|calls| calls as u64)),
+        ];
+        let zeros = counts.into_iter().filter(|(_, value)| *value == Some(0));
+        let zeros = zeros.map(|(name, _)| (name, ConfigError::Zero { key: key(name) }));
+        let mut causes: Vec<_> = zeros.collect();
+        if !(0.0..1.0).contains(&self.reserve) {
+            let must = "from 0 to below 1";
+            causes.push(("reserve", ConfigError::Range { key: key("reserve"), must }));
         }
-        Ok(())
+        if !self.weight.is_none_or(|weight| weight.is_finite() && weight > 0.0) {
+            causes.push(("weight", ConfigError::Range { key: key("weight"), must: "above 0" }));
+        }
+        if self.ptu && (self.tpm.is_some() || self.flex) {
+            causes.push(("ptu", ConfigError::PtuWithQuota(n)));
+        }
+        // Without one it can still be simulated.
+        if !self.endpoint.is_empty()
+            && let Err(source) = self.endpoint(None)
+        {
+            let name = match source {
+                EndpointError::HeaderName(_) => "key_header",
+                _ => "endpoint",
+            };
+            causes.push((name, ConfigError::DeploymentEndpoint { key: key(name), source }));
+        }
+        if let Err(error) = self.check_credential() {
+            causes.push(("credential", error));
+        }
+        causes.into_iter().map(|(name, cause)| ConfigFault::new(key(name), cause)).collect()
+    }
+
+    fn check_credential(&self) -> Result<(), ConfigError> {
+        let name = || self.display_name();
+        match &self.credential {
+            None if self.token_scope.is_some() => Err(ConfigError::ScopeWithoutCredential(name())),
+            Some(_) if self.key_env.is_some() || self.key_file.is_some() => {
+                Err(ConfigError::KeyBesideCredential(name()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Builds the call target.
@@ -175,18 +208,10 @@ impl DeploymentConfig {
         name: &str,
         usual_scope: &str,
     ) -> Result<Option<BearerTokenCache>, ConfigError> {
-        let name = || name.to_owned();
-        let Some(identity) = &self.credential else {
-            return match self.token_scope {
-                Some(_) => Err(ConfigError::ScopeWithoutCredential(name())),
-                None => Ok(None),
-            };
-        };
-        if self.key_env.is_some() || self.key_file.is_some() {
-            return Err(ConfigError::KeyBesideCredential(name()));
-        }
+        self.check_credential()?;
+        let Some(identity) = &self.credential else { return Ok(None) };
         let scope = self.token_scope.as_deref().unwrap_or(usual_scope);
-        bearer_tokens(identity, name(), scope).map(Some)
+        bearer_tokens(identity, name.to_owned(), scope).map(Some)
     }
 
     fn key(&self) -> Result<Option<SecretString>, ConfigError> {

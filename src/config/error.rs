@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::fault::ConfigFaults;
 use crate::webhook;
 use domain::build_feature::MissingFeatureError;
 use model::ModelClientError;
@@ -10,13 +11,15 @@ use model::endpoint::EndpointError;
 /// Error in the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    #[error(transparent)]
+    Faults(ConfigFaults),
     #[error("can't read the configuration file {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     /// The parser's own text would show the line, which may hold a secret.
     #[error("{}, line {line}: {problem}", path.display())]
     Toml { path: PathBuf, line: usize, problem: String },
-    #[error("{key}: {problem} (from {origin})")]
-    Key { key: String, problem: String, origin: String },
+    #[error("{key}: {problem}")]
+    Key { key: String, problem: String },
     #[error("{key}: {source}")]
     Feature { key: String, source: MissingFeatureError },
     #[cfg(feature = "azure")]
@@ -35,6 +38,8 @@ pub enum ConfigError {
     PtuWithQuota(usize),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    #[error("{key}: {source}")]
+    DeploymentEndpoint { key: String, source: EndpointError },
     #[error(transparent)]
     Client(#[from] ModelClientError),
     #[error("the variable {0} is not set; it should hold the API key")]
@@ -45,9 +50,6 @@ pub enum ConfigError {
     KeyBesideCredential(String),
     #[error("deployment {0}: 'token_scope' needs 'credential'")]
     ScopeWithoutCredential(String),
-    #[cfg(feature = "serve")]
-    #[error(transparent)]
-    Serve(#[from] serve::settings::ServeSettingsError),
     #[cfg(feature = "azure")]
     #[error("deployment {name}: the identity can't be used here: {source}")]
     Identity { name: String, source: identity::IdentityError },

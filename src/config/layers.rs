@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use toml::de::DeTable;
+
 use super::error::ConfigError;
+use super::fault::{ConfigFault, ConfigFaults};
+use super::interpret::{interpret, set_aside};
 use super::missing_feature;
+use super::places::{KeyLines, key_lines, line_at, place_of};
 use super::settings::Config;
 
 /// File that is read if none is named.
@@ -16,7 +21,7 @@ impl Config {
     /// Reads the file (a missing default file counts as empty) and merges the environment over it.
     ///
     /// # Errors
-    /// Names the key, the problem and, for a value of the wrong form, the sources that were read.
+    /// Tells all faults, each with its key, its line or variable, and the mend.
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
@@ -30,6 +35,7 @@ pub struct ConfigLayers {
     table: toml::Table,
     /// Path of the file, for messages.
     pub(super) file: String,
+    lines: KeyLines,
     /// Variable that set a key, by the key's dotted path.
     pub(super) variables: BTreeMap<String, String>,
 }
@@ -42,17 +48,14 @@ impl ConfigLayers {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        let mut table = match std::fs::read_to_string(path) {
-            Ok(text) => text.parse::<toml::Table>().map_err(|error| ConfigError::Toml {
-                path: path.to_owned(),
-                line: line_of(&text, &error),
-                problem: error.message().to_owned(),
-            })?,
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                toml::Table::new()
+                String::new()
             }
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
+        let (mut table, lines) = parse(path, &text)?;
         let mut set: Vec<_> = environment.filter(|(k, _)| k.starts_with(ENV_PREFIX)).collect();
         set.sort();
         let mut variables = BTreeMap::new();
@@ -62,31 +65,37 @@ impl ConfigLayers {
             set_at_path(&mut table, &keys, &value);
             variables.insert(keys.join("."), variable);
         }
-        Ok(Self { table, file: path.display().to_string(), variables })
+        Ok(Self { table, file: path.display().to_string(), lines, variables })
     }
 
     /// Returns the whole configuration, checked.
     ///
     /// # Errors
-    /// Names the key, the problem and, for a value of the wrong form, the sources that were read.
+    /// Tells all faults, each with its key, its line or variable, and the mend.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        missing_feature::check(&self.table)?;
-        let read = serde_path_to_error::deserialize(self.table.clone());
-        let config: Config = read.map_err(|error| {
-            let key = error.path().to_string();
-            // The parser quotes what it did not expect. Here that may be the secret itself.
-            let problem = if ["credential", "connection_string", "serve.tokens", "documents.sas"]
-                .iter()
-                .any(|name| key.contains(name))
-            {
-                "it does not have the form shown by the examples in config/".to_owned()
-            } else {
-                error.inner().message().to_owned()
-            };
-            ConfigError::Key { key, problem, origin: self.origins() }
-        })?;
-        config.check()?;
-        Ok(config)
+        let mut table = self.table.clone();
+        let mut faults = missing_feature::faults(&table);
+        for fault in &faults {
+            let path: Vec<_> = fault.key.split('.').map(str::to_owned).collect();
+            set_aside(&mut table, &path);
+        }
+        let config = interpret(table, &mut faults);
+        let unread = faults.len();
+        for fault in config.iter().flat_map(Config::faults) {
+            // What is said of a section whose setting was set aside may not be so.
+            let is_doubtful = |told: &ConfigFault| told.is_within(&fault.key);
+            if !faults[..unread].iter().any(is_doubtful) {
+                faults.push(fault);
+            }
+        }
+        for fault in &mut faults {
+            fault.place = place_of(&fault.key, &self.file, &self.lines, &self.variables);
+        }
+        ConfigFaults::into_result(faults)?;
+        config.ok_or_else(|| {
+            let problem = "the settings can't be read".to_owned();
+            ConfigError::Key { key: self.file.clone(), problem }
+        })
     }
 
     pub(super) fn is_in_file(&self, path: &[String]) -> bool {
@@ -99,16 +108,29 @@ impl ConfigLayers {
         }
         value.is_some()
     }
-
-    fn origins(&self) -> String {
-        let parts = std::iter::once(&self.file).chain(self.variables.values());
-        parts.cloned().collect::<Vec<_>>().join(", ")
-    }
 }
 
-fn line_of(text: &str, error: &toml::de::Error) -> usize {
-    let at = error.span().map_or(0, |span| span.start.min(text.len()));
-    text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1
+/// Parses the file, with the line of each key.
+fn parse(path: &Path, text: &str) -> Result<(toml::Table, KeyLines), ConfigError> {
+    let (read, errors) = DeTable::parse_recoverable(text);
+    let mut faults = Vec::new();
+    let mut told = 0;
+    for error in errors {
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
+        // The parser goes on within the line, and finds more that is the same.
+        if line > told {
+            let (path, problem) = (path.to_owned(), error.message().to_owned());
+            faults.push(ConfigFault::new("", ConfigError::Toml { path, line, problem }));
+            told = line;
+        }
+    }
+    ConfigFaults::into_result(faults)?;
+    let table = text.parse().map_err(|error: toml::de::Error| ConfigError::Toml {
+        path: path.to_owned(),
+        line: line_at(text, error.span().map_or(0, |span| span.start)),
+        problem: error.message().to_owned(),
+    })?;
+    Ok((table, key_lines(text, read.get_ref())))
 }
 
 /// Sets one key from the environment; text that parses as a TOML non-string becomes that value.

@@ -4,6 +4,7 @@
 use toml::{Table, Value};
 
 use super::error::ConfigError;
+use super::fault::ConfigFault;
 use domain::build_feature::MissingFeatureError;
 
 /// A setting by its path, in which `*` is any entry of a list; its feature; and if that is built in.
@@ -20,35 +21,44 @@ const SETTINGS: [FeatureSetting; 6] = [
     (&["serve"], "serve", cfg!(feature = "serve")),
 ];
 
-/// # Errors
-/// If a setting belongs to a part that this build leaves out.
-pub(super) fn check(table: &Table) -> Result<(), ConfigError> {
-    check_against(&SETTINGS, table)
+/// Returns the settings of parts that this build leaves out.
+pub(super) fn faults(table: &Table) -> Vec<ConfigFault> {
+    faults_against(&SETTINGS, table)
 }
 
-fn check_against(settings: &[FeatureSetting], table: &Table) -> Result<(), ConfigError> {
-    for (path, feature, is_built) in settings {
-        if !is_built && let Some(key) = find(table, path) {
-            return Err(ConfigError::Feature { key, source: MissingFeatureError { feature } });
+fn faults_against(settings: &[FeatureSetting], table: &Table) -> Vec<ConfigFault> {
+    let mut faults: Vec<ConfigFault> = Vec::new();
+    for (path, feature, _) in settings.iter().filter(|(_, _, is_built)| !is_built) {
+        for key in find(table, path) {
+            // A part of what was told needs no telling.
+            if !faults.iter().any(|told| key.starts_with(&format!("{}.", told.key))) {
+                let source = MissingFeatureError { feature };
+                let cause = ConfigError::Feature { key: key.clone(), source };
+                faults.push(ConfigFault::new(key, cause));
+            }
         }
     }
-    Ok(())
+    faults
 }
 
-/// Returns the key as it stands in the table, with numbers for entries of lists.
-fn find(table: &Table, path: &[&str]) -> Option<String> {
-    let (first, rest) = path.split_first()?;
-    let value = table.get(*first)?;
-    match (value, rest) {
-        (_, []) => Some((*first).to_owned()),
-        (Value::Table(inner), _) => find(inner, rest).map(|key| format!("{first}.{key}")),
-        (Value::Array(items), ["*", rest @ ..]) => {
-            items.iter().enumerate().find_map(|(n, item)| {
-                find(item.as_table()?, rest).map(|key| format!("{first}.{n}.{key}"))
-            })
+/// Returns the keys as they stand in the table, with numbers for entries of lists.
+fn find(table: &Table, path: &[&str]) -> Vec<String> {
+    let Some((first, rest)) = path.split_first() else { return Vec::new() };
+    let found = match (table.get(*first), rest) {
+        (None, _) => return Vec::new(),
+        (Some(_), []) => return vec![(*first).to_owned()],
+        (Some(Value::Table(inner)), _) => find(inner, rest),
+        (Some(Value::Array(items)), ["*", rest @ ..]) => {
+            let tables = items.iter().enumerate().filter_map(|(n, i)| Some((n, i.as_table()?)));
+            let keys = |(n, item)| {
+                let keys = find(item, rest).into_iter();
+                keys.map(move |key| format!("{n}.{key}"))
+            };
+            tables.flat_map(keys).collect()
         }
-        _ => None,
-    }
+        _ => Vec::new(),
+    };
+    found.into_iter().map(|key| format!("{first}.{key}")).collect()
 }
 
 #[cfg(test)]
@@ -58,7 +68,7 @@ mod tests {
     #[test]
     fn a_setting_of_a_part_that_is_left_out_names_its_feature() {
         let settings: Vec<_> = SETTINGS.map(|(path, feature, _)| (path, feature, false)).to_vec();
-        let said = |text: &str| check_against(&settings, &text.parse().unwrap());
+        let told = |text: &str| faults_against(&settings, &text.parse().unwrap());
         let cases = [
             ("[queue.service_bus]\nqueue = \"q\"", "queue.service_bus: ", "azure"),
             ("store = { cosmos = { database = \"d\" } }", "store.cosmos: ", "azure"),
@@ -71,11 +81,12 @@ mod tests {
             ("[serve]\n", "serve: ", "serve"),
         ];
         for (text, key, feature) in cases {
-            let error = said(text).unwrap_err().to_string();
+            let [fault] = &told(text)[..] else { panic!("{text}") };
+            let error = fault.to_string();
             let advice = format!("--features {feature} (or full)");
             assert!(error.starts_with(key) && error.ends_with(&advice), "{error}");
         }
         let local = "queue = \"local\"\n[store.local]\n[[deployments]]\nendpoint = \"http://a\"";
-        assert!(said(local).is_ok());
+        assert!(told(local).is_empty());
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::deployment::{DEFAULT_CONCURRENCY, DeploymentConfig};
 use super::error::ConfigError;
+use super::fault::{ConfigFault, ConfigFaults};
 use super::sections::{
     InputConfig, LogConfig, PoolConfig, PricesConfig, QueueBackend, StateConfig, StoreBackend,
     WorkerConfig,
@@ -44,14 +45,9 @@ pub struct Config {
 const JOBS_BESIDE_CALLS: usize = 1024;
 
 impl Config {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        #[cfg(feature = "azure")]
-        if let QueueBackend::ServiceBus(settings) = &self.queue {
-            settings.check()?;
-        }
-        self.webhook.target()?;
-        #[cfg(feature = "documents")]
-        self.documents.check()?;
+    /// Returns all settings that are out of their range or exclude each other.
+    pub(super) fn faults(&self) -> Vec<ConfigFault> {
+        let mut faults = self.section_faults();
         let counts = [
             ("state.lock_seconds", self.state.lock_seconds),
             ("input.max_line_mib", self.input.max_line_mib as u64),
@@ -59,41 +55,52 @@ impl Config {
             ("worker.max_deliveries", self.worker.max_deliveries.into()),
             ("worker.request_timeout_seconds", self.worker.request_timeout_seconds),
         ];
-        let deployments = self.deployments.iter().enumerate().flat_map(|(n, d)| {
-            let limits =
-                [("tpm", d.tpm), ("rpm", d.rpm), ("concurrency", d.concurrency.map(|c| c as u64))];
-            limits.map(|(key, value)| (format!("deployments.{n}.{key}"), value.unwrap_or(1)))
-        });
-        self.check_pool()?;
+        let zeros = counts.into_iter().filter(|(_, value)| *value == 0);
+        let to_fault = |key: &str| ConfigFault::new(key, ConfigError::Zero { key: key.to_owned() });
+        faults.extend(zeros.map(|(key, _)| to_fault(key)));
+        faults.extend(self.ranges().into_iter().filter_map(|(is_right, key, must)| {
+            let cause = ConfigError::Range { key: key.to_owned(), must };
+            (!is_right).then(|| ConfigFault::new(key, cause))
+        }));
+        faults.extend(self.deployments.iter().enumerate().flat_map(|(n, d)| d.faults(n)));
+        faults
+    }
+
+    /// Returns faults of the sections that other crates check.
+    fn section_faults(&self) -> Vec<ConfigFault> {
+        let mut faults = Vec::new();
+        #[cfg(feature = "azure")]
+        if let QueueBackend::ServiceBus(settings) = &self.queue
+            && let Err(error) = settings.check()
+        {
+            faults.push(ConfigFault::new("queue.service_bus", error));
+        }
+        if let Err(error) = self.webhook.target() {
+            faults.push(ConfigFault::new("webhook", error));
+        }
+        #[cfg(feature = "documents")]
+        if let Err(error) = self.documents.check() {
+            faults.push(ConfigFault::new("documents", error));
+        }
         #[cfg(feature = "serve")]
-        self.serve.check()?;
-        self.check_scaling()?;
-        let counts = counts.map(|(key, value)| (key.to_owned(), value));
-        match counts.into_iter().chain(deployments).find(|(_, value)| *value == 0) {
-            Some((key, _)) => Err(ConfigError::Zero { key }),
-            None => Ok(()),
-        }
+        faults.extend(self.serve.limits.zeros().map(|key| {
+            let key = format!("serve.limits.{key}");
+            ConfigFault::new(key.clone(), ConfigError::Zero { key })
+        }));
+        faults
     }
 
-    fn check_scaling(&self) -> Result<(), ConfigError> {
+    /// Returns if each setting is within its range, its key, and the range in words.
+    fn ranges(&self) -> [(bool, &'static str, &'static str); 3] {
         let formula::ScalingSettings { min_replicas, max_replicas, backlog_minutes } = self.scaling;
-        if max_replicas == 0 || min_replicas > max_replicas {
-            let key = "scaling.max_replicas".to_owned();
-            return Err(ConfigError::Range { key, must: "at least 1 and at least min_replicas" });
-        }
-        if !(0.1..=1e6).contains(&backlog_minutes) {
-            let key = "scaling.backlog_minutes".to_owned();
-            return Err(ConfigError::Range { key, must: "from 0.1 to 1000000" });
-        }
-        Ok(())
-    }
-
-    fn check_pool(&self) -> Result<(), ConfigError> {
-        if !(0.0..=86_400.0).contains(&self.pool.spill_after_seconds) {
-            let key = "pool.spill_after_seconds".to_owned();
-            return Err(ConfigError::Range { key, must: "from 0 to 86400" });
-        }
-        self.deployments.iter().enumerate().try_for_each(|(n, d)| d.check(n))
+        let spill = (0.0..=86_400.0).contains(&self.pool.spill_after_seconds);
+        let replicas = max_replicas > 0 && min_replicas <= max_replicas;
+        let backlog = (0.1..=1e6).contains(&backlog_minutes);
+        [
+            (spill, "pool.spill_after_seconds", "from 0 to 86400"),
+            (replicas, "scaling.max_replicas", "at least 1 and at least min_replicas"),
+            (backlog, "scaling.backlog_minutes", "from 0.1 to 1000000"),
+        ]
     }
 
     /// Returns the rules for reading input lines.
@@ -145,10 +152,10 @@ impl Config {
     /// Builds the call targets of all deployments.
     ///
     /// # Errors
-    /// If an endpoint or its key can't be used.
+    /// Tells every deployment whose endpoint or key can't be used.
     pub fn targets(&self) -> Result<Vec<WorkerTarget>, ConfigError> {
         let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
-        self.deployments.iter().map(|deployment| deployment.target(timeout)).collect()
+        self.of_deployments(|deployment| deployment.target(timeout))
     }
 
     /// All that the HTTP server takes from here.
@@ -166,8 +173,28 @@ impl Config {
     /// Builds the admission members of all deployments, for users that make no call: reads no key.
     ///
     /// # Errors
-    /// If an endpoint is no URL.
+    /// Tells every deployment whose endpoint is no URL.
     pub fn members(&self) -> Result<Vec<PoolMember>, ConfigError> {
-        self.deployments.iter().map(DeploymentConfig::member).collect()
+        self.of_deployments(DeploymentConfig::member)
+    }
+
+    fn of_deployments<T>(
+        &self,
+        make: impl Fn(&DeploymentConfig) -> Result<T, ConfigError>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let mut made = Vec::new();
+        let mut faults = Vec::new();
+        for (n, deployment) in self.deployments.iter().enumerate() {
+            match make(deployment) {
+                Ok(one) => made.push(one),
+                Err(cause) => {
+                    let name = || format!("deployment {}", deployment.display_name());
+                    let place = (self.deployments.len() > 1).then(name);
+                    faults.push(ConfigFault { key: format!("deployments.{n}"), place, cause });
+                }
+            }
+        }
+        ConfigFaults::into_result(faults)?;
+        Ok(made)
     }
 }

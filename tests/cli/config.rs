@@ -71,3 +71,27 @@ fn the_readme_names_every_example() {
         assert!(readme.contains(&format!("config/{name}")), "{name}");
     }
 }
+
+#[test]
+fn one_start_tells_every_fault_of_file_and_environment_before_anything_is_enqueued() {
+    let place = Place::new();
+    place.write("in.jsonl", support::cli::chats(1));
+    let text = "[worker]\nmax_trys = 3\n[[deployments]]\nendpoint = \"contoso\"\ntpm = 0\n";
+    place.write("promptmill.toml", text);
+    let mut command = place.command(&["enqueue", "in.jsonl"]);
+    command.env("PROMPTMILL__POOL__SPILL_AFTER_SECONDS", "-1");
+    let ended = Ended::from(command.output().unwrap());
+    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    for told in [
+        "the configuration has 4 faults:",
+        "worker.max_trys: unknown field `max_trys`, expected one of `max_tries`",
+        "(promptmill.toml, line 2)",
+        "deployments.0.endpoint: 'contoso' is not an endpoint",
+        "(promptmill.toml, line 4)",
+        "deployments.0.tpm must be at least 1 (promptmill.toml, line 5)",
+        "spill_after_seconds must be from 0 to 86400 (PROMPTMILL__POOL__SPILL_AFTER_SECONDS)",
+    ] {
+        assert!(ended.err.contains(told), "{told}: {}", ended.err);
+    }
+    assert!(!place.path(".promptmill").exists(), "nothing may be opened");
+}

@@ -14,8 +14,6 @@ const SHORTEST_TOKEN: usize = 16;
 /// A setting of the server that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeSettingsError {
-    #[error("{key} must be at least 1")]
-    Zero { key: String },
     #[error("serve.tokens '{name}': {problem}")]
     Token { name: String, problem: String },
 }
@@ -112,30 +110,17 @@ impl Default for ServeLimits {
     }
 }
 
-impl ServeConfig {
-    /// Checks that no limit is zero.
-    ///
-    /// # Errors
-    /// Names the limit.
-    pub fn check(&self) -> Result<(), ServeSettingsError> {
-        let ServeLimits {
-            file_mib,
-            requests_per_second,
-            connections,
-            request_seconds,
-            idle_seconds,
-        } = self.limits;
+impl ServeLimits {
+    /// Returns the names of the limits that are zero: each must be at least 1.
+    pub fn zeros(&self) -> impl Iterator<Item = &'static str> {
         let counts = [
-            ("file_mib", file_mib),
-            ("requests_per_second", requests_per_second.into()),
-            ("connections", connections as u64),
-            ("request_seconds", request_seconds),
-            ("idle_seconds", idle_seconds),
+            ("file_mib", self.file_mib),
+            ("requests_per_second", self.requests_per_second.into()),
+            ("connections", self.connections as u64),
+            ("request_seconds", self.request_seconds),
+            ("idle_seconds", self.idle_seconds),
         ];
-        match counts.iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => Err(ServeSettingsError::Zero { key: format!("serve.limits.{key}") }),
-            None => Ok(()),
-        }
+        counts.into_iter().filter(|(_, value)| *value == 0).map(|(name, _)| name)
     }
 }
 
