@@ -112,6 +112,21 @@ fn throttled_and_failed_are_kept_apart_and_retries_are_counted() {
 }
 
 #[test]
+fn with_retries_a_service_that_asks_for_a_pause_is_not_flooded() {
+    // Room for some calls, and then none until the minute is over, long after the phase's end.
+    let limited = SimulatorSettings { tpm: Some(60 * 5), ..SimulatorSettings::default() };
+    let service = Service::start(limited);
+    let flags = ["--concurrency", "4", "--duration", "3", "--retry", "exponential"];
+    let found = report(&Place::new(), &service, &flags);
+    let counts = &found.phases[0].counts;
+    assert_eq!(found.ended, BenchStopReason::Complete);
+    assert!(counts.throttled >= 1, "{counts:?}");
+    // Every place is refused a few times at most: by the minute that ends meanwhile, perhaps, too.
+    assert!(counts.refused_calls <= 4 * 8, "{counts:?}");
+    assert_eq!(service.ledger().requests, counts.calls);
+}
+
+#[test]
 fn what_is_wrong_ends_it_at_once_with_its_exit_code() {
     let only =
         SimulatorSettings { deployments: vec!["other".into()], ..SimulatorSettings::default() };

@@ -402,6 +402,11 @@ impl Deployment {
         self.in_flight
     }
 
+    /// Returns the calls in flight that the settings allow.
+    pub fn configured_calls(&self) -> usize {
+        self.limits.concurrency
+    }
+
     /// Returns its state for display; `place`: its tier, and the tokens queued for it.
     pub fn snapshot(
         &mut self,

@@ -159,7 +159,8 @@ impl Deployment {
             BreakerDecision::AfterProbe => Some((broken(), None)),
             BreakerDecision::All if !self.may_start_call() => {
                 let ends = self.next_end(now) - now;
-                Some((BlockReason::Calls { in_flight: self.in_flight() }, Some(ends)))
+                let (in_flight, concurrency) = (self.in_flight(), self.configured_calls());
+                Some((BlockReason::Calls { in_flight, concurrency }, Some(ends)))
             }
             BreakerDecision::All | BreakerDecision::Probe => None,
         }

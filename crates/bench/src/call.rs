@@ -74,14 +74,15 @@ pub(super) struct RequestTimes {
     pub(super) until: Option<Duration>,
 }
 
-/// Sends one request and waits for its end. Nothing is retried after `halt`.
+/// Sends one request and waits for its end. Nothing is retried after `halt`. Returns the wait, too,
+/// that a request given up for now would still have to keep to: one in its place keeps to it.
 pub(super) async fn send_with_retries(
     client: &ModelClient,
     job: &Job,
     retry: RetryPolicy,
     times: RequestTimes,
     halt: &CancellationToken,
-) -> RequestSample {
+) -> (RequestSample, Duration) {
     let started = times.phase_start.elapsed();
     let mut sample = RequestSample {
         intended: times.intended,
@@ -108,7 +109,7 @@ pub(super) async fn send_with_retries(
         let wait = match &verdict {
             Verdict::Answered(reply) => {
                 sample.record_reply(reply, &watch, times);
-                return sample;
+                return (sample, Duration::ZERO);
             }
             Verdict::Throttled { asked, .. } => {
                 sample.throttled_calls += 1;
@@ -122,18 +123,21 @@ pub(super) async fn send_with_retries(
             | Verdict::Denied { .. }
             | Verdict::Misconfigured { .. } => {
                 sample.status = status_of(verdict);
-                return sample;
+                return (sample, Duration::ZERO);
             }
         };
         sample.status = status_of(verdict);
         let delay = retry::delay(sample.calls, wait, rand::random());
         let in_vain = times.until.is_some_and(|until| sample.ended + delay >= until);
-        if retry == RetryPolicy::None || sample.calls >= MAX_ATTEMPTS || in_vain {
-            return sample;
+        if retry == RetryPolicy::None {
+            return (sample, Duration::ZERO);
+        }
+        if sample.calls >= MAX_ATTEMPTS || in_vain {
+            return (sample, delay);
         }
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = halt.cancelled() => return sample,
+            () = halt.cancelled() => return (sample, Duration::ZERO),
         }
     }
 }

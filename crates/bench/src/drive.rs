@@ -136,7 +136,9 @@ impl PhaseRun {
         self.polling_micros.store(micros(pacer.polling), Ordering::Relaxed);
     }
 
-    /// Closed loop: starts the next request when the one before it ends.
+    /// Closed loop: starts the next request when the one before it ends, and, if that was given up
+    /// although it should be tried again, when its wait is over: with retries nobody floods a
+    /// service that asks for a pause.
     async fn closed_loop(self: Arc<Self>, send: mpsc::Sender<RequestSample>) {
         while !self.halt.is_cancelled() {
             let intended = self.phase_start.elapsed();
@@ -144,7 +146,20 @@ impl PhaseRun {
                 break;
             }
             let job = self.next_job(None);
-            self.call(&job, intended, &send).await;
+            let wait = self.call(&job, intended, &send).await;
+            self.rest(wait).await;
+        }
+    }
+
+    /// Waits so long, but no longer than the phase lasts.
+    async fn rest(&self, wait: Duration) {
+        if wait.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.wait_for_end() => {}
+            () = self.halt.cancelled() => {}
         }
     }
 
@@ -174,14 +189,21 @@ impl PhaseRun {
         self.bench.prompts.lock().unwrap_or_else(PoisonError::into_inner).next(sizes)
     }
 
-    async fn call(&self, job: &Job, intended: Duration, send: &mpsc::Sender<RequestSample>) {
+    /// Makes one request; returns the wait that is left of it if it was given up.
+    async fn call(
+        &self,
+        job: &Job,
+        intended: Duration,
+        send: &mpsc::Sender<RequestSample>,
+    ) -> Duration {
         let times = RequestTimes { phase_start: self.phase_start, intended, until: self.until };
         let Bench { client, retry, .. } = self.bench.as_ref();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let sample = call::send_with_retries(client, job, *retry, times, &self.halt).await;
+        let (sample, wait) = call::send_with_retries(client, job, *retry, times, &self.halt).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         // The collector stays until all senders are gone.
         let _ = send.send(sample).await;
+        wait
     }
 
     /// Collects samples until no task can send any more.

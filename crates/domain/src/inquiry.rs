@@ -96,7 +96,12 @@ pub enum BlockReason {
     /// This instance has used its requests a minute there.
     Requests { rpm: Option<u64>, share: f64 },
     /// It has as many calls in flight as allowed.
-    Calls { in_flight: usize },
+    Calls {
+        in_flight: usize,
+        /// The bound that the settings give. 0 from workers of older versions.
+        #[serde(default)]
+        concurrency: usize,
+    },
     /// It refused calls for want of quota or room, in these words.
     Paused {
         #[serde(default)]

@@ -21,6 +21,8 @@ pub struct DeploymentStatus {
     /// Tokens of the jobs held by workers for it.
     pub waiting: u64,
     pub in_flight: u64,
+    /// Workers with jobs waiting whose calls in flight are as many as `concurrency` allows.
+    pub bound_by_calls: u64,
     /// Remaining pause after a 429, in milliseconds; the longest of all workers.
     pub paused_ms: Option<u64>,
     /// Words of the last refusal, if nothing was answered since, and the rest of the wait that it
@@ -51,6 +53,8 @@ impl DeploymentStatus {
         self.used_last_minute += state.used_last_minute;
         self.waiting += state.waiting;
         self.in_flight += state.in_flight as u64;
+        let has_all_calls = state.concurrency > 0 && state.in_flight >= state.concurrency;
+        self.bound_by_calls += u64::from(has_all_calls && state.waiting > 0);
         self.paused_ms = self.paused_ms.max(state.paused_ms);
         self.asked_ms = self.asked_ms.max(state.asked_ms);
         self.last_refusal = state.last_refusal.clone().or(self.last_refusal.take());
@@ -99,5 +103,17 @@ mod tests {
             (sim.waiting, sim.in_flight, sim.troubles.as_slice()),
             (200, 4, ["503".to_owned()].as_slice())
         );
+    }
+
+    #[test]
+    fn a_worker_is_bound_by_its_calls_when_all_are_in_flight_and_jobs_wait() {
+        let bound = |concurrency, waiting| {
+            let mut worker = heartbeat(0, BreakerState::Closed);
+            let state = &mut worker.status.deployments[0].snapshot.state;
+            (state.concurrency, state.waiting) = (concurrency, waiting);
+            aggregate(&[worker])[0].bound_by_calls
+        };
+        assert_eq!(bound(2, 100), 1);
+        assert_eq!([bound(3, 100), bound(2, 0), bound(0, 100)], [0; 3]);
     }
 }

@@ -21,6 +21,12 @@ pub(super) fn deployment(d: &DeploymentStatus) -> String {
          {} workers",
         d.name, d.used_last_minute, d.waiting, d.in_flight, d.workers
     );
+    if d.bound_by_calls > 0 {
+        line += &format!(
+            ", bound by calls in flight on {} of them (raise `concurrency`)",
+            d.bound_by_calls
+        );
+    }
     if let Some(ms) = d.paused_ms {
         line += &format!(", paused for {} s more", ms.div_ceil(1_000));
     }

@@ -24,9 +24,7 @@ pub(super) fn block_line(block: &BlockedDeployment) -> String {
                 per_cent(*share)
             )
         }
-        BlockReason::Calls { in_flight } => {
-            format!("is at its limit of calls in flight: {in_flight}")
-        }
+        BlockReason::Calls { in_flight, concurrency } => calls_text(*in_flight, *concurrency),
         BlockReason::Paused { error } => {
             format!("pauses after a refusal: {}", error.as_deref().unwrap_or("429"))
         }
@@ -55,4 +53,27 @@ pub(super) fn relative_time(ms: u64) -> String {
 fn clock_time(ms: u64) -> String {
     let at = Timestamp::now() + Duration::from_millis(ms);
     format!("about {} ({})", at.strftime("%H:%M:%S UTC"), relative_time(ms))
+}
+
+/// Says that the calls in flight are what binds, and which setting would change it: where fewer go
+/// than the settings allow, none would, as their number is learnt from answers and refusals.
+fn calls_text(in_flight: usize, concurrency: usize) -> String {
+    let limit = format!("is at its limit of calls in flight: {in_flight}");
+    match concurrency {
+        0 => limit,
+        most if in_flight < most => format!("{limit} for now, {most} at most (`concurrency`)"),
+        _ => format!("{limit} (`concurrency` sets it; more use more of the quota)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_is_named_where_it_is_what_binds() {
+        assert!(calls_text(64, 64).contains("64 (`concurrency` sets it"));
+        assert!(calls_text(5, 64).ends_with("5 for now, 64 at most (`concurrency`)"));
+        assert!(calls_text(5, 0).ends_with("flight: 5"), "an older worker tells no setting");
+    }
 }
