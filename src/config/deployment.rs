@@ -6,8 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::error::ConfigError;
-use super::fault::ConfigFault;
+use super::error::{ConfigError, ConfigFault};
 use admission::PoolMember;
 use admission::deployment::DeploymentLimits;
 #[cfg(not(feature = "azure"))]

@@ -3,8 +3,7 @@
 
 use toml::{Table, Value};
 
-use super::error::ConfigError;
-use super::fault::ConfigFault;
+use super::error::{ConfigError, ConfigFault};
 use super::settings::Config;
 
 /// Settings under which the parser's words would quote a secret.

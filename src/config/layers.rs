@@ -5,8 +5,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-use super::error::ConfigError;
-use super::fault::{ConfigFault, ConfigFaults};
+use super::error::{ConfigError, ConfigFault, ConfigFaults};
 use super::interpret::{interpret, set_aside};
 use super::missing_feature;
 use super::places::{KeyLines, key_lines, line_at, place_of};

@@ -3,8 +3,7 @@
 
 use toml::{Table, Value};
 
-use super::error::ConfigError;
-use super::fault::ConfigFault;
+use super::error::{ConfigError, ConfigFault};
 use domain::build_feature::MissingFeatureError;
 
 /// A setting by its path, in which `*` is any entry of a list; its feature; and if that is built in.

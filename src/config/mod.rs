@@ -8,7 +8,6 @@
 mod deployment;
 mod error;
 mod explain;
-mod fault;
 mod interpret;
 mod layers;
 mod missing_feature;
@@ -17,8 +16,7 @@ mod sections;
 mod settings;
 
 pub use deployment::{DEFAULT_CONCURRENCY, DeploymentConfig};
-pub use error::ConfigError;
-pub use fault::{ConfigFault, ConfigFaults};
+pub use error::{ConfigError, ConfigFault, ConfigFaults};
 pub use layers::{ConfigLayers, DEFAULT_FILE};
 pub use sections::{
     InputConfig, LogConfig, LogFormat, PoolConfig, PricesConfig, QueueBackend, StateConfig,

@@ -5,8 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::deployment::{DEFAULT_CONCURRENCY, DeploymentConfig};
-use super::error::ConfigError;
-use super::fault::{ConfigFault, ConfigFaults};
+use super::error::{ConfigError, ConfigFault, ConfigFaults};
 use super::sections::{
     InputConfig, LogConfig, PoolConfig, PricesConfig, QueueBackend, StateConfig, StoreBackend,
     WorkerConfig,
