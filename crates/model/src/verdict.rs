@@ -69,19 +69,33 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Returns one word for logs.
+    /// One word for each, for logs and for docs/replies.md.
+    pub const NAMES: [&'static str; 9] = [
+        "answered",
+        "refused",
+        "refused_here",
+        "denied",
+        "throttled",
+        "transient",
+        "no_answer",
+        "unreachable",
+        "misconfigured",
+    ];
+
+    /// Returns its word of [`Self::NAMES`].
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Answered(_) => "answered",
-            Self::Refused(_) => "refused",
-            Self::RefusedHere(_) => "refused_here",
-            Self::Denied { .. } => "denied",
-            Self::Throttled { .. } => "throttled",
-            Self::Transient { .. } => "transient",
-            Self::NoAnswer(_) => "no_answer",
-            Self::Unreachable { .. } => "unreachable",
-            Self::Misconfigured { .. } => "misconfigured",
-        }
+        let place = match self {
+            Self::Answered(_) => 0,
+            Self::Refused(_) => 1,
+            Self::RefusedHere(_) => 2,
+            Self::Denied { .. } => 3,
+            Self::Throttled { .. } => 4,
+            Self::Transient { .. } => 5,
+            Self::NoAnswer(_) => 6,
+            Self::Unreachable { .. } => 7,
+            Self::Misconfigured { .. } => 8,
+        };
+        Self::NAMES[place]
     }
 
     /// Returns the details of a call that brought no answer, where there was a response.
