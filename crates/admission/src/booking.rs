@@ -37,7 +37,7 @@ pub struct JobTag {
     pub kind: u64,
 }
 
-/// Call that admission let go; its end is to be reported to [`Admission::observe`].
+/// Call that admission let go; its end is to be reported to [`Admission::observe`](crate::Admission::observe).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Booking {
     pub deployment: DeploymentIndex,
