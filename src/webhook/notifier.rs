@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,6 +20,7 @@ use super::sign::SigningKey;
 use control::batches;
 use domain::backoff::Backoff;
 use domain::job::BatchId;
+use domain::mutex::lock;
 use store::{Batch, BatchState, Store, StoreError};
 use telemetry::WorkerProgress;
 
@@ -235,13 +236,13 @@ impl WebhookNotifier {
 
     /// Returns whether a cancelled batch was handled: it keeps its state, and has one end.
     fn knows_end_of(&self, batch: &Batch) -> bool {
-        let known = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock(&self.cancelled);
         batch.state == BatchState::Cancelled && known.contains(&batch.id)
     }
 
     fn remember(&self, batch: &Batch) {
         if batch.state == BatchState::Cancelled {
-            let mut known = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = lock(&self.cancelled);
             known.insert(batch.id.clone());
         }
     }

@@ -1,7 +1,7 @@
 //! Sends requests on schedule or at a fixed concurrency, and collects their samples.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -16,6 +16,7 @@ use super::pacer::Pacer;
 use super::prompts::PromptGenerator;
 use super::tally::{LiveStats, MeasuredSpan, PhaseMeasurement, PhaseTally};
 use domain::job::Job;
+use domain::mutex::lock;
 use model::ModelClient;
 
 /// Finished requests that may wait to be counted.
@@ -186,7 +187,7 @@ impl PhaseRun {
     }
 
     fn next_job(&self, sizes: Option<(u32, u32)>) -> Job {
-        self.bench.prompts.lock().unwrap_or_else(PoisonError::into_inner).next(sizes)
+        lock(&self.bench.prompts).next(sizes)
     }
 
     /// Makes one request; returns the wait that is left of it if it was given up.

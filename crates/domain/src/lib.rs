@@ -8,6 +8,7 @@ pub mod headers;
 pub mod heartbeat;
 pub mod inquiry;
 pub mod job;
+pub mod mutex;
 pub mod outcome;
 pub mod prices;
 pub mod secret;

@@ -1,6 +1,6 @@
 //! `/livez`: the process answers. `/readyz`: the queue and the store answered recently.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::AppState;
 use super::error::json_response;
 use domain::job::BatchId;
+use domain::mutex::lock;
 
 /// Time for which a result is reused: probes must not load a service that is billed.
 const FRESH_FOR: Duration = Duration::from_secs(5);
@@ -38,7 +39,7 @@ struct ProbeResult {
 
 impl HealthProbe {
     fn fresh(&self) -> Option<ProbeResult> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = lock(&self.last);
         last.filter(|(at, _)| at.elapsed() < FRESH_FOR).map(|(_, found)| found)
     }
 
@@ -57,7 +58,7 @@ impl HealthProbe {
         };
         let (queue, store) = tokio::join!(queue, store);
         let found = ProbeResult { queue, store };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         *last = Some((Instant::now(), found));
         found
     }

@@ -1,9 +1,11 @@
 //! Latency between pipeline stages, to see how much load a worker can bear.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+
+use domain::mutex::lock;
 
 /// Histogram of the time that jobs took for one stage.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ impl Default for StageLatency {
 
 impl StageLatency {
     pub fn add(&self, spans: impl IntoIterator<Item = Duration>) {
-        let mut histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut histogram = lock(&self.0);
         for span in spans {
             // It grows with the longest time, so no value is refused.
             let _ = histogram.record(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
@@ -26,7 +28,7 @@ impl StageLatency {
 
     /// Returns all times so far, in microseconds.
     pub fn histogram(&self) -> Histogram<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 }
 

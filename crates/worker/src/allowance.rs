@@ -5,7 +5,7 @@
 //! it begins; at its end the reservation is settled for the actual cost. A call whose end was not
 //! seen is taken to have cost its maximum.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use admission::PoolMember;
 use domain::budget::{Budget, BudgetUnit};
 use domain::job::TokenEstimate;
+use domain::mutex::lock;
 use domain::outcome::TokenUsage;
 use domain::prices::Prices;
 use model::verdict::Verdict;
@@ -173,7 +174,7 @@ impl BudgetAllowance {
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, AllowanceLedger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ledger)
     }
 
     /// Reserves a call's maximum cost; `None` if that is not to be had.

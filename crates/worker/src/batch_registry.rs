@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -24,6 +24,7 @@ use super::command::DispatcherCommand;
 use super::retry;
 use super::settings::Worker;
 use domain::job::BatchId;
+use domain::mutex::lock;
 use domain::prices::Prices;
 use store::{Batch, BatchState, Store, StoreError};
 
@@ -197,7 +198,7 @@ impl BatchRegistry {
 
     /// Returns when to look at a waiting job again.
     pub(super) fn next_recheck_at(&self) -> Timestamp {
-        let mut spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spread = lock(&self.spread);
         spread.next(Timestamp::now())
     }
 
@@ -209,7 +210,7 @@ impl BatchRegistry {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<BatchId, RegistryEntry>) -> T) -> T {
-        work(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut lock(&self.entries))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::batch_handle::BatchHandle;
 use admission::{DeploymentIndex, DeploymentSet, JobTag};
 use domain::job::{Job, TokenEstimate};
+use domain::mutex::lock;
 use domain::outcome::TokenUsage;
 use model::verdict::ErrorReply;
 use queue::{DeferOrder, Delivery, LockToken, Queue};
@@ -209,7 +210,7 @@ impl LeaseTable {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<LockToken, LockState>) -> T) -> T {
-        work(&mut self.leases.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut lock(&self.leases))
     }
 }
 

@@ -1,13 +1,14 @@
 //! Cache of batch snapshots: many clients poll, and counting may be billed.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::record::BatchSnapshot;
 use domain::job::BatchId;
+use domain::mutex::lock;
 use store::{BatchTotals, Store, StoreError};
 
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -30,14 +31,14 @@ impl SnapshotCache {
         let totals =
             if state.is_some() { store.totals(&batch).await? } else { BatchTotals::default() };
         let seen = BatchSnapshot { state, totals };
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         all.retain(|_, (at, _)| at.elapsed() < FRESH_FOR);
         all.insert(id.to_owned(), (Instant::now(), seen.clone()));
         Ok(seen)
     }
 
     fn fresh(&self, id: &str) -> Option<BatchSnapshot> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = lock(&self.0);
         all.get(id).filter(|(at, _)| at.elapsed() < FRESH_FOR).map(|(_, seen)| seen.clone())
     }
 }

@@ -1,7 +1,7 @@
 //! Usage of each deployment over the last minutes, as reported by the workers.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +12,8 @@ use tracing::debug;
 
 use report::deployments::{self, DeploymentStatus};
 use store::Store;
+
+use domain::mutex::lock;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -46,7 +48,7 @@ impl SampleHistory {
     }
 
     fn add(&self, now: Timestamp, deployments: &[DeploymentStatus]) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let at = now.as_millisecond();
         for DeploymentStatus { name, used_last_minute, tpm, .. } in deployments {
             let of_one = all.entry(name.clone()).or_default();
@@ -58,7 +60,7 @@ impl SampleHistory {
     }
 
     pub(super) fn of(&self, deployment: &str) -> Vec<DeploymentSample> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = lock(&self.0);
         all.get(deployment).map(|samples| samples.iter().copied().collect()).unwrap_or_default()
     }
 }

@@ -40,7 +40,7 @@ mod write_ids;
 mod write_pacer;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use azure_data_cosmos::ContainerClient;
 use jiff::Timestamp;
@@ -50,6 +50,7 @@ pub use self::request_units::{CosmosOperation, RequestUnits};
 pub use self::settings::{CosmosConsistency, CosmosCredential, CosmosSettings};
 use super::{BatchTotals, StoreCharges, StoreError, StoreMeter};
 use domain::job::BatchId;
+use domain::mutex::lock;
 
 /// Shards that are read side by side.
 const SHARDS_AT_A_TIME: usize = 8;
@@ -128,7 +129,7 @@ impl CosmosStore {
 
 impl CosmosInner {
     fn shards_cache(&self) -> MutexGuard<'_, HashMap<BatchId, u32>> {
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards)
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use uuid::Uuid;
 
 use super::items::{OutcomeItem, UsageItem};
 use crate::{FinishCounts, MinuteTotals};
 use domain::job::BatchId;
+use domain::mutex::lock;
 use domain::outcome::Outcome;
 
 /// Batch, deployment, model, service tier, hour.
@@ -116,6 +117,6 @@ impl WorkerUsage {
     }
 
     fn rows(&self) -> MutexGuard<'_, HashMap<WorkerSumKey, WorkerSum>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.rows)
     }
 }

@@ -6,12 +6,13 @@
 //! after an error, and must not be when the same outcome is recorded anew.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use domain::job::JobId;
+use domain::mutex::lock;
 use domain::outcome::Outcome;
 
 /// One attempt to record one outcome: the job, and a fingerprint of its result.
@@ -35,7 +36,7 @@ impl WriteIds {
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<WriteAttempt, Uuid>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 }
 

@@ -5,11 +5,13 @@
 //! successes opens it by one. [`WriteWindow`] decides, [`WritePacer`] waits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
+
+use domain::mutex::lock;
 
 /// Decision on one write: go now, or what to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +112,7 @@ impl WritePacer {
     }
 
     fn window(&self) -> MutexGuard<'_, WriteWindow> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.window)
     }
 }
 

@@ -4,7 +4,7 @@
 //! names the span that sent the job, and from the hand-out on the span of its processing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use super::names;
 use super::span::{self, SpanStart};
 use crate::QueueLabels;
 use domain::job::{Amendment, Job, TraceParent};
+use domain::mutex::lock;
 use queue::peek::{PeekFilter, PeekResult};
 use queue::{
     DeadLetter, DeferOrder, Delivery, LockToken, Queue, QueueDepth, QueueError, SendCounts,
@@ -209,7 +210,7 @@ impl InstrumentedQueue {
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<LockToken, OpenDelivery>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Peek locks: the messages under lock, and their expiry.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use azure_core_rest::headers::{HeaderName, Headers};
@@ -14,6 +14,7 @@ use crate::service_bus::error::{BrokerError, TransportError};
 use crate::service_bus::message::{DESCRIPTION, REASON};
 use crate::{DeadLetter, DeadLetterReason, LockToken};
 use domain::job::Job;
+use domain::mutex::lock;
 
 /// Time that an expired lock is still kept: clocks differ, and its holder may yet settle it.
 const KEEP_EXPIRED: Duration = Duration::from_secs(300);
@@ -133,6 +134,6 @@ impl PeekLocks {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<LockToken, PeekLock>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut lock(&self.0))
     }
 }
