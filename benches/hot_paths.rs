@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use promptmill::intake::{BatchTerms, LineOptions, read_line};
 use promptmill::job::{Api, BatchId, Job};
 use promptmill::model::endpoint::{Endpoint, EndpointConfig};
-use promptmill::model::{CallResult, ModelClient, RawResponse, ServiceTier};
+use promptmill::model::{CallResult, CallTimeouts, ModelClient, RawResponse, ServiceTier};
 use promptmill::outcome::{Outcome, OutcomeStatus, TokenUsage};
 use promptmill::queue::local::LocalQueue;
 use promptmill::queue::{Delivery, Queue, Settlement};
@@ -89,7 +89,8 @@ fn model(c: &mut Criterion) {
         ..EndpointConfig::default()
     };
     let endpoint = Endpoint::new(given).expect("an endpoint");
-    let client = ModelClient::new(endpoint, Duration::from_secs(60)).expect("a client");
+    let client =
+        ModelClient::new(endpoint, CallTimeouts::whole(Duration::from_secs(60))).expect("a client");
     let mut group = c.benchmark_group("call");
     group.throughput(Throughput::Elements(1));
     group.bench_function("build a request", |b| {

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, ConfigFault};
+use super::sections::WorkerConfig;
 use admission::PoolMember;
 use admission::deployment::DeploymentLimits;
 #[cfg(not(feature = "azure"))]
@@ -16,7 +17,7 @@ use domain::prices::Prices;
 use identity::Identity;
 use model::endpoint::{Endpoint, EndpointConfig, EndpointError};
 use model::entra::BearerTokenCache;
-use model::{ModelClient, ServiceTier};
+use model::{CallTimeouts, ModelClient, ServiceTier};
 use worker::WorkerTarget;
 
 /// Environment variables searched for a key when the configuration names none.
@@ -52,6 +53,10 @@ pub struct DeploymentConfig {
     pub flex: bool,
     /// Fraction of the quota left to other callers, from 0 to below 1.
     pub reserve: f64,
+    /// Time limits of its calls, instead of the worker's.
+    pub request_timeout_seconds: Option<u64>,
+    pub first_byte_timeout_seconds: Option<u64>,
+    pub idle_timeout_seconds: Option<u64>,
     pub key_env: Option<String>,
     pub key_file: Option<PathBuf>,
     pub key_header: Option<String>,
@@ -69,6 +74,9 @@ impl DeploymentConfig {
             ("tpm", self.tpm),
             ("rpm", self.rpm),
             ("concurrency", self.concurrency.map(|calls| calls as u64)),
+            ("request_timeout_seconds", self.request_timeout_seconds),
+            ("first_byte_timeout_seconds", self.first_byte_timeout_seconds),
+            ("idle_timeout_seconds", self.idle_timeout_seconds),
         ];
         let zeros = counts.into_iter().filter(|(_, value)| *value == Some(0));
         let zeros = zeros.map(|(name, _)| (name, ConfigError::Zero { key: key(name) }));
@@ -111,17 +119,28 @@ impl DeploymentConfig {
     }
 
     /// Builds the call target.
-    pub(super) fn target(&self, request_timeout: Duration) -> Result<WorkerTarget, ConfigError> {
+    pub(super) fn target(&self, worker: &WorkerConfig) -> Result<WorkerTarget, ConfigError> {
         let endpoint = self.endpoint(self.key()?)?;
         let member = self.member_at(&endpoint);
         let tokens = self.bearer_tokens(&member.name, endpoint.token_scope())?;
-        let client = ModelClient::new(endpoint, request_timeout)?;
+        let client = ModelClient::new(endpoint, self.timeouts(worker))?;
         let client =
             client.with_tier(if self.flex { ServiceTier::Flex } else { ServiceTier::AsAsked });
         Ok(WorkerTarget {
             member,
             client: tokens.into_iter().fold(client, ModelClient::with_bearer_tokens),
         })
+    }
+
+    fn timeouts(&self, worker: &WorkerConfig) -> CallTimeouts {
+        let whole = self.request_timeout_seconds.unwrap_or(worker.request_timeout_seconds);
+        let first_byte = self.first_byte_timeout_seconds.or(worker.first_byte_timeout_seconds);
+        let idle = self.idle_timeout_seconds.unwrap_or(worker.idle_timeout_seconds);
+        CallTimeouts {
+            whole: Duration::from_secs(whole),
+            first_byte: first_byte.map(Duration::from_secs),
+            idle: Some(Duration::from_secs(idle)),
+        }
     }
 
     /// Builds the admission member, for users that make no call and need no key.

@@ -49,7 +49,12 @@ pub struct WorkerConfig {
     pub max_tries: u32,
     pub max_deliveries: u32,
     pub shutdown_grace_seconds: u64,
+    /// Time limit of a whole call, from sending to the last byte.
     pub request_timeout_seconds: u64,
+    /// Time limit until an answer's head; absent: that of the whole call.
+    pub first_byte_timeout_seconds: Option<u64>,
+    /// Time limit between two parts of an answer's body.
+    pub idle_timeout_seconds: u64,
     pub unreachable_after_seconds: u64,
 }
 
@@ -118,6 +123,9 @@ impl Default for WorkerConfig {
             shutdown_grace_seconds: 25,
             // Long answers of reasoning models take minutes.
             request_timeout_seconds: 600,
+            // An answer that is not streamed comes when it is complete.
+            first_byte_timeout_seconds: None,
+            idle_timeout_seconds: 120,
             unreachable_after_seconds: 300,
         }
     }

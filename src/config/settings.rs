@@ -53,6 +53,11 @@ impl Config {
             ("worker.max_tries", self.worker.max_tries.into()),
             ("worker.max_deliveries", self.worker.max_deliveries.into()),
             ("worker.request_timeout_seconds", self.worker.request_timeout_seconds),
+            (
+                "worker.first_byte_timeout_seconds",
+                self.worker.first_byte_timeout_seconds.unwrap_or(1),
+            ),
+            ("worker.idle_timeout_seconds", self.worker.idle_timeout_seconds),
         ];
         let zeros = counts.into_iter().filter(|(_, value)| *value == 0);
         let to_fault = |key: &str| ConfigFault::new(key, ConfigError::Zero { key: key.to_owned() });
@@ -148,13 +153,19 @@ impl Config {
         self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum()
     }
 
+    /// Returns the longest time that a call may take.
+    #[cfg(feature = "documents")]
+    pub fn longest_call(&self) -> Duration {
+        let own = self.deployments.iter().filter_map(|d| d.request_timeout_seconds);
+        Duration::from_secs(own.fold(self.worker.request_timeout_seconds, u64::max))
+    }
+
     /// Builds the call targets of all deployments.
     ///
     /// # Errors
     /// Tells every deployment whose endpoint or key can't be used.
     pub fn targets(&self) -> Result<Vec<WorkerTarget>, ConfigError> {
-        let timeout = Duration::from_secs(self.worker.request_timeout_seconds);
-        self.of_deployments(|deployment| deployment.target(timeout))
+        self.of_deployments(|deployment| deployment.target(&self.worker))
     }
 
     /// All that the HTTP server takes from here.

@@ -7,4 +7,5 @@ mod simulator_deployments;
 mod simulator_meters;
 mod walls;
 mod worker;
+mod worker_silence;
 mod worker_tasks;

@@ -16,8 +16,8 @@ use promptmill::admission::deployment::DeploymentLimits;
 use promptmill::budget::{Budget, BudgetClaim, BudgetLimit};
 use promptmill::heartbeat::Heartbeat;
 use promptmill::job::{BatchId, JobId};
-use promptmill::model::ModelClient;
 use promptmill::model::endpoint::{Endpoint, EndpointConfig};
+use promptmill::model::{CallTimeouts, ModelClient};
 use promptmill::outcome::{Outcome, OutcomeStatus};
 use promptmill::queue::Queue;
 use promptmill::queue::local::LocalQueue;
@@ -75,7 +75,7 @@ impl Bench {
                     limits: DeploymentLimits { concurrency, ..DeploymentLimits::default() },
                     ..PoolMember::default()
                 },
-                client: ModelClient::new(endpoint, LONG).unwrap(),
+                client: ModelClient::new(endpoint, CallTimeouts::whole(LONG)).unwrap(),
             }],
             settings: WorkerSettings {
                 drain: Some(all_queued()),

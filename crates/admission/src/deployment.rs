@@ -16,6 +16,7 @@ use super::concurrency_limit::ConcurrencyLimit;
 pub use super::limits::DeploymentLimits;
 use super::quota::DeploymentQuota;
 use super::refusals::{DeploymentDoubt, RefusalLedger, RefusalRuling, SuspectCall};
+use super::silence::SilenceWatch;
 use super::sliding_window::SlidingWindowSum;
 use super::throttle::ThrottleWaves;
 use domain::deployment::{BreakerState, DeploymentSnapshot, ServiceKind};
@@ -30,6 +31,9 @@ const NEAR_THE_LIMIT: f64 = 0.8;
 
 /// Characters kept of a refusal's words.
 const KEPT_WORDS: usize = 300;
+
+/// Words for a call that was given up.
+const GIVEN_UP: &str = "a call was not answered and given up";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -48,6 +52,8 @@ pub enum CallFeedback {
     Denied { suspect: Suspect, why: String },
     /// Transient error of its own: 5xx, a time-out, a reset.
     Transient { why: String },
+    /// The worker ended it: the deployment is silent ([`Deployment::close_if_silent`]).
+    GivenUp,
     /// Nothing is known of it; perhaps no call was made.
     Unclear,
     /// 429: the wait that it asked for, and its words.
@@ -110,6 +116,7 @@ pub struct Deployment {
     /// Since its last answer.
     last_refusal: Option<LastRefusal>,
     breaker: Breaker,
+    silence: SilenceWatch,
     retired: Option<String>,
     latency: Option<Duration>,
     averages: CallAverages,
@@ -129,6 +136,7 @@ impl Deployment {
             refusals: RefusalLedger::default(),
             last_refusal: None,
             breaker: Breaker::default(),
+            silence: SilenceWatch::default(),
             retired: None,
             latency: None,
             averages: CallAverages::default(),
@@ -173,6 +181,7 @@ impl Deployment {
         self.in_flight += 1;
         self.booked.add(charge as f64, now);
         self.throttles.begin_call(now);
+        self.silence.begin(now);
         let total = quota.book(charge, now);
         Booking { deployment, charge, at: now, total, is_probe: self.breaker.begin(), tag }
     }
@@ -187,6 +196,8 @@ impl Deployment {
         let ObservedCall { booking, feedback, rate_limits, is_last } = end;
         let in_flight = self.in_flight;
         self.in_flight = in_flight.saturating_sub(1);
+        let by_itself = !matches!(feedback, CallFeedback::GivenUp | CallFeedback::Unclear);
+        self.silence.end(booking.at, by_itself, now);
         quota.observe_request_limit(rate_limits, now);
         match feedback {
             CallFeedback::Responded | CallFeedback::RefusedJob => {
@@ -204,6 +215,9 @@ impl Deployment {
                 if self.breaker.fail(booking.is_probe, &why, now) {
                     warn!(deployment.name = %self.name, why, "keeps failing: calls go elsewhere");
                 }
+            }
+            CallFeedback::GivenUp => {
+                self.breaker.fail(booking.is_probe, GIVEN_UP, now);
             }
             CallFeedback::Unclear => self.breaker.end_unclear(booking.is_probe),
             CallFeedback::Throttled { asked, why } => {
@@ -265,6 +279,7 @@ impl Deployment {
         self.throttles.answered(booking.at);
         self.last_refusal = None;
         self.averages.add(latency, booking.charge);
+        self.silence.answered(latency);
         self.latency = Some(self.latency.map_or(latency, |mean| mean * 7 / 8 + latency / 8));
         if self.breaker.why().is_some() {
             info!(deployment.name = %self.name, "answers again");
@@ -308,6 +323,23 @@ impl Deployment {
             self.concurrency.observe_throttled(in_flight, booking.at, now);
         }
         None
+    }
+
+    /// Keeps calls off a deployment that is silent; returns the time after which its calls count as
+    /// late. See [`SilenceWatch::silence`].
+    pub fn close_if_silent(&mut self, others: Option<Duration>, now: Instant) -> Option<Duration> {
+        let is_probe = self.breaker.decision(now) == BreakerDecision::AfterProbe;
+        let late = self.silence.silence(others, is_probe, now)?;
+        let why = format!("its calls are not answered, for {} s by now", late.as_secs());
+        if self.breaker.doubt(false, &why, now) {
+            warn!(deployment.name = %self.name, why, "is silent: calls go elsewhere");
+        }
+        Some(late)
+    }
+
+    /// Returns the time of the slowest of its last answered calls.
+    pub fn slowest_call(&self) -> Option<Duration> {
+        self.silence.slowest()
     }
 
     fn pause(&mut self, until: Instant) {

@@ -26,6 +26,7 @@ mod quota;
 mod quota_estimator;
 mod refusals;
 pub mod shares;
+mod silence;
 mod sliding_window;
 mod throttle;
 mod wait_queue;
@@ -296,17 +297,38 @@ impl<T> Admission<T> {
         now: Instant,
     ) -> Option<RefusalRuling> {
         let index = booking.deployment.0;
-        let serves =
-            |n: usize| self.pool[n].groups.iter().any(|l| self.pool[index].groups.contains(l));
         let stays = |n: usize| {
             let other = &self.deployments[n];
-            n != index && serves(n) && other.retired().is_none() && !other.is_in_doubt()
+            other.retired().is_none() && !other.is_in_doubt()
         };
-        let is_last = matches!(feedback, CallFeedback::Denied { .. })
-            && !(0..self.deployments.len()).any(stays);
+        let is_last =
+            matches!(feedback, CallFeedback::Denied { .. }) && !self.alternatives(index).any(stays);
         let quota = &mut self.quotas[self.pool[index].quota];
         let end = ObservedCall { booking, feedback, rate_limits, is_last };
         self.deployments[index].observe(quota, end, now)
+    }
+
+    /// Closes the deployments that are silent. Returns those whose late calls another one could
+    /// answer, with the time since which a call in flight counts as late.
+    pub fn close_silent(&mut self, now: Instant) -> Vec<(DeploymentIndex, Instant)> {
+        let slowest: Vec<_> = self.deployments.iter().map(Deployment::slowest_call).collect();
+        let mut silent = Vec::new();
+        for n in 0..self.deployments.len() {
+            let others = self.alternatives(n).filter_map(|other| slowest[other]).max();
+            if let Some(late) = self.deployments[n].close_if_silent(others, now)
+                && self.alternatives(n).any(|other| self.deployments[other].is_healthy(now))
+            {
+                silent.push((DeploymentIndex(n), now - late));
+            }
+        }
+        silent
+    }
+
+    /// Returns the other deployments that serve some of what this one serves.
+    fn alternatives(&self, index: usize) -> impl Iterator<Item = usize> {
+        let groups = &self.pool[index].groups;
+        let serves = move |n: &usize| self.pool[*n].groups.iter().any(|g| groups.contains(g));
+        (0..self.pool.len()).filter(move |n| *n != index).filter(serves)
     }
 
     /// Returns whether a deployment that has not refused the job may still take it.

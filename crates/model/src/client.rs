@@ -27,6 +27,25 @@ pub enum ModelClientError {
     Setup(#[source] reqwest::Error),
 }
 
+/// Time limits of a call. An answer that is not streamed comes at once when it is complete, so its first
+/// byte may take as long as the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallTimeouts {
+    /// From sending to the last byte.
+    pub whole: Duration,
+    /// From sending to the answer's head.
+    pub first_byte: Option<Duration>,
+    /// Between two parts of the answer's body.
+    pub idle: Option<Duration>,
+}
+
+impl CallTimeouts {
+    /// Limits the whole call alone.
+    pub fn whole(whole: Duration) -> Self {
+        Self { whole, first_byte: None, idle: None }
+    }
+}
+
 /// Calls one endpoint; clones share its connections.
 #[derive(Clone)]
 pub struct ModelClient {
@@ -35,6 +54,7 @@ pub struct ModelClient {
     /// Entra ID's tokens, instead of a key.
     bearer_tokens: Option<Arc<BearerTokenCache>>,
     tier: ServiceTier,
+    timeouts: CallTimeouts,
 }
 
 /// Result of a call: its verdict, and the rate limits of the response.
@@ -63,14 +83,14 @@ impl CallResult {
 }
 
 impl ModelClient {
-    /// Creates a client; `request_timeout` bounds a whole call, from sending to the last byte.
+    /// Creates a client.
     ///
     /// # Errors
     /// If TLS can't be set up.
-    pub fn new(endpoint: Endpoint, request_timeout: Duration) -> Result<Self, ModelClientError> {
+    pub fn new(endpoint: Endpoint, timeouts: CallTimeouts) -> Result<Self, ModelClientError> {
         let http = http_client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(request_timeout)
+            .timeout(timeouts.whole)
             // Only the worker retries; and so nothing keeps a copy of the request.
             .retry(reqwest::retry::never().max_retries_per_request(0))
             .tcp_nodelay(true)
@@ -84,6 +104,7 @@ impl ModelClient {
             endpoint: Arc::new(endpoint),
             bearer_tokens: None,
             tier: ServiceTier::AsAsked,
+            timeouts,
         })
     }
 
@@ -189,14 +210,15 @@ impl ModelClient {
                 Some(token) => request.header(AUTHORIZATION, token),
                 None => request,
             };
-            let response = match request.send().await {
-                Ok(response) => response,
-                Err(error) if error.is_connect() => return RawResponse::NoConnection(error),
-                Err(error) => return RawResponse::Broken { status: None, error },
+            let response = match within(self.timeouts.first_byte, request.send()).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) if error.is_connect() => return RawResponse::NoConnection(error),
+                Ok(Err(error)) => return RawResponse::Broken { status: None, error },
+                Err(waited) => return RawResponse::Silent { status: None, waited },
             };
             let status = response.status().as_u16();
             let Some(target) = redirect_target(&response, &url) else {
-                return read(response, watch).await;
+                return read(response, self.timeouts.idle, watch).await;
             };
             followed += 1;
             if followed > MOST_REDIRECTS || !may_follow(status, &url, &target) {
@@ -224,13 +246,28 @@ fn may_follow(status: u16, from: &url::Url, to: &url::Url) -> bool {
     matches!(status, 307 | 308) && from.host() == to.host() && is_same_place
 }
 
-async fn read(mut response: reqwest::Response, watch: ChunkObserver<'_>) -> RawResponse {
+/// Waits for a step of a call; an error tells the time after which it was given up.
+async fn within<T>(limit: Option<Duration>, step: impl Future<Output = T>) -> Result<T, Duration> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, step).await.map_err(|_| limit),
+        None => Ok(step.await),
+    }
+}
+
+async fn read(
+    mut response: reqwest::Response,
+    idle: Option<Duration>,
+    watch: ChunkObserver<'_>,
+) -> RawResponse {
     let status = response.status().as_u16();
     let headers = std::mem::take(response.headers_mut());
     let mut body: Option<bytes::BytesMut> = None;
     let mut first = Bytes::new();
     loop {
-        let chunk = response.chunk().await;
+        let chunk = match within(idle, response.chunk()).await {
+            Ok(chunk) => chunk,
+            Err(waited) => return RawResponse::Silent { status: Some(status), waited },
+        };
         if let Ok(Some(bytes)) = &chunk {
             watch(bytes);
         }

@@ -21,5 +21,5 @@ mod usage;
 pub mod verdict;
 mod wait;
 
-pub use client::{CallResult, ChunkObserver, ModelClient, ModelClientError};
+pub use client::{CallResult, CallTimeouts, ChunkObserver, ModelClient, ModelClientError};
 pub use response::{ModelResponse, RawResponse, ServiceTier};

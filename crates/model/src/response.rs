@@ -1,5 +1,7 @@
 //! Responses of a service before they are judged, and after.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 
@@ -53,6 +55,11 @@ pub enum RawResponse {
     Broken {
         status: Option<u16>,
         error: reqwest::Error,
+    },
+    /// Something was sent, and nothing came for this long: no head, or after the head no more.
+    Silent {
+        status: Option<u16>,
+        waited: Duration,
     },
     TooLarge {
         status: u16,

@@ -156,6 +156,11 @@ pub(super) fn judge(request: &JudgedRequest<'_>, raw: RawResponse, now: SystemTi
             let code = if error.is_timeout() { "timeout" } else { "connection_broken" };
             Verdict::Transient { error: own_error(status, code, causes(&error)), retry_after: None }
         }
+        RawResponse::Silent { status, waited } => {
+            let part = if status.is_some() { "more of the answer" } else { "answer" };
+            let message = format!("no {part} came for {} s", waited.as_secs());
+            Verdict::Transient { error: own_error(status, "timeout", message), retry_after: None }
+        }
         RawResponse::TooLarge { status } => {
             let message = "the answer exceeds 64 MiB".to_owned();
             Verdict::NoAnswer(own_error(Some(status), "answer_too_large", message))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::random;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -44,6 +44,40 @@ pub(super) struct AttemptRunner {
     pub(super) progress: Arc<WorkerProgress>,
     /// Cancelled when the grace time is over: calls in flight are aborted.
     pub(super) abort: CancellationToken,
+    /// For each target: calls that began by this time are given up.
+    given_up: Vec<watch::Sender<Option<Instant>>>,
+}
+
+/// Reason to wait no longer for a call.
+enum CallCut {
+    /// The worker ends.
+    Aborted,
+    /// The deployment is silent.
+    GivenUp,
+}
+
+/// Call that failed in passing.
+struct FailedCall {
+    error: ErrorReply,
+    retry_after: Option<Duration>,
+    feedback: CallFeedback,
+}
+
+impl FailedCall {
+    fn transient(error: ErrorReply, retry_after: Option<Duration>) -> Self {
+        let feedback = CallFeedback::Transient { why: error.words() };
+        Self { error, retry_after, feedback }
+    }
+
+    fn given_up(name: &str, after: Duration) -> Self {
+        let message = format!(
+            "deployment {name} answers nothing: the call was given up after {} s",
+            after.as_secs()
+        );
+        let failure = JobFailure { code: "timeout".into(), message };
+        let error = ErrorReply { failure, ..ErrorReply::default() };
+        Self { error, retry_after: None, feedback: CallFeedback::GivenUp }
+    }
 }
 
 /// End of a call, as reported to the dispatcher.
@@ -172,7 +206,13 @@ impl AttemptRunner {
             to_record: to.finished.clone(),
             progress: worker.progress.clone(),
             abort: CancellationToken::new(),
+            given_up: worker.targets.iter().map(|_| watch::Sender::new(None)).collect(),
         }
+    }
+
+    /// Gives up a deployment's calls that began by this time.
+    pub(super) fn give_up(&self, deployment: DeploymentIndex, since: Instant) {
+        self.given_up[deployment.0].send_replace(Some(since));
     }
 
     /// Calls for a job and brings it one step further.
@@ -203,10 +243,18 @@ impl AttemptRunner {
         }
         let began = Instant::now();
         let observed = CallSpan::begin(&job, (name, &target.client), held.charge, held.attempts);
-        let Some(CallResult { verdict, rate_limits: told }) = self.call(target, &job).await else {
+        let CallResult { verdict, rate_limits: told } = match self.call(&permit, &job).await {
+            Ok(called) => called,
             // It may have been paid: its reservation counts as spent. No attempt is counted.
-            drop(job);
-            return permit.end(CallFeedback::Unclear, Some((held, Instant::now())));
+            Err(CallCut::Aborted) => {
+                drop(job);
+                return permit.end(CallFeedback::Unclear, Some((held, Instant::now())));
+            }
+            Err(CallCut::GivenUp) => {
+                drop(job);
+                let failed = FailedCall::given_up(name, began.elapsed());
+                return self.retry(held, permit, failed).await;
+            }
         };
         observed.end(&verdict);
         // A body from a claim check is kept only while it is needed.
@@ -267,12 +315,12 @@ impl AttemptRunner {
                 permit.refuse(CallFeedback::Throttled { asked, why }, held, refusal);
             }
             Verdict::Transient { error, retry_after } => {
-                self.retry(held, permit, error, retry_after).await;
+                self.retry(held, permit, FailedCall::transient(error, retry_after)).await;
             }
             Verdict::NoAnswer(error) => {
                 held.no_answers += 1;
                 held.spent += error.usage;
-                self.retry(held, permit, error, None).await;
+                self.retry(held, permit, FailedCall::transient(error, None)).await;
             }
             Verdict::Unreachable { why } => {
                 let why = format!("{}: {why}", target.client.base());
@@ -285,12 +333,16 @@ impl AttemptRunner {
         }
     }
 
-    /// Makes the call, unless the grace time ends first.
-    async fn call(&self, target: &WorkerTarget, job: &Job) -> Option<CallResult> {
+    /// Makes the call, unless the grace time ends first or the call is given up.
+    async fn call(&self, permit: &CallPermit, job: &Job) -> Result<CallResult, CallCut> {
+        let index = permit.deployment().0;
+        let mut given_up = self.given_up[index].subscribe();
+        let is_late = |since: &Option<Instant>| since.is_some_and(|at| permit.booking.at <= at);
         tokio::select! {
             biased;
-            called = target.client.call(job) => Some(called),
-            () = self.abort.cancelled() => None,
+            called = self.targets[index].client.call(job) => Ok(called),
+            () = self.abort.cancelled() => Err(CallCut::Aborted),
+            _ = given_up.wait_for(is_late) => Err(CallCut::GivenUp),
         }
     }
 
@@ -321,17 +373,11 @@ impl AttemptRunner {
         permit.end(feedback, None);
     }
 
-    async fn retry(
-        &self,
-        mut held: BoxedJob,
-        permit: CallPermit,
-        error: ErrorReply,
-        retry_after: Option<Duration>,
-    ) {
+    async fn retry(&self, mut held: BoxedJob, permit: CallPermit, failed: FailedCall) {
+        let FailedCall { error, retry_after, feedback } = failed;
         held.attempts += 1;
         held.last_failed_on = Some(permit.deployment());
         self.progress.transient_errors.fetch_add(1, Ordering::Relaxed);
-        let feedback = CallFeedback::Transient { why: error.words() };
         let is_no_answer = held.no_answers >= MOST_CALLS_FOR_NO_ANSWER;
         if held.attempts >= self.max_attempts || is_no_answer {
             let reason = if is_no_answer { "NoAnswer" } else { "RetriesExhausted" };

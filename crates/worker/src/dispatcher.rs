@@ -37,8 +37,8 @@ use telemetry::WorkerProgress;
 /// Patience with an endpoint that never answered: short, since it is likely misspelt.
 const UNREACHABLE_AT_START: Duration = Duration::from_secs(10);
 
-/// Interval between snapshots of the deployments' state.
-const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which silent deployments are looked for and the deployments' state is published.
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time for aborted calls to end: at once, or with their task if they wait for the store.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -66,7 +66,7 @@ pub(super) struct Dispatcher {
     #[expect(clippy::vec_box, reason = "the recorder's channel takes them boxed")]
     refused: Vec<Box<FinishedJob>>,
     store_failed: Option<StoreError>,
-    next_snapshot_at: Instant,
+    next_tick_at: Instant,
 }
 
 /// Channels from other tasks to the dispatcher.
@@ -132,7 +132,7 @@ impl Dispatcher {
             any_answered: false,
             refused: Vec::new(),
             store_failed: None,
-            next_snapshot_at: Instant::now(),
+            next_tick_at: Instant::now(),
         }
     }
 
@@ -163,8 +163,8 @@ impl Dispatcher {
             if let Some(exit) = self.should_halt() {
                 return exit;
             }
-            let shown_at = self.publish_snapshot();
-            let wake = wake.map_or(shown_at, |wake| wake.min(shown_at));
+            let next_tick_at = self.tick();
+            let wake = wake.map_or(next_tick_at, |wake| wake.min(next_tick_at));
             tokio::select! {
                 () = stop.cancelled() => return WorkerExit::Stopped,
                 _ = self.call_ends.recv_many(&mut ends, 64) => {
@@ -186,14 +186,18 @@ impl Dispatcher {
         }
     }
 
-    /// Publishes the deployments' state at intervals; returns the time of the next snapshot.
-    fn publish_snapshot(&mut self) -> Instant {
+    /// Looks for silent deployments and publishes the deployments' state, at intervals; returns the
+    /// time of the next tick.
+    fn tick(&mut self) -> Instant {
         let now = Instant::now();
-        if now >= self.next_snapshot_at {
+        if now >= self.next_tick_at {
+            for (deployment, since) in self.admission.close_silent(now) {
+                self.caller.give_up(deployment, since);
+            }
             self.progress.deployments.send_replace(self.admission.snapshot(now));
-            self.next_snapshot_at = now + SNAPSHOT_INTERVAL;
+            self.next_tick_at = now + TICK_INTERVAL;
         }
-        self.next_snapshot_at
+        self.next_tick_at
     }
 
     /// Starts all calls that may start now; returns when to look again.

@@ -16,7 +16,6 @@ mod prompt_file;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -192,7 +191,7 @@ impl NightUse<'_> {
             batches,
             reading: self.line_options(night.finish_by),
             tags,
-            grace: Duration::from_secs(self.config.worker.request_timeout_seconds),
+            grace: self.config.longest_call(),
             requests,
             documents,
             invalid: 0,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use promptmill::admission::PoolMember;
 use promptmill::admission::deployment::DeploymentLimits;
-use promptmill::model::ModelClient;
 use promptmill::model::endpoint::{Endpoint, EndpointConfig};
+use promptmill::model::{CallTimeouts, ModelClient};
 use promptmill::queue::Queue;
 use promptmill::simulator::{self, FaultRates, Simulator};
 use promptmill::store::Store;
@@ -44,7 +44,7 @@ pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
                 limits: DeploymentLimits { concurrency: 4, ..DeploymentLimits::default() },
                 ..PoolMember::default()
             },
-            client: ModelClient::new(endpoint, LONG).unwrap(),
+            client: ModelClient::new(endpoint, CallTimeouts::whole(LONG)).unwrap(),
         }],
         settings: WorkerSettings {
             shared: false,
