@@ -424,3 +424,7 @@ fn causes(error: &reqwest::Error) -> String {
 #[cfg(test)]
 #[path = "verdict_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "verdict_property.rs"]
+mod property;
