@@ -8,4 +8,5 @@ mod simulator_meters;
 mod walls;
 mod worker;
 mod worker_silence;
+mod worker_storm;
 mod worker_tasks;
