@@ -205,6 +205,7 @@ fn outcome(delivery: &Delivery) -> Outcome {
         usage: TokenUsage { prompt: 220, completion: 200, ..TokenUsage::default() },
         service_tier: Some("default".into()),
         finish: None,
+        flaw: None,
         attempts: 1,
         throttled: 0,
         deployment: "mini".into(),

@@ -30,8 +30,8 @@ pub(super) struct ResultsArgs {
     /// Two files in the Batch format, or one table with a row for every outcome
     #[arg(long, value_enum, default_value = "jsonl")]
     format: FormatName,
-    /// Only outcomes of these kinds: succeeded, failed, dead, cancelled, expired; truncated and
-    /// filtered are answers that are not whole
+    /// Only outcomes of these kinds: succeeded, failed, dead, cancelled, expired; truncated, filtered
+    /// and flawed are answers that are not whole
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = kind)]
     only: Vec<OutcomeKind>,
     /// Write in input order

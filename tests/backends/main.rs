@@ -4,6 +4,7 @@ mod claim_check;
 mod fleet;
 mod fleet_input;
 mod identity;
+mod odd_night;
 mod queue;
 mod service_bus;
 mod service_bus_https;

@@ -5,6 +5,7 @@
 use test_support::cosmos as cosmos_support;
 
 mod contract {
+    pub(super) use test_support::contract_budget::*;
     pub(super) use test_support::contract_records::*;
     pub(super) use test_support::contract_store::*;
     pub(super) use test_support::contract_unstorable::*;

@@ -61,6 +61,10 @@ fn bytes_that_are_no_text_cost_their_characters_and_nothing_else() {
     assert_eq!(answer_of(&place, "job-3"), "caf\u{fffd} \u{fffd}");
     assert_eq!(answer_of(&place, "job-4"), "x");
     assert_eq!(answer_of(&place, "job-5"), "marked");
+    let lines = place.lines("in.results.jsonl");
+    let flaws: Vec<_> = lines.iter().filter_map(|line| line.get("flaw")?.as_str()).collect();
+    assert_eq!(flaws.len(), 2, "{flaws:?}");
+    assert!(flaws.contains(&"not_utf8") && flaws.contains(&"not_json"), "{flaws:?}");
 }
 
 #[test]
@@ -355,7 +359,7 @@ fn answers_that_are_not_whole_are_counted_told_and_listed() {
     let table = ["results", "night", "--format", "csv", "--only", "truncated", "--out", "t.csv"];
     assert_eq!(place.run(&table).code, Some(0));
     let table = std::fs::read_to_string(place.path("t.csv")).unwrap();
-    assert!(table.lines().next().unwrap().ends_with("finish,unreported"), "{table}");
+    assert!(table.lines().next().unwrap().ends_with("finish,unreported,flaw"), "{table}");
     assert_eq!(table.matches(",length,0").count(), 2, "{table}");
 }
 

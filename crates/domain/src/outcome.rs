@@ -189,6 +189,8 @@ pub struct Outcome {
     pub usage: TokenUsage,
     /// Way in which the answer ended, if it is one and said so.
     pub finish: Option<AnswerFinish>,
+    /// Change that an answer took to be kept.
+    pub flaw: Option<AnswerFlaw>,
     /// Service tier that was billed (`default`, `flex`), if the service said so.
     pub service_tier: Option<Box<str>>,
     /// HTTP calls that counted as attempts; throttled ones do not.

@@ -193,6 +193,7 @@ fn outcome_of(letter: &DeadLetter) -> Option<Outcome> {
         failure: Some(JobFailure { code: reason, message: description }),
         usage: TokenUsage::default(),
         finish: None,
+        flaw: None,
         service_tier: None,
         attempts: job.history.attempts,
         throttled: job.history.throttled,

@@ -19,6 +19,8 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE usage ADD COLUMN unreported INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE usage ADD COLUMN truncated INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE usage ADD COLUMN filtered INTEGER NOT NULL DEFAULT 0;",
+    // 8: the change that an answer took to be kept.
+    "ALTER TABLE outcomes ADD COLUMN flaw TEXT;",
 ];
 
 /// Version of the oldest schema that is opened, and with which a new file begins.

@@ -158,6 +158,7 @@ mod tests {
             failure: None,
             usage: TokenUsage { prompt: 5, completion: 3, ..TokenUsage::default() },
             finish: None,
+            flaw: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,

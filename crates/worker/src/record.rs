@@ -59,6 +59,7 @@ impl FinishedJob {
         outcome.body = Some(reply.body);
         outcome.usage += reply.usage;
         outcome.finish = reply.finish;
+        outcome.flaw = reply.flaw;
         outcome.service_tier = reply.service_tier;
         outcome.deployment = deployment.into();
         outcome.latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
@@ -124,6 +125,7 @@ impl FinishedJob {
             failure: None,
             usage: held.spent,
             finish: None,
+            flaw: None,
             service_tier: None,
             attempts: held.attempts,
             throttled: job.history.throttled,

@@ -1,14 +1,16 @@
 //! The contract of every store, whatever it stands on. `tests/backends/store.rs` runs it on each
-//! backend, with `contract_records` and `contract_unstorable`.
+//! backend, with `contract_budget`, `contract_records` and
+//! `contract_unstorable`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use promptmill::budget::{BudgetClaim, BudgetLimit};
 use promptmill::job::{BatchId, JobId};
-use promptmill::outcome::{AnswerFinish, JobFailure, Outcome, OutcomeStatus, TokenUsage};
+use promptmill::outcome::{
+    AnswerFinish, AnswerFlaw, JobFailure, Outcome, OutcomeStatus, TokenUsage,
+};
 use promptmill::store::{
     Batch, BatchState, BatchTotals, FinishCounts, MinuteTotals, OutcomeSummary, Recorded,
     RunningTotals, SortOrder, Store,
@@ -49,6 +51,7 @@ pub fn outcome(batch: &BatchId, n: u64) -> Outcome {
             3 => Some(AnswerFinish::Incomplete),
             _ => None,
         },
+        flaw: (n % 7 == 3).then_some(AnswerFlaw::NotUtf8),
         service_tier: n.is_multiple_of(2).then(|| "flex".into()),
         attempts: 1 + (n % 3) as u32,
         throttled: (n % 4) as u32,
@@ -380,58 +383,6 @@ pub async fn of_state_changes_at_the_same_time_one_wins(store: AnyStore) {
     assert_ne!(after.state, Enqueuing);
     assert!(ends.iter().all(|end| *end == after.state), "{ends:?}");
     assert_eq!(after.jobs, 7);
-}
-
-pub async fn a_budget_is_claimed_and_given_back(store: AnyStore) {
-    let (night, day) = (batch_id("night"), batch_id("day"));
-    let claim = |take, spent| BudgetClaim { take, spent, is_debt: false };
-    assert_eq!(store.budget(&night).await.unwrap(), None);
-    assert_eq!(store.claim(&night, &claim(1, 0)).await.unwrap(), None);
-    let limit = BudgetLimit::money(50.0, "円").unwrap();
-    let first = store.limit_budget(&night, &limit).await.unwrap();
-    assert_eq!((first.allowed, first.committed, first.spent), (50_000_000_000, 0, 0));
-    let tokens = store.limit_budget(&day, &BudgetLimit::tokens(1 << 53).unwrap()).await.unwrap();
-    assert_eq!(store.budget(&day).await.unwrap(), Some(tokens));
-    let (granted, taken) = store.claim(&night, &claim(50_000_000_000, 0)).await.unwrap().unwrap();
-    assert_eq!((granted, taken.unclaimed()), (true, 0));
-    let refused = store.claim(&night, &claim(1, 9)).await.unwrap();
-    assert_eq!(refused, Some((false, taken)), "a refused claim changes nothing");
-    let (granted, after) = store.claim(&night, &claim(-49_999_999_999, 1)).await.unwrap().unwrap();
-    assert_eq!((granted, after.committed, after.spent), (true, 1, 1));
-    let more = store.limit_budget(&night, &BudgetLimit::money(80.0, "円").unwrap()).await.unwrap();
-    assert_eq!((more.allowed, more.committed, more.spent), (80_000_000_000, 1, 1));
-    assert_eq!(store.limit_budget(&night, &BudgetLimit::tokens(9).unwrap()).await.unwrap(), more);
-    assert_eq!(store.budget(&night).await.unwrap(), Some(more));
-    assert_eq!(store.batches().await.unwrap(), [], "a budget announces no batch");
-    assert_eq!(all(&store, &night, SortOrder::AsStored).await, []);
-    assert_eq!(store.totals(&night).await.unwrap(), BatchTotals::default());
-}
-
-pub async fn of_claims_at_the_same_time_no_more_are_granted_than_allowed(store: AnyStore) {
-    let night = batch_id("night");
-    store.limit_budget(&night, &BudgetLimit::tokens(100).unwrap()).await.unwrap();
-    let work = |n: u64| {
-        let (store, night) = (store.clone(), night.clone());
-        async move {
-            let take = BudgetClaim { take: 10, ..BudgetClaim::default() };
-            let mut spent = 0;
-            for _ in 0..3 {
-                let (granted, now) = store.claim(&night, &take).await.unwrap().unwrap();
-                assert!(now.committed <= 100 && now.spent <= now.committed, "{now:?}");
-                if granted {
-                    let back = BudgetClaim { take: -(n as i64), spent: 10 - n, is_debt: false };
-                    store.claim(&night, &back).await.unwrap();
-                    spent += 10 - n;
-                }
-            }
-            spent
-        }
-    };
-    let tasks = (0..8).map(|n| tokio::spawn(work(n)));
-    let spent: u64 =
-        futures_util::future::join_all(tasks).await.into_iter().map(|spent| spent.unwrap()).sum();
-    let after = store.budget(&night).await.unwrap().unwrap();
-    assert_eq!((after.committed, after.spent), (spent, spent));
 }
 
 pub async fn a_batch_can_be_announced_after_its_first_outcomes(store: AnyStore) {

@@ -46,6 +46,7 @@ pub fn outcome(job: &Job, ending: OutcomeStatus) -> Outcome {
         failure: None,
         usage: TokenUsage { prompt: 8, completion: 5, ..TokenUsage::default() },
         finish: None,
+        flaw: None,
         service_tier: None,
         attempts: 1,
         throttled: 0,

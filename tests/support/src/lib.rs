@@ -8,6 +8,7 @@ pub mod books;
 pub mod broker;
 pub mod certificates;
 pub mod cli;
+pub mod contract_budget;
 pub mod contract_queue;
 pub mod contract_records;
 pub mod contract_store;

@@ -26,7 +26,7 @@ pub enum ColumnKind {
 type CellReader = fn(&Outcome) -> CellValue;
 
 /// Names, types and readers of the columns, in order.
-pub(super) const COLUMNS: [(&str, ColumnKind, CellReader); 22] = [
+pub(super) const COLUMNS: [(&str, ColumnKind, CellReader); 23] = [
     ("batch_id", ColumnKind::Text, |o| text(o.batch_id.as_str())),
     ("custom_id", ColumnKind::Text, |o| text(&o.custom_id)),
     ("position", ColumnKind::Number, |o| number(o.position)),
@@ -57,6 +57,7 @@ pub(super) const COLUMNS: [(&str, ColumnKind, CellReader); 22] = [
         CellValue::Text(o.finish.map(|finish| finish.as_str().into()))
     }),
     ("unreported", ColumnKind::Number, |o| number(o.usage.unreported)),
+    ("flaw", ColumnKind::Text, |o| CellValue::Text(o.flaw.map(|flaw| flaw.as_str().into()))),
 ];
 
 /// Returns the names and types of [`COLUMNS`].

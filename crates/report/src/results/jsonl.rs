@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::atomic_file::AtomicFile;
 use super::{OutcomeSelection, ResultCounts, ResultPaths, ResultsError};
-use domain::outcome::{Outcome, OutcomeStatus};
+use domain::outcome::{AnswerFlaw, Outcome, OutcomeStatus};
 use store::Store;
 
 /// Streams a batch's outcomes into the two files. A file appears under its name only when complete.
@@ -93,6 +93,7 @@ fn line_of(outcome: &Outcome) -> Result<Vec<u8>, serde_json::Error> {
         response,
         error,
         simulated: outcome.batch_id.is_simulated(),
+        flaw: outcome.flaw.map(AnswerFlaw::as_str),
     };
     let mut bytes = Vec::with_capacity(256 + outcome.body.as_ref().map_or(0, |body| body.len()));
     serde_json::to_writer(&mut bytes, &line)?;
@@ -113,6 +114,9 @@ struct OutputLine<'a> {
     /// True if the simulator answered.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     simulated: bool,
+    /// Change that the answer took to be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flaw: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -169,6 +173,7 @@ mod tests {
             failure: Some(failure),
             usage: TokenUsage::default(),
             finish: None,
+            flaw: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,

@@ -56,19 +56,22 @@ pub enum OutcomeKind {
     Truncated,
     /// Succeeded, with an answer that a content filter cut off or left out.
     Filtered,
+    /// Succeeded, with an answer of which bytes or numbers were replaced.
+    Flawed,
 }
 
 impl OutcomeKind {
     /// Lists the names that [`Self::from_name`] knows.
     pub fn names() -> Vec<&'static str> {
         let endings = OutcomeStatus::ALL.iter().map(|ending| ending.as_str());
-        endings.chain(["truncated", "filtered"]).collect()
+        endings.chain(["truncated", "filtered", "flawed"]).collect()
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "truncated" => Some(Self::Truncated),
             "filtered" => Some(Self::Filtered),
+            "flawed" => Some(Self::Flawed),
             ending => OutcomeStatus::from_name(ending).map(Self::Ended),
         }
     }
@@ -79,6 +82,7 @@ impl OutcomeKind {
             Self::Ended(ending) => outcome.ending == ending,
             Self::Truncated => counts.truncated > 0,
             Self::Filtered => counts.filtered > 0,
+            Self::Flawed => outcome.flaw.is_some(),
         }
     }
 }

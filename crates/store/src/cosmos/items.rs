@@ -18,7 +18,7 @@ use crate::{
 };
 use domain::heartbeat::{Heartbeat, QuotaClaim, WorkerStatus};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{AnswerFinish, JobFailure, Outcome, OutcomeStatus, TokenUsage};
+use domain::outcome::{AnswerFinish, AnswerFlaw, JobFailure, Outcome, OutcomeStatus, TokenUsage};
 
 pub(super) const OUTCOMES: &str = "outcomes";
 pub(super) const BATCHES: &str = "batches";
@@ -61,6 +61,8 @@ pub(super) struct OutcomeItem<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish: Option<AnswerFinish>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flaw: Option<AnswerFlaw>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<Cow<'a, str>>,
     pub attempts: u32,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -98,6 +100,7 @@ impl<'a> OutcomeItem<'a> {
             failure: o.failure.as_ref().map(Cow::Borrowed),
             usage: o.usage,
             finish: o.finish,
+            flaw: o.flaw,
             service_tier: o.service_tier.as_deref().map(Cow::from),
             attempts: o.attempts,
             throttled: o.throttled,
@@ -137,6 +140,7 @@ impl<'a> OutcomeItem<'a> {
             failure: self.failure.map(Cow::into_owned),
             usage: self.usage,
             finish: self.finish,
+            flaw: self.flaw,
             service_tier: self.service_tier.map(|tier| tier.into_owned().into()),
             attempts: self.attempts,
             throttled: self.throttled,

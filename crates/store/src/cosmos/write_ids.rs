@@ -95,6 +95,7 @@ mod tests {
             failure: None,
             usage: TokenUsage::default(),
             finish: None,
+            flaw: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,

@@ -15,7 +15,7 @@ macro_rules! outcome_columns {
         "batch_id, custom_id, position, digest, ending, status_code, request_id, error_code, \
          error_message, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, \
          unreported, attempts, deployment, model, latency_ms, finished_at, metadata, body, \
-         service_tier, throttled, deadline, finish"
+         service_tier, throttled, deadline, finish, flaw"
     };
 }
 pub(super) use outcome_columns;

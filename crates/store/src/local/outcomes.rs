@@ -9,7 +9,7 @@ use super::columns::{ColumnReader, cost_columns, outcome_columns};
 use super::{LocalStore, usage};
 use crate::{BatchTotals, OutcomeReader, OutcomeSummary, RunningTotals, SortOrder, StoreError};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{AnswerFinish, Outcome, OutcomeStatus};
+use domain::outcome::{AnswerFinish, AnswerFlaw, Outcome, OutcomeStatus};
 
 #[async_trait]
 impl OutcomeReader for LocalStore {
@@ -157,5 +157,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Outcome> {
         throttled: columns.get()?,
         deadline: columns.parse_optional(|at| at.parse().ok())?,
         finish: columns.parse_optional(AnswerFinish::from_name)?,
+        flaw: columns.parse_optional(AnswerFlaw::from_name)?,
     })
 }

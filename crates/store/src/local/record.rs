@@ -12,7 +12,7 @@ use super::usage::{self, UsageRows};
 use crate::unstorable::{self, MAX_COUNT, UnstorableReason};
 use crate::{OutcomeStore, Recorded, StoreError};
 use domain::job::{BatchId, JobId};
-use domain::outcome::{AnswerFinish, Outcome, OutcomeStatus};
+use domain::outcome::{AnswerFinish, AnswerFlaw, Outcome, OutcomeStatus};
 use state::sqlite::{parsed, text};
 
 /// Key of an outcome: batch and custom_id.
@@ -57,7 +57,7 @@ fn record(c: &Connection, outcomes: &[Outcome]) -> rusqlite::Result<Vec<Recorded
         outcome_columns!(),
         ")
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-                 ?19, ?20, ?21, ?22, ?23, ?24, ?25)"
+                 ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)"
     ))?;
     let kept = outcomes.iter().map(|outcome| insert_kept(&mut insert, outcome));
     let kept = kept.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -140,6 +140,7 @@ fn insert_one(insert: &mut Statement<'_>, o: &Outcome) -> rusqlite::Result<bool>
         o.throttled,
         o.deadline.map(|deadline| deadline.to_string()),
         o.finish.map(AnswerFinish::as_str),
+        o.flaw.map(AnswerFlaw::as_str),
     ])?;
     Ok(inserted == 1)
 }
@@ -200,6 +201,7 @@ mod tests {
             failure: None,
             usage: TokenUsage::default(),
             finish: None,
+            flaw: None,
             service_tier: None,
             attempts: 1,
             throttled: 0,
