@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::LineFault;
+use domain::job::json_edits::{self, JsonEdits};
 use domain::job::{Api, BatchId, Job, JobHistory, JobId, TokenEstimate};
 
 /// Options for reading lines.
@@ -49,12 +50,20 @@ pub struct JobLine<'a> {
     api: Api,
     pub(super) model: Cow<'a, str>,
     body: &'a RawValue,
-    /// The body lacks its model.
-    add_model: bool,
+    named: ModelPlace<'a>,
     pub(super) deadline: Option<Timestamp>,
     pub(super) not_before: Option<Timestamp>,
     pub(super) priority: i32,
     metadata: Option<&'a str>,
+}
+
+/// Place of the model's name in a body.
+#[derive(Debug, Clone, Copy)]
+enum ModelPlace<'a> {
+    Named,
+    /// There is `null` or an empty text.
+    Empty(&'a RawValue),
+    Absent,
 }
 
 /// All fields unparsed, so that each fault can be reported separately.
@@ -80,7 +89,7 @@ struct LineFields<'a> {
 
 #[derive(Deserialize)]
 struct BodyFields<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "json_edits::written")]
     model: Option<&'a RawValue>,
     #[serde(borrow)]
     messages: Option<&'a RawValue>,
@@ -117,7 +126,7 @@ pub fn read_line<'a>(text: &'a str, reading: &'a LineOptions) -> Result<JobLine<
         field: "body",
         hint: "put the request in it, such as {\"model\":…,\"messages\":[…]}",
     })?;
-    let (model, add_model) = read_body(api, body, reading)?;
+    let (model, named) = read_body(api, body, reading)?;
     if let Some(known) = &reading.models
         && !known.iter().any(|name| *name == model)
     {
@@ -134,7 +143,7 @@ pub fn read_line<'a>(text: &'a str, reading: &'a LineOptions) -> Result<JobLine<
         api,
         model,
         body,
-        add_model,
+        named,
         deadline: earliest(
             fields.deadline.map(|raw| time_of("deadline", raw)).transpose()?,
             reading.terms.deadline,
@@ -143,6 +152,12 @@ pub fn read_line<'a>(text: &'a str, reading: &'a LineOptions) -> Result<JobLine<
         priority: fields.priority.map_or(Ok(0), priority_of)?,
         metadata: fields.metadata.map(RawValue::get).or(reading.terms.metadata.as_deref()),
     })
+}
+
+/// Returns the custom_id of a line that is no job, if it can be read.
+pub(super) fn custom_id_of(text: &str) -> Option<String> {
+    let fields: LineFields<'_> = serde_json::from_str(text).ok()?;
+    custom_id(fields.custom_id).ok().map(Cow::into_owned)
 }
 
 impl JobLine<'_> {
@@ -155,15 +170,7 @@ impl JobLine<'_> {
     /// Makes the job, its tokens counted.
     pub fn into_job(self, batch_id: &BatchId, position: u64) -> Job {
         let estimate = self.estimate();
-        let body = self.body.get();
-        let body = if self.add_model {
-            let model = serde_json::to_string(&self.model).unwrap_or_default();
-            let rest = body[1..].trim_start();
-            let comma = if rest.starts_with('}') { "" } else { "," };
-            Bytes::from(format!("{{\"model\":{model}{comma}{rest}"))
-        } else {
-            Bytes::copy_from_slice(body.as_bytes())
-        };
+        let body = with_model(self.body, self.named, &self.model);
         Job {
             id: JobId::new(batch_id, &self.custom_id),
             batch_id: batch_id.clone(),
@@ -198,7 +205,7 @@ fn read_body<'a>(
     api: Api,
     raw: &'a RawValue,
     reading: &'a LineOptions,
-) -> Result<(Cow<'a, str>, bool), LineFault> {
+) -> Result<(Cow<'a, str>, ModelPlace<'a>), LineFault> {
     if !raw.get().starts_with('{') {
         return Err(LineFault::Wrong { field: "body", expected: "a JSON object" });
     }
@@ -226,10 +233,31 @@ fn read_body<'a>(
             })?;
         }
     }
-    match (body.model, &reading.default_model) {
-        (Some(model), _) => Ok((text_of("body.model", model)?, false)),
-        (None, Some(default)) => Ok((default.as_str().into(), true)),
-        (None, None) => Err(LineFault::NoModel),
+    let place = match body.model {
+        None => ModelPlace::Absent,
+        Some(raw) if matches!(raw.get(), "null" | "\"\"") => ModelPlace::Empty(raw),
+        Some(raw) => return Ok((text_of("body.model", raw)?, ModelPlace::Named)),
+    };
+    let default = reading.default_model.as_deref().ok_or(LineFault::NoModel)?;
+    Ok((default.into(), place))
+}
+
+/// Returns the body with the model's name in it.
+fn with_model(body: &RawValue, place: ModelPlace<'_>, model: &str) -> Bytes {
+    let bytes = body.get().as_bytes();
+    let name = || serde_json::to_string(model).unwrap_or_default();
+    match place {
+        ModelPlace::Named => Bytes::copy_from_slice(bytes),
+        ModelPlace::Empty(raw) => {
+            let mut edits = JsonEdits::default();
+            edits.replace(bytes, raw, name());
+            edits.apply(&Bytes::copy_from_slice(bytes))
+        }
+        ModelPlace::Absent => {
+            let rest = body.get()[1..].trim_start();
+            let comma = if rest.starts_with('}') { "" } else { "," };
+            Bytes::from(format!("{{\"model\":{}{comma}{rest}", name()))
+        }
     }
 }
 
@@ -345,6 +373,13 @@ mod tests {
         let line = r#"{"custom_id":"a","url":"/v1/responses","body":{ "input":"x"}}"#;
         let job = read_line(line, &reading).unwrap().into_job(&"b".parse().unwrap(), 0);
         assert_eq!(job.body, r#"{"model":"gpt \"x\"","input":"x"}"#);
+        for empty in ["null", "\"\""] {
+            let line = GOOD.replace("\"m\"", empty);
+            let job = read_line(&line, &reading).unwrap().into_job(&"b".parse().unwrap(), 0);
+            let body = String::from_utf8(job.body.to_vec()).unwrap();
+            assert_eq!(body.matches("\"model\"").count(), 1, "{body}");
+            assert!(body.contains(r#""model":"gpt \"x\"""#), "{body}");
+        }
         let line = GOOD.replace("\"m\"", "\"other\"");
         assert_eq!(read_line(&line, &reading).unwrap().model, "other");
     }

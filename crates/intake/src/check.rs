@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::batch_file::{LineOptions, read_line};
-use super::duplicates::{self, DuplicateFinder};
+use super::batch_file::{LineOptions, custom_id_of, read_line};
+use super::duplicates::{self, DuplicateFinder, DuplicatePair};
 use super::fault::{InputFault, LineFault};
 use super::source::{InputLine, InputSource, InputSourceError, LineReader};
 use domain::job::BatchId;
@@ -101,9 +101,8 @@ pub fn check(
         while let Some(line) = lines.next()? {
             any = true;
             hash.add(&line);
-            let read =
-                line.checked(reading.max_line_bytes).and_then(|text| read_line(text, reading));
-            match read {
+            let text = line.checked(reading.max_line_bytes);
+            match text.and_then(|text| read_line(text, reading)) {
                 Ok(job) => {
                     let place = duplicates::LinePosition {
                         ordinal,
@@ -118,16 +117,22 @@ pub fn check(
                         pass.checked.models.insert(job.model.into_owned());
                     }
                 }
-                Err(fault) => pass.fault(name, line.number, fault)?,
+                Err(kind) => {
+                    let custom_id =
+                        line.checked(reading.max_line_bytes).ok().and_then(custom_id_of);
+                    let file = name.to_string();
+                    pass.fault(InputFault { file, line: line.number, custom_id, kind })?;
+                }
             }
             ordinal += 1;
         }
         pass.checked.notes.extend(lines.notes());
         if !any {
-            pass.fault(name, 0, LineFault::EmptyFile)?;
+            let (file, kind) = (name.to_string(), LineFault::EmptyFile);
+            pass.fault(InputFault { file, line: 0, custom_id: None, kind })?;
         }
     }
-    pass.find_duplicates(sources)?;
+    pass.find_duplicates(sources, reading)?;
     pass.checked.lines = ordinal;
     pass.checked.fingerprint = hash.digest();
     Ok(pass.checked)
@@ -159,13 +164,7 @@ struct CheckPass {
 }
 
 impl CheckPass {
-    fn fault(
-        &mut self,
-        source: &InputSource,
-        line: u64,
-        what: LineFault,
-    ) -> Result<(), CheckError> {
-        let fault = InputFault { file: source.to_string(), line, kind: what };
+    fn fault(&mut self, fault: InputFault) -> Result<(), CheckError> {
         let out = &mut self.checked.fault_lines;
         fault.write_line(out).map_err(CheckError::Temporary)?;
         self.checked.faults += 1;
@@ -175,20 +174,39 @@ impl CheckPass {
         Ok(())
     }
 
-    fn find_duplicates(&mut self, sources: &[InputSource]) -> Result<(), CheckError> {
+    fn find_duplicates(
+        &mut self,
+        sources: &[InputSource],
+        reading: &LineOptions,
+    ) -> Result<(), CheckError> {
         let duplicates = std::mem::take(&mut self.duplicates);
-        let found = duplicates.find().map_err(CheckError::Temporary)?;
-        for pair in found {
-            let first = &sources[pair.first.source as usize];
-            let what = LineFault::DuplicateCustomId {
-                first_file: first.to_string(),
-                first_line: pair.first.line,
-            };
-            self.fault(&sources[pair.again.source as usize], pair.again.line, what)?;
-            self.checked.repeated.push(pair.again.ordinal);
-            self.checked.jobs -= 1;
+        let mut found = duplicates.find().map_err(CheckError::Temporary)?;
+        found.sort_unstable_by_key(|pair| pair.again.ordinal);
+        let mut found = found.into_iter().peekable();
+        // Only fingerprints of the ids were kept: the lines tell them again, if there are any.
+        for (source, name) in sources.iter().enumerate() {
+            let is_here = |pair: &DuplicatePair| pair.again.source as usize == source;
+            if found.peek().is_none_or(|pair| !is_here(pair)) {
+                continue;
+            }
+            let mut lines = LineReader::open(name)?;
+            while let Some(line) = lines.next()? {
+                let Some(pair) =
+                    found.next_if(|pair| is_here(pair) && pair.again.line == line.number)
+                else {
+                    continue;
+                };
+                let kind = LineFault::DuplicateCustomId {
+                    first_file: sources[pair.first.source as usize].to_string(),
+                    first_line: pair.first.line,
+                };
+                let custom_id = line.checked(reading.max_line_bytes).ok().and_then(custom_id_of);
+                let file = name.to_string();
+                self.fault(InputFault { file, line: line.number, custom_id, kind })?;
+                self.checked.repeated.push(pair.again.ordinal);
+                self.checked.jobs -= 1;
+            }
         }
-        self.checked.repeated.sort_unstable();
         Ok(())
     }
 }

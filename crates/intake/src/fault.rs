@@ -11,6 +11,8 @@ pub struct InputFault {
     pub file: String,
     /// From 1; 0 for a fault of the file as a whole.
     pub line: u64,
+    /// The line's custom_id, if it can be read.
+    pub custom_id: Option<String>,
     pub kind: LineFault,
 }
 
@@ -96,7 +98,8 @@ impl InputFault {
     pub(super) fn write_line(&self, out: &mut dyn Write) -> io::Result<()> {
         let error =
             json!({"code": self.kind.code(), "message": self.to_string(), "line": self.line});
-        let line = json!({"id": null, "custom_id": null, "response": null, "error": error});
+        let line =
+            json!({"id": null, "custom_id": self.custom_id, "response": null, "error": error});
         writeln!(out, "{line}")
     }
 }

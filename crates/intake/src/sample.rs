@@ -24,8 +24,14 @@ pub fn sample(
     batch: &BatchId,
     most: usize,
 ) -> Result<Vec<Job>, SampleError> {
-    let fault =
-        |line, what| SampleError::Line(InputFault { file: source.to_string(), line, kind: what });
+    let fault = |line, what| {
+        SampleError::Line(InputFault {
+            file: source.to_string(),
+            line,
+            custom_id: None,
+            kind: what,
+        })
+    };
     let mut lines = LineReader::open(source)?;
     let mut jobs = Vec::new();
     while jobs.len() < most

@@ -5,20 +5,20 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::response::ServiceTier;
-use domain::job::json_edits::JsonEdits;
+use domain::job::json_edits::{self, JsonEdits};
 use domain::job::{Api, Job};
 
 const FLEX: &str = r#""flex""#;
 
 #[derive(Deserialize)]
 struct RequestBodyFields<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "json_edits::written")]
     model: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "json_edits::written")]
     stream: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "json_edits::written")]
     stream_options: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "json_edits::written")]
     service_tier: Option<&'a RawValue>,
 }
 
@@ -116,6 +116,11 @@ mod tests {
             prepare(&job(Api::ChatCompletions, "m", body), "m", ServiceTier::AsAsked),
             r#"{"model":"m","stream_options":{"include_usage":true},"stream":true}"#
         );
+        let body = r#"{"model":"m","stream_options":null,"stream":true}"#;
+        assert_eq!(
+            prepare(&job(Api::ChatCompletions, "m", body), "m", ServiceTier::AsAsked),
+            r#"{"model":"m","stream_options":{"include_usage":true},"stream":true}"#
+        );
         let off = job(Api::ChatCompletions, "m", r#"{"model":"m","stream":false}"#);
         assert_eq!(prepare(&off, "m", ServiceTier::AsAsked), off.body);
     }
@@ -133,5 +138,10 @@ mod tests {
             r#"{"model":"m","service_tier":"flex"}"#
         );
         assert_eq!(prepare(&asked, "m", ServiceTier::AsAsked), asked.body);
+        let null = job(Api::Responses, "m", r#"{"model":"m","service_tier":null}"#);
+        assert_eq!(
+            prepare(&null, "m", ServiceTier::Flex),
+            r#"{"model":"m","service_tier":"flex"}"#
+        );
     }
 }

@@ -1,172 +1,45 @@
 //! Token estimate: what the service will book for a request, prompt tokens plus the longest answer.
 //!
 //! Azure OpenAI books an estimate when a request arrives, long before it knows the answer's length
-//! (Azure docs: "quota", the limiter's model). The prompt is counted with the model's own
-//! tokenizer; parts that are no text get the published flat costs.
+//! (Azure docs: "quota", the limiter's model). Text is counted with the model's own tokenizer, tools by
+//! the figures of OpenAI's cookbook, pictures by the published formulas for the model's family. Audio
+//! and documents are estimated from their size. docs/counting.md has the rules and their sources.
 
-use std::borrow::Cow;
+mod fields;
+mod image;
+mod media;
+mod prompt;
+mod tools;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use domain::job::{Api, TokenEstimate};
+use fields::{RequestFields, whole_number};
+use prompt::PromptCounter;
 
 /// Output tokens assumed where a request sets no limit. Too high only costs pace, and the
 /// service's headers correct it; too low leads to 429s.
 pub const DEFAULT_MAX_OUTPUT: u32 = 4096;
 
-/// Tokens around every chat message and before the answer, as OpenAI's cookbook counts them.
-const PER_MESSAGE: usize = 3;
-const PER_REPLY: usize = 3;
-const PER_NAME: usize = 1;
-
-/// A 1024 x 1024 picture in high detail, and any picture in low detail (OpenAI's vision guide).
-const IMAGE_HIGH: usize = 765;
-const IMAGE_LOW: usize = 85;
-
 /// Counts the tokens of a request body. Unreadable parts count as nothing: the service will
 /// reject such a request itself.
 pub fn estimate(api: Api, model: &str, body: &[u8]) -> TokenEstimate {
-    let Ok(fields) = serde_json::from_slice::<PromptFields<'_>>(body) else {
+    let Some(fields) = std::str::from_utf8(body).ok().and_then(RequestFields::read) else {
         return TokenEstimate::default();
     };
-    let count = tokenizer(model);
-    let prompt = match api {
-        Api::ChatCompletions => {
-            let messages = fields.messages.iter().flatten();
-            PER_REPLY + messages.map(|m| m.tokens(&count)).sum::<usize>()
-        }
-        Api::Responses | Api::Embeddings => {
-            fields.input.map_or(0, |input| text_tokens(input, &count))
-        }
-    };
-    let around = [fields.instructions, fields.tools, fields.functions, fields.response_format];
-    let around: usize = around.into_iter().flatten().map(|raw| text_tokens(raw, &count)).sum();
     let max_output = match api {
         Api::Embeddings => 0,
-        _ => fields.max_output(),
+        _ => max_output(&fields),
     };
-    TokenEstimate { prompt: u32::try_from(prompt + around).unwrap_or(u32::MAX), max_output }
+    let prompt = PromptCounter::new(model).request(api, &fields);
+    TokenEstimate { prompt: u32::try_from(prompt).unwrap_or(u32::MAX), max_output }
 }
 
 /// Returns whether a request limits the tokens of its answer, or has no such limit to set.
 pub fn has_output_limit(api: Api, body: &str) -> bool {
-    let limit = |fields: PromptFields<'_>| {
-        fields.max_completion_tokens.or(fields.max_output_tokens).or(fields.max_tokens)
-    };
-    api == Api::Embeddings || serde_json::from_str(body).is_ok_and(|asked| limit(asked).is_some())
-}
-
-/// Fields of a request body that cost tokens.
-#[derive(Deserialize)]
-struct PromptFields<'a> {
-    #[serde(borrow)]
-    messages: Option<Vec<PromptMessage<'a>>>,
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-    #[serde(borrow)]
-    instructions: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tools: Option<&'a RawValue>,
-    #[serde(borrow)]
-    functions: Option<&'a RawValue>,
-    #[serde(borrow)]
-    response_format: Option<&'a RawValue>,
-    max_tokens: Option<u32>,
-    max_completion_tokens: Option<u32>,
-    max_output_tokens: Option<u32>,
-    n: Option<u32>,
-}
-
-impl PromptFields<'_> {
-    fn max_output(&self) -> u32 {
-        let each = self.max_completion_tokens.or(self.max_output_tokens).or(self.max_tokens);
-        each.unwrap_or(DEFAULT_MAX_OUTPUT).saturating_mul(self.n.unwrap_or(1).max(1))
-    }
-}
-
-#[derive(Deserialize)]
-struct PromptMessage<'a> {
-    #[serde(borrow)]
-    role: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    name: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tool_calls: Option<&'a RawValue>,
-}
-
-impl PromptMessage<'_> {
-    fn tokens(&self, count: &dyn Fn(&str) -> usize) -> usize {
-        let role = self.role.as_deref().map_or(0, |role| match role {
-            // The usual roles are one token in every encoding.
-            "system" | "user" | "assistant" | "developer" | "tool" => 1,
-            other => count(other),
-        });
-        let name = self.name.as_deref().map_or(0, |name| PER_NAME + count(name));
-        let bodies = [self.content, self.tool_calls].into_iter().flatten();
-        PER_MESSAGE + role + name + bodies.map(|raw| text_tokens(raw, count)).sum::<usize>()
-    }
-}
-
-/// Counts the tokens of a JSON value: a string, a list of strings, token numbers or parts, or a
-/// message list.
-fn text_tokens(raw: &RawValue, count: &dyn Fn(&str) -> usize) -> usize {
-    let json = raw.get();
-    match json.as_bytes().first() {
-        Some(b'"') => serde_json::from_str::<Cow<'_, str>>(json).map_or(0, |text| count(&text)),
-        Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(json)
-            .map_or(0, |items| items.into_iter().map(|item| item_tokens(item, count)).sum()),
-        Some(b'n') | None => 0,
-        _ => count(json),
-    }
-}
-
-fn item_tokens(raw: &RawValue, count: &dyn Fn(&str) -> usize) -> usize {
-    match raw.get().as_bytes().first() {
-        Some(b'{') => serde_json::from_str::<PromptPart<'_>>(raw.get())
-            .map_or(0, |part| part.tokens(raw.get(), count)),
-        // Embeddings accept ready-made token numbers too.
-        Some(b'0'..=b'9') => 1,
-        _ => text_tokens(raw, count),
-    }
-}
-
-/// A content part, or a message of a Responses input.
-#[derive(Deserialize)]
-struct PromptPart<'a> {
-    #[serde(borrow)]
-    r#type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    role: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    image_url: Option<&'a RawValue>,
-    #[serde(borrow)]
-    detail: Option<Cow<'a, str>>,
-}
-
-impl PromptPart<'_> {
-    fn tokens(&self, whole: &str, count: &dyn Fn(&str) -> usize) -> usize {
-        if matches!(self.r#type.as_deref(), Some("image_url" | "input_image")) {
-            let nested = self.image_url.is_some_and(|url| url.get().contains(r#""detail":"low""#));
-            let low = self.detail.as_deref() == Some("low") || nested;
-            return if low { IMAGE_LOW } else { IMAGE_HIGH };
-        }
-        match (self.text, self.content) {
-            (Some(text), _) => text_tokens(text, count),
-            (None, Some(content)) => {
-                let message = if self.role.is_some() { PER_MESSAGE + 1 } else { 0 };
-                message + text_tokens(content, count)
-            }
-            // A tool definition or the like: the model reads its JSON.
-            (None, None) => count(whole),
-        }
-    }
+    let limited =
+        || RequestFields::read(body).is_some_and(|fields| output_limit(&fields).is_some());
+    api == Api::Embeddings || limited()
 }
 
 /// Returns the number of tokens of a text for current models.
@@ -174,19 +47,18 @@ pub fn count(text: &str) -> usize {
     bpe_openai::o200k_base().count(text)
 }
 
-/// Returns the model's encoding, by the names OpenAI's tokenizer maps to it. Deployments can have
-/// any name: unknown ones are taken for current models.
-fn tokenizer(model: &str) -> impl Fn(&str) -> usize {
-    const CL100K: [&str; 4] = ["gpt-4", "gpt-35", "gpt-3.5", "text-embedding"];
-    const O200K: [&str; 3] = ["gpt-4o", "gpt-4.", "gpt-4-o"];
-    let model = model.to_ascii_lowercase();
-    let starts = |names: &[&str]| names.iter().any(|name| model.starts_with(name));
-    let tokenizer = if starts(&CL100K) && !starts(&O200K) {
-        bpe_openai::cl100k_base()
-    } else {
-        bpe_openai::o200k_base()
-    };
-    |text| tokenizer.count(text)
+/// Returns the limit of one answer. A float or a text counts as the number it stands for: pandas and
+/// spreadsheets write `500.0` and `"500"` (litellm#1854).
+fn output_limit(fields: &RequestFields<'_>) -> Option<u32> {
+    let limit = |raw: Option<&RawValue>| raw.and_then(whole_number);
+    limit(fields.max_completion_tokens)
+        .or_else(|| limit(fields.max_output_tokens))
+        .or_else(|| limit(fields.max_tokens))
+}
+
+fn max_output(fields: &RequestFields<'_>) -> u32 {
+    let answers = fields.n.and_then(whole_number).unwrap_or(1).max(1);
+    output_limit(fields).unwrap_or(DEFAULT_MAX_OUTPUT).saturating_mul(answers)
 }
 
 #[cfg(test)]
@@ -241,5 +113,98 @@ mod tests {
         let body =
             r#"{"input":[{"role":"user","content":[{"type":"input_text","text":"Hello"}]}]}"#;
         assert_eq!(of(Api::Responses, "gpt-4o", body).0, 3 + 1 + 1);
+    }
+
+    /// The example of OpenAI's cookbook, whose true counts are 101 for gpt-4o and 105 for gpt-4.
+    const WEATHER: &str = r#"{"messages":[
+        {"role":"system","content":"You are a helpful assistant that can answer to questions about the weather."},
+        {"role":"user","content":"What's the weather like in San Francisco?"}],
+        "tools":[{"type":"function","function":{"name":"get_current_weather",
+        "description":"Get the current weather in a given location","parameters":{"type":"object",
+        "properties":{"location":{"type":"string","description":"The city and state, e.g. San Francisco, CA"},
+        "unit":{"type":"string","description":"The unit of temperature to return","enum":["celsius","fahrenheit"]}},
+        "required":["location"]}}}]}"#;
+
+    #[test]
+    fn functions_count_as_the_service_bills_them_whatever_white_space_is_between() {
+        let chat = |model, body: &str| of(Api::ChatCompletions, model, body).0;
+        assert_eq!((chat("gpt-4o", WEATHER), chat("gpt-4", WEATHER)), (101, 105));
+        let spaced = WEATHER.replace("\":", "\" : ").replace(',', ", ");
+        let compact = WEATHER.replace("\n        ", "");
+        assert_eq!(chat("gpt-4o", &compact), 101);
+        assert!(
+            chat("gpt-4o", &spaced).abs_diff(101) <= 3,
+            "commas within texts have a space more"
+        );
+    }
+
+    #[test]
+    fn a_schema_for_the_answer_counts_where_either_api_has_it() {
+        let schema =
+            r#""name":"s","schema":{"type":"object","properties":{"a":{"type":"string"}}}"#;
+        let chat = format!(
+            r#"{{"messages":[],"response_format":{{"type":"json_schema","json_schema":{{{schema}}}}}}}"#
+        );
+        let responses =
+            format!(r#"{{"input":"","text":{{"format":{{"type":"json_schema",{schema}}}}}}}"#);
+        let chat = of(Api::ChatCompletions, "gpt-4o", &chat).0;
+        let responses = of(Api::Responses, "gpt-4o", &responses).0;
+        assert_eq!(chat - 3, responses);
+        assert!(responses > 20, "{responses}");
+        let plain = r#"{"input":"","text":{"format":{"type":"text"}}}"#;
+        assert_eq!(of(Api::Responses, "gpt-4o", plain).0, 0);
+    }
+
+    #[test]
+    fn documents_and_audio_are_no_prompt_text() {
+        let data = "A".repeat(200_000);
+        let parts = [
+            format!(r#"{{"type":"file","file":{{"filename":"a.pdf","file_data":"{data}"}}}}"#),
+            format!(r#"{{"type":"input_file","file_data":"{data}"}}"#),
+            format!(r#"{{"type":"input_audio","input_audio":{{"data":"{data}","format":"mp3"}}}}"#),
+            format!(
+                r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}"#
+            ),
+        ];
+        let counts = parts.map(|part| {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#);
+            of(Api::ChatCompletions, "gpt-4.1", &body).0 - 7
+        });
+        assert_eq!(counts, [3 * 1265, 3 * 1265, 94, 765]);
+    }
+
+    #[test]
+    fn low_detail_is_seen_however_it_is_written() {
+        let count = |image: &str| {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":[{image}]}}]}}"#);
+            of(Api::ChatCompletions, "gpt-4o", &body).0 - 7
+        };
+        for image in [
+            r#"{"type":"image_url","image_url":{"url":"https://x/a.png", "detail" : "low"}}"#,
+            r#"{"type":"input_image","image_url":"https://x/a.png","detail":"low"}"#,
+        ] {
+            assert_eq!(count(image), 85, "{image}");
+        }
+    }
+
+    #[test]
+    fn an_odd_field_costs_itself_and_never_the_count_of_the_others() {
+        let text = "Hello ".repeat(100);
+        let message = format!(r#"{{"role":"user","content":"{text}"}}"#);
+        let plain = of(Api::ChatCompletions, "gpt-4o", &format!(r#"{{"messages":[{message}]}}"#));
+        for more in [
+            r#""max_tokens":null"#,
+            r#""max_tokens":"many""#,
+            r#""max_tokens":-5"#,
+            r#""n":"x""#,
+            r#""tools":7"#,
+            r#""response_format":"json""#,
+            r#""max_tokens":[],"max_tokens":{}"#,
+        ] {
+            let body = format!(r#"{{"messages":[{message},7],{more}}}"#);
+            assert_eq!(of(Api::ChatCompletions, "gpt-4o", &body), plain, "{more}");
+        }
+        let float = format!(r#"{{"messages":[{message}],"max_tokens":500.0}}"#);
+        assert_eq!(of(Api::ChatCompletions, "gpt-4o", &float), (plain.0, 500));
     }
 }

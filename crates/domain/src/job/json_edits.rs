@@ -1,7 +1,20 @@
 //! Replacement of values in a JSON body in place: all else stays byte for byte.
 
 use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+
+/// Reads a field as it stands, `null` included: a field that is there is replaced and never added a
+/// second time. Programs write absent fields as `null` (litellm#1854). For
+/// `#[serde(default, borrow, deserialize_with = "…")]`.
+///
+/// # Errors
+/// The deserializer's.
+pub fn written<'de: 'a, 'a, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
 
 /// Changes to one body, applied together.
 #[derive(Debug, Default)]

@@ -68,7 +68,8 @@ pub(super) async fn post(
 
 fn new_record(wanted: CreateBatchRequest, now: i64) -> Result<BatchRecord, ApiError> {
     let known = [Api::ChatCompletions, Api::Embeddings, Api::Responses];
-    let endpoint = known.into_iter().find(|api| api.url() == wanted.endpoint);
+    // Azure's Batch API writes it without `/v1` (aibrix#2409).
+    let endpoint = Api::from_url(&wanted.endpoint).filter(|api| known.contains(api));
     let endpoint = endpoint.ok_or_else(|| {
         let urls = known.map(Api::url).join(", ");
         ApiError::invalid("endpoint", format!("it must be one of {urls}"))
