@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::endpoint::{EndpointFlags, LimitFlags};
 use super::exit::CommandError;
+use super::failure_rate::FailureRateFlag;
 use crate::app::simulated;
 use crate::config::{Config, DeploymentConfig};
 use domain::job::BatchId;
@@ -25,6 +26,8 @@ pub(super) struct LocalFlags {
     deployment: Option<String>,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    failure_rate: FailureRateFlag,
 }
 
 impl LocalFlags {
@@ -35,6 +38,7 @@ impl LocalFlags {
             || self.simulate
             || self.endpoint_flags.endpoint.is_some()
             || self.limits.is_given()
+            || self.failure_rate.is_given()
     }
 
     /// Applies the flags to the configuration.
@@ -54,6 +58,7 @@ impl LocalFlags {
             ));
         }
         self.limits.apply(&mut config.deployments)?;
+        self.failure_rate.apply(&mut config);
         Ok(config)
     }
 

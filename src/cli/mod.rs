@@ -23,6 +23,7 @@ mod enqueue;
 mod error_class;
 mod exit;
 mod exit_code;
+mod failure_rate;
 mod init;
 mod input;
 mod interrupt;

@@ -1,6 +1,7 @@
 //! `promptmill work`: one worker of any number, on the configured queue and store.
 
 use super::exit::{CommandError, ExitStatus};
+use super::failure_rate::FailureRateFlag;
 use super::progress::ProgressDisplay;
 use super::{charges, interrupt, worker_end};
 use crate::app::queue_worker::QueueWorker;
@@ -14,11 +15,14 @@ pub(super) struct WorkArgs {
     /// End when the queue is empty and everything is settled
     #[arg(long)]
     drain: bool,
+    #[command(flatten)]
+    failure_rate: FailureRateFlag,
 }
 
-pub(super) async fn run(args: WorkArgs, config: Config) -> Result<ExitStatus, CommandError> {
+pub(super) async fn run(args: WorkArgs, mut config: Config) -> Result<ExitStatus, CommandError> {
     // First of all: a supervisor may stop a worker that has only just started.
     let stop = interrupt::stop_on_signals().map_err(CommandError::internal)?;
+    args.failure_rate.apply(&mut config);
     let worker = QueueWorker::open(&config, args.drain).await?;
     let progress = &worker.progress;
     let shown = ProgressDisplay::start(progress.clone(), None, worker.tpm());

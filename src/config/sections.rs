@@ -48,6 +48,8 @@ pub struct InputConfig {
 pub struct WorkerConfig {
     pub max_tries: u32,
     pub max_deliveries: u32,
+    /// Percentage of a batch's last 200 jobs that may fail before it is paused; 100: all.
+    pub max_failure_rate: f64,
     pub shutdown_grace_seconds: u64,
     /// Time limit of a whole call, from sending to the last byte.
     pub request_timeout_seconds: u64,
@@ -119,6 +121,8 @@ impl Default for WorkerConfig {
             max_tries: 8,
             // The default of Service Bus queues.
             max_deliveries: 10,
+            // Above it something is wrong that a person should see before more is paid.
+            max_failure_rate: 50.0,
             // Below the 30 s that container platforms give after SIGTERM.
             shutdown_grace_seconds: 25,
             // Long answers of reasoning models take minutes.

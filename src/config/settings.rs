@@ -95,13 +95,15 @@ impl Config {
     }
 
     /// Returns if each setting is within its range, its key, and the range in words.
-    fn ranges(&self) -> [(bool, &'static str, &'static str); 3] {
+    fn ranges(&self) -> [(bool, &'static str, &'static str); 4] {
         let formula::ScalingSettings { min_replicas, max_replicas, backlog_minutes } = self.scaling;
         let spill = (0.0..=86_400.0).contains(&self.pool.spill_after_seconds);
+        let failures = (0.0..=100.0).contains(&self.worker.max_failure_rate);
         let replicas = max_replicas > 0 && min_replicas <= max_replicas;
         let backlog = (0.1..=1e6).contains(&backlog_minutes);
         [
             (spill, "pool.spill_after_seconds", "from 0 to 86400"),
+            (failures, "worker.max_failure_rate", "a percentage, from 0 to 100"),
             (replicas, "scaling.max_replicas", "at least 1 and at least min_replicas"),
             (backlog, "scaling.backlog_minutes", "from 0.1 to 1000000"),
         ]
@@ -140,6 +142,7 @@ impl Config {
             // call ever waits for the queue.
             max_held: 2 * calls + JOBS_BESIDE_CALLS,
             max_attempts: self.worker.max_tries,
+            max_failure_rate: self.worker.max_failure_rate / 100.0,
             max_deliveries: self.worker.max_deliveries,
             defer_from: worker::DEFER_FROM,
             shutdown_grace: Duration::from_secs(self.worker.shutdown_grace_seconds),

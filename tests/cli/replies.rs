@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -372,4 +374,51 @@ fn what_would_be_answered_in_the_background_is_refused_before_it_is_paid() {
     let ended = run(&place, &endpoint, &[]);
     assert_eq!((ended.code, endpoint.calls()), (Some(2), 0), "{}", ended.err);
     assert!(ended.err.contains("would be lost"), "{}", ended.err);
+}
+
+#[test]
+fn a_batch_of_which_every_job_fails_is_paused_before_it_costs_more() {
+    let refused = || EndpointReply::error(400, "invalid_value", "The temperature must be below 2.");
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let mended = is_mended.clone();
+    let endpoint = Endpoint::start(move |_| {
+        if mended.load(Ordering::SeqCst) { EndpointReply::chat("ok") } else { refused() }
+    });
+    let place = place(jobs(600));
+    let ended = run(&place, &endpoint, &["--batch", "night", "--concurrency", "8"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
+    assert!((50..200).contains(&endpoint.calls()), "{} calls", endpoint.calls());
+    for said in [
+        "batch night is paused (50 of its first 50 jobs failed",
+        "invalid_value",
+        "'job-",
+        "The temperature must be below 2",
+        "promptmill resume night",
+    ] {
+        assert!(ended.err.contains(said), "{said}: {}", ended.err);
+    }
+    let status = place.run(&["status", "night"]);
+    assert!(status.out.contains("50 of its first 50 jobs failed"), "{}", status.out);
+    is_mended.store(true, Ordering::SeqCst);
+    let again = run(&place, &endpoint, &["--batch", "night"]);
+    assert_eq!(again.code, Some(1), "still paused: {}", again.err);
+    let resumed = place.run(&["resume", "night"]);
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    let again = run(&place, &endpoint, &["--batch", "night"]);
+    assert_eq!(again.code, Some(1), "some failed: {}", again.err);
+    let [answers, errors] =
+        ["night.results.jsonl", "night.errors.jsonl"].map(|name| place.lines(name).len());
+    assert_eq!(answers + errors, 600);
+    assert!((50..200).contains(&errors), "{errors} failed");
+}
+
+#[test]
+fn whoever_wants_all_failures_gets_them() {
+    let endpoint = Endpoint::start(|_| EndpointReply::error(400, "invalid_value", "no"));
+    let place = place(jobs(300));
+    let ended = run(&place, &endpoint, &["--max-failure-rate", "100"]);
+    assert_eq!((ended.code, endpoint.calls()), (Some(1), 300), "{}", ended.err);
+    let wrong = run(&place, &endpoint, &["--max-failure-rate", "101"]);
+    assert_eq!(wrong.code, Some(2), "{}", wrong.err);
+    assert!(wrong.err.contains("from 0 to 100"), "{}", wrong.err);
 }

@@ -83,6 +83,7 @@ impl Bench {
                 prices: None,
                 shared: false,
                 max_held,
+                max_failure_rate: 1.0,
                 max_attempts: 3,
                 max_deliveries: 5,
                 defer_from: DEFER_FROM,

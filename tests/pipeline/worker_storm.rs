@@ -152,6 +152,7 @@ fn worker(queue: LocalQueue, store: LocalStore, url: &str) -> Worker {
             prices: None,
             shared: false,
             max_held: 256,
+            max_failure_rate: 1.0,
             max_attempts: MAX_ATTEMPTS,
             max_deliveries: 1_000,
             // Jobs that wait in the queue would wait by the clock on the wall.

@@ -1,12 +1,15 @@
 //! A batch as this worker knows it: whether its jobs may run, and what they may cost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 
 use super::allowance::BudgetAllowance;
+use super::failure_watch::FailureWatch;
 use domain::job::BatchId;
+use domain::mutex::lock;
+use domain::outcome::Outcome;
 use store::{Batch, BatchState};
 
 /// Treatment of a batch's jobs that are not in flight.
@@ -40,6 +43,7 @@ pub(super) struct BatchHandle {
     /// `None`: no limit on its cost.
     allowance: Option<Arc<BudgetAllowance>>,
     closed: CancellationToken,
+    failures: Mutex<FailureWatch>,
 }
 
 impl BatchHandle {
@@ -48,8 +52,15 @@ impl BatchHandle {
         disposition: BatchDisposition,
         allowance: Option<Arc<BudgetAllowance>>,
         closed: CancellationToken,
+        failures: FailureWatch,
     ) -> Self {
-        Self { id, disposition: AtomicU8::new(disposition as u8), allowance, closed }
+        let failures = Mutex::new(failures);
+        Self { id, disposition: AtomicU8::new(disposition as u8), allowance, closed, failures }
+    }
+
+    /// Counts how one of its jobs ended; returns why the batch should be paused, if it should.
+    pub(super) fn observe(&self, outcome: &Outcome) -> Option<String> {
+        lock(&self.failures).observe(outcome)
     }
 
     pub(super) fn id(&self) -> &BatchId {
@@ -92,6 +103,7 @@ impl BatchHandle {
         let changed = before != disposition as u8;
         if changed && disposition == BatchDisposition::Run {
             self.allowance.iter().for_each(|allowance| allowance.reopen());
+            lock(&self.failures).reset();
         }
         changed
     }

@@ -21,6 +21,7 @@ use super::batch_handle::{BatchDisposition, BatchHandle};
 use super::budget_sync::BudgetSync;
 use super::channels::StageSenders;
 use super::command::DispatcherCommand;
+use super::failure_watch::FailureWatch;
 use super::retry;
 use super::settings::Worker;
 use domain::job::BatchId;
@@ -45,6 +46,7 @@ pub(super) struct BatchRegistry {
     store: Arc<dyn Store>,
     prices: Option<Arc<Prices>>,
     has_siblings: bool,
+    max_failure_rate: f64,
     commands: mpsc::Sender<DispatcherCommand>,
     budget_syncs: mpsc::Sender<BudgetSync>,
     /// Cancelled when all calls have ended.
@@ -65,6 +67,7 @@ impl BatchRegistry {
             store: worker.store.clone(),
             prices: worker.settings.prices.clone(),
             has_siblings: worker.settings.shared,
+            max_failure_rate: worker.settings.max_failure_rate,
             commands: to.commands.clone(),
             budget_syncs: to.budget_syncs.clone(),
             closed: CancellationToken::new(),
@@ -108,7 +111,8 @@ impl BatchRegistry {
             budget.map(|budget| Arc::new(BudgetAllowance::new(budget, self.prices.clone())));
         let disposition = BatchDisposition::of(batch.as_ref());
         let closed = self.closed.child_token();
-        Ok(Arc::new(BatchHandle::new(id, disposition, allowance, closed)))
+        let failures = FailureWatch::new(self.max_failure_rate);
+        Ok(Arc::new(BatchHandle::new(id, disposition, allowance, closed, failures)))
     }
 
     async fn start_budget_sync(&self, batch: &Arc<BatchHandle>) {

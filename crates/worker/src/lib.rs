@@ -25,6 +25,7 @@ mod command;
 mod defer;
 mod dispatcher;
 mod exit;
+mod failure_watch;
 mod inquiry;
 mod leases;
 mod prefetch;
@@ -51,6 +52,7 @@ use channels::channels;
 use dispatcher::{Dispatcher, DispatcherInbox};
 use leases::{BoxedJob, LeaseTable};
 use pull::Puller;
+use record::Recorder;
 use shares::ShareExchange;
 use stage::WorkerStage as Stage;
 use tasks::WorkerTasks;
@@ -95,8 +97,13 @@ impl Worker {
         let dispatcher =
             Dispatcher::new(self, batches.clone(), inbox, AttemptRunner::new(self, &to));
         tasks.spawn_with_end(Stage::Dispatcher, dispatcher.run(ending.clone()));
-        let recording =
-            record::record_all(store.clone(), from.finished, to.recorded, progress.clone());
+        let recorder = Recorder {
+            store: store.clone(),
+            to_settle: to.recorded,
+            commands: to.commands.clone(),
+            progress: progress.clone(),
+        };
+        let recording = recorder.record_all(from.finished);
         tasks.spawn(Stage::Recorder, recording);
         let settling = record::settle_all(queue.clone(), from.recorded, progress.clone());
         tasks.spawn(Stage::Settler, settling);

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::batch_handle::{BatchDisposition, BatchHandle};
+use super::command::DispatcherCommand;
 use super::exit::WorkerError;
 use super::leases::{BoxedJob, LeaseSlot, LeasedJob};
 use super::retry;
@@ -21,7 +23,7 @@ use domain::outcome::{JobFailure, Outcome, OutcomeStatus};
 use model::ModelResponse;
 use model::verdict::ErrorReply;
 use queue::{DeadLetterReason, Delivery, Queue, Settlement};
-use store::{Recorded, Store};
+use store::{BatchState, Recorded, Store, StoreError};
 use telemetry::{RecordSpan, WorkerProgress};
 
 /// Most outcomes recorded together.
@@ -153,27 +155,89 @@ pub(super) struct SettlementGroup {
     recorded_at: Instant,
 }
 
-/// Records all finished jobs and has them settled, until the channel is closed and empty.
-pub(super) async fn record_all(
-    store: Arc<dyn Store>,
-    mut finished: mpsc::Receiver<Box<FinishedJob>>,
-    to_settle: mpsc::Sender<SettlementGroup>,
-    progress: Arc<WorkerProgress>,
-) -> Result<(), WorkerError> {
-    let mut group = Vec::with_capacity(MAX_GROUP);
-    let mut last = 0;
-    while finished.recv_many(&mut group, MAX_GROUP).await > 0 {
-        if group.len().max(last) >= MIN_GROUP_TO_WAIT {
-            fill_group(&mut finished, &mut group).await;
+/// Records outcomes in groups, and pauses batches of which too many jobs fail.
+pub(super) struct Recorder {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) to_settle: mpsc::Sender<SettlementGroup>,
+    pub(super) commands: mpsc::Sender<DispatcherCommand>,
+    pub(super) progress: Arc<WorkerProgress>,
+}
+
+impl Recorder {
+    /// Records all finished jobs and has them settled, until the channel is closed and empty.
+    pub(super) async fn record_all(
+        self,
+        mut finished: mpsc::Receiver<Box<FinishedJob>>,
+    ) -> Result<(), WorkerError> {
+        let mut group = Vec::with_capacity(MAX_GROUP);
+        let mut last = 0;
+        while finished.recv_many(&mut group, MAX_GROUP).await > 0 {
+            if group.len().max(last) >= MIN_GROUP_TO_WAIT {
+                fill_group(&mut finished, &mut group).await;
+            }
+            last = group.len();
+            let recorded = self.record_group(group.drain(..)).await?;
+            if self.to_settle.send(recorded).await.is_err() {
+                // The settler failed and says why.
+                break;
+            }
         }
-        last = group.len();
-        let recorded = record_group(store.as_ref(), group.drain(..), &progress).await?;
-        if to_settle.send(recorded).await.is_err() {
-            // The settler failed and says why.
-            break;
-        }
+        Ok(())
     }
-    Ok(())
+
+    async fn record_group(
+        &self,
+        group: impl Iterator<Item = Box<FinishedJob>>,
+    ) -> Result<SettlementGroup, WorkerError> {
+        let mut outcomes = Vec::new();
+        let mut waiting = Vec::new();
+        let mut ends = Vec::new();
+        for finished in group {
+            let FinishedJob { held, ended_at: ended, outcome, dead_letter: dead } = *finished;
+            ends.push(ended);
+            outcomes.push(outcome);
+            waiting.push((held, dead));
+        }
+        let outcomes = Arc::new(outcomes);
+        let recording = RecordSpan::begin();
+        let proofs = retry::until_reachable(|| self.store.record(outcomes.clone())).await?;
+        let parents = waiting.iter().map(|(held, _)| held.delivery.job.history.traceparent);
+        recording.end(&outcomes, &proofs, parents);
+        self.progress.add_recorded(&outcomes, &proofs);
+        let recorded = Instant::now();
+        self.progress.commits.fetch_add(1, Ordering::Relaxed);
+        self.progress
+            .record_latency
+            .add(ends.into_iter().map(|ended| recorded.duration_since(ended)));
+        let mut group =
+            SettlementGroup { settlements: Vec::new(), slots: Vec::new(), recorded_at: recorded };
+        let mut done = Vec::new();
+        for (((held, dead), proof), outcome) in waiting.into_iter().zip(proofs).zip(outcomes.iter())
+        {
+            if proof.is_first()
+                && let Some(why) = held.batch.observe(outcome)
+            {
+                self.pause(&held.batch, &why).await?;
+            }
+            let LeasedJob { delivery, slot: place, .. } = *held;
+            done.extend(obsolete_payload(&delivery, proof));
+            group.settlements.push(settlement(delivery, proof, dead));
+            group.slots.push(place);
+        }
+        delete_payloads(self.store.as_ref(), done).await;
+        Ok(group)
+    }
+
+    /// Pauses a batch. What is in flight ends, and is paid; nothing new starts.
+    async fn pause(&self, batch: &BatchHandle, why: &str) -> Result<(), StoreError> {
+        batch.set_disposition(BatchDisposition::Park);
+        // The dispatcher may wait for us; then it hears of it from the watch of the batches.
+        let _ = self.commands.try_send(DispatcherCommand::Recheck);
+        warn!(batch.id = %batch.id(), why, "the batch is paused");
+        let running = [BatchState::Enqueuing, BatchState::Running];
+        let pause = || self.store.change_state(batch.id(), &running, BatchState::Paused, Some(why));
+        retry::until_reachable(pause).await.map(drop)
+    }
 }
 
 /// Waits a moment for more outcomes: one commit costs about the same for one as for many.
@@ -186,42 +250,6 @@ async fn fill_group<T>(finished: &mut mpsc::Receiver<T>, group: &mut Vec<T>) {
             _ => return,
         }
     }
-}
-
-async fn record_group(
-    store: &dyn Store,
-    group: impl Iterator<Item = Box<FinishedJob>>,
-    progress: &WorkerProgress,
-) -> Result<SettlementGroup, WorkerError> {
-    let mut outcomes = Vec::new();
-    let mut waiting = Vec::new();
-    let mut ends = Vec::new();
-    for finished in group {
-        let FinishedJob { held, ended_at: ended, outcome, dead_letter: dead } = *finished;
-        ends.push(ended);
-        outcomes.push(outcome);
-        waiting.push((held, dead));
-    }
-    let outcomes = Arc::new(outcomes);
-    let recording = RecordSpan::begin();
-    let proofs = retry::until_reachable(|| store.record(outcomes.clone())).await?;
-    let parents = waiting.iter().map(|(held, _)| held.delivery.job.history.traceparent);
-    recording.end(&outcomes, &proofs, parents);
-    progress.add_recorded(&outcomes, &proofs);
-    let recorded = Instant::now();
-    progress.commits.fetch_add(1, Ordering::Relaxed);
-    progress.record_latency.add(ends.into_iter().map(|ended| recorded.duration_since(ended)));
-    let mut group =
-        SettlementGroup { settlements: Vec::new(), slots: Vec::new(), recorded_at: recorded };
-    let mut done = Vec::new();
-    for ((held, dead), proof) in waiting.into_iter().zip(proofs) {
-        let LeasedJob { delivery, slot: place, .. } = *held;
-        done.extend(obsolete_payload(&delivery, proof));
-        group.settlements.push(settlement(delivery, proof, dead));
-        group.slots.push(place);
-    }
-    delete_payloads(store, done).await;
-    Ok(group)
 }
 
 /// Returns the settlement. The recorded outcome decides, whatever this worker came to.

@@ -40,6 +40,8 @@ pub struct WorkerSettings {
     pub max_held: usize,
     /// Attempts of one job that may end in a transient error before it is dead.
     pub max_attempts: u32,
+    /// Share of a batch's jobs, from 0 to 1, that may fail before it is paused; 1: all.
+    pub max_failure_rate: f64,
     /// Hand-outs of one job without an outcome before it is dead.
     pub max_deliveries: u32,
     /// A retry that is at least so far off waits in the queue, a nearer one in the worker.

@@ -53,6 +53,7 @@ pub fn worker(on: &Backends, simulator: &Simulator) -> Worker {
             only_batch: None,
             prices: None,
             max_held: 16,
+            max_failure_rate: 1.0,
             max_attempts: 3,
             max_deliveries: 5,
             defer_from: DEFER_FROM,
