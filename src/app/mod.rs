@@ -12,6 +12,7 @@ pub mod input;
 pub mod local_run;
 #[cfg(feature = "documents")]
 pub mod night;
+pub mod open_files;
 pub mod queue_worker;
 pub mod simulated;
 pub mod status;

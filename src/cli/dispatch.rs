@@ -17,6 +17,7 @@ use super::{
     bar, bench, check, config, control, dead_letters, documents, enqueue, init, plan, report,
     results, run, serve, simulate, status, usage, why, work,
 };
+use crate::app::open_files;
 use crate::config::{Config, ConfigLayers, LogFormat};
 use crate::{logging, telemetry};
 
@@ -40,6 +41,7 @@ fn run_cli(cli: Cli) -> Result<ExitStatus, CommandError> {
     let layers = ConfigLayers::read(cli.config.as_deref(), std::env::vars())?;
     let config = layers.config()?;
     start_logging(cli.log, cli.log_format.unwrap_or(config.log.format));
+    open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(CommandError::internal)?;
     let telemetry = {

@@ -23,8 +23,14 @@ use worker::WorkerTarget;
 /// Environment variables searched for a key when the configuration names none.
 const DEFAULT_KEY_VARIABLES: [&str; 2] = ["AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"];
 
-/// Default limit of calls in flight at one deployment.
+/// Default limit of calls in flight at one deployment of which no quota is known.
 pub const DEFAULT_CONCURRENCY: usize = 64;
+
+/// Default limit where a known quota limits the calls: some 100 to 200 MB of connections and answers.
+const MOST_PACED_CALLS: usize = 4096;
+
+/// Open files that are kept for all else: the state file, the queue, the store, logs.
+const OTHER_FILES: u64 = 256;
 
 /// One deployment of a model.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -211,7 +217,8 @@ impl DeploymentConfig {
         DeploymentLimits {
             tpm: self.tpm,
             rpm: self.rpm,
-            concurrency: self.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
+            concurrency: self.concurrency.unwrap_or_else(most_paced_calls),
+            unpaced_concurrency: self.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
             service: match (self.ptu, self.flex) {
                 (true, _) => ServiceKind::Provisioned,
                 (_, true) => ServiceKind::Flex,
@@ -248,6 +255,14 @@ impl DeploymentConfig {
         }
         Ok(DEFAULT_KEY_VARIABLES.iter().find_map(|name| std::env::var(name).ok()).map(Into::into))
     }
+}
+
+/// Returns how many calls may be in flight at a deployment where the user sets no limit and a quota
+/// does: each takes a connection, so the process's limit of open files bounds them.
+pub(super) fn most_paced_calls() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let calls = files.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES) / 2);
+    usize::try_from(calls).unwrap_or(usize::MAX).clamp(DEFAULT_CONCURRENCY, MOST_PACED_CALLS)
 }
 
 #[cfg(feature = "azure")]

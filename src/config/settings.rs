@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::deployment::{DEFAULT_CONCURRENCY, DeploymentConfig};
+use super::deployment::{DeploymentConfig, most_paced_calls};
 use super::error::{ConfigError, ConfigFault, ConfigFaults};
 use super::sections::{
     InputConfig, LogConfig, PoolConfig, PricesConfig, QueueBackend, StateConfig, StoreBackend,
@@ -153,7 +153,7 @@ impl Config {
 
     /// Returns the largest number of calls in flight at a time.
     fn max_calls(&self) -> usize {
-        self.deployments.iter().map(|d| d.concurrency.unwrap_or(DEFAULT_CONCURRENCY)).sum()
+        self.deployments.iter().map(|d| d.concurrency.unwrap_or_else(most_paced_calls)).sum()
     }
 
     /// Returns the longest time that a call may take.

@@ -18,7 +18,13 @@ const SILENT: MeterRules = MeterRules { headers: HeaderStyle::None, ..MeterRules
 const MIXED: Sizes = Sizes::Mixed(50, 8_000);
 
 fn told(tpm: Option<u64>) -> DeploymentLimits {
-    DeploymentLimits { tpm, concurrency: 256, ..DeploymentLimits::default() }
+    let (concurrency, unpaced_concurrency) = (256, 256);
+    DeploymentLimits { tpm, concurrency, unpaced_concurrency, ..DeploymentLimits::default() }
+}
+
+/// The limits of a deployment whose `concurrency` nobody sets.
+fn learnt(tpm: Option<u64>) -> DeploymentLimits {
+    DeploymentLimits { tpm, concurrency: 4_096, ..DeploymentLimits::default() }
 }
 
 fn one(tpm: u64) -> Service {
@@ -212,4 +218,23 @@ fn a_lower_tier_takes_what_the_upper_can_not_take_soon() {
     scene.spill_after = Duration::from_secs(30);
     let report = scene.run(6);
     check("two tiers, both full", &report, 1, 0.98, 0.002);
+}
+
+#[test]
+fn long_calls_use_all_of_a_quota_without_a_concurrency_of_the_users() {
+    for tpm in [1_000_000, 10_000_000] {
+        for seconds in [1, 10, 60] {
+            for told in [Some(tpm), None] {
+                let latency = Duration::from_secs(seconds);
+                let service = Service { told: learnt(told), latency, ..one(tpm) };
+                let scene = Scene::of(vec![service]).sized(Sizes::Even(10_000));
+                // Where the quota is to be learnt, the first answers come first.
+                let from = if told.is_some() { 2 } else { 2 + seconds as usize / 30 };
+                let report = scene.run(from as u32 + 3);
+                let what =
+                    format!("{tpm} a minute, calls of {seconds} s, told: {}", told.is_some());
+                check(&what, &report, from, 0.99, 0.01);
+            }
+        }
+    }
 }

@@ -128,7 +128,7 @@ impl Deployment {
         Self {
             name: name.into(),
             booked: SlidingWindowSum::new(now),
-            concurrency: ConcurrencyLimit::new(limits.concurrency, is_paced),
+            concurrency: ConcurrencyLimit::new(&limits, is_paced, now),
             is_lifted: false,
             in_flight: 0,
             paused_until: None,
@@ -182,6 +182,7 @@ impl Deployment {
         self.booked.add(charge as f64, now);
         self.throttles.begin_call(now);
         self.silence.begin(now);
+        self.concurrency.begin();
         let total = quota.book(charge, now);
         Booking { deployment, charge, at: now, total, is_probe: self.breaker.begin(), tag }
     }
@@ -280,6 +281,7 @@ impl Deployment {
         self.last_refusal = None;
         self.averages.add(latency, booking.charge);
         self.silence.answered(latency);
+        self.concurrency.answered(latency, self.in_flight, now);
         self.latency = Some(self.latency.map_or(latency, |mean| mean * 7 / 8 + latency / 8));
         if self.breaker.why().is_some() {
             info!(deployment.name = %self.name, "answers again");
@@ -377,7 +379,7 @@ impl Deployment {
 
     /// Returns its weight among the others: its quota, or its calls where it has none.
     pub fn capacity(&self, quota: &DeploymentQuota) -> f64 {
-        let calls = self.limits.concurrency as f64 * 1_000.0;
+        let calls = self.limits.unpaced_concurrency as f64 * 1_000.0;
         quota.limit().unwrap_or(calls) * quota.share()
     }
 
@@ -436,7 +438,7 @@ impl Deployment {
 
     /// Returns the calls in flight that the settings allow.
     pub fn configured_calls(&self) -> usize {
-        self.limits.concurrency
+        self.concurrency.most()
     }
 
     /// Returns its state for display; `place`: its tier, and the tokens queued for it.
@@ -463,7 +465,7 @@ impl Deployment {
             waiting,
             in_flight: self.in_flight,
             calls_allowed: self.concurrency.allowed(),
-            concurrency: self.limits.concurrency,
+            concurrency: self.concurrency.most(),
             call_seconds: usual.map(|(seconds, _)| seconds),
             call_tokens: usual.map(|(_, tokens)| tokens),
             utilisation: self.utilisation,

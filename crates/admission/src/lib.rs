@@ -21,6 +21,7 @@ mod demand;
 pub mod deployment;
 pub mod explain;
 mod limits;
+mod overload;
 mod pace;
 mod quota;
 mod quota_estimator;

@@ -93,7 +93,10 @@ pub fn forecast_counted(
     if members.is_empty() {
         return Err(PlanError::NoDeployment);
     }
-    members.iter_mut().for_each(|member| member.limits.concurrency *= workers);
+    for limits in members.iter_mut().map(|member| &mut member.limits) {
+        limits.concurrency *= workers;
+        limits.unpaced_concurrency *= workers;
+    }
     let scenario = Scenario {
         latencies: members.iter().map(|member| experience.latency.of(&member.name)).collect(),
         members,

@@ -174,7 +174,10 @@ fn changes<'a>(scene: &Scenario<'a>) -> Vec<WhatIfChange<'a>> {
     change(text, Some(BindingLimit::CallsInFlight), &|scene| {
         scene.max_held += 2 * (then - calls);
         let limits = scene.members.iter_mut().map(|member| &mut member.limits);
-        limits.for_each(|limits| limits.concurrency = of_more(limits.concurrency));
+        limits.for_each(|limits| {
+            limits.concurrency = of_more(limits.concurrency);
+            limits.unpaced_concurrency = of_more(limits.unpaced_concurrency);
+        });
     });
     if scene.calls_a_second.is_some() {
         change("workers that are 10 % faster".into(), Some(BindingLimit::Workers), &|scene| {

@@ -12,6 +12,9 @@ use telemetry::WorkerProgress;
 /// dies keeps little from the others.
 const LOCK_FRACTION: f64 = 1.0 / 3.0;
 
+/// Jobs held for each call in flight, so that no call waits for the queue.
+pub(super) const CALLS_AHEAD: usize = 2;
+
 /// Interval at which the rate of work is measured.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -75,7 +78,10 @@ impl PrefetchLimit {
         }
         // The cast saturates.
         let soon = (self.jobs_per_second * lock.as_secs_f64() * LOCK_FRACTION) as usize;
-        self.limit = soon.max(least).min(self.max);
+        // Long calls are many at a time, and slow to show in the rate of work.
+        let in_flight =
+            self.progress.deployments.borrow().iter().map(|d| d.in_flight).sum::<usize>();
+        self.limit = soon.max(least).max(CALLS_AHEAD * in_flight).min(self.max);
     }
 
     fn withhold(&mut self) {

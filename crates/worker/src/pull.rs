@@ -18,7 +18,7 @@ use super::channels::StageSenders;
 use super::defer::DeferredJob;
 use super::exit::WorkerError;
 use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, time_until};
-use super::prefetch::PrefetchLimit;
+use super::prefetch::{CALLS_AHEAD, PrefetchLimit};
 use super::record::{self, FinishedJob};
 use super::settings::{Worker, WorkerSettings};
 use super::stage_end::{PullEnd, StageEnd};
@@ -68,7 +68,7 @@ impl Puller {
         to: &StageSenders,
     ) -> Self {
         let settings = worker.settings.clone();
-        let least = settings.shared.then(|| 2 * worker.max_calls());
+        let least = settings.shared.then(|| CALLS_AHEAD * worker.unpaced_calls());
         Self {
             queue: worker.queue.clone(),
             store: worker.store.clone(),

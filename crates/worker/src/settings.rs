@@ -75,4 +75,10 @@ impl Worker {
     pub(super) fn max_calls(&self) -> usize {
         self.targets.iter().map(|target| target.member.limits.concurrency).sum()
     }
+
+    /// Returns the number of calls that can be in flight before a quota is known.
+    pub(super) fn unpaced_calls(&self) -> usize {
+        let limits = self.targets.iter().map(|target| &target.member.limits);
+        limits.map(|limits| limits.concurrency.min(limits.unpaced_concurrency)).sum()
+    }
 }
