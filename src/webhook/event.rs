@@ -5,7 +5,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::notice::WebhookNotice;
-use store::{Batch, BatchState, BatchTotals};
+use store::{Batch, BatchSenders, BatchState, BatchTotals};
 
 /// Namespace of all notice ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x1f6c_93ab_0d54_5e7b_8a42_c0ff_ee00_0003);
@@ -53,6 +53,7 @@ mod tests {
             jobs: 3,
             prompt_tokens: 30,
             inputs: Vec::new(),
+            senders: BatchSenders::One,
             created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
         }
     }

@@ -31,7 +31,7 @@ impl WebhookNotice {
     fn note(&self) -> KvRecord {
         // A struct of texts and numbers is always JSON.
         let json = serde_json::to_string(self).unwrap_or_default();
-        KvRecord { kind: PENDING_KIND.into(), id: self.id.to_string(), json }
+        KvRecord { kind: PENDING_KIND.into(), id: self.id.to_string(), json, ttl: None }
     }
 }
 
@@ -79,7 +79,9 @@ pub(super) async fn mark_delivered(
     let id = notice.id.to_string();
     let json = serde_json::json!({ "tries": notice.attempts }).to_string();
     // If it is there already, somebody else recorded the same.
-    store.put_kv(&KvRecord { kind: DELIVERED_KIND.into(), id: id.clone(), json }, None).await?;
+    store
+        .put_kv(&KvRecord { kind: DELIVERED_KIND.into(), id: id.clone(), json, ttl: None }, None)
+        .await?;
     store.delete_kv(PENDING_KIND, &id).await
 }
 

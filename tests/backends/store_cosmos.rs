@@ -23,8 +23,8 @@ use promptmill::store::cosmos::{
     CosmosConsistency, CosmosCredential, CosmosOperation, CosmosSettings, CosmosStore, init,
 };
 use promptmill::store::{
-    Batch, BatchState, BatchStore, BudgetStore, OutcomeReader, OutcomeStore, Recorded, SortOrder,
-    Store, StoreError, WorkerRegistry,
+    Batch, BatchSenders, BatchState, BatchStore, BudgetStore, OutcomeReader, OutcomeStore,
+    Recorded, SortOrder, Store, StoreError, WorkerRegistry,
 };
 use uuid::Uuid;
 
@@ -144,6 +144,7 @@ async fn a_changed_state_whose_answer_was_lost_is_told_as_it_is() {
         jobs: 1,
         prompt_tokens: 0,
         inputs: Vec::new(),
+        senders: BatchSenders::One,
         created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
     };
     store.put_batch(&batch).await.unwrap();
@@ -281,6 +282,7 @@ async fn two_who_write_the_same_batch_both_get_there() {
         jobs,
         prompt_tokens: 0,
         inputs: Vec::new(),
+        senders: BatchSenders::One,
         created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
     };
     let puts = (0..8).map(|jobs| {

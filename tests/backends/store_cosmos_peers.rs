@@ -22,7 +22,7 @@ use promptmill::outcome::Outcome;
 use promptmill::store::cosmos::{
     CosmosConsistency, CosmosCredential, CosmosSettings, CosmosStore, init,
 };
-use promptmill::store::{Batch, BatchState, Recorded, Store};
+use promptmill::store::{Batch, BatchSenders, BatchState, Recorded, Store};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
@@ -105,6 +105,7 @@ async fn a_strangers_server_takes_points_writes_reads_and_conflicts() {
         jobs: 50,
         prompt_tokens: 1_000,
         inputs: Vec::new(),
+        senders: BatchSenders::One,
         created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
     };
     any.put_batch(&batch).await.unwrap();

@@ -18,7 +18,7 @@ use promptmill::queue::local::LocalQueue;
 use promptmill::simulator::{FaultRates, SimulatedLatency, Simulator, SimulatorSettings};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
-use promptmill::store::{Batch, BatchState, BatchTotals, SortOrder, Store};
+use promptmill::store::{Batch, BatchSenders, BatchState, BatchTotals, SortOrder, Store};
 use service_bus_broker::{Broker, Loss};
 use support::broker::{self, QueueSettings};
 use support::jobs::job;
@@ -74,6 +74,7 @@ async fn work_to_death(on: &Backends) {
         jobs: 1,
         prompt_tokens: 8,
         inputs: Vec::new(),
+        senders: BatchSenders::One,
         created_at: Timestamp::now(),
     };
     on.store.put_batch(&document).await.unwrap();

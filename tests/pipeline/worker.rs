@@ -25,9 +25,9 @@ use promptmill::simulator::{self, SimulatedLatency, Simulator};
 use promptmill::sqlite::Database;
 use promptmill::store::local::LocalStore;
 use promptmill::store::{
-    Batch, BatchState, BatchStore, BatchTotals, BudgetStore, KvRecord, KvStore, OutcomeReader,
-    OutcomeStore, OutcomeSummary, PayloadStore, Recorded, RunningTotals, SortOrder, Store,
-    StoreError, StoreMeter, WorkerRegistry,
+    Batch, BatchSenders, BatchState, BatchStore, BatchTotals, BudgetStore, KvRecord, KvStore,
+    OutcomeReader, OutcomeStore, OutcomeSummary, PayloadStore, Recorded, RunningTotals, SortOrder,
+    Store, StoreError, StoreMeter, WorkerRegistry,
 };
 use promptmill::telemetry::WorkerProgress;
 use promptmill::worker::{
@@ -203,6 +203,12 @@ impl OutcomeReader for Moody {
 
 #[async_trait]
 impl BatchStore for Moody {
+    async fn create_batch(&self, batch: &Batch) -> Result<bool, StoreError> {
+        self.inner.create_batch(batch).await
+    }
+    async fn add_senders(&self, id: &BatchId, senders: BatchSenders) -> Result<(), StoreError> {
+        self.inner.add_senders(id, senders).await
+    }
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         self.inner.put_batch(batch).await
     }

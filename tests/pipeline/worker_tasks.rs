@@ -18,7 +18,7 @@ use promptmill::queue::{
     Settlement,
 };
 use promptmill::simulator::SimulatedLatency;
-use promptmill::store::{Batch, BatchState, BatchStore, BudgetStore};
+use promptmill::store::{Batch, BatchSenders, BatchState, BatchStore, BudgetStore};
 use promptmill::worker::{Worker, WorkerError, WorkerExit};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +53,10 @@ impl BrokenQueue {
 
 #[async_trait]
 impl Queue for BrokenQueue {
+    fn keeps_one_of_each(&self) -> bool {
+        true
+    }
+
     async fn send(&self, jobs: Vec<promptmill::job::Job>) -> Result<SendCounts, QueueError> {
         self.inner.send(jobs).await
     }
@@ -170,6 +174,7 @@ fn batch(state: BatchState) -> Batch {
         jobs: JOBS as u64,
         prompt_tokens: 0,
         inputs: Vec::new(),
+        senders: BatchSenders::One,
         created_at: Timestamp::now(),
     }
 }

@@ -56,6 +56,8 @@ pub enum CallFeedback {
     GivenUp,
     /// Nothing is known of it; perhaps no call was made.
     Unclear,
+    /// No call was made: what was booked for it is free again.
+    NotSent,
     /// 429: the wait that it asked for, and its words.
     Throttled { asked: Option<Duration>, why: String },
     /// No connection could be made: nothing was sent.
@@ -221,6 +223,10 @@ impl Deployment {
                 self.breaker.fail(booking.is_probe, GIVEN_UP, now);
             }
             CallFeedback::Unclear => self.breaker.end_unclear(booking.is_probe),
+            CallFeedback::NotSent => {
+                self.breaker.end_unclear(booking.is_probe);
+                quota.cancel(booking);
+            }
             CallFeedback::Throttled { asked, why } => {
                 self.remember(&why, asked, now);
                 let throttled = ThrottledCall { booking, asked, rate_limits };

@@ -109,6 +109,11 @@ impl RatePacer {
         self.cell * u32::try_from(missing).unwrap_or(u32::MAX)
     }
 
+    /// Gives back cells that were spent for nothing; they had accrued.
+    pub fn give_back(&mut self, cells: u64) {
+        self.accrued += cells;
+    }
+
     /// Spends accrued cells.
     pub fn spend(&mut self, cells: u64) {
         self.accrued = self.accrued.saturating_sub(cells);

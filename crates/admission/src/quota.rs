@@ -200,6 +200,17 @@ impl DeploymentQuota {
         self.pace_if_new(now);
     }
 
+    /// Takes back the booking of a call that was never sent.
+    pub fn cancel(&mut self, booking: &Booking) {
+        self.estimator.refund(booking);
+        if let Some(tokens) = &mut self.tokens {
+            tokens.give_back(booking.charge);
+        }
+        if let Some(requests) = &mut self.requests {
+            requests.give_back(1);
+        }
+    }
+
     /// Refunds the booking of a call that was throttled for another reason.
     pub fn refund(&mut self, booking: &Booking) {
         self.estimator.refund(booking);

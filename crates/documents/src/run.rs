@@ -306,7 +306,7 @@ impl NightRunner<'_> {
         if self.requests.to_send(1).next().is_none() {
             return Ok(NightEnqueueResult::Done);
         }
-        let Some(mut open) = OpenBatch::open(&self.batch, self.store).await? else {
+        let Some(mut open) = OpenBatch::open(&self.batch, (self.queue, self.store)).await? else {
             return Ok(NightEnqueueResult::Cancelled);
         };
         // Counted before the first is sent, so that nobody takes the batch for done.

@@ -94,7 +94,7 @@ impl PendingInput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use store::BatchState;
+    use store::{BatchSenders, BatchState};
 
     struct Night(Batch);
 
@@ -107,6 +107,7 @@ mod tests {
                 jobs: 0,
                 prompt_tokens: 0,
                 inputs: Vec::new(),
+                senders: BatchSenders::One,
                 created_at: "2026-11-23T16:00:00Z".parse().unwrap(),
             })
         }

@@ -13,7 +13,7 @@ use super::check::{CheckReport, LineHash};
 use super::source::{InputSource, InputSourceError, LineReader};
 use domain::job::{BatchId, Job};
 use queue::{Queue, QueueError};
-use store::{Batch, BatchState, Store, StoreError};
+use store::{Batch, BatchSenders, BatchState, Store, StoreError};
 
 /// Jobs sent to the queue in one call.
 const CHUNK: usize = 2_000;
@@ -93,7 +93,7 @@ pub async fn enqueue(
         let budget = budget.show(budget.allowed).to_string();
         return Err(EnqueueError::Budgeted { batch: batch.clone(), budget });
     }
-    let Some(mut open) = OpenBatch::open(batch, store).await? else {
+    let Some(mut open) = OpenBatch::open(batch, (queue, store)).await? else {
         return Err(EnqueueError::Cancelled(batch.clone()));
     };
     let given = batch_counts::begin(&mut open.document, checked);
@@ -142,28 +142,43 @@ pub struct OpenBatch {
 }
 
 impl OpenBatch {
-    /// Marks the batch as enqueuing in the store, if it is known there; `None` if it is cancelled.
+    /// Marks the batch as enqueuing in the store, and creates it there if it is new; `None` if it is
+    /// cancelled. Of several callers one is the first; the others' jobs may be in the queue already,
+    /// which the workers are told before any is sent.
     ///
     /// # Errors
     /// The store's error.
-    pub async fn open(batch: &BatchId, store: &dyn Store) -> Result<Option<Self>, StoreError> {
+    pub async fn open(
+        batch: &BatchId,
+        (queue, store): (&dyn Queue, &dyn Store),
+    ) -> Result<Option<Self>, StoreError> {
         let begin = [BatchState::Running, BatchState::Done];
-        let before = store.change_state(batch, &begin, BatchState::Enqueuing, None).await?;
-        if before.as_ref().is_some_and(|batch| batch.state == BatchState::Cancelled) {
-            return Ok(None);
+        loop {
+            let before = store.change_state(batch, &begin, BatchState::Enqueuing, None).await?;
+            if let Some(document) = before {
+                if document.state == BatchState::Cancelled {
+                    return Ok(None);
+                }
+                if !queue.keeps_one_of_each() {
+                    store.add_senders(batch, BatchSenders::Several).await?;
+                }
+                let any_ended = store.totals(batch).await?.ended() > 0;
+                return Ok(Some(Self { document, is_old: true, any_ended }));
+            }
+            let document = Batch {
+                id: batch.clone(),
+                state: BatchState::Enqueuing,
+                reason: None,
+                jobs: 0,
+                prompt_tokens: 0,
+                inputs: Vec::new(),
+                senders: BatchSenders::One,
+                created_at: Timestamp::now(),
+            };
+            if store.create_batch(&document).await? {
+                return Ok(Some(Self { document, is_old: false, any_ended: false }));
+            }
         }
-        let is_old = before.is_some();
-        let any_ended = is_old && store.totals(batch).await?.ended() > 0;
-        let document = before.unwrap_or_else(|| Batch {
-            id: batch.clone(),
-            state: BatchState::Enqueuing,
-            reason: None,
-            jobs: 0,
-            prompt_tokens: 0,
-            inputs: Vec::new(),
-            created_at: Timestamp::now(),
-        });
-        Ok(Some(Self { document, is_old, any_ended }))
     }
 
     /// Sends the jobs that have no outcome yet. If one may get it meanwhile, the worker that

@@ -161,7 +161,12 @@ impl QueueError {
 /// A queue of jobs. Calls are batch-shaped; an empty batch does nothing.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Adds jobs. A job that is in the queue already, by its id, is not added again.
+    /// Returns whether a job can never be in the queue twice. Otherwise it may come from several
+    /// messages, perhaps at the same moment.
+    fn keeps_one_of_each(&self) -> bool;
+
+    /// Adds jobs. A job that is in the queue already, by its id, is not added again, as far as
+    /// [`keeps_one_of_each`](Self::keeps_one_of_each) goes.
     async fn send(&self, jobs: Vec<Job>) -> Result<SendCounts, QueueError>;
 
     /// Hands out up to `max` jobs, waiting up to `wait` for the first one.

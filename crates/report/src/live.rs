@@ -18,7 +18,7 @@ use control::batches::BatchStatus;
 use domain::job::BatchId;
 use domain::outcome::TokenUsage;
 use domain::prices::Prices;
-use store::{Batch, BatchState, BatchTotals, RunningTotals, Store, StoreError};
+use store::{Batch, BatchSenders, BatchState, BatchTotals, RunningTotals, Store, StoreError};
 
 /// Status of one batch at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -252,6 +252,7 @@ mod tests {
             jobs: 2_000,
             prompt_tokens: 2_000_000,
             inputs: Vec::new(),
+            senders: BatchSenders::One,
             created_at: Timestamp::UNIX_EPOCH,
         };
         let now = Timestamp::from_second(600).unwrap();

@@ -21,6 +21,10 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE usage ADD COLUMN filtered INTEGER NOT NULL DEFAULT 0;",
     // 8: the change that an answer took to be kept.
     "ALTER TABLE outcomes ADD COLUMN flaw TEXT;",
+    // 9: who sends a batch's jobs, and records that expire.
+    "ALTER TABLE batches ADD COLUMN senders TEXT NOT NULL DEFAULT 'one';
+     ALTER TABLE notes ADD COLUMN expires_at INTEGER;
+     CREATE INDEX notes_expiry ON notes (expires_at) WHERE expires_at IS NOT NULL;",
 ];
 
 /// Version of the oldest schema that is opened, and with which a new file begins.

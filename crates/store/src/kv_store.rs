@@ -1,5 +1,7 @@
 //! Seam of the key-value records: small documents of other parts of the program.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::error::StoreError;
@@ -13,6 +15,8 @@ pub struct KvRecord {
     /// Key within the kind: letters, digits, `-`, `_` and `.`.
     pub id: String,
     pub json: String,
+    /// Time after its last write from which the store may drop it; `None`: it stays.
+    pub ttl: Option<Duration>,
 }
 
 /// Keeps key-value records; a write is a compare-and-swap.

@@ -71,7 +71,7 @@ where
 
 fn record_of((kind, id): (&str, &str), value: &impl Serialize) -> Result<KvRecord, StoreError> {
     let json = serde_json::to_string(value).map_err(|error| StoreError::Refused(error.into()))?;
-    Ok(KvRecord { kind: kind.into(), id: id.into(), json })
+    Ok(KvRecord { kind: kind.into(), id: id.into(), json, ttl: None })
 }
 
 #[cfg(test)]

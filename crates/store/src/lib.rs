@@ -15,6 +15,7 @@ pub mod local;
 mod batch_store;
 mod budget_store;
 mod error;
+mod kv_lease;
 mod kv_store;
 mod kv_update;
 mod outcome_store;
@@ -26,9 +27,10 @@ mod worker_registry;
 
 use serde::Serialize;
 
-pub use self::batch_store::{Batch, BatchState, BatchStore, EnqueuedInput};
+pub use self::batch_store::{Batch, BatchSenders, BatchState, BatchStore, EnqueuedInput};
 pub use self::budget_store::BudgetStore;
 pub use self::error::StoreError;
+pub use self::kv_lease::acquire_lease;
 pub use self::kv_store::{KvRecord, KvStore};
 pub use self::kv_update::{create_record, load_record, parse_record, update_record};
 pub use self::outcome_store::{OutcomeReader, OutcomeStore, OutcomeSummary, Recorded, SortOrder};

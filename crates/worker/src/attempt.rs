@@ -15,9 +15,10 @@ use tracing::debug;
 use super::allowance::SpendReservation;
 use super::batch_handle::BatchDisposition;
 use super::channels::StageSenders;
+use super::claims::{CallClaims, CallRight};
 use super::defer::DeferredJob;
 use super::leases::{BoxedJob, LeasedJob};
-use super::record::FinishedJob;
+use super::record::{self, FinishedJob, SettlementGroup};
 use super::retry;
 use super::settings::{Worker, WorkerTarget};
 use admission::deployment::CallFeedback;
@@ -27,11 +28,15 @@ use domain::job::{Job, JobId};
 use domain::outcome::JobFailure;
 use model::CallResult;
 use model::verdict::{ErrorReply, MOST_CALLS_FOR_NO_ANSWER, Verdict};
-use store::{Store, StoreError};
+use store::{Recorded, Store, StoreError};
 use telemetry::{CallSpan, WorkerProgress};
 
 /// Wait in the worker of a job whose call its budget did not allow.
 pub(super) const BUDGET_WAIT: Duration = Duration::from_secs(2);
+
+/// Bounds of the wait of a message whose job another worker has claimed.
+const SOONEST_COPY: Duration = Duration::from_secs(2);
+const LATEST_COPY: Duration = Duration::from_secs(20);
 
 /// Shared dependencies of all calls.
 pub(super) struct AttemptRunner {
@@ -41,6 +46,8 @@ pub(super) struct AttemptRunner {
     pub(super) store: Arc<dyn Store>,
     pub(super) to_defer: mpsc::Sender<DeferredJob>,
     pub(super) to_record: mpsc::Sender<Box<FinishedJob>>,
+    pub(super) to_settle: mpsc::Sender<SettlementGroup>,
+    pub(super) claims: Arc<CallClaims>,
     pub(super) progress: Arc<WorkerProgress>,
     /// Cancelled when the grace time is over: calls in flight are aborted.
     pub(super) abort: CancellationToken,
@@ -183,6 +190,12 @@ async fn reserve(
     }
 }
 
+/// Returns when a message comes again whose job another worker has claimed until then: its clock may
+/// differ, and it may renew its claim.
+fn claimed_due(until: Timestamp, now: Timestamp) -> Timestamp {
+    until.clamp(now + SOONEST_COPY, now + LATEST_COPY)
+}
+
 /// Names deployment, job and model beside what the deployment said.
 fn words_of(target: &WorkerTarget, job: &Job, why: &str) -> String {
     let WorkerTarget { member, client } = target;
@@ -196,7 +209,7 @@ fn words_of(target: &WorkerTarget, job: &Job, why: &str) -> String {
 }
 
 impl AttemptRunner {
-    pub(super) fn new(worker: &Worker, to: &StageSenders) -> Self {
+    pub(super) fn new(worker: &Worker, claims: Arc<CallClaims>, to: &StageSenders) -> Self {
         Self {
             targets: worker.targets.clone(),
             max_attempts: worker.settings.max_attempts,
@@ -204,6 +217,8 @@ impl AttemptRunner {
             store: worker.store.clone(),
             to_defer: to.deferred.clone(),
             to_record: to.finished.clone(),
+            to_settle: to.recorded.clone(),
+            claims,
             progress: worker.progress.clone(),
             abort: CancellationToken::new(),
             given_up: worker.targets.iter().map(|_| watch::Sender::new(None)).collect(),
@@ -216,10 +231,25 @@ impl AttemptRunner {
     }
 
     /// Calls for a job and brings it one step further.
-    pub(super) async fn attempt(self: Arc<Self>, held: BoxedJob, mut permit: CallPermit) {
+    pub(super) async fn attempt(self: Arc<Self>, mut held: BoxedJob, mut permit: CallPermit) {
         if held.slot.is_lost() {
             // Another worker has it or will; a call now could be paid twice.
             return;
+        }
+        match self.ask(&mut held).await {
+            Ok(CallRight::Granted) => {}
+            Ok(CallRight::Known(proof)) => {
+                permit.end(CallFeedback::NotSent, None);
+                return self.settle_known(held, proof).await;
+            }
+            Ok(CallRight::Claimed(until)) => {
+                permit.end(CallFeedback::NotSent, None);
+                let deferred = DeferredJob::new(held, claimed_due(until, Timestamp::now()));
+                // Closed only after a permanent queue error: then the job is redelivered.
+                let _ = self.to_defer.send(deferred).await;
+                return;
+            }
+            Err(error) => return permit.fail(held, error),
         }
         let job = match self.with_body(&held.delivery.job).await {
             Ok(Some(job)) => job,
@@ -273,6 +303,20 @@ impl AttemptRunner {
             "call ended"
         );
         self.follow(verdict, held, permit, latency).await;
+    }
+
+    /// Asks whether the job may be called for, or whether one of its other messages is ahead.
+    async fn ask(&self, held: &mut LeasedJob) -> Result<CallRight, StoreError> {
+        let is_further = held.is_further();
+        self.claims.ask(&mut held.call, &held.delivery.job, &held.batch, is_further).await
+    }
+
+    /// Has a message settled whose job has its outcome.
+    async fn settle_known(&self, held: BoxedJob, proof: Recorded) {
+        let obsolete = record::obsolete_payload(&held.delivery, proof);
+        record::delete_payloads(self.store.as_ref(), obsolete.into_iter().collect()).await;
+        // The settler is gone only after a permanent queue error: then the job is redelivered.
+        let _ = self.to_settle.send(SettlementGroup::known(held, proof)).await;
     }
 
     /// Brings the job one step further after a call that ended so.

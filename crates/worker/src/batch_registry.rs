@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::allowance::BudgetAllowance;
-use super::batch_handle::{BatchDisposition, BatchHandle};
+use super::batch_handle::{BatchDisposition, BatchHandle, POLL_INTERVAL};
 use super::budget_sync::BudgetSync;
 use super::channels::StageSenders;
 use super::command::DispatcherCommand;
@@ -27,10 +27,7 @@ use super::settings::Worker;
 use domain::job::BatchId;
 use domain::mutex::lock;
 use domain::prices::Prices;
-use store::{Batch, BatchState, Store, StoreError};
-
-/// Interval of polling the states: paused or cancelled batches go on for so long at the most.
-const POLL_INTERVAL: Duration = Duration::from_secs(2);
+use store::{Batch, BatchSenders, BatchState, Store, StoreError};
 
 /// Time that a batch without held jobs is remembered.
 const IDLE_RETENTION: Duration = Duration::from_secs(60);
@@ -105,14 +102,53 @@ impl BatchRegistry {
     }
 
     async fn look_up(&self, id: BatchId) -> Result<Arc<BatchHandle>, StoreError> {
-        let batch = retry::until_reachable(|| self.store.batch(&id)).await?;
+        let batch = retry::until_reachable(|| self.announced(&id)).await?;
         let budget = retry::until_reachable(|| self.store.budget(&id)).await?;
         let allowance =
             budget.map(|budget| Arc::new(BudgetAllowance::new(budget, self.prices.clone())));
-        let disposition = BatchDisposition::of(batch.as_ref());
+        let disposition = BatchDisposition::of(&batch);
         let closed = self.closed.child_token();
         let failures = FailureWatch::new(self.max_failure_rate);
-        Ok(Arc::new(BatchHandle::new(id, disposition, allowance, closed, failures)))
+        let handle = BatchHandle::new(id, disposition, allowance, closed, failures);
+        handle.see_senders(batch.senders);
+        Ok(Arc::new(handle))
+    }
+
+    /// Returns a batch; announces one that other programs sent without a word, so that all commands
+    /// show it.
+    async fn announced(&self, id: &BatchId) -> Result<Batch, StoreError> {
+        loop {
+            match self.store.batch(id).await? {
+                Some(batch) if batch.is_counted() || batch.state != BatchState::Done => {
+                    return Ok(batch);
+                }
+                Some(_) => {
+                    let from = [BatchState::Done];
+                    self.store.change_state(id, &from, BatchState::Running, None).await?;
+                }
+                None => {
+                    let batch = Batch {
+                        id: id.clone(),
+                        state: BatchState::Running,
+                        reason: None,
+                        jobs: 0,
+                        prompt_tokens: 0,
+                        inputs: Vec::new(),
+                        senders: BatchSenders::Unknown,
+                        created_at: Timestamp::now(),
+                    };
+                    self.store.create_batch(&batch).await?;
+                }
+            }
+        }
+    }
+
+    /// Records that a job of the batch was sent again, so that all workers look out for copies.
+    pub(super) async fn add_sender(&self, batch: &BatchHandle) -> Result<(), StoreError> {
+        let several = BatchSenders::Several;
+        retry::until_reachable(|| self.store.add_senders(batch.id(), several)).await?;
+        batch.see_senders(several);
+        Ok(())
     }
 
     async fn start_budget_sync(&self, batch: &Arc<BatchHandle>) {
@@ -178,7 +214,9 @@ impl BatchRegistry {
             entries.values().map(|entry| entry.handle.clone()).collect()
         });
         let look = |batch: Arc<BatchHandle>| async move {
-            let disposition = BatchDisposition::of(self.store.batch(batch.id()).await?.as_ref());
+            let Some(document) = self.store.batch(batch.id()).await? else { return Ok(false) };
+            batch.see_senders(document.senders);
+            let disposition = BatchDisposition::of(&document);
             let changed = batch.set_disposition(disposition);
             if changed {
                 info!(batch.id = %batch.id(), ?disposition, "the batch's disposition changed");

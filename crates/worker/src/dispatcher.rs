@@ -299,6 +299,10 @@ impl Dispatcher {
             self.schedule_retry(held, now + BUDGET_WAIT);
             return;
         }
+        if let Some(at) = held.waits_until().filter(|at| *at > now) {
+            self.schedule_retry(held, at);
+            return;
+        }
         let job = &held.delivery.job;
         let left = |at: Timestamp| {
             Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
@@ -320,8 +324,10 @@ impl Dispatcher {
         let now = Instant::now();
         self.store_failed = self.store_failed.take().or(ended.store_failed);
         self.in_flight.remove(&ended.job);
-        self.any_reached |=
-            !matches!(ended.feedback, CallFeedback::Unreachable { .. } | CallFeedback::Unclear);
+        self.any_reached |= !matches!(
+            ended.feedback,
+            CallFeedback::Unreachable { .. } | CallFeedback::Unclear | CallFeedback::NotSent
+        );
         self.any_answered |= matches!(ended.feedback, CallFeedback::Responded);
         let CallEnded { booking, feedback, rate_limits, unfinished, .. } = ended;
         let ruling = self.admission.observe(&booking, feedback, &rate_limits, now);

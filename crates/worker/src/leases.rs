@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::batch_handle::BatchHandle;
+use super::claims::CallNote;
 use admission::{DeploymentIndex, DeploymentSet, JobTag};
-use domain::job::{Job, TokenEstimate};
+use domain::job::{Job, JobId, TokenEstimate};
 use domain::mutex::lock;
 use domain::outcome::TokenUsage;
 use model::verdict::ErrorReply;
@@ -38,6 +39,8 @@ pub(super) struct LeasedDelivery {
     pub(super) delivery: Delivery,
     /// Time of its receipt.
     received_at: Instant,
+    /// Another message of its job was held when it came.
+    is_copy: bool,
     pub(super) slot: LeaseSlot,
 }
 
@@ -52,7 +55,7 @@ impl LeasedDelivery {
 
     /// Turns the delivery into a job to work on.
     pub(super) fn into_job(self, estimate: TokenEstimate, batch: Arc<BatchHandle>) -> BoxedJob {
-        let Self { delivery, received_at, slot } = self;
+        let Self { delivery, received_at, is_copy, slot } = self;
         let (attempts, charge) = (delivery.job.history.attempts, estimate.charge());
         let tag = tag_of(&delivery.job);
         Box::new(LeasedJob {
@@ -68,6 +71,8 @@ impl LeasedDelivery {
             tag,
             batch,
             received_at,
+            is_copy,
+            call: None,
             slot,
         })
     }
@@ -95,10 +100,25 @@ pub(super) struct LeasedJob {
     pub(super) batch: Arc<BatchHandle>,
     /// Time of its receipt.
     pub(super) received_at: Instant,
+    /// Another message of its job was held when it came.
+    pub(super) is_copy: bool,
+    /// Note of its call, from the first attempt on.
+    pub(super) call: Option<CallNote>,
     pub(super) slot: LeaseSlot,
 }
 
 impl LeasedJob {
+    /// Returns whether it was handed out before, or its job has another message.
+    pub(super) fn is_further(&self) -> bool {
+        self.is_copy || self.delivery.count > 1 || self.delivery.job.may_have_outcome
+    }
+
+    /// Returns until when a further message of a job waits for all workers to know of it.
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        let is_further = self.is_copy || self.delivery.job.may_have_outcome;
+        is_further.then(|| self.batch.copies_known_at()).flatten()
+    }
+
     /// Returns the error of its last attempt, in this delivery or an earlier one.
     pub(super) fn last_error(&self) -> Option<String> {
         let failure = self.last_error.as_ref().map(|error| &error.failure);
@@ -109,10 +129,10 @@ impl LeasedJob {
     /// Turns the job into a delivery that knows its attempts, on its way back to the queue.
     pub(super) fn into_delivery(self) -> LeasedDelivery {
         let last_error = self.last_error();
-        let Self { mut delivery, attempts, received_at, slot, .. } = self;
+        let Self { mut delivery, attempts, received_at, is_copy, slot, .. } = self;
         delivery.job.history.attempts = attempts;
         delivery.job.history.last_error = last_error;
-        LeasedDelivery { delivery, received_at, slot }
+        LeasedDelivery { delivery, received_at, is_copy, slot }
     }
 }
 
@@ -129,6 +149,7 @@ fn tag_of(job: &Job) -> JobTag {
 /// Frees the slot and the table's entry when dropped.
 pub(super) struct LeaseSlot {
     lock: LockToken,
+    job: JobId,
     leases: Arc<LeaseTable>,
     _permit: OwnedSemaphorePermit,
 }
@@ -137,20 +158,33 @@ impl LeaseSlot {
     /// Returns whether another worker may hold the job by now.
     pub(super) fn is_lost(&self) -> bool {
         let now = Instant::now();
-        self.leases.with(|leases| leases.get(&self.lock).is_none_or(|lock| lock.is_lost(now)))
+        self.leases.with(|held| held.locks.get(&self.lock).is_none_or(|lock| lock.is_lost(now)))
     }
 }
 
 impl Drop for LeaseSlot {
     fn drop(&mut self) {
-        self.leases.with(|leases| leases.remove(&self.lock));
+        self.leases.with(|held| {
+            held.locks.remove(&self.lock);
+            match held.messages.get_mut(&self.job) {
+                Some(messages) if *messages > 1 => *messages -= 1,
+                _ => drop(held.messages.remove(&self.job)),
+            }
+        });
         self.leases.progress.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The locks of all jobs that this worker holds.
+/// The locks of all jobs that this worker holds, and the number of messages of each job.
+#[derive(Default)]
+struct HeldLeases {
+    locks: HashMap<LockToken, LockState>,
+    messages: HashMap<JobId, u32>,
+}
+
+/// The jobs that this worker holds.
 pub(super) struct LeaseTable {
-    leases: Mutex<HashMap<LockToken, LockState>>,
+    leases: Mutex<HeldLeases>,
     /// Receives their number.
     progress: Arc<WorkerProgress>,
 }
@@ -185,23 +219,31 @@ impl LeaseTable {
         let left = time_until(delivery.locked_until);
         let received_at = Instant::now();
         let lock = LockState { expires: received_at + left, half_life: left / 2, lost: false };
-        self.with(|leases| leases.insert(delivery.lock, lock));
+        let job = delivery.job.id;
+        let is_copy = self.with(|held| {
+            held.locks.insert(delivery.lock, lock);
+            let messages = held.messages.entry(job).or_default();
+            *messages += 1;
+            *messages > 1
+        });
         self.progress.held.fetch_add(1, Ordering::Relaxed);
-        let slot = LeaseSlot { lock: delivery.lock, leases: self.clone(), _permit: permit };
-        LeasedDelivery { delivery, received_at, slot }
+        let slot = LeaseSlot { lock: delivery.lock, job, leases: self.clone(), _permit: permit };
+        LeasedDelivery { delivery, received_at, is_copy, slot }
     }
 
     fn due(&self, now: Instant) -> Vec<LockToken> {
-        self.with(|leases| {
-            let due =
-                leases.iter().filter(|(_, lock)| !lock.lost && lock.expires < now + lock.half_life);
+        self.with(|held| {
+            let due = held
+                .locks
+                .iter()
+                .filter(|(_, lock)| !lock.lost && lock.expires < now + lock.half_life);
             due.map(|(token, _)| *token).collect()
         })
     }
 
     fn renewed(&self, token: LockToken, until_at: Option<Timestamp>) {
-        self.with(|leases| {
-            let Some(lock) = leases.get_mut(&token) else { return };
+        self.with(|held| {
+            let Some(lock) = held.locks.get_mut(&token) else { return };
             match until_at {
                 Some(at) => lock.expires = Instant::now() + time_until(at),
                 None => lock.lost = true,
@@ -209,7 +251,7 @@ impl LeaseTable {
         });
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<LockToken, LockState>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut HeldLeases) -> T) -> T {
         work(&mut lock(&self.leases))
     }
 }

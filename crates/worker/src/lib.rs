@@ -21,6 +21,7 @@ mod batch_handle;
 mod batch_registry;
 mod budget_sync;
 mod channels;
+mod claims;
 mod command;
 mod defer;
 mod dispatcher;
@@ -49,6 +50,7 @@ use tracing::warn;
 use attempt::AttemptRunner;
 use batch_registry::BatchRegistry;
 use channels::channels;
+use claims::CallClaims;
 use dispatcher::{Dispatcher, DispatcherInbox};
 use leases::{BoxedJob, LeaseTable};
 use pull::Puller;
@@ -94,8 +96,9 @@ impl Worker {
         let puller = Puller::new(self, leases.clone(), batches.clone(), &to);
         tasks.spawn_with_end(Stage::Puller, puller.run(ending.clone()));
         let inbox = DispatcherInbox { jobs: from.jobs, commands: from.commands };
-        let dispatcher =
-            Dispatcher::new(self, batches.clone(), inbox, AttemptRunner::new(self, &to));
+        let claims = Arc::new(CallClaims::new(self));
+        let caller = AttemptRunner::new(self, claims.clone(), &to);
+        let dispatcher = Dispatcher::new(self, batches.clone(), inbox, caller);
         tasks.spawn_with_end(Stage::Dispatcher, dispatcher.run(ending.clone()));
         let recorder = Recorder {
             store: store.clone(),
@@ -113,6 +116,7 @@ impl Worker {
         tasks.spawn(Stage::BudgetSync, syncing);
         tasks.spawn_infallible(Stage::BatchWatch, batches.clone().watch(ending.clone()));
         tasks.spawn_infallible(Stage::LeaseRenewal, leases::renew_leases(queue.clone(), leases));
+        tasks.spawn_infallible(Stage::LeaseRenewal, claims.keep());
         if self.settings.shared {
             let exchange = ShareExchange::new(store.clone(), &self.targets, to.commands);
             tasks.spawn_infallible(Stage::ShareExchange, exchange.run(ending));

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rand::random;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -12,19 +13,19 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::batch_handle::BatchDisposition;
+use super::batch_handle::{BatchDisposition, BatchHandle};
 use super::batch_registry::{self, BatchRegistry};
 use super::channels::StageSenders;
 use super::defer::DeferredJob;
 use super::exit::WorkerError;
-use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, time_until};
+use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, may_be_copy, time_until};
 use super::prefetch::{CALLS_AHEAD, PrefetchLimit};
 use super::record::{self, FinishedJob};
 use super::settings::{Worker, WorkerSettings};
 use super::stage_end::{PullEnd, StageEnd};
 use super::{release, retry};
 use domain::backoff::Backoff;
-use domain::job::{BatchId, TokenEstimate};
+use domain::job::{BatchId, Job, TokenEstimate};
 use queue::{Delivery, Queue};
 use store::Store;
 
@@ -37,6 +38,9 @@ const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Time without other jobs after which only paused ones are left, where counting can't tell.
 const QUIET_TIME: Duration = Duration::from_secs(60);
+
+/// Delay of a message of whose job another one is held; it doubles up to sixteen times that.
+const FIRST_COPY_DELAY: Duration = Duration::from_secs(2);
 
 pub(super) struct Puller {
     queue: Arc<dyn Queue>,
@@ -117,6 +121,11 @@ impl Puller {
             return Ok(Some(PullEnd::Finished));
         };
         let batches = batches?;
+        for batch in self.with_new_copies(&jobs, &batches) {
+            if let Some(added) = stop.run_until_cancelled(self.batches.add_sender(batch)).await {
+                added?;
+            }
+        }
         let with_batch = |job: LeasedDelivery| {
             let estimate = estimate_of(&job.delivery);
             let batch = batches[&job.delivery.job.batch_id].clone();
@@ -172,6 +181,22 @@ impl Puller {
         if self.batches.any_paused() { self.only_paused().await } else { Ok(None) }
     }
 
+    /// Returns the batches of which a job was sent again, and of which nobody knows that yet.
+    fn with_new_copies<'b>(
+        &self,
+        jobs: &[LeasedDelivery],
+        batches: &'b HashMap<BatchId, Arc<BatchHandle>>,
+    ) -> Vec<&'b BatchHandle> {
+        if self.queue.keeps_one_of_each() {
+            return Vec::new();
+        }
+        let again = jobs.iter().map(|job| &job.delivery.job).filter(|job| was_sent_again(job));
+        let mut ids: Vec<_> = again.map(|job| &job.batch_id).collect();
+        ids.dedup();
+        let batches = ids.into_iter().map(|id| batches[id].as_ref());
+        batches.filter(|batch| !batch.may_have_copies()).collect()
+    }
+
     async fn release(&self, jobs: Vec<LeasedDelivery>) {
         release::release_all(self.queue.as_ref(), jobs, self.settings.max_deliveries).await;
     }
@@ -217,11 +242,13 @@ impl Puller {
         let (run, stay): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| job.batch.disposition() == BatchDisposition::Run);
         let deferred = self.defer_or_cancel(stay).await;
-        let (again, mut fresh): (Vec<_>, Vec<_>) = run
-            .into_iter()
-            .partition(|job| job.delivery.count > 1 || job.delivery.job.may_have_outcome);
+        let (again, mut fresh): (Vec<_>, Vec<_>) =
+            run.into_iter().partition(|job| job.is_further());
         for job in self.settle_known(again, stop).await? {
-            if job.delivery.count >= self.settings.max_deliveries {
+            if job.is_copy {
+                let due = copy_due(&job, Timestamp::now());
+                let _ = self.to_defer.send(DeferredJob::new(job, due)).await;
+            } else if job.delivery.count >= self.settings.max_deliveries {
                 self.give_up(job).await;
             } else {
                 fresh.push(job);
@@ -304,6 +331,17 @@ impl Puller {
         let finished = FinishedJob::dead(job, "MaxDeliveryCountExceeded", description);
         let _ = self.to_record.send(finished).await;
     }
+}
+
+/// Returns whether a sender was not sure that its first message of a job arrived.
+fn was_sent_again(job: &Job) -> bool {
+    job.may_have_outcome && job.history.deferred == 0 && job.history.resubmitted == 0
+}
+
+/// Returns when a message comes again of whose job another one is held here.
+fn copy_due(job: &LeasedJob, now: Timestamp) -> Timestamp {
+    let doublings = job.delivery.job.history.deferred.min(4);
+    now + FIRST_COPY_DELAY * 2_u32.pow(doublings)
 }
 
 fn estimate_of(delivery: &Delivery) -> TokenEstimate {

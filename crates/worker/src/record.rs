@@ -155,6 +155,15 @@ pub(super) struct SettlementGroup {
     recorded_at: Instant,
 }
 
+impl SettlementGroup {
+    /// Returns the settlement of a message whose job had its outcome before.
+    pub(super) fn known(held: BoxedJob, proof: Recorded) -> Self {
+        let LeasedJob { delivery, slot, .. } = *held;
+        let settlements = vec![settlement(delivery, proof, None)];
+        Self { settlements, slots: vec![slot], recorded_at: Instant::now() }
+    }
+}
+
 /// Records outcomes in groups, and pauses batches of which too many jobs fail.
 pub(super) struct Recorder {
     pub(super) store: Arc<dyn Store>,

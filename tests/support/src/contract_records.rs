@@ -75,7 +75,7 @@ pub async fn words_are_heard_as_they_were_said_until_they_are_taken_back(store: 
 }
 
 fn note(id: &str, json: &str) -> KvRecord {
-    KvRecord { kind: "file".into(), id: id.into(), json: json.into() }
+    KvRecord { kind: "file".into(), id: id.into(), json: json.into(), ttl: None }
 }
 
 pub async fn a_note_is_written_by_who_knew_what_it_was(store: AnyStore) {

@@ -12,8 +12,8 @@ use promptmill::outcome::{
     AnswerFinish, AnswerFlaw, JobFailure, Outcome, OutcomeStatus, TokenUsage,
 };
 use promptmill::store::{
-    Batch, BatchState, BatchTotals, FinishCounts, MinuteTotals, OutcomeSummary, Recorded,
-    RunningTotals, SortOrder, Store,
+    Batch, BatchSenders, BatchState, BatchTotals, FinishCounts, MinuteTotals, OutcomeSummary,
+    Recorded, RunningTotals, SortOrder, Store,
 };
 
 type AnyStore = Arc<dyn Store>;
@@ -96,6 +96,7 @@ pub fn batch(name: &str, created_at: &str) -> Batch {
         jobs: 3,
         prompt_tokens: 1_000,
         inputs: Vec::new(),
+        senders: BatchSenders::One,
         created_at: created_at.parse().unwrap(),
     }
 }

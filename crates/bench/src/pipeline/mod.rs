@@ -30,7 +30,7 @@ use domain::deployment::DeploymentSnapshot;
 use domain::job::{BatchId, Job, JobId};
 use domain::outcome::OutcomeStatus;
 use queue::{Queue, QueueError};
-use store::{Batch, BatchState, Store, StoreError};
+use store::{Batch, BatchSenders, BatchState, Store, StoreError};
 use telemetry::WorkerProgress;
 use worker::{Worker, WorkerError, WorkerExit, WorkerSettings, WorkerTarget, all_queued};
 
@@ -109,6 +109,7 @@ impl PipelineBench {
             jobs: self.jobs,
             prompt_tokens: 0,
             inputs: Vec::new(),
+            senders: BatchSenders::One,
             created_at: Timestamp::now(),
         };
         self.store.put_batch(&document).await

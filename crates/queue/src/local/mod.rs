@@ -110,6 +110,10 @@ impl LocalQueue {
 
 #[async_trait]
 impl Queue for LocalQueue {
+    fn keeps_one_of_each(&self) -> bool {
+        true
+    }
+
     async fn send(&self, jobs: Vec<Job>) -> Result<SendCounts, QueueError> {
         if jobs.is_empty() {
             return Ok(SendCounts::default());

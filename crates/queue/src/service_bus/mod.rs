@@ -164,6 +164,10 @@ impl ServiceBusQueue {
 
 #[async_trait]
 impl Queue for ServiceBusQueue {
+    fn keeps_one_of_each(&self) -> bool {
+        false
+    }
+
     async fn send(&self, jobs: Vec<Job>) -> Result<SendCounts, QueueError> {
         let accepted = jobs.len() as u64;
         if accepted > 0 {

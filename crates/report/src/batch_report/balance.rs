@@ -79,6 +79,7 @@ impl BatchBalance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use store::BatchSenders;
     use jiff::Timestamp;
 
     fn faults(
@@ -98,6 +99,7 @@ mod tests {
             jobs,
             prompt_tokens: 0,
             inputs: Vec::new(),
+            senders: BatchSenders::One,
             created_at: Timestamp::UNIX_EPOCH,
         };
         let queued = queued.map(|locked| QueueDepth { locked, ..QueueDepth::default() });

@@ -30,7 +30,9 @@ use domain::job::BatchId;
 use domain::outcome::{OutcomeStatus, TokenUsage};
 use domain::prices::Prices;
 use queue::QueueDepth;
-use store::{Batch, BatchState, BatchTotals, FinishCounts, OutcomeSummary, Store, StoreError};
+use store::{
+    Batch, BatchSenders, BatchState, BatchTotals, FinishCounts, OutcomeSummary, Store, StoreError,
+};
 
 use super::usage::Cost;
 use causes::CauseTally;
@@ -338,6 +340,7 @@ pub(super) mod tests {
             jobs,
             prompt_tokens: 0,
             inputs: Vec::new(),
+            senders: BatchSenders::One,
             created_at: Timestamp::from_second(1_764_000_000).unwrap(),
         };
         let tpm = BTreeMap::from([("d0".to_owned(), 10_000), ("d1".to_owned(), 5_000)]);

@@ -11,7 +11,7 @@ use super::calls::{CallBackoff, CallPurpose, PointResult, QueryPages, decode_ite
 use super::items::BatchItem;
 use super::request_units::CosmosOperation;
 use super::{CosmosInner, CosmosStore};
-use crate::{Batch, BatchState, BatchStore, StoreError};
+use crate::{Batch, BatchSenders, BatchState, BatchStore, StoreError};
 use domain::job::BatchId;
 
 const GET: CallPurpose = CallPurpose(CosmosOperation::Batches, "reading a batch");
@@ -22,6 +22,35 @@ const BATCHES_A_PAGE: u32 = 100;
 
 #[async_trait]
 impl BatchStore for CosmosStore {
+    async fn create_batch(&self, batch: &Batch) -> Result<bool, StoreError> {
+        let id = batch.id.to_string();
+        let item = BatchItem::new(batch, self.inner.new_shards);
+        let create = || self.inner.batches.create_item(id.clone(), &id, &item, None);
+        if self.inner.calls.write(PUT, create).await?.written(PUT)? {
+            return Ok(true);
+        }
+        let announce = |known: &mut BatchItem| {
+            let is_new = known.state.is_none();
+            if is_new {
+                *known =
+                    BatchItem { senders: known.senders, ..BatchItem::new(batch, known.shards) };
+            }
+            is_new
+        };
+        // Jobs that nobody announced may have been worked before: it is not this caller's alone.
+        self.inner.edit(&batch.id, announce).await?;
+        Ok(false)
+    }
+
+    async fn add_senders(&self, id: &BatchId, senders: BatchSenders) -> Result<(), StoreError> {
+        let add = |item: &mut BatchItem| {
+            let is_more = item.senders < senders;
+            item.senders = item.senders.max(senders);
+            is_more
+        };
+        self.inner.edit(id, add).await.map(drop)
+    }
+
     /// Creates the batch or overwrites its counts; its number of shards and its state stay.
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let id = batch.id.to_string();
@@ -36,6 +65,7 @@ impl BatchStore for CosmosStore {
                     if known.state.is_some() {
                         (item.state, item.reason) = (known.state, known.reason);
                     }
+                    item.senders = known.senders;
                     self.inner.replace(&id, &item, etag).await?
                 } else {
                     let item = BatchItem::new(batch, self.inner.new_shards);
@@ -56,25 +86,15 @@ impl BatchStore for CosmosStore {
         to: BatchState,
         reason: Option<&str>,
     ) -> Result<Option<Batch>, StoreError> {
-        let id = id.to_string();
-        let mut others = CallBackoff::new(self.inner.calls.patience);
-        loop {
-            let read = || self.inner.batches.read_item(id.clone(), &id, None);
-            let PointResult::Done(response) = self.inner.calls.read(GET, read).await? else {
-                return Ok(None);
-            };
-            let etag = response.headers().etag().cloned();
-            let mut item: BatchItem = decode_item(GET, response)?;
-            if !item.state.is_some_and(|state| from.contains(&state)) {
-                return Ok(item.into_batch()?);
+        let change = |item: &mut BatchItem| {
+            let is_from = item.state.is_some_and(|state| from.contains(&state));
+            if is_from {
+                (item.state, item.reason) = (Some(to), reason.map(str::to_owned));
             }
-            (item.state, item.reason) = (Some(to), reason.map(str::to_owned));
-            if self.inner.replace(&id, &item, etag).await?.written(PUT)? {
-                return Ok(item.into_batch()?);
-            }
-            // If our own write succeeded unnoticed, the next read finds it done.
-            others.wait_for_others(PUT.1).await?;
-        }
+            is_from
+        };
+        let item = self.inner.edit(id, change).await?;
+        Ok(item.map(BatchItem::into_batch).transpose()?.flatten())
     }
 
     async fn batch(&self, id: &BatchId) -> Result<Option<Batch>, StoreError> {
@@ -98,6 +118,30 @@ impl BatchStore for CosmosStore {
 }
 
 impl CosmosInner {
+    /// Changes a batch's item until nobody is in between; `change` returns whether there is
+    /// anything to write. Returns the item as it is then; `None` if there is none.
+    async fn edit(
+        &self,
+        id: &BatchId,
+        change: impl Fn(&mut BatchItem) -> bool,
+    ) -> Result<Option<BatchItem>, StoreError> {
+        let id = id.to_string();
+        let mut others = CallBackoff::new(self.calls.patience);
+        loop {
+            let read = || self.batches.read_item(id.clone(), &id, None);
+            let PointResult::Done(response) = self.calls.read(GET, read).await? else {
+                return Ok(None);
+            };
+            let etag = response.headers().etag().cloned();
+            let mut item: BatchItem = decode_item(GET, response)?;
+            // If our own write succeeded unnoticed, the next read finds it done.
+            if !change(&mut item) || self.replace(&id, &item, etag).await?.written(PUT)? {
+                return Ok(Some(item));
+            }
+            others.wait_for_others(PUT.1).await?;
+        }
+    }
+
     async fn replace(
         &self,
         id: &str,

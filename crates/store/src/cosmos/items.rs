@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,8 @@ use uuid::Uuid;
 use super::error::BadItem;
 use crate::unstorable::MAX_COUNT;
 use crate::{
-    Batch, BatchState, EnqueuedInput, FinishCounts, KvRecord, MinuteTotals, Recorded, StoreError,
+    Batch, BatchSenders, BatchState, EnqueuedInput, FinishCounts, KvRecord, MinuteTotals, Recorded,
+    StoreError,
 };
 use domain::heartbeat::{Heartbeat, QuotaClaim, WorkerStatus};
 use domain::job::{BatchId, JobId};
@@ -246,15 +248,25 @@ pub(super) struct BatchItem {
     pub prompt_tokens: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<EnqueuedInput>,
+    #[serde(default)]
+    pub senders: BatchSenders,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
 }
 
 impl BatchItem {
     pub(super) fn unannounced(id: &BatchId, shards: u32) -> Self {
-        let (id, inputs) = (id.clone(), Vec::new());
-        let (state, reason, created_at) = (None, None, None);
-        Self { id, shards, state, reason, jobs: 0, prompt_tokens: 0, inputs, created_at }
+        Self {
+            id: id.clone(),
+            shards,
+            state: None,
+            reason: None,
+            jobs: 0,
+            prompt_tokens: 0,
+            inputs: Vec::new(),
+            senders: BatchSenders::Unknown,
+            created_at: None,
+        }
     }
 
     pub(super) fn new(batch: &Batch, shards: u32) -> Self {
@@ -266,6 +278,7 @@ impl BatchItem {
             jobs: batch.jobs,
             prompt_tokens: batch.prompt_tokens,
             inputs: batch.inputs.clone(),
+            senders: batch.senders,
             created_at: Some(batch.created_at.to_string()),
         }
     }
@@ -282,6 +295,7 @@ impl BatchItem {
             jobs: self.jobs,
             prompt_tokens: self.prompt_tokens,
             inputs: self.inputs,
+            senders: self.senders,
             created_at,
         }))
     }
@@ -345,14 +359,14 @@ impl<'a> HeartbeatItem<'a> {
     }
 }
 
-/// An item of `shares`: a key-value record, which stays until it is removed.
+/// An item of `shares`: a key-value record, which stays until it is removed or expires.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct KvItem {
     pub id: String,
     pub pk: String,
     /// Kept as text: it comes back byte for byte, so that a change can be detected.
     pub json: String,
-    /// -1: exempt from the container's time to live (Azure docs: "Time to Live (TTL)").
+    /// In seconds; -1: exempt from the container's time to live (Azure docs: "Time to Live (TTL)").
     ttl: i32,
 }
 
@@ -363,7 +377,8 @@ impl KvItem {
 
     pub(super) fn new(note: &KvRecord) -> Self {
         let (id, json) = (note.id.clone(), note.json.clone());
-        Self { id, pk: Self::partition(&note.kind), json, ttl: -1 }
+        let seconds = |ttl: Duration| i32::try_from(ttl.as_secs().max(1)).unwrap_or(i32::MAX);
+        Self { id, pk: Self::partition(&note.kind), json, ttl: note.ttl.map_or(-1, seconds) }
     }
 }
 

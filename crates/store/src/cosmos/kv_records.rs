@@ -1,5 +1,5 @@
-//! Key-value records, which are neither batch nor outcome: items of `shares` that never expire, one
-//! partition a kind.
+//! Key-value records, which are neither batch nor outcome: items of `shares` that expire only if they
+//! say so, one partition a kind.
 
 use async_trait::async_trait;
 use azure_data_cosmos::feed::FeedScope;
@@ -68,7 +68,12 @@ impl KvStore for CosmosStore {
         );
         let mut notes = Vec::new();
         while let Some(items) = pages.next(&self.inner.calls).await? {
-            let note = |item: KvItem| KvRecord { kind: kind.into(), id: item.id, json: item.json };
+            let note = |item: KvItem| KvRecord {
+                kind: kind.into(),
+                id: item.id,
+                json: item.json,
+                ttl: None,
+            };
             notes.extend(items.into_iter().map(note));
         }
         Ok(notes)

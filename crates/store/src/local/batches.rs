@@ -7,15 +7,26 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::LocalStore;
-use crate::{Batch, BatchState, BatchStore, StoreError};
+use crate::{Batch, BatchSenders, BatchState, BatchStore, StoreError};
 use domain::job::BatchId;
 use state::sqlite::parsed;
 
 const BATCHES: &str =
-    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs, reason FROM batches";
+    "SELECT batch_id, state, jobs, prompt_tokens, created_at, inputs, reason, senders
+     FROM batches";
 
 #[async_trait]
 impl BatchStore for LocalStore {
+    async fn create_batch(&self, batch: &Batch) -> Result<bool, StoreError> {
+        let batch = batch.clone();
+        self.write(move |c| create(c, &batch)).await
+    }
+
+    async fn add_senders(&self, id: &BatchId, senders: BatchSenders) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |c| add_senders(c, &id, senders)).await
+    }
+
     async fn put_batch(&self, batch: &Batch) -> Result<(), StoreError> {
         let batch = batch.clone();
         self.write(move |c| put(c, &batch)).await
@@ -46,26 +57,56 @@ impl BatchStore for LocalStore {
     }
 }
 
-/// Creates or overwrites a batch; the state and reason of an existing one stay.
+/// Creates a batch; returns false if there is one.
+fn create(c: &Connection, batch: &Batch) -> rusqlite::Result<bool> {
+    let inputs = serde_json::to_string(&batch.inputs)
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+    let created = c
+        .prepare_cached(
+            "INSERT OR IGNORE INTO batches
+                 (batch_id, state, jobs, prompt_tokens, created_at, inputs, reason, senders)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            batch.id.as_str(),
+            batch.state.as_str(),
+            batch.jobs,
+            batch.prompt_tokens,
+            batch.created_at.to_string(),
+            inputs,
+            batch.reason,
+            batch.senders.as_str(),
+        ])?;
+    Ok(created == 1)
+}
+
+/// Creates or overwrites a batch; the state, reason and senders of an existing one stay.
 fn put(c: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    if create(c, batch)? {
+        return Ok(());
+    }
     let inputs = serde_json::to_string(&batch.inputs)
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     c.prepare_cached(
-        "INSERT INTO batches (batch_id, state, jobs, prompt_tokens, created_at, inputs, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (batch_id) DO UPDATE SET
-             jobs = excluded.jobs, prompt_tokens = excluded.prompt_tokens,
-             created_at = excluded.created_at, inputs = excluded.inputs",
+        "UPDATE batches SET jobs = ?2, prompt_tokens = ?3, created_at = ?4, inputs = ?5
+         WHERE batch_id = ?1",
     )?
     .execute(params![
         batch.id.as_str(),
-        batch.state.as_str(),
         batch.jobs,
         batch.prompt_tokens,
         batch.created_at.to_string(),
         inputs,
-        batch.reason,
     ])?;
+    Ok(())
+}
+
+/// Must run in a transaction, as [`change_state`].
+fn add_senders(c: &Connection, id: &BatchId, senders: BatchSenders) -> rusqlite::Result<()> {
+    if find(c, id)?.is_some_and(|batch| batch.senders < senders) {
+        c.prepare_cached("UPDATE batches SET senders = ?2 WHERE batch_id = ?1")?
+            .execute(params![id.as_str(), senders.as_str()])?;
+    }
     Ok(())
 }
 
@@ -104,5 +145,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Batch> {
         created_at: parsed(row, 4, |at: &str| at.parse::<Timestamp>().ok())?,
         inputs: parsed(row, 5, |inputs| serde_json::from_str(inputs).ok())?,
         reason: row.get(6)?,
+        senders: parsed(row, 7, BatchSenders::from_name)?,
     })
 }

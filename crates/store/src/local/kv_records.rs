@@ -1,6 +1,7 @@
 //! Key-value records, which are neither batch nor outcome: the `notes` table.
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::LocalStore;
@@ -30,14 +31,22 @@ impl KvStore for LocalStore {
 }
 
 fn put(c: &Connection, note: &KvRecord, was: Option<&str>) -> rusqlite::Result<bool> {
+    let now = Timestamp::now();
+    let expires_at = note.ttl.map(|ttl| (now + ttl).as_second());
+    if expires_at.is_some() {
+        c.prepare_cached("DELETE FROM notes WHERE expires_at < ?1")?.execute([now.as_second()])?;
+    }
     let sql = match was {
-        None => "INSERT OR IGNORE INTO notes (kind, id, json) VALUES (?1, ?2, ?3)",
-        Some(_) => "UPDATE notes SET json = ?3 WHERE kind = ?1 AND id = ?2 AND json = ?4",
+        None => "INSERT OR IGNORE INTO notes (kind, id, json, expires_at) VALUES (?1, ?2, ?3, ?4)",
+        Some(_) => {
+            "UPDATE notes SET json = ?3, expires_at = ?4
+             WHERE kind = ?1 AND id = ?2 AND json = ?5"
+        }
     };
     let mut put = c.prepare_cached(sql)?;
     let written = match was {
-        None => put.execute(params![note.kind, note.id, note.json])?,
-        Some(was) => put.execute(params![note.kind, note.id, note.json, was])?,
+        None => put.execute(params![note.kind, note.id, note.json, expires_at])?,
+        Some(was) => put.execute(params![note.kind, note.id, note.json, expires_at, was])?,
     };
     Ok(written == 1)
 }
@@ -51,7 +60,7 @@ fn get(c: &Connection, kind: &str, id: &str) -> rusqlite::Result<Option<String>>
 fn all(c: &Connection, kind: &str) -> rusqlite::Result<Vec<KvRecord>> {
     let mut select = c.prepare_cached("SELECT kind, id, json FROM notes WHERE kind = ?1")?;
     let note = |row: &rusqlite::Row<'_>| {
-        Ok(KvRecord { kind: row.get(0)?, id: row.get(1)?, json: row.get(2)? })
+        Ok(KvRecord { kind: row.get(0)?, id: row.get(1)?, json: row.get(2)?, ttl: None })
     };
     select.query_map([kind], note)?.collect()
 }

@@ -216,6 +216,10 @@ impl InstrumentedQueue {
 
 #[async_trait]
 impl Queue for InstrumentedQueue {
+    fn keeps_one_of_each(&self) -> bool {
+        self.inner.keeps_one_of_each()
+    }
+
     async fn send(&self, mut jobs: Vec<Job>) -> Result<SendCounts, QueueError> {
         let began = Instant::now();
         let mut spans = self.begin_send_spans(&mut jobs);

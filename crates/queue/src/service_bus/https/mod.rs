@@ -262,6 +262,10 @@ impl HttpsInner {
 
 #[async_trait]
 impl Queue for HttpsQueue {
+    fn keeps_one_of_each(&self) -> bool {
+        false
+    }
+
     async fn send(&self, jobs: Vec<Job>) -> Result<SendCounts, QueueError> {
         let accepted = jobs.len() as u64;
         let (mut parcels, large) = send_request::pack(jobs)?;
