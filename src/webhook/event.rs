@@ -5,7 +5,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::notice::WebhookNotice;
-use store::{Batch, BatchSenders, BatchState, BatchTotals};
+use store::{Batch, BatchState, BatchTotals};
 
 /// Namespace of all notice ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x1f6c_93ab_0d54_5e7b_8a42_c0ff_ee00_0003);
@@ -44,6 +44,7 @@ pub fn notice_of(batch: &Batch, totals: &BatchTotals, now: Timestamp) -> Option<
 mod tests {
     use super::*;
     use domain::outcome::OutcomeStatus;
+    use store::BatchSenders;
 
     fn batch(state: BatchState) -> Batch {
         Batch {

@@ -248,10 +248,11 @@ impl WebhookNotifier {
     }
 }
 
-/// Returns whether to look for its end: a done batch was handled when marked so.
+/// Returns whether to look for its end: a done batch was handled when marked so, and one whose number
+/// of jobs nobody announced has no end of its own.
 fn may_need_notice(batch: &Batch, now: Timestamp) -> bool {
     match batch.state {
-        BatchState::Running | BatchState::Paused => true,
+        BatchState::Running | BatchState::Paused => batch.is_counted(),
         BatchState::Cancelled => now.duration_since(batch.created_at) < signed(MAX_CANCELLED_AGE),
         BatchState::Enqueuing | BatchState::Done => false,
     }

@@ -1,6 +1,7 @@
 //! The queues and stores, and many workers on them.
 
 mod claim_check;
+mod copies;
 mod fleet;
 mod fleet_input;
 mod identity;

@@ -32,7 +32,7 @@ impl BatchStatus {
             state: if is_done { BatchState::Done } else { batch.state },
             reason: batch.reason.clone().filter(|_| !is_done),
             budget,
-            jobs: batch.jobs,
+            jobs: batch.size(totals.ended()),
             pending: batch.jobs.saturating_sub(totals.ended()),
             totals,
         }
@@ -60,8 +60,9 @@ pub async fn batch_statuses(
     Ok(statuses)
 }
 
-/// Marks every batch whose jobs all have outcomes as done. A worker that found the queue empty
-/// calls it; before that, [`batch_statuses`] reports a finished batch as done by its counts.
+/// Marks every batch whose jobs all have outcomes as done, and every running one of which nobody
+/// announced a number of jobs. A worker that found the queue empty calls it; before that,
+/// [`batch_statuses`] reports a finished batch as done by its counts.
 ///
 /// # Errors
 /// If the store fails.
@@ -70,8 +71,12 @@ pub async fn close_finished(store: &dyn Store) -> Result<(), StoreError> {
         if !ENDABLE.contains(&batch.state) {
             continue;
         }
-        let totals = store.totals(&batch.id).await?;
-        if is_finished(&batch, &totals) {
+        let is_over = if batch.is_counted() {
+            is_finished(&batch, &store.totals(&batch.id).await?)
+        } else {
+            batch.state == BatchState::Running
+        };
+        if is_over {
             close(store, &batch.id).await?;
         }
     }
@@ -87,7 +92,7 @@ pub async fn close(store: &dyn Store, batch: &BatchId) -> Result<(), StoreError>
 }
 
 /// Returns whether a running or paused batch has ended all jobs. While a batch is being enqueued,
-/// its number of jobs is not known yet.
+/// its number of jobs is not known yet; of one that nobody announced it never is.
 pub fn is_finished(batch: &Batch, totals: &BatchTotals) -> bool {
-    ENDABLE.contains(&batch.state) && totals.ended() >= batch.jobs
+    ENDABLE.contains(&batch.state) && batch.is_counted() && totals.ended() >= batch.jobs
 }

@@ -18,7 +18,7 @@ use control::batches::BatchStatus;
 use domain::job::BatchId;
 use domain::outcome::TokenUsage;
 use domain::prices::Prices;
-use store::{Batch, BatchSenders, BatchState, BatchTotals, RunningTotals, Store, StoreError};
+use store::{Batch, BatchState, BatchTotals, RunningTotals, Store, StoreError};
 
 /// Status of one batch at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -165,7 +165,8 @@ impl LiveStatus {
             cost = Cost::default();
         }
         let whole = EnqueuedTotals { jobs: batch.jobs, prompt_tokens: batch.prompt_tokens };
-        let forecast = (status.state == BatchState::Running).then(|| {
+        let is_known = status.state == BatchState::Running && batch.is_counted();
+        let forecast = is_known.then(|| {
             let intervals = forecast::intervals(&running.minutes, now, LOOK_BACK_S);
             forecast::forecast(&done, &whole, &intervals, usable_tpm(deployments))
         });
@@ -216,6 +217,7 @@ mod tests {
 
     use super::*;
     use domain::outcome::OutcomeStatus;
+    use store::BatchSenders;
     use store::{DeploymentTotals, MinuteTotals};
 
     fn totals(jobs: u64) -> BatchTotals {

@@ -44,6 +44,10 @@ pub struct Setup {
     pub shutdown_grace_s: u64,
     /// After how many deliveries a job is taken for one that brings workers down.
     pub max_deliveries: u32,
+    /// The queue drops second copies of messages.
+    pub drops_duplicates: bool,
+    /// Enqueues the jobs into the batch "night"; otherwise the test does.
+    pub enqueues: bool,
 }
 
 impl Default for Setup {
@@ -62,6 +66,8 @@ impl Default for Setup {
             concurrency: CONCURRENCY,
             shutdown_grace_s: 10,
             max_deliveries: 10,
+            drops_duplicates: true,
+            enqueues: true,
         }
     }
 }
@@ -94,7 +100,10 @@ impl Fleet {
         let address = "127.0.0.1:0".parse().unwrap();
         let started = Instant::now();
         let simulator = simulator::start(address, setup.simulator).await.unwrap();
-        let of_queue = QueueSettings { lock: LOCK, ..broker::jobs() };
+        let mut of_queue = QueueSettings { lock: LOCK, ..broker::jobs() };
+        if !setup.drops_duplicates {
+            of_queue.duplicate_window = None;
+        }
         let max_delivery_count = max_deliveries;
         let broker = broker::start(QueueSettings { max_delivery_count, ..of_queue }).await;
         let host = cosmos_support::own_host().await;
@@ -118,8 +127,10 @@ impl Fleet {
         place.write("promptmill.toml", text).write("in.jsonl", chats(jobs));
         let init = place.run(&["init"]);
         assert_eq!(init.code, Some(0), "{}", init.err);
-        let enqueued = place.run(&["enqueue", "in.jsonl", "--batch", "night"]);
-        assert_eq!(enqueued.code, Some(0), "{}", enqueued.err);
+        if setup.enqueues {
+            let enqueued = place.run(&["enqueue", "in.jsonl", "--batch", "night"]);
+            assert_eq!(enqueued.code, Some(0), "{}", enqueued.err);
+        }
         let store = CosmosStore::connect(&settings).await.unwrap();
         Self { simulator, broker, host, place, jobs, started, store }
     }

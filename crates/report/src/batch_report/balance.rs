@@ -54,8 +54,8 @@ impl BatchBalance {
         let pending = batch.jobs.saturating_sub(ended);
         let queued = queued.map(QueueDepth::pending);
         let mut faults = Vec::new();
-        // While jobs are being added, the batch does not know their number.
-        if batch.state != BatchState::Enqueuing {
+        // While jobs are being added, or where nobody announced it, their number is not known.
+        if batch.state != BatchState::Enqueuing && batch.is_counted() {
             if ended > batch.jobs {
                 faults.push(BalanceFault::MoreThanWentIn { jobs: ended - batch.jobs });
             }
@@ -68,7 +68,7 @@ impl BatchBalance {
             faults.push(BalanceFault::OutcomesMissing { outcomes: running.ended() - ended });
         }
         let endings = OutcomeStatus::ALL.map(|ending| (ending, totals.of(ending))).into();
-        Self { jobs: batch.jobs, endings, ended, pending, queued, faults }
+        Self { jobs: batch.size(ended), endings, ended, pending, queued, faults }
     }
 
     pub fn is_balanced(&self) -> bool {
@@ -79,8 +79,8 @@ impl BatchBalance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use store::BatchSenders;
     use jiff::Timestamp;
+    use store::BatchSenders;
 
     fn faults(
         jobs: u64,

@@ -30,9 +30,7 @@ use domain::job::BatchId;
 use domain::outcome::{OutcomeStatus, TokenUsage};
 use domain::prices::Prices;
 use queue::QueueDepth;
-use store::{
-    Batch, BatchSenders, BatchState, BatchTotals, FinishCounts, OutcomeSummary, Store, StoreError,
-};
+use store::{Batch, BatchState, BatchTotals, FinishCounts, OutcomeSummary, Store, StoreError};
 
 use super::usage::Cost;
 use causes::CauseTally;
@@ -304,6 +302,7 @@ impl DeadlineStats {
 pub(super) mod tests {
     use super::*;
     use domain::outcome::JobFailure;
+    use store::BatchSenders;
 
     pub(super) fn brief(n: u64) -> OutcomeSummary {
         OutcomeSummary {
