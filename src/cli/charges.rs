@@ -19,6 +19,13 @@ pub(super) fn say_worker(progress: &WorkerProgress, charges: Option<&StoreCharge
         progress.transient_errors.load(Ordering::Relaxed),
         progress.throttled.load(Ordering::Relaxed)
     ));
+    let late = progress.late_outcomes.load(Ordering::Relaxed);
+    if late > 0 {
+        say(&format!(
+            "{late} calls were paid for jobs that had their outcome by then: they came twice, or a \
+             worker that was cut off had them"
+        ));
+    }
     if let Some(charges) = charges {
         say_request_units(charges, progress.ended());
     }

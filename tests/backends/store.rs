@@ -34,6 +34,8 @@ macro_rules! contract_on {
                     a_job_that_is_there_twice_in_one_call_is_recorded_once,
                     proofs_come_in_the_order_of_the_outcomes,
                     concurrent_duplicates_are_counted_once,
+                    of_many_who_create_a_batch_one_does,
+                    a_batchs_senders_only_become_more_doubtful,
                     look_ups_are_answered_in_the_order_asked,
                     an_outcome_comes_back_as_it_was,
                     a_body_of_three_megabytes_is_kept,

@@ -26,6 +26,8 @@ pub struct WorkerProgress {
     pub held: AtomicU64,
     /// Calls still in flight when the grace time was over: these alone may be paid twice.
     pub aborted_calls: AtomicU64,
+    /// Outcomes of calls whose job had its outcome already: these were paid and are not counted above.
+    pub late_outcomes: AtomicU64,
     /// Number of durable commits of groups of outcomes.
     pub commits: AtomicU64,
     /// Latency from a job's end to its outcome being durable.
@@ -59,7 +61,13 @@ impl WorkerProgress {
     /// Adds the outcomes that these records were the first for.
     pub fn add_recorded(&self, outcomes: &[Outcome], proofs: &[Recorded]) {
         let mut sum = TokenUsage::default();
-        for (outcome, proof) in outcomes.iter().zip(proofs).filter(|(_, proof)| proof.is_first()) {
+        for (outcome, proof) in outcomes.iter().zip(proofs) {
+            if !proof.is_first() {
+                // One without a deployment ended without a call.
+                let was_called = !outcome.deployment.is_empty();
+                self.late_outcomes.fetch_add(u64::from(was_called), Ordering::Relaxed);
+                continue;
+            }
             // The store may have had to record it as failed.
             self.count_ended(proof.ending(), 1);
             sum += outcome.usage;

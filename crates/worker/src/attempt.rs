@@ -230,27 +230,31 @@ impl AttemptRunner {
         self.given_up[deployment.0].send_replace(Some(since));
     }
 
-    /// Calls for a job and brings it one step further.
-    pub(super) async fn attempt(self: Arc<Self>, mut held: BoxedJob, mut permit: CallPermit) {
+    /// Calls for a job and brings it one step further, unless another message of it is ahead.
+    pub(super) async fn attempt(self: Arc<Self>, mut held: BoxedJob, permit: CallPermit) {
         if held.slot.is_lost() {
             // Another worker has it or will; a call now could be paid twice.
             return;
         }
-        match self.ask(&mut held).await {
-            Ok(CallRight::Granted) => {}
+        let is_further = held.is_further();
+        let asked = self.claims.ask(&mut held.call, &held.delivery.job, &held.batch, is_further);
+        match asked.await {
+            Ok(CallRight::Granted) => self.call_for(held, permit).await,
             Ok(CallRight::Known(proof)) => {
                 permit.end(CallFeedback::NotSent, None);
-                return self.settle_known(held, proof).await;
+                self.settle_known(held, proof).await;
             }
             Ok(CallRight::Claimed(until)) => {
                 permit.end(CallFeedback::NotSent, None);
                 let deferred = DeferredJob::new(held, claimed_due(until, Timestamp::now()));
                 // Closed only after a permanent queue error: then the job is redelivered.
                 let _ = self.to_defer.send(deferred).await;
-                return;
             }
-            Err(error) => return permit.fail(held, error),
+            Err(error) => permit.fail(held, error),
         }
+    }
+
+    async fn call_for(&self, held: BoxedJob, mut permit: CallPermit) {
         let job = match self.with_body(&held.delivery.job).await {
             Ok(Some(job)) => job,
             Ok(None) => return self.give_up_without_body(held, permit).await,
@@ -303,12 +307,6 @@ impl AttemptRunner {
             "call ended"
         );
         self.follow(verdict, held, permit, latency).await;
-    }
-
-    /// Asks whether the job may be called for, or whether one of its other messages is ahead.
-    async fn ask(&self, held: &mut LeasedJob) -> Result<CallRight, StoreError> {
-        let is_further = held.is_further();
-        self.claims.ask(&mut held.call, &held.delivery.job, &held.batch, is_further).await
     }
 
     /// Has a message settled whose job has its outcome.

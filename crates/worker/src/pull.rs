@@ -39,7 +39,7 @@ const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Time without other jobs after which only paused ones are left, where counting can't tell.
 const QUIET_TIME: Duration = Duration::from_secs(60);
 
-/// Delay of a message of whose job another one is held; it doubles up to sixteen times that.
+/// Delay of a message of whose job another one is held; it doubles up to 16 s.
 const FIRST_COPY_DELAY: Duration = Duration::from_secs(2);
 
 pub(super) struct Puller {
@@ -340,7 +340,7 @@ fn was_sent_again(job: &Job) -> bool {
 
 /// Returns when a message comes again of whose job another one is held here.
 fn copy_due(job: &LeasedJob, now: Timestamp) -> Timestamp {
-    let doublings = job.delivery.job.history.deferred.min(4);
+    let doublings = job.delivery.job.history.deferred.min(3);
     now + FIRST_COPY_DELAY * 2_u32.pow(doublings)
 }
 

@@ -78,8 +78,9 @@ fn queue_warnings(properties: &QueueProperties, max_deliveries: u32) -> Vec<Stri
     let mut unfit = Vec::new();
     if properties.drops_duplicates == Some(false) {
         unfit.push(
-            "duplicate detection is off: jobs that are sent twice wait twice (none is paid for \
-             twice); it can be set only when a queue is created"
+            "duplicate detection is off: jobs that are sent twice wait twice; each is called for \
+             once, which takes requests to the store (docs/service-bus.md). It can be set only \
+             when a queue is created"
                 .to_owned(),
         );
     }

@@ -364,6 +364,33 @@ pub async fn a_batchs_state_changes_only_from_where_it_may(store: AnyStore) {
     assert_eq!(store.batches().await.unwrap(), [expected]);
 }
 
+pub async fn of_many_who_create_a_batch_one_does(store: AnyStore) {
+    let night = batch("night", "2026-11-23T16:00:00Z");
+    let create = |jobs: u64| {
+        let (store, night) = (store.clone(), Batch { jobs, ..night.clone() });
+        async move { store.create_batch(&night).await.unwrap() }
+    };
+    let created = futures_util::future::join_all((0..8).map(create)).await;
+    assert_eq!(created.iter().filter(|first| **first).count(), 1);
+    let kept = store.batch(&night.id).await.unwrap().unwrap();
+    let first = created.iter().position(|first| *first).unwrap() as u64;
+    assert_eq!(kept, Batch { jobs: first, ..night }, "the others changed nothing");
+}
+
+pub async fn a_batchs_senders_only_become_more_doubtful(store: AnyStore) {
+    use BatchSenders::{One, Several, Unknown};
+    let night = batch("night", "2026-11-23T16:00:00Z");
+    store.add_senders(&night.id, Several).await.unwrap();
+    assert_eq!(store.batch(&night.id).await.unwrap(), None, "there is none");
+    store.create_batch(&night).await.unwrap();
+    for (added, senders) in [(One, One), (Unknown, Unknown), (Several, Several), (One, Several)] {
+        store.add_senders(&night.id, added).await.unwrap();
+        store.put_batch(&night).await.unwrap();
+        let kept = store.batch(&night.id).await.unwrap().unwrap();
+        assert_eq!(kept, Batch { senders, ..night.clone() }, "counting changes no senders");
+    }
+}
+
 pub async fn of_state_changes_at_the_same_time_one_wins(store: AnyStore) {
     use BatchState::{Cancelled, Done, Enqueuing, Paused, Running};
     let first = batch("night", "2026-11-23T16:00:00Z");

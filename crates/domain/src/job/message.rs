@@ -10,6 +10,9 @@ use serde_json::value::RawValue;
 
 use super::{Api, BatchId, ClaimCheck, Job, JobHistory, JobId, TokenEstimate};
 
+/// Some programs put it before their UTF-8, .NET among them.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 impl Job {
     /// Writes the queue message: one JSON object.
     ///
@@ -45,6 +48,7 @@ impl Job {
     /// # Errors
     /// Says what the message lacks to be a job.
     pub fn from_message(message: &[u8]) -> Result<Self, serde_json::Error> {
+        let message = message.strip_prefix(BYTE_ORDER_MARK).unwrap_or(message);
         let m: JobMessage<'_> = serde_json::from_slice(message)?;
         if m.method.as_deref().is_some_and(|method| method != "POST") {
             return Err(serde::de::Error::custom("'method' must be \"POST\""));

@@ -290,6 +290,13 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_before_a_message_changes_nothing() {
+        let message = job().to_message().unwrap();
+        let marked = [b"\xef\xbb\xbf".as_slice(), &message].concat();
+        assert_eq!(Job::from_message(&marked).unwrap(), job());
+    }
+
+    #[test]
     fn a_minimal_message_from_another_program_is_a_job() {
         let message = br#"{"custom_id":"x","batch_id":"b","url":"/v1/embeddings","body":{"model":"m","input":"hi"}}"#;
         let job = Job::from_message(message).unwrap();
