@@ -34,10 +34,6 @@ use telemetry::{CallSpan, WorkerProgress};
 /// Wait in the worker of a job whose call its budget did not allow.
 pub(super) const BUDGET_WAIT: Duration = Duration::from_secs(2);
 
-/// Bounds of the wait of a message whose job another worker has claimed.
-const SOONEST_COPY: Duration = Duration::from_secs(2);
-const LATEST_COPY: Duration = Duration::from_secs(20);
-
 /// Shared dependencies of all calls.
 pub(super) struct AttemptRunner {
     pub(super) targets: Vec<WorkerTarget>,
@@ -190,12 +186,6 @@ async fn reserve(
     }
 }
 
-/// Returns when a message comes again whose job another worker has claimed until then: its clock may
-/// differ, and it may renew its claim.
-fn claimed_due(until: Timestamp, now: Timestamp) -> Timestamp {
-    until.clamp(now + SOONEST_COPY, now + LATEST_COPY)
-}
-
 /// Names deployment, job and model beside what the deployment said.
 fn words_of(target: &WorkerTarget, job: &Job, why: &str) -> String {
     let WorkerTarget { member, client } = target;
@@ -244,11 +234,10 @@ impl AttemptRunner {
                 permit.end(CallFeedback::NotSent, None);
                 self.settle_known(held, proof).await;
             }
-            Ok(CallRight::Claimed(until)) => {
+            Ok(CallRight::Claimed) => {
                 permit.end(CallFeedback::NotSent, None);
-                let deferred = DeferredJob::new(held, claimed_due(until, Timestamp::now()));
                 // Closed only after a permanent queue error: then the job is redelivered.
-                let _ = self.to_defer.send(deferred).await;
+                let _ = self.to_defer.send(DeferredJob::copy(held)).await;
             }
             Err(error) => permit.fail(held, error),
         }

@@ -44,8 +44,8 @@ pub(super) enum CallRight {
     Granted,
     /// It has an outcome.
     Known(Recorded),
-    /// Another worker may be calling for it, until then.
-    Claimed(Timestamp),
+    /// Another worker may be calling for it.
+    Claimed,
 }
 
 /// Jobs with a call under way, and their claims.
@@ -123,16 +123,16 @@ impl CallClaims {
         }
         self.set(job, ClaimState::Pending);
         let claimed = retry::until_reachable(|| self.take(job, false)).await;
-        let held_by_us = matches!(claimed, Ok(None));
-        self.set(job, if held_by_us { ClaimState::held() } else { ClaimState::None });
-        let until = claimed?;
+        let is_ours = matches!(claimed, Ok(None));
+        self.set(job, if is_ours { ClaimState::held() } else { ClaimState::None });
+        claimed?;
         // After the claim: whoever had it before has recorded its outcome by now.
         let name = [custom_id.as_str()];
         let known = retry::until_reachable(|| self.store.look_up(batch_id, &name)).await?;
-        let right = match (known.into_iter().flatten().next(), until) {
-            (Some(proof), _) => CallRight::Known(proof),
-            (None, Some(until)) => CallRight::Claimed(until),
-            (None, None) => return Ok(CallRight::Granted),
+        let right = match known.into_iter().flatten().next() {
+            Some(proof) => CallRight::Known(proof),
+            None if is_ours => return Ok(CallRight::Granted),
+            None => CallRight::Claimed,
         };
         *note = None;
         Ok(right)
@@ -140,9 +140,12 @@ impl CallClaims {
 
     /// Claims the calls that need it, and renews their claims, for as long as the task runs.
     pub(super) async fn keep(self: Arc<Self>) {
+        if !self.are_needed {
+            return;
+        }
         let mut look = tokio::time::interval(CHECK_INTERVAL);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while self.are_needed {
+        loop {
             look.tick().await;
             let claims = self.due(Instant::now()).into_iter().map(|(job, held)| {
                 let claims = &self;

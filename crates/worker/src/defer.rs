@@ -1,6 +1,7 @@
 //! Jobs whose next attempt is far off wait in the queue: no worker holds them, no lock is renewed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -13,6 +14,10 @@ use queue::{DeferOrder, Queue};
 /// Most jobs deferred together.
 const MAX_GROUP: usize = 256;
 
+/// Delay of a message of whose job another one is worked on: it doubles with each, up to 16 s.
+const FIRST_COPY_DELAY: Duration = Duration::from_secs(2);
+const MOST_DOUBLINGS: u32 = 3;
+
 /// Job on its way back to the queue.
 pub(super) struct DeferredJob {
     order: DeferOrder,
@@ -24,6 +29,14 @@ impl DeferredJob {
     pub(super) fn new(job: BoxedJob, until: Timestamp) -> Self {
         let (order, slot) = job.into_delivery().defer(until);
         Self { order, slot }
+    }
+
+    /// Defers a message while another message of its job is being worked on; it is looked up then.
+    pub(super) fn copy(mut job: BoxedJob) -> Self {
+        let message = &mut job.delivery.job;
+        message.may_have_outcome = true;
+        let doublings = message.history.deferred.min(MOST_DOUBLINGS);
+        Self::new(job, Timestamp::now() + FIRST_COPY_DELAY * 2_u32.pow(doublings))
     }
 }
 

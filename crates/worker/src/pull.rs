@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rand::random;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -18,7 +17,7 @@ use super::batch_registry::{self, BatchRegistry};
 use super::channels::StageSenders;
 use super::defer::DeferredJob;
 use super::exit::WorkerError;
-use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, may_be_copy, time_until};
+use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, time_until};
 use super::prefetch::{CALLS_AHEAD, PrefetchLimit};
 use super::record::{self, FinishedJob};
 use super::settings::{Worker, WorkerSettings};
@@ -38,9 +37,6 @@ const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Time without other jobs after which only paused ones are left, where counting can't tell.
 const QUIET_TIME: Duration = Duration::from_secs(60);
-
-/// Delay of a message of whose job another one is held; it doubles up to 16 s.
-const FIRST_COPY_DELAY: Duration = Duration::from_secs(2);
 
 pub(super) struct Puller {
     queue: Arc<dyn Queue>,
@@ -246,8 +242,7 @@ impl Puller {
             run.into_iter().partition(|job| job.is_further());
         for job in self.settle_known(again, stop).await? {
             if job.is_copy {
-                let due = copy_due(&job, Timestamp::now());
-                let _ = self.to_defer.send(DeferredJob::new(job, due)).await;
+                let _ = self.to_defer.send(DeferredJob::copy(job)).await;
             } else if job.delivery.count >= self.settings.max_deliveries {
                 self.give_up(job).await;
             } else {
@@ -336,12 +331,6 @@ impl Puller {
 /// Returns whether a sender was not sure that its first message of a job arrived.
 fn was_sent_again(job: &Job) -> bool {
     job.may_have_outcome && job.history.deferred == 0 && job.history.resubmitted == 0
-}
-
-/// Returns when a message comes again of whose job another one is held here.
-fn copy_due(job: &LeasedJob, now: Timestamp) -> Timestamp {
-    let doublings = job.delivery.job.history.deferred.min(3);
-    now + FIRST_COPY_DELAY * 2_u32.pow(doublings)
 }
 
 fn estimate_of(delivery: &Delivery) -> TokenEstimate {
