@@ -9,7 +9,7 @@
 
 use std::process::Command;
 
-use fleet::{Fleet, Setup, size, until};
+use fleet::{CONCURRENCY, Fleet, Setup, size, until};
 use promptmill::job::Job;
 use promptmill::queue::Queue;
 use promptmill::simulator::{SimulatedLatency, SimulatorSettings};
@@ -24,7 +24,11 @@ fn jobs() -> usize {
 
 /// A fleet on a queue that takes a job twice, with answers slow enough that copies meet.
 async fn fleet(jobs: usize) -> Fleet {
-    let latency = SimulatedLatency { base_ms: 400.0, sigma: 0.5, ..SimulatedLatency::default() };
+    fleet_with(jobs, SimulatedLatency { base_ms: 400.0, sigma: 0.5, ..SimulatedLatency::default() })
+        .await
+}
+
+async fn fleet_with(jobs: usize, latency: SimulatedLatency) -> Fleet {
     let simulator = SimulatorSettings { latency, ..SimulatorSettings::default() };
     let setup = Setup { jobs, simulator, drops_duplicates: false, ..Setup::default() };
     Fleet::with(Setup { enqueues: false, ..setup }).await
@@ -75,6 +79,40 @@ async fn an_enqueue_that_is_run_again_while_its_jobs_are_called_for_pays_nothing
     enqueued(vec![enqueue()]).await;
     drain(&fleet, workers).await;
     each_was_called_once(&fleet);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_was_under_way_when_the_second_enqueue_came_is_the_only_one() {
+    // Longer than copies wait for the news of them to spread.
+    let latency = SimulatedLatency { base_ms: 12_000.0, per_token_ms: 0.0, sigma: 0.0 };
+    let fleet = fleet_with(CONCURRENCY, latency).await;
+    let enqueue = || fleet.place.spawn(&["enqueue", "in.jsonl", "--batch", "night"]);
+    enqueued(vec![enqueue()]).await;
+    let mut workers = vec![fleet.worker()];
+    fleet.until_called(1.0).await;
+    enqueued(vec![enqueue()]).await;
+    workers.push(fleet.worker());
+    drain(&fleet, workers).await;
+    each_was_called_once(&fleet);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_in_its_claimed_calls_costs_these_calls_and_no_job() {
+    let fleet = fleet(jobs()).await;
+    let enqueue = |_| fleet.place.spawn(&["enqueue", "in.jsonl", "--batch", "night"]);
+    enqueued((0..2).map(enqueue).collect()).await;
+    let mut workers = fleet.workers();
+    for part in [0.3, 0.6] {
+        fleet.until_called(part).await;
+        let mut killed = workers.remove(0);
+        killed.signal("KILL");
+        killed.wait();
+    }
+    workers.push(fleet.worker());
+    drain(&fleet, workers).await;
+    fleet.is_complete();
+    let (again, _) = fleet.paid_again();
+    assert!(again <= 2 * CONCURRENCY as u64, "{again} were paid again");
 }
 
 /// A message as another program writes it: with what it must have, and a byte order mark.

@@ -110,12 +110,12 @@ pub(super) struct LeasedJob {
 impl LeasedJob {
     /// Returns whether it was handed out before, or its job has another message.
     pub(super) fn is_further(&self) -> bool {
-        self.is_copy || self.delivery.count > 1 || self.delivery.job.may_have_outcome
+        self.is_copy || self.delivery.count > 1 || may_be_copy(&self.delivery.job)
     }
 
     /// Returns until when a further message of a job waits for all workers to know of it.
     pub(super) fn waits_until(&self) -> Option<Instant> {
-        let is_further = self.is_copy || self.delivery.job.may_have_outcome;
+        let is_further = self.is_copy || may_be_copy(&self.delivery.job);
         is_further.then(|| self.batch.copies_known_at()).flatten()
     }
 
@@ -134,6 +134,12 @@ impl LeasedJob {
         delivery.job.history.last_error = last_error;
         LeasedDelivery { delivery, received_at, is_copy, slot }
     }
+}
+
+/// Returns whether a message may be one of several of its job: it says so, or another program wrote
+/// it, since ours count the tokens of each job.
+pub(super) fn may_be_copy(job: &Job) -> bool {
+    job.may_have_outcome || job.estimate.is_none()
 }
 
 /// Deployments treat jobs of one model and API alike.

@@ -17,7 +17,7 @@ use super::batch_registry::{self, BatchRegistry};
 use super::channels::StageSenders;
 use super::defer::DeferredJob;
 use super::exit::WorkerError;
-use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, time_until};
+use super::leases::{BoxedJob, LeaseTable, LeasedDelivery, may_be_copy, time_until};
 use super::prefetch::{CALLS_AHEAD, PrefetchLimit};
 use super::record::{self, FinishedJob};
 use super::settings::{Worker, WorkerSettings};
@@ -328,9 +328,9 @@ impl Puller {
     }
 }
 
-/// Returns whether a sender was not sure that its first message of a job arrived.
+/// Returns whether a sender was not sure that its first message of a job arrived, or is no `enqueue`.
 fn was_sent_again(job: &Job) -> bool {
-    job.may_have_outcome && job.history.deferred == 0 && job.history.resubmitted == 0
+    may_be_copy(job) && job.history.deferred == 0 && job.history.resubmitted == 0
 }
 
 fn estimate_of(delivery: &Delivery) -> TokenEstimate {
