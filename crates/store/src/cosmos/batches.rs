@@ -64,8 +64,8 @@ impl BatchStore for CosmosStore {
                     let mut item = BatchItem::new(batch, known.shards);
                     if known.state.is_some() {
                         (item.state, item.reason) = (known.state, known.reason);
+                        item.senders = known.senders;
                     }
-                    item.senders = known.senders;
                     self.inner.replace(&id, &item, etag).await?
                 } else {
                     let item = BatchItem::new(batch, self.inner.new_shards);
