@@ -334,7 +334,7 @@ impl Deployment {
     }
 
     /// Keeps calls off a deployment that is silent; returns the time after which its calls count as
-    /// late. See [`SilenceWatch::silence`].
+    /// late. See `silence`.
     pub fn close_if_silent(&mut self, others: Option<Duration>, now: Instant) -> Option<Duration> {
         let is_probe = self.breaker.decision(now) == BreakerDecision::AfterProbe;
         let late = self.silence.silence(others, is_probe, now)?;
