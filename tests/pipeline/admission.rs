@@ -222,8 +222,8 @@ fn a_lower_tier_takes_what_the_upper_can_not_take_soon() {
 
 #[test]
 fn long_calls_use_all_of_a_quota_without_a_concurrency_of_the_users() {
-    for tpm in [1_000_000, 10_000_000] {
-        for seconds in [1, 10, 60] {
+    for (tpm, longest) in [(1_000_000, 60), (10_000_000, 10)] {
+        for seconds in [1, 10, 60].into_iter().filter(|seconds| *seconds <= longest) {
             for told in [Some(tpm), None] {
                 let latency = Duration::from_secs(seconds);
                 let service = Service { told: learnt(told), latency, ..one(tpm) };
